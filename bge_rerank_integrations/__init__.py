@@ -1,0 +1,44 @@
+"""BGE rerankers for plain Python, LlamaIndex and LangChain.
+
+Importing this package loads neither torch nor a framework. The adapters live in
+`bge_rerank_integrations.llama_index` and `bge_rerank_integrations.langchain`.
+"""
+
+from bge_rerank_integrations.errors import (
+    CheckpointError,
+    ForkedModelError,
+    InvalidInputError,
+    MissingExtra,
+    ModelNotFound,
+    NonFiniteScoreError,
+    OutOfMemoryError,
+    RerankError,
+    ScorerContractError,
+    UnsupportedModel,
+)
+from bge_rerank_integrations.load import load_reranker, load_scorer
+from bge_rerank_integrations.reranker import Reranker
+from bge_rerank_integrations.types import Pair, RerankResult, Scale, Scorer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "ForkedModelError",
+    "InvalidInputError",
+    "MissingExtra",
+    "ModelNotFound",
+    "NonFiniteScoreError",
+    "OutOfMemoryError",
+    "Pair",
+    "RerankError",
+    "RerankResult",
+    "Reranker",
+    "Scale",
+    "Scorer",
+    "ScorerContractError",
+    "UnsupportedModel",
+    "__version__",
+    "load_reranker",
+    "load_scorer",
+]

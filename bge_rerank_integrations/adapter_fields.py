@@ -1,0 +1,202 @@
+"""The fields that every adapter shares, and the late, thread-safe loading behind them.
+
+Needs pydantic, which both frameworks bring; knows neither of them. Construction loads nothing:
+the first use does, or `warm_up()`. Pickles and dictionaries carry the fields alone, never weights
+and never secrets.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.load import ScorerOptions, load_scorer
+from bge_rerank_integrations.registry import DEFAULT_MODEL
+from bge_rerank_integrations.reranker import Reranker
+from bge_rerank_integrations.types import Scorer
+
+
+class ScorerFields(BaseModel):
+    """What decides a score: the options of `load_scorer`, as declared and checked fields."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        validate_assignment=True,
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+    )
+
+    model: str = Field(
+        default=DEFAULT_MODEL,
+        description="A hub id, a local folder, or 'offline' for the embedded model.",
+    )
+    device: str | None = Field(
+        default=None, description="'cpu', 'cuda', 'cuda:1', 'xpu', 'mps'; None chooses."
+    )
+    precision: Literal["auto", "fp32", "fp16", "bf16", "fp16-autocast", "bf16-autocast"] = Field(
+        default="auto", description="Number format of the forward pass; scores are always float32."
+    )
+    use_fp16: bool | None = Field(
+        default=None,
+        description="FlagEmbedding's name: True is precision='fp16', False 'fp32'.",
+    )
+    max_length: int | None = Field(
+        default=None, ge=1, description="Most tokens of a pair; None: 512 or the model's own limit."
+    )
+    query_max_length: int | None = Field(
+        default=None, ge=1, description="Most tokens of a query; None: three quarters of a pair."
+    )
+    query_instruction: str | None = Field(default=None, description="Put before each query.")
+    passage_instruction: str | None = Field(default=None, description="Put before each passage.")
+    special_tokens: Literal["literal", "error", "parse"] = Field(
+        default="literal",
+        description="What '</s>' inside a text is: plain text, an error, or a control token.",
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, description="Most pairs in a batch; None leaves it to the token budget."
+    )
+    max_batch_tokens: int | None = Field(
+        default=None, ge=1, description="Token budget of a batch; None chooses by device."
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
+    cache_dir: str | None = Field(default=None, description="Where downloads are kept.")
+    local_files_only: bool = Field(default=False, description="Never ask the network.")
+    token: SecretStr | None = Field(
+        default=None, exclude=True, repr=False, description="Hub token; in no dump, repr or pickle."
+    )
+    show_progress: bool = Field(default=False, description="A progress bar over the batches.")
+    lazy_load: bool = Field(default=True, description="False loads the model at construction.")
+    scorer: Any = Field(
+        default=None,
+        exclude=True,
+        repr=False,
+        description="A ready scorer to use instead of loading `model`; cannot be serialized.",
+    )
+
+    _loaded: Scorer | None = PrivateAttr(default=None)
+    _loaded_from: ScorerOptions | None = PrivateAttr(default=None)
+    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+
+    @field_validator("scorer")
+    @classmethod
+    def _is_a_scorer(cls, scorer: Any) -> Any:
+        if scorer is not None and not isinstance(scorer, Scorer):
+            raise ValueError(
+                f"scorer is a {type(scorer).__name__} without name, scale and score(pairs)"
+            )
+        return scorer
+
+    @model_validator(mode="after")
+    def _one_precision(self) -> Self:
+        if self.use_fp16 is not None and self.precision != "auto":
+            raise ValueError("give precision or use_fp16, not both: they say the same thing")
+        return self
+
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
+        if not self.lazy_load:
+            self.warm_up()
+
+    def warm_up(self) -> Self:
+        """Load the model now rather than at first use; returns the adapter itself."""
+        self.loaded_scorer()
+        return self
+
+    def close(self) -> None:
+        """Give the model up; its memory goes when its last user does. The next use loads again."""
+        with self._lock:
+            self._loaded = self._loaded_from = None
+
+    def loaded_scorer(self) -> Scorer:
+        """The scorer behind this adapter, loaded on the first call from however many threads."""
+        if self.scorer is not None:
+            scorer: Scorer = self.scorer
+            return scorer
+        options = self._scorer_options()
+        with self._lock:
+            if self._loaded is None or self._loaded_from != {"model": self.model, **options}:
+                self._loaded = load_scorer(self.model, **options)
+                self._loaded_from = {"model": self.model, **options}  # type: ignore[typeddict-unknown-key]
+            return self._loaded
+
+    def _scorer_options(self) -> ScorerOptions:
+        precision = self.precision
+        if self.use_fp16 is not None:
+            precision = "fp16" if self.use_fp16 else "fp32"
+        return ScorerOptions(
+            device=self.device,
+            precision=precision,
+            max_length=self.max_length,
+            query_max_length=self.query_max_length,
+            query_instruction=self.query_instruction,
+            passage_instruction=self.passage_instruction,
+            special_tokens=self.special_tokens,
+            batch_size=self.batch_size,
+            max_batch_tokens=self.max_batch_tokens,
+            revision=self.revision,
+            cache_dir=self.cache_dir,
+            local_files_only=self.local_files_only,
+            token=self.token.get_secret_value() if self.token else None,
+            show_progress=self.show_progress,
+        )
+
+    @model_serializer(mode="wrap")
+    def _only_what_can_be_read_back(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        if self.scorer is not None:
+            raise InvalidInputError(
+                f"this adapter was given a scorer object ({self.scorer.name}), which cannot be "
+                "written down; give model=... instead to serialize or pickle it"
+            )
+        written: dict[str, Any] = handler(self)
+        return written
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _rebuild, (type(self), self.model_dump())
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        # Weights are shared by design, and locks cannot be copied.
+        return self.__copy__()
+
+    def __copy__(self) -> Self:
+        twin = super().__copy__()
+        twin._lock = threading.Lock()
+        return twin
+
+
+class RerankFields(ScorerFields):
+    """What decides an ordering: the options of `Reranker` on top of the scorer's."""
+
+    top_n: int | None = Field(default=None, ge=1, description="How many to keep; None keeps all.")
+    score_threshold: float | None = Field(
+        default=None, description="Least score to keep, inclusive, on the scale that is shown."
+    )
+    normalize: bool = Field(
+        default=True, description="Show a logit as its sigmoid; the order is always the logit's."
+    )
+
+    def reranker(self) -> Reranker:
+        """A reranker with this adapter's present settings over its (shared) scorer."""
+        return Reranker(
+            self.loaded_scorer(),
+            top_n=self.top_n,
+            score_threshold=self.score_threshold,
+            normalize=self.normalize,
+        )
+
+
+def _rebuild(cls: type[ScorerFields], fields: dict[str, Any]) -> ScorerFields:
+    return cls(**fields)

@@ -1,0 +1,71 @@
+"""Every error this package raises on its own account.
+
+    RerankError
+    ├── InvalidInputError (ValueError)     a query, passage or option that cannot be scored
+    ├── MissingExtra (ImportError)         an optional library is not installed
+    ├── ModelNotFound (FileNotFoundError)  no such model on disk or on the hub
+    ├── UnsupportedModel                   a model that is not a reranker we can score correctly
+    ├── CheckpointError                    a model folder that is damaged, incomplete or unsafe
+    ├── NonFiniteScoreError                NaN or infinity instead of a score, also in float32
+    ├── OutOfMemoryError (MemoryError)     one single pair does not fit into the device's memory
+    ├── ForkedModelError                   a loaded model was carried into a forked process
+    └── ScorerContractError                a scorer gave the wrong number of scores
+
+Messages name the value that was wrong and what to do. They never hold the text of a query or a
+passage: log files are read by people who may not read the documents.
+"""
+
+
+class RerankError(Exception):
+    """The root: catch it to catch everything this package raises on purpose."""
+
+
+class InvalidInputError(RerankError, ValueError):
+    """A query, passage or option that cannot be scored; `index` is the pair's position, if any."""
+
+    def __init__(self, message: str, *, index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+class MissingExtra(RerankError, ImportError):
+    """An optional library is missing; the message holds the `pip install` line that brings it."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"{module!r} is not installed; it comes with: "
+            f'pip install "bge-rerank-integrations[{extra}]"',
+            name=module,
+        )
+        self.extra = extra
+
+    def __reduce__(self) -> tuple[type["MissingExtra"], tuple[str, str]]:
+        return type(self), (str(self.name), self.extra)
+
+
+class ModelNotFound(RerankError, FileNotFoundError):
+    """No such model: the message says what was looked for and where."""
+
+
+class UnsupportedModel(RerankError):
+    """Not a reranker this package scores correctly: the message names the architecture."""
+
+
+class CheckpointError(RerankError):
+    """A model folder that is damaged, incomplete, or holds only pickle weights."""
+
+
+class NonFiniteScoreError(RerankError):
+    """A score was NaN or infinite, and still was when computed again in float32."""
+
+
+class OutOfMemoryError(RerankError, MemoryError):
+    """One single pair does not fit: batches had already been split down to it."""
+
+
+class ForkedModelError(RerankError):
+    """A model loaded before `os.fork` was used after it, where its threads no longer exist."""
+
+
+class ScorerContractError(RerankError):
+    """A scorer broke the contract of `Scorer`, for example by returning too few scores."""

@@ -1,0 +1,92 @@
+"""What a model is: a table of BGE's models, and for any model its own `config.json`.
+
+The family is decided by the architecture that `config.json` declares, never by the model's name.
+The table only adds what no config says: sizes, licences, and the embedders' query instructions.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from bge_rerank_integrations.errors import UnsupportedModel
+
+DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
+
+
+class Family(StrEnum):
+    """How a model turns text into a score."""
+
+    ENCODER = "encoder"
+    CAUSAL = "causal"
+    LAYERWISE = "layerwise"
+    LIGHTWEIGHT = "lightweight"
+    BI_ENCODER = "bi-encoder"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One row of the table in `models.json`, as the model card states it."""
+
+    id: str
+    family: Family
+    parameters: str
+    languages: str
+    max_length: int
+    license: str
+    query_instruction: str | None = None
+
+
+@cache
+def known_models() -> tuple[ModelSpec, ...]:
+    """Every model of the table, in its order."""
+    text = resources.files(__package__).joinpath("models.json").read_text(encoding="utf-8")
+    return tuple(ModelSpec(**{**row, "family": Family(row["family"])}) for row in json.loads(text))
+
+
+def find_model(model: str) -> ModelSpec | None:
+    """The table's row for exactly this id, or None."""
+    return next((spec for spec in known_models() if spec.id == model), None)
+
+
+_LLM_FAMILIES = {
+    "GemmaForCausalLM": Family.CAUSAL,
+    "LayerWiseMiniCPMForCausalLM": Family.LAYERWISE,
+    "CostWiseGemmaForCausalLM": Family.LIGHTWEIGHT,
+}
+
+
+def family_of(config: Mapping[str, Any], model: str) -> Family:
+    """The family that this `config.json` describes.
+
+    Raises `UnsupportedModel`, naming the architecture, for anything that has no single relevance
+    logit: a classifier of several labels, a masked language model, a model of an unknown kind.
+    """
+    architecture = str((config.get("architectures") or ["none declared"])[0])
+    if architecture in _LLM_FAMILIES:
+        return _LLM_FAMILIES[architecture]
+    if architecture.endswith("ForSequenceClassification"):
+        labels = label_count(config)
+        if labels != 1:
+            raise UnsupportedModel(
+                f"{model} is a {architecture} of {labels} labels, a classifier and not a "
+                f"reranker, which has one; use a reranker such as {DEFAULT_MODEL}"
+            )
+        return Family.ENCODER
+    # an encoder without a head, as embedding models are saved: BertModel, XLMRobertaModel, ...
+    if architecture.endswith("Model"):
+        return Family.BI_ENCODER
+    raise UnsupportedModel(
+        f"{model} is a {architecture}, which gives no relevance score; "
+        f"use a reranker such as {DEFAULT_MODEL}"
+    )
+
+
+def label_count(config: Mapping[str, Any]) -> int:
+    """The number of labels a sequence classifier has; transformers' own default is two."""
+    if "id2label" in config:
+        return len(config["id2label"])
+    return int(config.get("num_labels", 2))

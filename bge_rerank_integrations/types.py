@@ -1,0 +1,53 @@
+"""The words the whole package speaks: pair, scale, scorer, result.
+
+No logic lives here. `Scorer` is the only seam: everything that turns pairs into scores is one,
+and everything that wraps a scorer is one again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pair = tuple[str, str]
+"""(query, passage)"""
+
+Scale = Literal["logit", "cosine", "probability"]
+"""What a raw score is: an unbounded log-odds, a cosine in [-1, 1], or a probability in [0, 1]."""
+
+FloatArray = NDArray[np.float32]
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Turns (query, passage) pairs into raw scores, one float32 per pair, in the same order.
+
+    The laws every scorer keeps (the contract suite checks them): every score is finite; no pairs
+    give no scores; a pair's score depends neither on its neighbours nor on its position; any
+    number of threads may call `score` at once.
+    """
+
+    @property
+    def name(self) -> str:
+        """Two scorers of the same name give the same scores: it is a cache key."""
+        ...
+
+    @property
+    def scale(self) -> Scale: ...
+
+    def score(self, pairs: Sequence[Pair]) -> FloatArray: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RerankResult:
+    """One passage's place in a ranking.
+
+    `index` is the passage's position in the caller's list, `score` the score on the scale that was
+    asked for, `raw_score` the scorer's own number (a logit or a cosine), which decided the order.
+    """
+
+    index: int
+    score: float
+    raw_score: float
