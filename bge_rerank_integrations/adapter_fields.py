@@ -7,7 +7,6 @@ and never secrets.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
@@ -87,9 +86,9 @@ class ScorerFields(BaseModel):
         description="A ready scorer to use instead of loading `model`; cannot be serialized.",
     )
 
-    _loaded: Scorer | None = PrivateAttr(default=None)
-    _loaded_from: ScorerOptions | None = PrivateAttr(default=None)
-    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+    # No lock: loading is thread-safe in itself, and two threads that come first at once get two
+    # light scorers over one shared engine.
+    _loaded: tuple[str, ScorerOptions, Scorer] | None = PrivateAttr(default=None)
 
     @field_validator("scorer")
     @classmethod
@@ -118,20 +117,17 @@ class ScorerFields(BaseModel):
 
     def close(self) -> None:
         """Give the model up; its memory goes when its last user does. The next use loads again."""
-        with self._lock:
-            self._loaded = self._loaded_from = None
+        self._loaded = None
 
     def loaded_scorer(self) -> Scorer:
         """The scorer behind this adapter, loaded on the first call from however many threads."""
         if self.scorer is not None:
             scorer: Scorer = self.scorer
             return scorer
-        options = self._scorer_options()
-        with self._lock:
-            if self._loaded is None or self._loaded_from != {"model": self.model, **options}:
-                self._loaded = load_scorer(self.model, **options)
-                self._loaded_from = {"model": self.model, **options}  # type: ignore[typeddict-unknown-key]
-            return self._loaded
+        model, options, loaded = self.model, self._scorer_options(), self._loaded
+        if loaded is None or loaded[:2] != (model, options):
+            loaded = self._loaded = (model, options, load_scorer(model, **options))
+        return loaded[2]
 
     def _scorer_options(self) -> ScorerOptions:
         precision = self.precision
@@ -168,13 +164,13 @@ class ScorerFields(BaseModel):
         return _rebuild, (type(self), self.model_dump())
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        # Weights are shared by design, and locks cannot be copied.
-        return self.__copy__()
+        return self.__copy__()  # the weights are shared by design
 
-    def __copy__(self) -> Self:
-        twin = super().__copy__()
-        twin._lock = threading.Lock()
-        return twin
+    def __eq__(self, other: object) -> bool:
+        # pydantic would also compare what happens to be loaded
+        if type(self) is not type(other) or not isinstance(other, ScorerFields):
+            return NotImplemented
+        return self.__dict__ == other.__dict__
 
 
 class RerankFields(ScorerFields):
