@@ -167,10 +167,14 @@ class ScorerFields(BaseModel):
         return self.__copy__()  # the weights are shared by design
 
     def __eq__(self, other: object) -> bool:
-        # pydantic would also compare what happens to be loaded
+        # The settings alone: pydantic would also compare what happens to be loaded, and secrets
+        # and callback managers, which no round trip brings back.
         if type(self) is not type(other) or not isinstance(other, ScorerFields):
             return NotImplemented
-        return self.__dict__ == other.__dict__
+        written = [name for name, field in type(self).model_fields.items() if not field.exclude]
+        return self.scorer is other.scorer and all(
+            getattr(self, name) == getattr(other, name) for name in written
+        )
 
 
 class RerankFields(ScorerFields):
