@@ -1,0 +1,51 @@
+"""Model folders for the tests, each built once for a whole run (see `tiny_models.py`)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import tiny_models
+
+
+@pytest.fixture(scope="session")
+def reranker_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.build_reranker_base(tmp_path_factory.mktemp("reranker_base"))
+
+
+@pytest.fixture(scope="session")
+def reranker_m3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.build_reranker_m3(tmp_path_factory.mktemp("reranker_m3"))
+
+
+@pytest.fixture(scope="session")
+def bert_reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.build_bert_reranker(tmp_path_factory.mktemp("bert_reranker"))
+
+
+@pytest.fixture(scope="session")
+def bge_embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.build_bge_embedder(tmp_path_factory.mktemp("bge_embedder"))
+
+
+@pytest.fixture(scope="session")
+def mean_embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.build_mean_embedder(tmp_path_factory.mktemp("mean_embedder"))
+
+
+@pytest.fixture(scope="session")
+def m3_embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.build_m3_embedder(tmp_path_factory.mktemp("m3_embedder"))
+
+
+@pytest.fixture(scope="session")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder of one of `tiny_models.DAMAGED`, which is not to be changed."""
+    built: dict[str, Path] = {}
+
+    def folder_of(kind: str) -> Path:
+        if kind not in built:
+            built[kind] = tiny_models.DAMAGED[kind](tmp_path_factory.mktemp(kind))
+        return built[kind]
+
+    return folder_of
