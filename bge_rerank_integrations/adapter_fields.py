@@ -7,8 +7,9 @@ and never secrets.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import (
     BaseModel,
@@ -26,7 +27,7 @@ from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.load import ScorerOptions, load_scorer
 from bge_rerank_integrations.registry import DEFAULT_MODEL
 from bge_rerank_integrations.reranker import Reranker
-from bge_rerank_integrations.types import Scorer
+from bge_rerank_integrations.types import Precision, Scorer, SpecialTokens
 
 
 class ScorerFields(BaseModel):
@@ -46,7 +47,7 @@ class ScorerFields(BaseModel):
     device: str | None = Field(
         default=None, description="'cpu', 'cuda', 'cuda:1', 'xpu', 'mps'; None chooses."
     )
-    precision: Literal["auto", "fp32", "fp16", "bf16", "fp16-autocast", "bf16-autocast"] = Field(
+    precision: Precision = Field(
         default="auto", description="Number format of the forward pass; scores are always float32."
     )
     use_fp16: bool | None = Field(
@@ -61,7 +62,7 @@ class ScorerFields(BaseModel):
     )
     query_instruction: str | None = Field(default=None, description="Put before each query.")
     passage_instruction: str | None = Field(default=None, description="Put before each passage.")
-    special_tokens: Literal["literal", "error", "parse"] = Field(
+    special_tokens: SpecialTokens = Field(
         default="literal",
         description="What '</s>' inside a text is: plain text, an error, or a control token.",
     )
@@ -88,7 +89,7 @@ class ScorerFields(BaseModel):
 
     # No lock: loading is thread-safe in itself, and two threads that come first at once get two
     # light scorers over one shared engine.
-    _loaded: tuple[str, ScorerOptions, Scorer] | None = PrivateAttr(default=None)
+    _loaded: tuple[int, str, ScorerOptions, Scorer] | None = PrivateAttr(default=None)
 
     @field_validator("scorer")
     @classmethod
@@ -124,10 +125,11 @@ class ScorerFields(BaseModel):
         if self.scorer is not None:
             scorer: Scorer = self.scorer
             return scorer
-        model, options, loaded = self.model, self._scorer_options(), self._loaded
-        if loaded is None or loaded[:2] != (model, options):
-            loaded = self._loaded = (model, options, load_scorer(model, **options))
-        return loaded[2]
+        # The process is part of the key: a model loaded before a fork cannot be used after it.
+        key, loaded = (os.getpid(), self.model, self._scorer_options()), self._loaded
+        if loaded is None or loaded[:3] != key:
+            loaded = self._loaded = (*key, load_scorer(self.model, **key[2]))
+        return loaded[3]
 
     def _scorer_options(self) -> ScorerOptions:
         precision = self.precision

@@ -17,6 +17,12 @@ Pair = tuple[str, str]
 Scale = Literal["logit", "cosine", "probability"]
 """What a raw score is: an unbounded log-odds, a cosine in [-1, 1], or a probability in [0, 1]."""
 
+Precision = Literal["auto", "fp32", "fp16", "bf16", "fp16-autocast", "bf16-autocast"]
+"""The number format asked for; `-autocast` keeps the weights in float32."""
+
+SpecialTokens = Literal["literal", "error", "parse"]
+"""What a control token's name inside a text is: text, an error, or (as in FlagEmbedding) itself."""
+
 FloatArray = NDArray[np.float32]
 
 

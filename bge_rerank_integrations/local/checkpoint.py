@@ -1,0 +1,187 @@
+"""A model's files: found on disk or fetched from the hub, never pickles, read tensor by tensor.
+
+`config.json` is read as JSON: no code from a model folder is ever run.
+"""
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bge_rerank_integrations.errors import CheckpointError, ModelNotFound
+
+# What a download may bring. Pickle weights (*.bin, *.pt) are not in it.
+DOWNLOADED = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+)
+PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder, with the name the caller gave it."""
+
+    model: str
+    folder: Path
+
+    def read_json(self, name: str) -> Any:
+        """The parsed file; raises `CheckpointError` if it is missing or damaged."""
+        file = self.folder / name
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(f"{self.folder} has no {name}, so it is no model") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{file} is damaged: {error}") from error
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        config = self.read_json("config.json")
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{self.folder / 'config.json'} holds no JSON object")
+        return config
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """Where each tensor is: name to safetensors file."""
+        if (self.folder / "model.safetensors.index.json").is_file():
+            shards = self.read_json("model.safetensors.index.json")["weight_map"]
+            return {name: self.folder / file for name, file in shards.items()}
+        single = self.folder / "model.safetensors"
+        if not single.is_file():
+            raise CheckpointError(self._no_weights())
+        return dict.fromkeys(self._header(single), single)
+
+    def _no_weights(self) -> str:
+        pickles = sorted({f.name for pattern in PICKLES for f in self.folder.glob(pattern)})
+        if not pickles:
+            return f"{self.folder} has no model.safetensors"
+        return (
+            f"{self.folder} holds its weights only as pickle ({', '.join(pickles)}), which can run "
+            "code when it is opened and is never loaded; convert it once, where you trust it: "
+            "AutoModel*.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)"
+        )
+
+    def _header(self, file: Path) -> dict[str, Any]:
+        """Tensor name to dtype, shape and offsets, from the head of a safetensors file."""
+        size = file.stat().st_size if file.is_file() else 0
+        try:
+            with file.open("rb") as stream:
+                (length,) = struct.unpack("<Q", stream.read(8))
+                if length > size - 8:
+                    raise ValueError(f"its header says {length} bytes, the file has {size}")
+                header: dict[str, Any] = json.loads(stream.read(length))
+        except (OSError, struct.error, ValueError) as error:
+            raise CheckpointError(f"{file} is damaged or missing: {error}; fetch it again") from error
+        header.pop("__metadata__", None)
+        end = 8 + length + max((t["data_offsets"][1] for t in header.values()), default=0)
+        if end != size:
+            raise CheckpointError(
+                f"{file} has {size} bytes and should have {end}: an interrupted download or copy; "
+                "delete it and fetch it again"
+            )
+        return header
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that name the contents: any retrained or converted copy has others.
+
+        SHA-256 over config, tokenizer, the tensors' names and shapes, and the first 4 KiB of each
+        tensor: hashing every byte would cost seconds for a large model.
+        """
+        digest = hashlib.sha256()
+        for name in ("config.json", "tokenizer.json", "1_Pooling/config.json"):
+            file = self.folder / name
+            digest.update(file.read_bytes() if file.is_file() else b"-")
+        for path in sorted(set(self.files.values())):
+            header = self._header(path)
+            start = path.stat().st_size - max(t["data_offsets"][1] for t in header.values())
+            with path.open("rb") as stream:
+                for name, tensor in sorted(header.items()):
+                    begin, end = tensor["data_offsets"]
+                    digest.update(f"{name} {tensor['dtype']} {tensor['shape']}".encode())
+                    stream.seek(start + begin)
+                    digest.update(stream.read(min(4096, end - begin)))
+        return digest.hexdigest()[:12]
+
+
+def open_checkpoint(
+    model: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    local_files_only: bool = False,
+    token: str | None = None,
+) -> Checkpoint:
+    """A local folder, or a hub id whose files are downloaded unless they are cached.
+
+    Raises `ModelNotFound`, saying what was looked for and where, if there is neither; and
+    `CheckpointError` for a folder without safetensors weights.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return Checkpoint(model, folder.resolve())
+    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
+    if looks_local:
+        raise ModelNotFound(f"no folder {folder} (looked for it in {Path.cwd()})")
+    return Checkpoint(
+        model, _download(model, revision, cache_dir, local_files_only=local_files_only, token=token)
+    )
+
+
+def _download(
+    model: str, revision: str | None, cache_dir: str | None, *, local_files_only: bool, token: str | None
+) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = cache_dir or constants.HF_HUB_CACHE
+    at = f"{model} at revision {revision}" if revision else model
+    try:
+        return Path(
+            snapshot_download(
+                model,
+                revision=revision,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=list(DOWNLOADED),
+            )
+        )
+    except HFValidationError as error:
+        raise ModelNotFound(f"{model!r} is neither a folder nor a hub id: {error}") from error
+    except GatedRepoError as error:
+        raise ModelNotFound(
+            f"{at} is gated: accept its terms on the hub and pass token=... or set HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelNotFound(f"the hub has {model}, but no revision {revision!r} of it") from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFound(
+            f"the hub has no {model}; if it is private, pass token=... or set HF_TOKEN"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        offline = local_files_only or constants.HF_HUB_OFFLINE
+        why = "downloads are switched off" if offline else "the hub cannot be reached"
+        raise ModelNotFound(
+            f"{at} is not in the cache {where} (nor a folder of that name in {Path.cwd()}), and "
+            f"{why}. Download it where there is a network and copy the folder here, or use "
+            'model="offline", which comes with: pip install "bge-rerank-integrations[offline]"'
+        ) from error

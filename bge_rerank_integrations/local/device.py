@@ -1,0 +1,175 @@
+"""Where a model runs and in which number format: decided once, from plain facts, with reasons.
+
+`read_hardware` asks torch what there is; `plan_device` decides from its answer and needs no GPU to
+be tested.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.types import Precision
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+Attention = Literal["runs", "padded"]
+
+# Measured on CPU: below 1k tokens the matrices are too small, above 4k the activations leave the
+# cache. The accelerators' figure is an estimate from memory per token (about 20 kB).
+CPU_BATCH_TOKENS = 2048
+ACCELERATOR_BATCH_TOKENS = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class CudaDevice:
+    """One device of the `torch.cuda` API: NVIDIA's, or AMD's under ROCm."""
+
+    name: str
+    capability: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What this machine has, as torch reports it."""
+
+    cores: int
+    cpu_bf16: bool = False
+    cuda: tuple[CudaDevice, ...] = ()
+    rocm: bool = False
+    xpu: int = 0
+    mps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlan:
+    """What was decided: print it to see why."""
+
+    device: str
+    dtype: Dtype
+    autocast: bool
+    attention: Attention
+    max_batch_tokens: int
+    reasons: tuple[str, ...]
+
+    @property
+    def precision(self) -> str:
+        """The number format of the forward pass in one word, as it appears in `Scorer.name`."""
+        word = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[self.dtype]
+        return f"{word}-autocast" if self.autocast else word
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.device}, {self.precision}, {self.attention} attention, "
+            f"batches of {self.max_batch_tokens} tokens"
+        )
+        return "\n".join([head, *(f"  - {reason}" for reason in self.reasons)])
+
+
+def plan_device(
+    hardware: Hardware, *, device: str | None = None, precision: Precision = "auto"
+) -> DevicePlan:
+    """Decide device, number format, attention path and batch budget.
+
+    Raises `InvalidInputError` for a device that is not there, naming those that are. A half
+    precision that the device cannot run becomes float32, which is the more exact, and the plan
+    says so.
+    """
+    chosen, reasons = _choose_device(hardware, device)
+    kind = chosen.partition(":")[0]
+    half = _half_formats(hardware, chosen)
+    wanted, reason = _choose_precision(kind, precision, half)
+    reasons.append(reason)
+    autocast = wanted.endswith("-autocast")
+    formats: dict[str, Dtype] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+    return DevicePlan(
+        device=chosen,
+        dtype=formats[wanted.removesuffix("-autocast")],
+        autocast=autocast,
+        attention="runs" if kind == "cpu" else "padded",
+        max_batch_tokens=CPU_BATCH_TOKENS if kind == "cpu" else ACCELERATOR_BATCH_TOKENS,
+        reasons=tuple(reasons),
+    )
+
+
+def _choose_device(hardware: Hardware, device: str | None) -> tuple[str, list[str]]:
+    there = ["cpu"]
+    there += [f"cuda:{number}" for number in range(len(hardware.cuda))]
+    there += [f"xpu:{number}" for number in range(hardware.xpu)]
+    there += ["mps"] if hardware.mps else []
+    if device is not None and device != "auto":
+        full = f"{device}:0" if device in ("cuda", "xpu") else device
+        if full not in there:
+            raise InvalidInputError(
+                f"device {device!r} is not available here; available: {', '.join(there)}"
+            )
+        return full, [f"device {full}: asked for"]
+    if hardware.cuda:
+        kind = "ROCm" if hardware.rocm else "CUDA"
+        return "cuda:0", [f"device cuda:0: first {kind} device ({hardware.cuda[0].name})"]
+    if hardware.xpu:
+        return "xpu:0", ["device xpu:0: first XPU"]
+    if hardware.mps:
+        # torch's MPS caches a graph per input shape without bound and aborts the process when two
+        # threads use it, so it has to be asked for.
+        return "cpu", ["device cpu: MPS is there but only used with device='mps'"]
+    return "cpu", [f"device cpu: no accelerator found; {hardware.cores} cores"]
+
+
+def _half_formats(hardware: Hardware, device: str) -> tuple[str, ...]:
+    """Half formats that the device computes natively, the preferred first."""
+    kind, _, number = device.partition(":")
+    if kind == "cuda":
+        major = hardware.cuda[int(number)].capability[0]
+        if hardware.rocm or major >= 8:
+            return ("fp16", "bf16")
+        return ("fp16",) if major >= 7 else ()
+    if kind == "xpu":
+        return ("fp16", "bf16")
+    if kind == "mps":
+        return ("fp16",)
+    return ("bf16",) if hardware.cpu_bf16 else ()
+
+
+def _choose_precision(
+    kind: str, precision: Precision, half: tuple[str, ...]
+) -> tuple[str, str]:
+    if precision == "fp32":
+        return "fp32", "precision fp32: asked for"
+    if precision == "auto":
+        if kind in ("cuda", "xpu") and "fp16" in half:
+            return "fp16", "precision fp16: native on this device, as BAAI's own examples use it"
+        return "fp32", f"precision fp32: exact, the default on {kind}"
+    if precision.removesuffix("-autocast") in half:
+        return precision, f"precision {precision}: asked for"
+    why = "is never used on a CPU" if precision.startswith("fp16") and kind == "cpu" else (
+        f"is not native on this {kind} device"
+    )
+    return "fp32", f"precision fp32: {precision} {why}"
+
+
+def read_hardware() -> Hardware:
+    """Ask torch what this machine has."""
+    import torch
+
+    cuda = tuple(
+        CudaDevice(torch.cuda.get_device_name(i), torch.cuda.get_device_capability(i))
+        for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    )
+    xpu = torch.xpu.device_count() if hasattr(torch, "xpu") and torch.xpu.is_available() else 0
+    return Hardware(
+        cores=os.cpu_count() or 1,
+        cpu_bf16=_cpu_has_bf16(),
+        cuda=cuda,
+        rocm=torch.version.hip is not None,
+        xpu=xpu,
+        mps=torch.backends.mps.is_available(),
+    )
+
+
+def _cpu_has_bf16() -> bool:
+    import torch
+
+    # Private, absent from some releases, and with no public equivalent: without it a CPU counts as
+    # having no bf16 instructions, which costs speed and never a score.
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe()) if probe is not None else False
