@@ -16,6 +16,9 @@ from bge_rerank_integrations.errors import UnsupportedModel
 
 DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
 
+OFFLINE_MODELS = ("offline", "offline-embedder")
+"""Names of the models that come embedded with the `offline` extra."""
+
 
 class Family(StrEnum):
     """How a model turns text into a score."""

@@ -78,12 +78,14 @@ class Engine:
     def run(
         self,
         sequences: Sequence[TokenSequence],
+        positions: Sequence[int],
+        limits: BatchLimits,
         *,
-        limits: BatchLimits = BatchLimits(),  # noqa: B008 - immutable
         on_batch: Callable[[int], object] | None = None,
     ) -> FloatArray:
         """One row per sequence, in the order given: [sequences, width] float32, all finite.
 
+        `positions` says which of the caller's pairs each sequence came from, for error messages;
         `on_batch` is told how many sequences each finished batch held. Raises `OutOfMemoryError`
         when a single sequence does not fit, `NonFiniteScoreError` when a row is NaN or infinite
         in float32 too, `ForkedModelError` in a forked child; any other error of the model comes
@@ -110,12 +112,12 @@ class Engine:
             if most is not None and len(batch) > most:
                 waiting += [batch[most:], batch[:most]]
                 continue
-            result = self._run_batch(sequences, batch)
+            result = self._run_batch(sequences, batch, positions)
             if result is None:
                 # outside the except block, whose traceback would keep the batch's tensors alive
                 self.forward.release_memory()
                 if len(batch) == 1:
-                    raise self._too_large(batch[0], lengths[batch[0]])
+                    raise self._too_large(positions[batch[0]], lengths[batch[0]])
                 most = len(batch) // 2
                 waiting.append(batch)
                 continue
@@ -126,7 +128,7 @@ class Engine:
         return np.stack([row for row in rows if row is not None]).astype(np.float32, copy=False)
 
     def _run_batch(
-        self, sequences: Sequence[TokenSequence], batch: list[int]
+        self, sequences: Sequence[TokenSequence], batch: list[int], positions: Sequence[int]
     ) -> FloatArray | None:
         """The batch's rows, or None when memory ran out."""
         inputs = [sequences[index] for index in batch]
@@ -141,9 +143,10 @@ class Engine:
             raise
         finite = np.isfinite(rows).all(axis=1)
         if not finite.all():
-            index = batch[int(np.flatnonzero(~finite)[0])]
+            row = int(np.flatnonzero(~finite)[0])
+            number = rows[row][~np.isfinite(rows[row])][0]
             raise NonFiniteScoreError(
-                f"input {index} gives {rows[~finite][0].ravel()[0]} in {self.model} on "
+                f"the pair at position {positions[batch[row]]} gives {number} in {self.model} on "
                 f"{self.plan.device}, in {self.plan.precision} and again in fp32: its weights may "
                 "be damaged; fetch the model again"
             )
@@ -151,7 +154,7 @@ class Engine:
 
     def _too_large(self, index: int, tokens: int) -> OutOfMemoryError:
         return OutOfMemoryError(
-            f"input {index} of {tokens} tokens does not fit into the memory of "
+            f"the pair at position {index}, of {tokens} tokens, does not fit into the memory of "
             f"{self.plan.device} by itself ({self.model}, {self.plan.precision}); use a shorter "
             "max_length, a half precision, a smaller model or device='cpu'"
         )

@@ -81,10 +81,15 @@ class TextTokenizer:
         return _template(encoding.ids, encoding.sequence_ids)
 
     def encode(
-        self, texts: Sequence[str], *, special_tokens: SpecialTokens = "literal"
+        self,
+        texts: Sequence[str],
+        positions: Sequence[int],
+        *,
+        special_tokens: SpecialTokens = "literal",
     ) -> list[list[int]]:
         """The ids of each text, without a template and uncut.
 
+        `positions` says which of the caller's pairs each text came from, for error messages.
         Raises `InvalidInputError` in mode `"error"` for a text that holds a control token.
         """
         tokenizer = self._literal if special_tokens == "literal" else self._parsing
@@ -92,7 +97,7 @@ class TextTokenizer:
         ids = [encoding.ids for encoding in encodings]
         if special_tokens == "parse":
             return ids
-        for position, found in enumerate(ids):
+        for position, found in zip(positions, ids, strict=True):
             if not self.control_ids.isdisjoint(found):
                 raise self._control_token_error(found, position, special_tokens)
         return ids
@@ -104,7 +109,7 @@ class TextTokenizer:
         name = self._parsing.id_to_token(token)
         if special_tokens == "error":
             return InvalidInputError(
-                f"text {position} holds the control token {name!r}; remove it, or use "
+                f"the pair at position {position} holds the control token {name!r}; remove it, or use "
                 "special_tokens='literal' to score it as plain text",
                 index=position,
             )

@@ -1,0 +1,330 @@
+"""BGE rerankers in LangChain: a document compressor and a cross-encoder.
+
+`BGERerank` goes wherever a compressor does (`ContextualCompressionRetriever`,
+`DocumentCompressorPipeline`), and into LCEL chains through `as_runnable()`; `BGECrossEncoder` is
+the model of a `CrossEncoderReranker`. Documents are never changed: results are copies.
+"""
+
+import abc
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from bge_rerank_integrations.cancellation import in_worker
+from bge_rerank_integrations.errors import (
+    InvalidInputError,
+    MissingExtra,
+    NonFiniteScoreError,
+    ScorerContractError,
+)
+from bge_rerank_integrations.pairs import check_text, read_pairs
+from bge_rerank_integrations.reranker import check_top_n, show_score
+from bge_rerank_integrations.types import Pair, RerankResult
+
+try:
+    from langchain_core.callbacks import Callbacks
+    from langchain_core.documents import BaseDocumentCompressor, Document
+    from langchain_core.runnables import Runnable, RunnableLambda
+except ModuleNotFoundError as error:
+    raise MissingExtra(str(error.name), "langchain") from error
+
+import numpy as np
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
+
+from bge_rerank_integrations.adapter_fields import RerankFields, ScorerFields
+
+if TYPE_CHECKING:
+    from langchain_core.cross_encoders import BaseCrossEncoder
+else:
+    try:
+        from langchain_core.cross_encoders import BaseCrossEncoder
+    except ModuleNotFoundError:  # langchain-core before 1.2.19
+        try:
+            from langchain_classic.retrievers.document_compressors.cross_encoder import (
+                BaseCrossEncoder,
+            )
+        except ModuleNotFoundError:
+            # CrossEncoderReranker, which asks for this base, is in langchain_classic too: without
+            # it nobody can ask, and any base will do.
+            BaseCrossEncoder = abc.ABC
+
+logger = logging.getLogger(__name__)
+
+
+class RerankInput(TypedDict):
+    """What `BGERerank.as_runnable()` is invoked with; further keys are ignored."""
+
+    documents: Sequence[Document]
+    query: str
+
+
+class BGERerank(RerankFields, BaseDocumentCompressor):
+    """Keeps the documents that answer a query best, best first.
+
+    Each document that comes back is a copy whose metadata holds its score under `score_key`: a
+    sigmoid in (0, 1), or the raw logit with `normalize=False`. Everything else of it (id, class,
+    other metadata) is the caller's. The order is always that of the raw scores; equal ones keep
+    the caller's order.
+
+    The score is None for a document that was not scored: one without text, which comes last, or is
+    dropped when there is a `score_threshold`; and every document when the query is blank, which
+    gives the first `top_n` in the caller's order. Both are logged.
+    """
+
+    top_n: int | None = Field(default=3, ge=1, description="How many to keep; None keeps all.")
+    metadata_keys: list[str] = Field(
+        default=[],
+        description="Metadata to score with the text: a line 'key: value' for each key that the "
+        "document has, an empty line, the text.",
+    )
+    document_formatter: SkipJsonSchema[Callable[[Document], str] | None] = Field(
+        default=None,
+        exclude=True,
+        repr=False,
+        description="Gives the text to score, instead of `metadata_keys`; called on the worker "
+        "thread in async use. Cannot be serialized.",
+    )
+    score_key: str = Field(
+        default="relevance_score", min_length=1, description="Metadata key of the score."
+    )
+    include_logit: bool = Field(
+        default=False,
+        description="Also put the scorer's raw number into the metadata, under the score key "
+        "followed by '_logit': 'relevance_score_logit'.",
+    )
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Return copies of the best documents with their scores, best first.
+
+        The work is a run of its own, "BGERerank", under `callbacks`, or under the run that this is
+        called in. Nothing runs, and no model is loaded, without documents or with a blank query.
+
+        Raises `InvalidInputError` (a ValueError) before the run starts for a query that is not
+        text and for anything but a document, naming its position; and whatever the scorer raises.
+        """
+        request = _read_request({"documents": documents, "query": query})
+        if _nothing_to_score(request):
+            return self._compress(request)
+        return self.as_runnable().invoke(request, {"callbacks": callbacks})
+
+    async def acompress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """`compress_documents` on a worker thread; cancelling the task stops it between batches."""
+        request = _read_request({"documents": documents, "query": query})
+        if _nothing_to_score(request):
+            return self._compress(request)
+        return await self.as_runnable().ainvoke(request, {"callbacks": callbacks})
+
+    def rerank(
+        self,
+        documents: Sequence[str | Document | Mapping[str, Any]],
+        query: str,
+        *,
+        top_n: int | None = -1,
+    ) -> list[dict[str, Any]]:
+        """Return `{"index": ..., "relevance_score": ...}` for the best documents, best first.
+
+        A document may be a string, a `Document`, a mapping with "text" whose other keys are its
+        metadata, or a mapping with "page_content" and "metadata". `index` is its position in
+        `documents`. `top_n=-1` is the field's own, None is all. Scores, the order and what raises
+        are those of `compress_documents`; there is no run.
+        """
+        limit = self.top_n if top_n == -1 else check_top_n(top_n)
+        request = _read_request(
+            {
+                "documents": [_to_document(item, i) for i, item in enumerate(_items(documents))],
+                "query": query,
+            }
+        )
+        return [
+            {"index": index, "relevance_score": None if result is None else result.score}
+            for index, result in self._rank(request, limit)
+        ]
+
+    def as_runnable(self) -> Runnable[RerankInput, list[Document]]:
+        """A step of a chain that does what this does, from `{"documents", "query"}` to documents.
+
+        After a retriever: `{"documents": retriever, "query": RunnablePassthrough()} | step`.
+        Invalid input raises inside the step's run.
+        """
+        return RunnableLambda(self._compress, self._acompress, name="BGERerank")
+
+    def _compress(self, request: RerankInput) -> list[Document]:
+        request = _read_request(request)
+        documents = request["documents"]
+        ranking = self._rank(request, self.top_n)
+        return [self._with_score(documents[index], result) for index, result in ranking]
+
+    async def _acompress(self, request: RerankInput) -> list[Document]:
+        return await in_worker(self._compress, request)
+
+    def _rank(
+        self, request: RerankInput, limit: int | None
+    ) -> list[tuple[int, RerankResult | None]]:
+        """Positions in their new order, each with its result, or None where nothing was scored."""
+        documents, query = request["documents"], request["query"]
+        ranking: list[tuple[int, RerankResult | None]] = []
+        if _nothing_to_score(request):
+            if documents:
+                logger.warning(
+                    "the query is blank: %d documents keep their order, unscored", len(documents)
+                )
+            ranking += [(index, None) for index in range(len(documents))]
+            return ranking[:limit]
+        texts = {index: self._text(document, index) for index, document in enumerate(documents)}
+        scored = [index for index, text in texts.items() if text.strip()]
+        if scored:
+            passages = [texts[index] for index in scored]
+            # uncut: documents without text follow the last of these
+            results = self.reranker().rerank(query, passages, top_n=len(passages))
+            ranking = [(scored[result.index], result) for result in results]
+        textless = [index for index, text in texts.items() if not text.strip()]
+        if textless:
+            kept = self.score_threshold is None
+            logger.warning(
+                "%d of %d documents have no text: %s, unscored",
+                len(textless),
+                len(documents),
+                "ranked last" if kept else "dropped, as there is a score_threshold",
+            )
+            ranking += [(index, None) for index in textless if kept]
+        return ranking[:limit]
+
+    def _text(self, document: Document, index: int) -> str:
+        if self.document_formatter is not None:
+            return check_text(self.document_formatter(document), "formatted document", index)
+        lines = [
+            f"{key}: {document.metadata[key]}"
+            for key in self.metadata_keys
+            if document.metadata.get(key) is not None
+        ]
+        heading = "\n".join(lines)
+        return f"{heading}\n\n{document.page_content}" if heading else document.page_content
+
+    def _with_score(self, document: Document, result: RerankResult | None) -> Document:
+        scores = {self.score_key: None if result is None else result.score}
+        if self.include_logit:
+            scores[f"{self.score_key}_logit"] = None if result is None else result.raw_score
+        return document.model_copy(update={"metadata": {**document.metadata, **scores}})
+
+    @model_validator(mode="after")
+    def _one_source_of_text(self) -> Self:
+        if self.document_formatter is not None and self.metadata_keys:
+            raise ValueError(
+                "give metadata_keys or document_formatter, not both: the formatter has the metadata"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_can_be_read_back(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        if self.document_formatter is not None:
+            raise InvalidInputError(
+                "this adapter has a document_formatter, which cannot be written down and without "
+                "which the scores are others; use metadata_keys to serialize or pickle it"
+            )
+        return super()._only_what_can_be_read_back(handler)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BGERerank):
+            return NotImplemented
+        return self.document_formatter == other.document_formatter and super().__eq__(other)
+
+
+class BGECrossEncoder(ScorerFields, BaseCrossEncoder):
+    """A BGE reranker as the `model` of a `CrossEncoderReranker`, or wherever pairs are scored.
+
+    Scores are sigmoids in (0, 1), as `HuggingFaceCrossEncoder` gives for a model of one label;
+    `normalize=False` gives the raw logits.
+    """
+
+    normalize: bool = Field(default=True, description="Return a logit as its sigmoid.")
+
+    def score(self, text_pairs: Sequence[Pair]) -> list[float]:
+        """Return one Python float per (query, passage) pair, in the same order.
+
+        Pairs of several queries may be mixed. No pairs give no scores, without loading the model.
+        Raises `InvalidInputError` with the position of anything but a pair of texts, and whatever
+        the scorer raises.
+        """
+        pairs = read_pairs(text_pairs)
+        if not pairs:
+            return []
+        scorer = self.loaded_scorer()
+        raw = np.asarray(scorer.score(pairs), dtype=np.float32)
+        if raw.shape != (len(pairs),):
+            raise ScorerContractError(
+                f"{scorer.name} gave scores of shape {raw.shape} for {len(pairs)} pairs"
+            )
+        if not np.isfinite(raw).all():
+            index = int(np.flatnonzero(~np.isfinite(raw))[0])
+            raise NonFiniteScoreError(
+                f"{scorer.name} gave {raw[index]} for the pair at position {index}"
+            )
+        return [show_score(score, scorer.scale, self.normalize) for score in raw.tolist()]
+
+
+def _read_request(request: Any) -> RerankInput:
+    """The request with a list of its own, checked; raises `InvalidInputError`."""
+    if not isinstance(request, Mapping) or not {"documents", "query"} <= request.keys():
+        has = sorted(map(str, request)) if isinstance(request, Mapping) else type(request).__name__
+        raise InvalidInputError(
+            f'the input must be a mapping with "documents" and "query"; it is {has}'
+        )
+    query, documents = request["query"], list(_items(request["documents"]))
+    if query is None:
+        raise InvalidInputError("no query was given; reranking orders documents for a query")
+    for index, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise InvalidInputError(
+                f"the item at position {index} is {type(document).__name__}, not a Document; "
+                "wrap a text as Document(page_content=text)",
+                index=index,
+            )
+        check_text(document.page_content, "page_content of the document", index)
+    return {"documents": documents, "query": check_text(query, "query")}
+
+
+def _nothing_to_score(request: RerankInput) -> bool:
+    return not request["documents"] or not request["query"].strip()
+
+
+def _items(documents: Any) -> Iterable[Any]:
+    # all of these but None iterate, over characters, keys or fields: an error far from its cause
+    if isinstance(documents, str | Mapping | Document) or not isinstance(documents, Iterable):
+        raise InvalidInputError(
+            f"documents is one {type(documents).__name__}; pass a list of documents"
+        )
+    return documents
+
+
+def _to_document(item: Any, index: int) -> Any:
+    """A string or mapping as a `Document`; anything else as it is, for `_read_request` to judge."""
+    if isinstance(item, str):
+        return Document(page_content=item)
+    if not isinstance(item, Mapping):
+        return item
+    if "page_content" in item:
+        text, metadata = item["page_content"], item.get("metadata") or {}
+    elif "text" in item:
+        text, metadata = item["text"], {key: item[key] for key in item if key != "text"}
+    else:
+        raise InvalidInputError(
+            f'the document at position {index} has neither "text" nor "page_content"; '
+            f"its keys are {sorted(map(str, item))}",
+            index=index,
+        )
+    # checked here: pydantic's own message would hold the value
+    if not isinstance(metadata, Mapping):
+        raise InvalidInputError(
+            f"the metadata of the document at position {index} is {type(metadata).__name__}, "
+            "not a mapping",
+            index=index,
+        )
+    return Document(
+        page_content=check_text(text, "text of the document", index), metadata=dict(metadata)
+    )

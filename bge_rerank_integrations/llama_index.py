@@ -1,0 +1,244 @@
+"""`BGERerank` for LlamaIndex: a node postprocessor that never changes the nodes it is given.
+
+Goes wherever LlamaIndex takes `node_postprocessors`: query engines, chat engines, retriever tools,
+memory blocks; sync and async. Each call tells the instrumentation of one `ReRankStartEvent` and
+one `ReRankEndEvent`, and the older callback handlers of one `CBEventType.RERANKING`. When scoring
+fails or is cancelled the end event holds no nodes, the older callback holds the exception, and
+the surrounding span is dropped with it.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from copy import copy
+from typing import Any, Literal
+
+from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
+
+try:
+    from llama_index.core.callbacks import CBEventType, EventPayload
+    from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+    from llama_index.core.postprocessor.types import BaseNodePostprocessor
+    from llama_index.core.schema import (
+        BaseNode,
+        MediaResource,
+        MetadataMode,
+        NodeWithScore,
+        QueryBundle,
+    )
+    from llama_index_instrumentation import get_dispatcher
+except ModuleNotFoundError as error:
+    raise MissingExtra(error.name or "llama_index", "llama-index") from error
+
+from pydantic import Field, PrivateAttr
+
+from bge_rerank_integrations.adapter_fields import RerankFields
+from bge_rerank_integrations.cancellation import in_worker
+from bge_rerank_integrations.types import RerankResult
+
+RETRIEVAL_SCORE_KEY = "retrieval_score"
+"""Where `keep_retrieval_score` writes: the name that LlamaIndex's own rerankers use."""
+
+RAW_SCORE_KEY = "rerank_raw_score"
+"""Where `include_logit` writes."""
+
+logger = logging.getLogger(__name__)
+dispatcher = get_dispatcher(__name__)
+
+
+class BGERerank(RerankFields, BaseNodePostprocessor):
+    """Puts the nodes that answer the query best first and keeps `top_n` of them.
+
+    `postprocess_nodes(nodes, query_str=...)` and its async twin give new `NodeWithScore`s over the
+    caller's nodes, with the score as a Python float on the scale that `normalize` chooses. Nodes
+    without text are not scored: see `no_text`; they come back with the score None. A blank query
+    has no best answer: the first `top_n` nodes come back in the given order, with a warning in the
+    log and neither threshold nor events.
+
+    Raises `InvalidInputError` (a `ValueError`), before any event, without a query and for an item
+    that is not a `NodeWithScore`, and whatever loading and scoring raise.
+    """
+
+    top_n: int | None = Field(default=2, ge=1, description="How many to keep; None keeps all.")
+    metadata_mode: MetadataMode = Field(
+        default=MetadataMode.EMBED,
+        description="Which metadata stands before a node's text when it is scored; never the keys "
+        "that this class writes.",
+    )
+    keep_retrieval_score: bool = Field(
+        default=False,
+        description="Write the score a node came with to metadata['retrieval_score'] of a copy, "
+        "out of sight of embedder and LLM; one that is there already stays.",
+    )
+    include_logit: bool = Field(
+        default=False,
+        description="Write the raw score, of a cross-encoder its logit, to "
+        "metadata['rerank_raw_score'] of a copy, out of sight of embedder and LLM.",
+    )
+    no_text: Literal["last", "drop", "raise"] = Field(
+        default="last",
+        description="Nodes without text: 'last' puts them behind the others (with a "
+        "score_threshold: drops them), 'drop' leaves them out, 'raise' refuses them.",
+    )
+
+    _told_of_no_text: bool = PrivateAttr(default=False)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name that LlamaIndex's serialized components carry."""
+        return "BGERerank"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | str | None = None
+    ) -> list[NodeWithScore]:
+        return self._reranked(nodes, query_bundle)
+
+    @dispatcher.span  # LlamaIndex wraps implementations of abstract methods only
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | str | None = None
+    ) -> list[NodeWithScore]:
+        # Events are sent from the worker too: its context is the caller's, so they carry the
+        # caller's span and tags, and slow handlers do not block the loop.
+        return await in_worker(self._reranked, nodes, query_bundle)
+
+    def _reranked(
+        self, nodes: Iterable[NodeWithScore], query_bundle: QueryBundle | str | None
+    ) -> list[NodeWithScore]:
+        query = _check_query(query_bundle)
+        given = _check_nodes(nodes)
+        if not given:
+            return []
+        if not query.query_str.strip():
+            logger.warning("The query is blank: %d nodes keep their order and scores.", len(given))
+            return [node.model_copy() for node in given[: self.top_n]]
+        texts = [self._text(node.node) for node in given]
+        self._check_texts(given, texts)
+
+        top_n = len(given) if self.top_n is None else self.top_n
+        model_name = self.model if self.scorer is None else self.scorer.name
+        before = _snapshot(given)
+        dispatcher.event(
+            ReRankStartEvent(query=copy(query), nodes=before, top_n=top_n, model_name=model_name)
+        )
+        ranked: list[NodeWithScore] = []
+        try:
+            with self.callback_manager.event(
+                CBEventType.RERANKING,
+                payload={
+                    EventPayload.NODES: before,
+                    EventPayload.MODEL_NAME: model_name,
+                    EventPayload.QUERY_STR: query.query_str,
+                    EventPayload.TOP_K: top_n,
+                },
+            ) as callback:
+                ranked = self._ranked(query.query_str, given, texts)
+                callback.on_end(payload={EventPayload.NODES: _snapshot(ranked)})
+        finally:
+            dispatcher.event(ReRankEndEvent(nodes=_snapshot(ranked)))
+        return ranked
+
+    def _ranked(
+        self, query: str, given: Sequence[NodeWithScore], texts: Sequence[str]
+    ) -> list[NodeWithScore]:
+        scored = [index for index, text in enumerate(texts) if text.strip()]
+        ranked = []
+        if scored:  # else no model is needed, nor loaded
+            results = self.reranker().rerank(query, [texts[index] for index in scored])
+            ranked = [self._placed(given[scored[result.index]], result) for result in results]
+        if self.no_text == "last" and self.score_threshold is None:
+            unscored = set(range(len(given))).difference(scored)
+            ranked += [self._placed(given[index], None) for index in sorted(unscored)]
+        return ranked[: self.top_n]
+
+    def _text(self, node: BaseNode) -> str:
+        # What we wrote ourselves must not be read: the second pass would score another text.
+        own = {RETRIEVAL_SCORE_KEY, RAW_SCORE_KEY}
+        if not own.isdisjoint(node.metadata):
+            kept = {key: value for key, value in node.metadata.items() if key not in own}
+            node = node.model_copy(update={"metadata": kept})
+        return node.get_content(metadata_mode=self.metadata_mode)
+
+    def _check_texts(self, given: Sequence[NodeWithScore], texts: Sequence[str]) -> None:
+        empty = [index for index, text in enumerate(texts) if not text.strip()]
+        if not empty:
+            return
+        if self.no_text == "raise":
+            raise InvalidInputError(
+                f"the node at position {empty[0]} (id {given[empty[0]].node_id}) has no text in "
+                f"metadata mode {self.metadata_mode.value!r}; leave it out, or set no_text to "
+                "'last' or 'drop'",
+                index=empty[0],
+            )
+        if self.no_text == "last" and not self._told_of_no_text:
+            self._told_of_no_text = True
+            logger.warning(
+                "%d of %d nodes have no text and are not scored: they come last, with the score "
+                "None, or not at all under a score_threshold. This is said once per reranker; "
+                "no_text='drop' leaves such nodes out.",
+                len(empty),
+                len(given),
+            )
+
+    def _placed(self, given: NodeWithScore, result: RerankResult | None) -> NodeWithScore:
+        notes: dict[str, Any] = {}
+        if self.keep_retrieval_score:
+            score = None if given.score is None else float(given.score)
+            notes[RETRIEVAL_SCORE_KEY] = given.node.metadata.get(RETRIEVAL_SCORE_KEY, score)
+        if self.include_logit:
+            notes[RAW_SCORE_KEY] = None if result is None else result.raw_score
+        return given.model_copy(
+            update={
+                "node": _with_notes(given.node, notes) if notes else given.node,
+                "score": None if result is None else result.score,
+            }
+        )
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        yield "model", self.model if self.scorer is None else self.scorer.name
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name != "model" and field.repr and not field.exclude and value != field.default:
+                yield name, value
+
+
+def _check_query(query: QueryBundle | str | None) -> QueryBundle:
+    text: object = query.query_str if isinstance(query, QueryBundle) else query
+    if not isinstance(text, str):
+        raise InvalidInputError(
+            f"the query is {type(text).__name__}; reranking orders nodes for a query: "
+            "pass query_str='...' or query_bundle=QueryBundle('...')"
+        )
+    return query if isinstance(query, QueryBundle) else QueryBundle(text)
+
+
+def _check_nodes(nodes: Iterable[NodeWithScore]) -> list[NodeWithScore]:
+    given = list(nodes)
+    for index, node in enumerate(given):
+        if not isinstance(node, NodeWithScore):
+            raise InvalidInputError(
+                f"the item at position {index} is {type(node).__name__}, not NodeWithScore; "
+                "wrap a bare node: NodeWithScore(node=node)",
+                index=index,
+            )
+    return given
+
+
+def _with_notes(node: BaseNode, notes: dict[str, Any]) -> BaseNode:
+    """A copy of the node with the notes in its metadata, hidden from embedder and LLM."""
+    update: dict[str, Any] = {"metadata": {**node.metadata, **notes}}
+    for field in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
+        update[field] = list(dict.fromkeys([*getattr(node, field), *notes]))
+    return node.model_copy(update=update)
+
+
+def _snapshot(nodes: Iterable[NodeWithScore]) -> list[NodeWithScore]:
+    """Copies for events, which outlive the call: later changes to the nodes do not reach them.
+
+    One level deep: a list or dict inside the metadata is shared, because metadata may hold what
+    cannot be copied.
+    """
+    return [given.model_copy(update={"node": _one_level_copy(given.node)}) for given in nodes]
+
+
+def _one_level_copy(node: BaseNode) -> BaseNode:
+    containers = {k: copy(v) for k, v in node if isinstance(v, dict | list | MediaResource)}
+    return node.model_copy(update=containers)

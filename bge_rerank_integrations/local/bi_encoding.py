@@ -1,0 +1,171 @@
+"""Query and passage each through an embedder, scored by the cosine of their vectors.
+
+The layout of an embedder's folder is sentence-transformers' own: `modules.json`, a pooling
+`config.json`, and prompts in `config_sentence_transformers.json`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
+from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.local.cross_encoding import describe, encode_once
+from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, TextRequest
+from bge_rerank_integrations.local.tokens import TextTokenizer, join_single
+from bge_rerank_integrations.registry import DEFAULT_MODEL, find_model
+from bge_rerank_integrations.types import FloatArray, Pair, Scale
+
+Pooling = Literal["cls", "mean"]
+MODULES = {"Transformer", "Pooling", "Normalize"}
+
+
+@dataclass(frozen=True, slots=True)
+class BiEncoding:
+    """The method of embedders; see `scorer.Method`. Each distinct text is encoded once."""
+
+    options: TextOptions
+    pooling: Pooling
+    scale: Scale = "cosine"
+
+    @property
+    def description(self) -> str:
+        return f"{self.pooling} pooling,{describe(self.options)}"
+
+    def score(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer, run: RunSequences
+    ) -> tuple[FloatArray, int]:
+        options, template = self.options, tokenizer.single_template
+        queries = encode_once(
+            tokenizer, [query for query, _ in pairs], positions, options.query_instruction, options
+        )
+        passages = encode_once(
+            tokenizer, [passage for _, passage in pairs], positions, options.passage_instruction, options
+        )
+        # one row per distinct input: a query and a passage of the same ids are one
+        rows: dict[tuple[int, ...], int] = {}
+        owners: list[int] = []
+        places: list[tuple[int, int]] = []
+        cut = 0
+        for (query, passage), position in zip(pairs, positions, strict=True):
+            kept = [
+                tuple(queries[query][: options.query_max_length - len(template)]),
+                tuple(passages[passage][: options.max_length - len(template)]),
+            ]
+            cut += len(kept[0]) < len(queries[query]) or len(kept[1]) < len(passages[passage])
+            for ids in kept:
+                if ids not in rows:
+                    rows[ids] = len(rows)
+                    owners.append(position)
+            places.append((rows[kept[0]], rows[kept[1]]))
+        vectors = run([join_single(ids, template) for ids in rows], owners)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = vectors / np.maximum(norms, np.float32(1e-12))
+        left, right = np.asarray(places).T
+        cosines: FloatArray = np.einsum("ij,ij->i", vectors[left], vectors[right])
+        return cosines, cut
+
+
+def bi_encoding(
+    tokenizer: TextTokenizer,
+    text: TextRequest,
+    checkpoint: Checkpoint,
+    *,
+    limit: int,
+    pooling: Pooling,
+) -> BiEncoding:
+    """The method with the caller's options filled up by the embedder's own.
+
+    Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`.
+    """
+    query_default, passage_default = default_instructions(checkpoint)
+    least = len(tokenizer.single_template) + 1
+    length = min(default_max_length(checkpoint), limit) if text.max_length is None else text.max_length
+    query = length if text.query_max_length is None else text.query_max_length
+    for name, number in (("max_length", length), ("query_max_length", query)):
+        if not least <= number <= limit:
+            raise InvalidInputError(f"{name} is {number}; this model takes {least} to {limit} tokens")
+    given = text.query_instruction, text.passage_instruction
+    return BiEncoding(
+        TextOptions(
+            max_length=length,
+            query_max_length=query,
+            query_instruction=query_default if given[0] is None else given[0],
+            passage_instruction=passage_default if given[1] is None else given[1],
+            special_tokens=text.special_tokens,
+        ),
+        pooling,
+    )
+
+
+def read_pooling(checkpoint: Checkpoint) -> Pooling:
+    """CLS or mean, as the folder's sentence-transformers files say.
+
+    Raises `UnsupportedModel` for an encoder that has neither a relevance head nor such files, and
+    for poolings or extra modules that are not supported.
+    """
+    architecture = (checkpoint.config.get("architectures") or ["unknown"])[0]
+    if not (checkpoint.folder / "modules.json").is_file():
+        raise UnsupportedModel(
+            f"{checkpoint.model} is a {architecture} with no relevance head and no modules.json "
+            f"that says how its vectors are pooled; use a reranker such as {DEFAULT_MODEL}, or an "
+            "embedder saved by sentence-transformers"
+        )
+    modules = checkpoint.read_json("modules.json")
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    if unknown := sorted(set(kinds) - MODULES):
+        raise UnsupportedModel(
+            f"{checkpoint.model} has the module {unknown[0]}; supported: {', '.join(sorted(MODULES))}"
+        )
+    if "Pooling" not in kinds:
+        raise UnsupportedModel(f"{checkpoint.model} has no Pooling module in modules.json")
+    path = modules[kinds.index("Pooling")].get("path", "")
+    return _pooling_mode(checkpoint, checkpoint.read_json(f"{path}/config.json"))
+
+
+def _pooling_mode(checkpoint: Checkpoint, config: dict[str, Any]) -> Pooling:
+    modes = config.get("pooling_mode")
+    if modes is None:  # sentence-transformers before 6 wrote one flag per mode
+        modes = [
+            name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+            for name, on in config.items()
+            if name.startswith("pooling_mode_") and on
+        ]
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    if modes == ["cls"]:
+        return "cls"
+    if modes == ["mean"] and config.get("include_prompt", True):
+        return "mean"
+    raise UnsupportedModel(
+        f"{checkpoint.model} pools by {' and '.join(modes) or 'nothing'}"
+        f"{'' if config.get('include_prompt', True) else ' without the instruction'}; "
+        "supported: cls, mean"
+    )
+
+
+def default_instructions(checkpoint: Checkpoint) -> tuple[str, str]:
+    """What the embedder was trained to see before a query and before a passage.
+
+    BGE's own from the table of models by exact id, otherwise the folder's prompts.
+    """
+    spec = find_model(checkpoint.model)
+    if spec is not None:
+        return spec.query_instruction or "", ""
+    file = "config_sentence_transformers.json"
+    prompts: dict[str, str] = {}
+    if (checkpoint.folder / file).is_file():
+        prompts = checkpoint.read_json(file).get("prompts") or {}
+    passage = next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), "")
+    return prompts.get("query", ""), passage
+
+
+def default_max_length(checkpoint: Checkpoint) -> int:
+    """`max_seq_length` of the folder's sentence-transformers files, else 512."""
+    file = "sentence_bert_config.json"
+    if (checkpoint.folder / file).is_file():
+        length = checkpoint.read_json(file).get("max_seq_length")
+        if length:
+            return int(length)
+    return 512

@@ -1,0 +1,115 @@
+"""Query and passage through the model together: one logit per pair, by FlagEmbedding's rule.
+
+The rule, of `FlagReranker.compute_score` in FlagEmbedding 1.4: the query is cut to three quarters
+of `max_length`, the passage to `max_length`, and then the passage alone until the pair fits.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, TextRequest
+from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence, join_pair
+from bge_rerank_integrations.types import FloatArray, Pair, Scale
+
+
+DEFAULT_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEncoding:
+    """The method of one-logit classifiers; see `scorer.Method`."""
+
+    options: TextOptions
+    scale: Scale = "logit"
+
+    @property
+    def description(self) -> str:
+        return describe(self.options)
+
+    def score(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer, run: RunSequences
+    ) -> tuple[FloatArray, int]:
+        sequences, cut = self.sequences(pairs, positions, tokenizer)
+        return run(sequences, positions)[:, 0], cut
+
+    def sequences(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
+    ) -> tuple[list[TokenSequence], int]:
+        """The model's input for each pair, and how many were cut."""
+        options, template = self.options, tokenizer.pair_template
+        queries = encode_once(
+            tokenizer, [query for query, _ in pairs], positions, options.query_instruction, options
+        )
+        passages = encode_once(
+            tokenizer, [passage for _, passage in pairs], positions, options.passage_instruction, options
+        )
+        sequences, cut = [], 0
+        for query_text, passage_text in pairs:
+            query, passage = queries[query_text], passages[passage_text]
+            kept_query = query[: options.query_max_length]
+            room = options.max_length - len(template) - len(kept_query)
+            kept_passage = passage[:room]
+            cut += len(kept_query) < len(query) or len(kept_passage) < len(passage)
+            sequences.append(join_pair(kept_query, kept_passage, template))
+        return sequences, cut
+
+
+def cross_encoding(tokenizer: TextTokenizer, text: TextRequest, *, limit: int) -> CrossEncoding:
+    """The method with the caller's options filled up by FlagEmbedding's defaults.
+
+    Raises `InvalidInputError`, with the allowed range, for a pair longer than the model's `limit`
+    or a query that leaves no room for a passage.
+    """
+    control = len(tokenizer.pair_template)
+    length = min(DEFAULT_MAX_LENGTH, limit) if text.max_length is None else text.max_length
+    if not 4 * (control + 1) <= length <= limit:
+        raise InvalidInputError(
+            f"max_length is {length}; this model takes {4 * (control + 1)} to {limit} tokens"
+        )
+    query = length * 3 // 4 if text.query_max_length is None else text.query_max_length
+    if not 1 <= query < length - control:
+        raise InvalidInputError(
+            f"query_max_length is {query}; with max_length={length} it must be 1 to "
+            f"{length - control - 1}, so that a passage fits behind the query"
+        )
+    return CrossEncoding(
+        TextOptions(
+            max_length=length,
+            query_max_length=query,
+            query_instruction=text.query_instruction or "",
+            passage_instruction=text.passage_instruction or "",
+            special_tokens=text.special_tokens,
+        )
+    )
+
+
+def encode_once(
+    tokenizer: TextTokenizer,
+    texts: Iterable[str],
+    positions: Sequence[int],
+    instruction: str,
+    options: TextOptions,
+) -> dict[str, list[int]]:
+    """Each distinct text with its ids, the instruction put before it."""
+    first: dict[str, int] = {}
+    for text, position in zip(texts, positions, strict=True):
+        first.setdefault(text, position)
+    ids = tokenizer.encode(
+        [instruction + text for text in first],
+        list(first.values()),
+        special_tokens=options.special_tokens,
+    )
+    return dict(zip(first, ids, strict=True))
+
+
+def describe(options: TextOptions) -> str:
+    """The options that change a score, for `Scorer.name`."""
+    said = [f"max_length={options.max_length}", f"query_max_length={options.query_max_length}"]
+    if options.query_instruction:
+        said.append(f"query_instruction={options.query_instruction!r}")
+    if options.passage_instruction:
+        said.append(f"passage_instruction={options.passage_instruction!r}")
+    if options.special_tokens != "literal":
+        said.append(f"special_tokens={options.special_tokens}")
+    return ",".join(said)

@@ -1,0 +1,97 @@
+"""transformers' own forward, for encoders that the flat forward does not know.
+
+Slower and padded, but exact for any architecture that transformers ships. Remote code is never
+run, and a checkpoint that lacks a weight is refused.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
+from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.tokens import TokenSequence
+from bge_rerank_integrations.local.torch_memory import is_out_of_memory, release_memory
+from bge_rerank_integrations.types import FloatArray
+
+
+class LibraryEncoder:
+    """An encoder of transformers and its head on one device; see `engine.Forward`."""
+
+    padded = True
+    max_sequences: int | None = None
+
+    def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, output: str) -> None:
+        self.plan = plan
+        self.concurrency = 1
+        self._output = output
+        kind = AutoModelForSequenceClassification if output == "logit" else AutoModel
+        _ = checkpoint.files  # refuses a folder without safetensors, in our words
+        try:
+            model, info = kind.from_pretrained(
+                checkpoint.folder,
+                dtype=torch.float32 if plan.autocast else getattr(torch, plan.dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except ValueError as error:
+            raise UnsupportedModel(
+                f"transformers cannot load {checkpoint.model} without running code from its "
+                f"folder, which is never done: {str(error).splitlines()[0]}"
+            ) from error
+        # the pooler of an embedder is not used, and many are saved without one
+        missing = [name for name in info["missing_keys"] if output == "logit" or "pooler" not in name]
+        if missing:
+            raise CheckpointError(
+                f"{checkpoint.model} lacks the weight {sorted(missing)[0]!r}; a model with "
+                "untrained random weights in its place would give random scores"
+            )
+        self._model = model.to(plan.device).eval()
+        self._pad = int(checkpoint.config.get("pad_token_id") or 0)
+        self._segments = int(checkpoint.config.get("type_vocab_size") or 1) > 1
+
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
+        kind = self.plan.device.partition(":")[0]
+        lengths = np.asarray([len(sequence.ids) for sequence in batch])
+        places = np.arange(lengths.max())
+        ids = np.full((len(batch), lengths.max()), self._pad, dtype=np.int64)
+        for row, sequence in zip(ids, batch, strict=True):
+            row[: len(sequence.ids)] = sequence.ids
+        inputs = {"input_ids": ids, "attention_mask": (places < lengths[:, None]).astype(np.int64)}
+        if self._segments:
+            firsts = np.asarray([sequence.first_segment for sequence in batch])[:, None]
+            inputs["token_type_ids"] = ((places >= firsts) & (places < lengths[:, None])).astype(np.int64)
+        on_device: dict[str, Any] = {
+            name: torch.from_numpy(array).to(self.plan.device) for name, array in inputs.items()
+        }
+        autocast = self.plan.autocast and not exact
+        context = torch.autocast(kind, getattr(torch, self.plan.dtype)) if autocast else nullcontext()
+        model = self._model
+        if exact and model.dtype != torch.float32:
+            # a copy, so that other threads keep the model they have
+            model = type(model)(model.config).to(self.plan.device).eval()
+            model.load_state_dict(self._model.state_dict())
+        with torch.inference_mode(), context:
+            out = model(**on_device)
+            if self._output == "logit":
+                rows = out.logits.float()
+            elif self._output == "cls":
+                rows = out.last_hidden_state[:, 0].float()
+            else:
+                mask = on_device["attention_mask"][:, :, None]
+                rows = (out.last_hidden_state.float() * mask).sum(1) / mask.sum(1)
+        result: FloatArray = rows.cpu().numpy()
+        return result
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return is_out_of_memory(error)
+
+    def release_memory(self) -> None:
+        release_memory(self.plan.device)

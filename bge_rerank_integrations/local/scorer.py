@@ -1,0 +1,165 @@
+"""The scorer that runs in this process: an engine, and a way to make scores of its rows.
+
+The engine is shared; the text options are this scorer's own.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from bge_rerank_integrations.errors import RerankError
+from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.engine import BatchLimits, Engine
+from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
+from bge_rerank_integrations.pairs import like_input, read_pairs
+from bge_rerank_integrations.types import FloatArray, Pair, Scale, SpecialTokens
+
+logger = logging.getLogger("bge_rerank_integrations")
+
+RunSequences = Callable[[Sequence[TokenSequence], Sequence[int]], FloatArray]
+"""Sequences, and the position of the pair that each came from, to one row per sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """How the caller wants texts to become ids; None leaves it to the model."""
+
+    max_length: int | None = None
+    query_max_length: int | None = None
+    query_instruction: str | None = None
+    passage_instruction: str | None = None
+    special_tokens: SpecialTokens = "literal"
+
+
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """How texts become ids: lengths in tokens, texts put before, control tokens."""
+
+    max_length: int
+    query_max_length: int
+    query_instruction: str
+    passage_instruction: str
+    special_tokens: SpecialTokens
+
+
+class Method(Protocol):
+    """How a family of models turns distinct pairs into scores."""
+
+    options: TextOptions
+
+    @property
+    def scale(self) -> Scale: ...
+
+    @property
+    def description(self) -> str:
+        """Everything that changes scores, as it appears in `Scorer.name`."""
+        ...
+
+    def score(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer, run: RunSequences
+    ) -> tuple[FloatArray, int]:
+        """One raw score per pair, and how many pairs were cut to fit."""
+        ...
+
+
+class LocalScorer:
+    """A loaded model with its text options; see `types.Scorer` for the laws it keeps."""
+
+    def __init__(
+        self, engine: Engine, method: Method, *, limits: BatchLimits, show_progress: bool
+    ) -> None:
+        self._engine: Engine | None = engine
+        self._method = method
+        self._limits = limits
+        self._show_progress = show_progress
+        self._warned = False
+        self._name = (
+            f"{engine.model}#{engine.fingerprint}[{engine.plan.precision},{method.description}]"
+        )
+
+    def __repr__(self) -> str:
+        return f"LocalScorer({self._name!r})"
+
+    @property
+    def name(self) -> str:
+        """Model, fingerprint of its files, precision and every option that changes a score."""
+        return self._name
+
+    @property
+    def scale(self) -> Scale:
+        return self._method.scale
+
+    @property
+    def plan(self) -> DevicePlan:
+        """Device, precision and kernels that were chosen, with the reasons; print it."""
+        return self._loaded().plan
+
+    def score(self, pairs: Iterable[Any]) -> FloatArray:
+        """One raw score per pair, float32, in the order given.
+
+        `pairs` is a list of (query, passage), a list of {"query":, "passage":}, or a pandas
+        DataFrame with those columns, for which a Series with its index comes back. Equal pairs
+        are scored once. Raises `InvalidInputError`, `OutOfMemoryError`, `NonFiniteScoreError`.
+        """
+        engine = self._loaded()
+        read = read_pairs(pairs)
+        first = {pair: position for position, pair in reversed(list(enumerate(read)))}
+        distinct = sorted(first, key=first.__getitem__)
+        scores = np.empty(0, dtype=np.float32)
+        if distinct:
+            positions = [first[pair] for pair in distinct]
+            scores, cut = self._method.score(
+                distinct, positions, engine.tokenizer, lambda s, p: self._run(engine, s, p)
+            )
+            self._warn_once(cut, len(distinct))
+            place = {pair: index for index, pair in enumerate(distinct)}
+            scores = scores[[place[pair] for pair in read]]
+        return like_input(pairs, scores)
+
+    def close(self) -> None:
+        """Give the model up: its memory goes when the last scorer that shares it is closed."""
+        if self._engine is not None:
+            forward = self._engine.forward
+            self._engine = None
+            forward.release_memory()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(
+        self, engine: Engine, sequences: Sequence[TokenSequence], positions: Sequence[int]
+    ) -> FloatArray:
+        if not self._show_progress:
+            return engine.run(sequences, positions, self._limits)
+        from tqdm.auto import tqdm
+
+        with tqdm(total=len(sequences), desc="reranking", unit="text") as bar:
+            return engine.run(sequences, positions, self._limits, on_batch=bar.update)
+
+    def _warn_once(self, cut: int, pairs: int) -> None:
+        if cut and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%d of %d pairs were longer than max_length=%d tokens and were cut; "
+                "said once for this scorer",
+                cut,
+                pairs,
+                self._method.options.max_length,
+            )
+
+    def _loaded(self) -> Engine:
+        if self._engine is None:
+            raise RerankError(f"{self._name} was closed; load it again")
+        return self._engine
