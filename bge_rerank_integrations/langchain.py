@@ -29,7 +29,13 @@ except ModuleNotFoundError as error:
     raise MissingExtra(str(error.name), "langchain") from error
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
@@ -49,6 +55,9 @@ else:
             # CrossEncoderReranker, which asks for this base, is in langchain_classic too: without
             # it nobody can ask, and any base will do.
             BaseCrossEncoder = abc.ABC
+
+RAW_SCORE_KEY = "rerank_raw_score"
+"""Metadata key that `include_logit` writes, in both frameworks."""
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +100,11 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
     )
     include_logit: bool = Field(
         default=False,
-        description="Also put the scorer's raw number into the metadata, under the score key "
-        "followed by '_logit': 'relevance_score_logit'.",
+        description="Also write the raw score, of a cross-encoder its logit, to "
+        "metadata['rerank_raw_score'].",
     )
+
+    _told_of_no_text: bool = PrivateAttr(default=False)
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -172,7 +183,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         if _nothing_to_score(request):
             if documents:
                 logger.warning(
-                    "the query is blank: %d documents keep their order, unscored", len(documents)
+                    "The query is blank: %d documents keep their order, unscored.", len(documents)
                 )
             ranking += [(index, None) for index in range(len(documents))]
             return ranking[:limit]
@@ -184,15 +195,16 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
             results = self.reranker().rerank(query, passages, top_n=len(passages))
             ranking = [(scored[result.index], result) for result in results]
         textless = [index for index, text in texts.items() if not text.strip()]
-        if textless:
-            kept = self.score_threshold is None
+        if textless and not self._told_of_no_text:
+            self._told_of_no_text = True
             logger.warning(
-                "%d of %d documents have no text: %s, unscored",
+                "%d of %d documents have no text and are not scored: they come last, with the "
+                "score None, or not at all under a score_threshold. This is said once.",
                 len(textless),
                 len(documents),
-                "ranked last" if kept else "dropped, as there is a score_threshold",
             )
-            ranking += [(index, None) for index in textless if kept]
+        if self.score_threshold is None:
+            ranking += [(index, None) for index in textless]
         return ranking[:limit]
 
     def _text(self, document: Document, index: int) -> str:
@@ -209,14 +221,20 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
     def _with_score(self, document: Document, result: RerankResult | None) -> Document:
         scores = {self.score_key: None if result is None else result.score}
         if self.include_logit:
-            scores[f"{self.score_key}_logit"] = None if result is None else result.raw_score
+            scores[RAW_SCORE_KEY] = None if result is None else result.raw_score
         return document.model_copy(update={"metadata": {**document.metadata, **scores}})
 
     @model_validator(mode="after")
-    def _one_source_of_text(self) -> Self:
+    def _text_is_settled(self) -> Self:
         if self.document_formatter is not None and self.metadata_keys:
             raise ValueError(
                 "give metadata_keys or document_formatter, not both: the formatter has the metadata"
+            )
+        written = {self.score_key, RAW_SCORE_KEY}.intersection(self.metadata_keys)
+        if written:
+            raise ValueError(
+                f"metadata_keys holds {min(written)!r}, which is written: a second pass would "
+                "score another text; leave it out or change score_key"
             )
         return self
 
