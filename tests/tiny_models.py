@@ -243,7 +243,9 @@ def _build_xlmr(
         num_labels=labels,
     )
     _save(architecture(config), seed, folder)
-    special = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), _XLMR_SPECIAL))
+    special = dict(
+        zip(("bos_token", "pad_token", "eos_token", "unk_token"), _XLMR_SPECIAL, strict=True)
+    )
     _save_tokenizer(
         tokenizer,
         folder,
@@ -272,7 +274,7 @@ def _build_bert(architecture: Callable[[Any], PreTrainedModel], folder: Path, se
     _save_tokenizer(
         tokenizer,
         folder,
-        **dict(zip(names, _BERT_SPECIAL)),
+        **dict(zip(names, _BERT_SPECIAL, strict=True)),
         tokenizer_class="BertTokenizer",
         do_lower_case=True,
         model_max_length=512,
@@ -357,7 +359,7 @@ def _wordpiece_tokenizer() -> Tokenizer:
         ]
     )
     tokenizer = Tokenizer(
-        WordPiece({piece: id for id, piece in enumerate(vocabulary)}, unk_token="[UNK]")
+        WordPiece({piece: number for number, piece in enumerate(vocabulary)}, unk_token="[UNK]")
     )
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

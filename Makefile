@@ -1,0 +1,38 @@
+# Needs Python 3.11 or newer, make and pip; everything else is set up in .venv on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+# torch, tokenizers and BLAS each start a thread per core; the tests' models are too small for it
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: check test demo setup clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[all]" --group test
+	touch $@
+
+# an older transformers, put before the environment's own for one run
+.venv-transformers4/ready: tests/reference/transformers4.txt .venv/ready
+	rm -rf .venv-transformers4
+	$(BIN)/python -m pip install --quiet --no-deps --target .venv-transformers4 -r $<
+	touch $@
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: export HF_HUB_OFFLINE = 1
+test: .venv/ready .venv-transformers4/ready
+	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference
+	$(BIN)/pytest
+
+demo: .venv/ready
+	$(BIN)/python examples/demo.py
+
+clean:
+	rm -rf .venv .venv-transformers4 build dist
