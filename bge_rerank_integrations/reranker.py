@@ -11,6 +11,7 @@ from bge_rerank_integrations.errors import (
     NonFiniteScoreError,
     ScorerContractError,
 )
+from bge_rerank_integrations.pairs import check_text
 from bge_rerank_integrations.types import RerankResult, Scale, Scorer
 
 
@@ -52,8 +53,7 @@ class Reranker:
         that is not text and for a `top_n` below 1, and whatever the scorer raises.
         """
         limit = self.top_n if top_n is None else check_top_n(top_n)
-        if query is None:
-            raise InvalidInputError("no query was given; reranking orders passages for a query")
+        check_text(query, "query")
         if isinstance(passages, str):
             raise InvalidInputError("passages is one string; pass a list of strings")
         pairs = [(query, passage) for passage in passages]
@@ -70,9 +70,7 @@ class Reranker:
                 f"{self.scorer.name} gave {raw[index]} for the passage at position {index}"
             )
         order = np.argsort(-raw, kind="stable")
-        results = [
-            RerankResult(int(i), self.shown(float(raw[i])), float(raw[i])) for i in order
-        ]
+        results = [RerankResult(int(i), self.shown(float(raw[i])), float(raw[i])) for i in order]
         if self.score_threshold is not None:
             results = [result for result in results if result.score >= self.score_threshold]
         return results[:limit]

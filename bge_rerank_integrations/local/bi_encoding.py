@@ -35,14 +35,22 @@ class BiEncoding:
         return f"{self.pooling} pooling,{describe(self.options)}"
 
     def score(
-        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer, run: RunSequences
+        self,
+        pairs: Sequence[Pair],
+        positions: Sequence[int],
+        tokenizer: TextTokenizer,
+        run: RunSequences,
     ) -> tuple[FloatArray, int]:
         options, template = self.options, tokenizer.single_template
         queries = encode_once(
             tokenizer, [query for query, _ in pairs], positions, options.query_instruction, options
         )
         passages = encode_once(
-            tokenizer, [passage for _, passage in pairs], positions, options.passage_instruction, options
+            tokenizer,
+            [passage for _, passage in pairs],
+            positions,
+            options.passage_instruction,
+            options,
         )
         # one row per distinct input: a query and a passage of the same ids are one
         rows: dict[tuple[int, ...], int] = {}
@@ -82,11 +90,15 @@ def bi_encoding(
     """
     query_default, passage_default = default_instructions(checkpoint)
     least = len(tokenizer.single_template) + 1
-    length = min(default_max_length(checkpoint), limit) if text.max_length is None else text.max_length
+    length = (
+        min(default_max_length(checkpoint), limit) if text.max_length is None else text.max_length
+    )
     query = length if text.query_max_length is None else text.query_max_length
     for name, number in (("max_length", length), ("query_max_length", query)):
         if not least <= number <= limit:
-            raise InvalidInputError(f"{name} is {number}; this model takes {least} to {limit} tokens")
+            raise InvalidInputError(
+                f"{name} is {number}; this model takes {least} to {limit} tokens"
+            )
     given = text.query_instruction, text.passage_instruction
     return BiEncoding(
         TextOptions(
@@ -157,7 +169,9 @@ def default_instructions(checkpoint: Checkpoint) -> tuple[str, str]:
     prompts: dict[str, str] = {}
     if (checkpoint.folder / file).is_file():
         prompts = checkpoint.read_json(file).get("prompts") or {}
-    passage = next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), "")
+    passage = next(
+        (prompts[name] for name in ("document", "passage", "corpus") if name in prompts), ""
+    )
     return prompts.get("query", ""), passage
 
 

@@ -83,7 +83,9 @@ class Checkpoint:
                     raise ValueError(f"its header says {length} bytes, the file has {size}")
                 header: dict[str, Any] = json.loads(stream.read(length))
         except (OSError, struct.error, ValueError) as error:
-            raise CheckpointError(f"{file} is damaged or missing: {error}; fetch it again") from error
+            raise CheckpointError(
+                f"{file} is damaged or missing: {error}; fetch it again"
+            ) from error
         header.pop("__metadata__", None)
         end = 8 + length + max((t["data_offsets"][1] for t in header.values()), default=0)
         if end != size:
@@ -141,7 +143,12 @@ def open_checkpoint(
 
 
 def _download(
-    model: str, revision: str | None, cache_dir: str | None, *, local_files_only: bool, token: str | None
+    model: str,
+    revision: str | None,
+    cache_dir: str | None,
+    *,
+    local_files_only: bool,
+    token: str | None,
 ) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (

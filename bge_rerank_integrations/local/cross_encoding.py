@@ -28,7 +28,11 @@ class CrossEncoding:
         return describe(self.options)
 
     def score(
-        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer, run: RunSequences
+        self,
+        pairs: Sequence[Pair],
+        positions: Sequence[int],
+        tokenizer: TextTokenizer,
+        run: RunSequences,
     ) -> tuple[FloatArray, int]:
         sequences, cut = self.sequences(pairs, positions, tokenizer)
         return run(sequences, positions)[:, 0], cut
@@ -42,7 +46,11 @@ class CrossEncoding:
             tokenizer, [query for query, _ in pairs], positions, options.query_instruction, options
         )
         passages = encode_once(
-            tokenizer, [passage for _, passage in pairs], positions, options.passage_instruction, options
+            tokenizer,
+            [passage for _, passage in pairs],
+            positions,
+            options.passage_instruction,
+            options,
         )
         sequences, cut = [], 0
         for query_text, passage_text in pairs:

@@ -130,9 +130,7 @@ def _half_formats(hardware: Hardware, device: str) -> tuple[str, ...]:
     return ("bf16",) if hardware.cpu_bf16 else ()
 
 
-def _choose_precision(
-    kind: str, precision: Precision, half: tuple[str, ...]
-) -> tuple[str, str]:
+def _choose_precision(kind: str, precision: Precision, half: tuple[str, ...]) -> tuple[str, str]:
     if precision == "fp32":
         return "fp32", "precision fp32: asked for"
     if precision == "auto":
@@ -141,8 +139,10 @@ def _choose_precision(
         return "fp32", f"precision fp32: exact, the default on {kind}"
     if precision.removesuffix("-autocast") in half:
         return precision, f"precision {precision}: asked for"
-    why = "is never used on a CPU" if precision.startswith("fp16") and kind == "cpu" else (
-        f"is not native on this {kind} device"
+    why = (
+        "is never used on a CPU"
+        if precision.startswith("fp16") and kind == "cpu"
+        else (f"is not native on this {kind} device")
     )
     return "fp32", f"precision fp32: {precision} {why}"
 

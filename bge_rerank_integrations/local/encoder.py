@@ -9,20 +9,20 @@ Residuals, LayerNorm and head follow transformers' `BertModel` and `XLMRobertaMo
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor
 
 from bge_rerank_integrations.errors import CheckpointError
+from bge_rerank_integrations.local.attention import PackedAttention, Segment
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.tokens import TokenSequence
 from bge_rerank_integrations.local.torch_memory import is_out_of_memory, release_memory
+from bge_rerank_integrations.local.weights import Dense, Weights
 from bge_rerank_integrations.types import FloatArray
 
 Output = Literal["logit", "cls", "mean"]
@@ -51,15 +51,9 @@ def why_not_flat(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-class Dense(NamedTuple):
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
-
-
 class Norm(NamedTuple):
+    """A LayerNorm that computes in its input's number format."""
+
     weight: Tensor
     bias: Tensor
     eps: float
@@ -71,6 +65,8 @@ class Norm(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
+    """One encoder layer: attention and feed-forward, each followed by its LayerNorm."""
+
     query: Dense
     key_value: Dense
     attended: Dense
@@ -78,15 +74,6 @@ class Layer:
     up: Dense
     down: Dense
     output_norm: Norm
-
-
-class Run(NamedTuple):
-    """Neighbouring sequences of equal length: their rows, and their number and length."""
-
-    rows: slice
-    sequences: slice
-    count: int
-    length: int
 
 
 class FlatEncoder:
@@ -106,17 +93,20 @@ class FlatEncoder:
         self._pad = int(config.get("pad_token_id") or 0)
         self._offset_positions = config["model_type"] in OFFSET_POSITIONS
         self._segments = int(config.get("type_vocab_size", 1)) > 1
-        weights = Weights(checkpoint, plan, float(config.get("layer_norm_eps", 1e-12)))
+        names = TensorNames(
+            Weights(checkpoint, plan, _prefix(checkpoint)),
+            float(config.get("layer_norm_eps", 1e-12)),
+        )
         with torch.inference_mode():
-            self._words = weights.read("embeddings.word_embeddings.weight")
-            self._positions = weights.read("embeddings.position_embeddings.weight")
-            self._types = weights.read("embeddings.token_type_embeddings.weight")
-            self._embedding_norm = weights.norm("embeddings.LayerNorm")
+            self._words = names.weights.read("embeddings.word_embeddings.weight")
+            self._positions = names.weights.read("embeddings.position_embeddings.weight")
+            self._types = names.weights.read("embeddings.token_type_embeddings.weight")
+            self._embedding_norm = names.norm("embeddings.LayerNorm")
             self._layers = [
-                weights.layer(f"encoder.layer.{number}.")
+                names.layer(f"encoder.layer.{number}.")
                 for number in range(int(config["num_hidden_layers"]))
             ]
-            self._head = weights.head() if output == "logit" else ()
+            self._head = names.head(config["model_type"]) if output == "logit" else ()
 
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
         kind = self.plan.device.partition(":")[0]
@@ -141,14 +131,23 @@ class FlatEncoder:
         lengths = [len(sequence.ids) for sequence in batch]
         starts = np.cumsum([0, *lengths[:-1]])
         first = self._on_device(starts)
-        attend = self._attention(lengths)
+        attend = PackedAttention(
+            [Segment(length) for length in lengths],
+            heads=self._heads,
+            kv_heads=self._heads,
+            causal=False,
+            scale=None,
+            path=self.plan.attention,
+            device=self.plan.device,
+        )
         x = self._embed(batch, lengths).to(dtype)
         cls_only = self._output != "mean"
         for number, layer in enumerate(self._layers):
             last = cls_only and number == len(self._layers) - 1
             # keys and values of every token, but queries of the first tokens alone
             asking = x[first] if last else x
-            mixed = attend(layer.query(asking), layer.key_value(x))
+            key, value = layer.key_value(x).chunk(2, dim=1)
+            mixed = attend(layer.query(asking), key, value)
             x = layer.attention_norm(layer.attended(mixed) + asking)
             x = layer.output_norm(layer.down(self._activation(layer.up(x))) + x)
         if cls_only:
@@ -179,48 +178,8 @@ class FlatEncoder:
         if not self._offset_positions:
             return np.arange(len(ids))
         real = ids != self._pad
-        return np.cumsum(real) * real + self._pad
-
-    def _attention(self, lengths: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
-        if self.plan.attention == "runs":
-            runs = equal_runs(lengths)
-            return lambda query, key_value: self._attend_runs(query, key_value, runs)
-        return self._padded_attention(lengths)
-
-    def _attend_runs(self, query: Tensor, key_value: Tensor, runs: Sequence[Run]) -> Tensor:
-        out = torch.empty_like(query)
-        first_only = len(query) != len(key_value)
-        size = query.shape[1] // self._heads
-        for run in runs:
-            rows = run.sequences if first_only else run.rows
-            q = query[rows].view(run.count, -1, self._heads, size).transpose(1, 2)
-            k, v = key_value[run.rows].view(run.count, run.length, 2, self._heads, size).unbind(2)
-            mixed = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2))
-            out[rows].view(run.count, -1, self._heads, size).copy_(mixed.transpose(1, 2))
-        return out
-
-    def _padded_attention(self, lengths: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
-        count, longest = len(lengths), max(lengths)
-        there = self._on_device(np.arange(longest) < np.asarray(lengths)[:, None])
-        mask = None if there.all() else there[:, None, None, :]
-
-        def attend(query: Tensor, key_value: Tensor) -> Tensor:
-            size = query.shape[1] // self._heads
-            wide = key_value.new_zeros(count, longest, key_value.shape[1])
-            wide[there] = key_value
-            k, v = wide.view(count, longest, 2, self._heads, size).unbind(2)
-            first_only = len(query) != len(key_value)
-            q = query.view(count, 1, -1) if first_only else query.new_zeros(count, longest, query.shape[1])
-            if not first_only:
-                q[there] = query
-            q = q.view(count, -1, self._heads, size)
-            mixed = F.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
-            )
-            flat = mixed.transpose(1, 2).reshape(count, -1, query.shape[1])
-            return flat[:, 0] if first_only else flat[there]
-
-        return attend
+        positions: np.ndarray[Any, Any] = np.cumsum(real) * real + self._pad
+        return positions
 
     def _apply_head(self, pooled: Tensor) -> Tensor:
         if not self._head:
@@ -232,55 +191,20 @@ class FlatEncoder:
         return torch.from_numpy(array).to(self.plan.device)
 
 
-def equal_runs(lengths: Sequence[int]) -> list[Run]:
-    """Neighbouring equal lengths, grouped; together the runs cover every row once."""
-    runs, row, sequence = [], 0, 0
-    for length, group in groupby(lengths):
-        count = len(list(group))
-        runs.append(
-            Run(slice(row, row + count * length), slice(sequence, sequence + count), count, length)
-        )
-        row, sequence = row + count * length, sequence + count
-    return runs
+@dataclass(frozen=True, slots=True)
+class TensorNames:
+    """What BERT and XLM-R call their tensors."""
 
-
-class Weights:
-    """Tensors of a checkpoint by the names that BERT and XLM-R give them, on the plan's device."""
-
-    def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, eps: float) -> None:
-        self._checkpoint = checkpoint
-        self._plan = plan
-        self._eps = eps
-        self._dtype = torch.float32 if plan.autocast else getattr(torch, plan.dtype)
-        self._open: dict[str, Any] = {}
-        words = "embeddings.word_embeddings.weight"
-        prefixes = [name.removesuffix(words) for name in checkpoint.files if name.endswith(words)]
-        if not prefixes:
-            raise CheckpointError(f"{checkpoint.folder} has no tensor ...{words}")
-        self._prefix = prefixes[0]
-
-    def read(self, name: str, *, prefix: str | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        full = (self._prefix if prefix is None else prefix) + name
-        file = self._checkpoint.files.get(full)
-        if file is None:
-            raise CheckpointError(
-                f"{self._checkpoint.model} lacks the weight {full!r}; a model with untrained "
-                "random weights in its place would give random scores"
-            )
-        if str(file) not in self._open:
-            self._open[str(file)] = safe_open(str(file), framework="pt")
-        tensor: Tensor = self._open[str(file)].get_tensor(full)
-        return tensor.to(device=self._plan.device, dtype=dtype or self._dtype)
+    weights: Weights
+    eps: float
 
     def dense(self, *names: str) -> Dense:
-        """One linear layer, or several over the same input laid below one another."""
-        return Dense(
-            torch.cat([self.read(f"{name}.weight") for name in names]),
-            torch.cat([self.read(f"{name}.bias") for name in names]),
-        )
+        return self.weights.dense(*names)
 
     def norm(self, name: str) -> Norm:
-        return Norm(self.read(f"{name}.weight"), self.read(f"{name}.bias"), self._eps)
+        return Norm(
+            self.weights.read(f"{name}.weight"), self.weights.read(f"{name}.bias"), self.eps
+        )
 
     def layer(self, prefix: str) -> Layer:
         attention = f"{prefix}attention.self."
@@ -294,17 +218,18 @@ class Weights:
             output_norm=self.norm(f"{prefix}output.LayerNorm"),
         )
 
-    def head(self) -> tuple[Dense, Dense]:
+    def head(self, model_type: str) -> tuple[Dense, Dense]:
         """The classifier in float32: tanh(dense(first token)), then one logit."""
-        if self._checkpoint.config["model_type"] == "bert":
-            names = (f"{self._prefix}pooler.dense", "classifier")
-        else:
-            names = ("classifier.dense", "classifier.out_proj")
-        dense, out = (
-            Dense(
-                self.read(f"{name}.weight", prefix="", dtype=torch.float32),
-                self.read(f"{name}.bias", prefix="", dtype=torch.float32),
-            )
-            for name in names
-        )
-        return dense, out
+        head = self.weights.of_prefix("", torch.float32)
+        if model_type == "bert":
+            return head.dense(f"{self.weights.prefix}pooler.dense"), head.dense("classifier")
+        return head.dense("classifier.dense"), head.dense("classifier.out_proj")
+
+
+def _prefix(checkpoint: Checkpoint) -> str:
+    """What stands before every tensor of the encoder: "roberta.", "bert." or nothing."""
+    words = "embeddings.word_embeddings.weight"
+    prefixes = [name.removesuffix(words) for name in checkpoint.files if name.endswith(words)]
+    if not prefixes:
+        raise CheckpointError(f"{checkpoint.folder} has no tensor ...{words}")
+    return prefixes[0]

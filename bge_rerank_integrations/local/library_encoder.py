@@ -47,7 +47,9 @@ class LibraryEncoder:
                 f"folder, which is never done: {str(error).splitlines()[0]}"
             ) from error
         # the pooler of an embedder is not used, and many are saved without one
-        missing = [name for name in info["missing_keys"] if output == "logit" or "pooler" not in name]
+        missing = [
+            name for name in info["missing_keys"] if output == "logit" or "pooler" not in name
+        ]
         if missing:
             raise CheckpointError(
                 f"{checkpoint.model} lacks the weight {sorted(missing)[0]!r}; a model with "
@@ -67,12 +69,16 @@ class LibraryEncoder:
         inputs = {"input_ids": ids, "attention_mask": (places < lengths[:, None]).astype(np.int64)}
         if self._segments:
             firsts = np.asarray([sequence.first_segment for sequence in batch])[:, None]
-            inputs["token_type_ids"] = ((places >= firsts) & (places < lengths[:, None])).astype(np.int64)
+            inputs["token_type_ids"] = ((places >= firsts) & (places < lengths[:, None])).astype(
+                np.int64
+            )
         on_device: dict[str, Any] = {
             name: torch.from_numpy(array).to(self.plan.device) for name, array in inputs.items()
         }
         autocast = self.plan.autocast and not exact
-        context = torch.autocast(kind, getattr(torch, self.plan.dtype)) if autocast else nullcontext()
+        context = (
+            torch.autocast(kind, getattr(torch, self.plan.dtype)) if autocast else nullcontext()
+        )
         model = self._model
         if exact and model.dtype != torch.float32:
             # a copy, so that other threads keep the model they have

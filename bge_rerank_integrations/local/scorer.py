@@ -49,7 +49,8 @@ class TextOptions:
 class Method(Protocol):
     """How a family of models turns distinct pairs into scores."""
 
-    options: TextOptions
+    @property
+    def options(self) -> TextOptions: ...
 
     @property
     def scale(self) -> Scale: ...
@@ -60,7 +61,11 @@ class Method(Protocol):
         ...
 
     def score(
-        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer, run: RunSequences
+        self,
+        pairs: Sequence[Pair],
+        positions: Sequence[int],
+        tokenizer: TextTokenizer,
+        run: RunSequences,
     ) -> tuple[FloatArray, int]:
         """One raw score per pair, and how many pairs were cut to fit."""
         ...

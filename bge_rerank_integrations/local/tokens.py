@@ -160,7 +160,9 @@ def _control_ids(content: Mapping[str, Any], declared: Iterable[int]) -> frozens
     """Ids of every special token except "unknown", which ordinary text may give."""
     unknown = _unknown_token(content)
     special = {
-        token["id"]: token["content"] for token in content.get("added_tokens", []) if token["special"]
+        token["id"]: token["content"]
+        for token in content.get("added_tokens", [])
+        if token["special"]
     }
     ids = {number for number, name in special.items() if name != unknown}
     return frozenset(ids | {number for number in declared if special.get(number) != unknown})
@@ -188,7 +190,9 @@ def _without_control_pieces(content: dict[str, Any], control_ids: frozenset[int]
     nonce = secrets.token_hex(16)
     model, names = content["model"], {}
     if model["type"] == "Unigram":
-        numbers = set(control_ids) | ({model["unk_id"]} if model.get("unk_id") is not None else set())
+        numbers = set(control_ids) | (
+            {model["unk_id"]} if model.get("unk_id") is not None else set()
+        )
         for number in numbers:
             if number < len(model["vocab"]):
                 name = model["vocab"][number][0]

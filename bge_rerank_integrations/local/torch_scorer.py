@@ -69,7 +69,9 @@ def _load_engine(checkpoint: Checkpoint, plan: DevicePlan, output: Output) -> En
             f"{checkpoint.folder / 'tokenizer.json'} has {tokenizer.size} tokens and the model "
             f"{vocabulary}: they belong to different models"
         )
-    return Engine(checkpoint.model, checkpoint.fingerprint, tokenizer, _forward(checkpoint, plan, output))
+    return Engine(
+        checkpoint.model, checkpoint.fingerprint, tokenizer, _forward(checkpoint, plan, output)
+    )
 
 
 def _forward(checkpoint: Checkpoint, plan: DevicePlan, output: Output) -> Forward:

@@ -1,0 +1,82 @@
+"""Tensors of a checkpoint on the plan's device, read one by one straight from safetensors."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor
+
+from bge_rerank_integrations.errors import CheckpointError
+from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.local.device import DevicePlan
+
+
+class Dense(NamedTuple):
+    """A linear layer that computes in its input's number format."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class Weights:
+    """Reads tensors whose names begin with `prefix`, in the plan's number format."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        plan: DevicePlan,
+        prefix: str = "",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.prefix = prefix
+        self._checkpoint = checkpoint
+        self._plan = plan
+        planned = torch.float32 if plan.autocast else getattr(torch, plan.dtype)
+        self._dtype: torch.dtype = dtype or planned
+        self._open = cache(lambda file: safe_open(str(file), framework="pt"))
+
+    def of_prefix(self, prefix: str, dtype: torch.dtype | None = None) -> "Weights":
+        """The same checkpoint under another prefix, or in another number format."""
+        return Weights(self._checkpoint, self._plan, prefix, dtype or self._dtype)
+
+    def has(self, name: str) -> bool:
+        return self.prefix + name in self._checkpoint.files
+
+    def read(self, name: str) -> Tensor:
+        """The whole tensor; raises `CheckpointError` if the checkpoint lacks it."""
+        tensor: Tensor = self._open(self._file(name)).get_tensor(self.prefix + name)
+        return self._place(tensor)
+
+    def read_row(self, name: str, row: int) -> Tensor:
+        """One row of a matrix, without reading the rest: [1, width]."""
+        part: Any = self._open(self._file(name)).get_slice(self.prefix + name)
+        return self._place(part[row : row + 1])
+
+    def dense(self, *names: str) -> Dense:
+        """One linear layer, or several over the same input laid below one another."""
+        weights = [self.read(f"{name}.weight") for name in names]
+        biases = [self.read(f"{name}.bias") for name in names if self.has(f"{name}.bias")]
+        return Dense(_joined(weights), _joined(biases) if biases else None)
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        return tensor.to(device=self._plan.device, dtype=self._dtype)
+
+    def _file(self, name: str) -> Path:
+        file = self._checkpoint.files.get(self.prefix + name)
+        if file is None:
+            raise CheckpointError(
+                f"{self._checkpoint.model} lacks the weight {self.prefix + name!r}; a model with "
+                "untrained random weights in its place would give random scores"
+            )
+        return file
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
