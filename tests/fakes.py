@@ -1,0 +1,36 @@
+"""Scorers whose scores a reader can check by eye, for the tests of everything around a scorer."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from bge_rerank_integrations.types import FloatArray, Pair, Scale
+
+
+class WordOverlapScorer:
+    """Scores a pair by how many different words of the query its passage has.
+
+    `WordOverlapScorer().score([("red fox", "a red red fox"), ("red fox", "a dog")])` is
+    `[2.0, 0.0]`. Words are split at white space, in lower case, without `.,:;!?`.
+    """
+
+    scale: Scale = "logit"
+
+    def __init__(self, name: str = "word-overlap") -> None:
+        self.name = name
+        self.calls = 0
+        self.pairs_scored = 0
+        self._lock = threading.Lock()
+
+    def score(self, pairs: Sequence[Pair]) -> FloatArray:
+        with self._lock:
+            self.calls += 1
+            self.pairs_scored += len(pairs)
+        return np.array(
+            [len(_words(query) & _words(passage)) for query, passage in pairs], dtype=np.float32
+        )
+
+
+def _words(text: str) -> set[str]:
+    return {word.strip(".,:;!?") for word in text.lower().split()} - {""}
