@@ -157,7 +157,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
             for index, result in self._rank(request, limit)
         ]
 
-    def as_runnable(self) -> Runnable[RerankInput, list[Document]]:
+    def as_runnable(self) -> Runnable[Any, list[Document]]:
         """A step of a chain that does what this does, from `{"documents", "query"}` to documents.
 
         After a retriever: `{"documents": retriever, "query": RunnablePassthrough()} | step`.
