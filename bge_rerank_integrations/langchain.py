@@ -8,6 +8,7 @@ the model of a `CrossEncoderReranker`. Documents are never changed: results are 
 import abc
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
 from bge_rerank_integrations.cancellation import in_worker
@@ -46,15 +47,18 @@ if TYPE_CHECKING:
 else:
     try:
         from langchain_core.cross_encoders import BaseCrossEncoder
-    except ModuleNotFoundError:  # langchain-core before 1.2.19
-        try:
-            from langchain_classic.retrievers.document_compressors.cross_encoder import (
-                BaseCrossEncoder,
-            )
-        except ModuleNotFoundError:
-            # CrossEncoderReranker, which asks for this base, is in langchain_classic too: without
-            # it nobody can ask, and any base will do.
-            BaseCrossEncoder = abc.ABC
+    except ModuleNotFoundError:  # langchain-core before 1.2.19: langchain_classic has its own
+
+        class BaseCrossEncoder(abc.ABC):
+            # Not a subclass of that one, because importing it takes many seconds and loads torch,
+            # for BGERerank in vain. Without langchain_classic nobody asks for the base.
+            def __new__(cls, *_args: object, **_fields: object) -> Self:
+                if find_spec("langchain_classic"):
+                    from langchain_classic.retrievers.document_compressors import cross_encoder
+
+                    cross_encoder.BaseCrossEncoder.register(cls)
+                return super().__new__(cls)
+
 
 RAW_SCORE_KEY = "rerank_raw_score"
 """Metadata key that `include_logit` writes, in both frameworks."""

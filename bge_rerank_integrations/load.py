@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from bge_rerank_integrations.errors import MissingExtra
 from bge_rerank_integrations.registry import DEFAULT_MODEL, OFFLINE_MODELS
 from bge_rerank_integrations.reranker import Reranker
-from bge_rerank_integrations.types import Precision, SpecialTokens
+from bge_rerank_integrations.types import HeadIndexing, Precision, SpecialTokens
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.local.scorer import LocalScorer
@@ -23,6 +24,11 @@ class ScorerOptions(TypedDict, total=False):
     query_instruction: str | None
     passage_instruction: str | None
     special_tokens: SpecialTokens
+    prompt: str | None
+    cutoff_layers: Sequence[int] | None
+    compress_ratio: int
+    compress_layers: Sequence[int]
+    head_indexing: HeadIndexing
     batch_size: int | None
     max_batch_tokens: int | None
     revision: str | None
@@ -42,6 +48,11 @@ def load_scorer(
     query_instruction: str | None = None,
     passage_instruction: str | None = None,
     special_tokens: SpecialTokens = "literal",
+    prompt: str | None = None,
+    cutoff_layers: Sequence[int] | None = None,
+    compress_ratio: int = 1,
+    compress_layers: Sequence[int] = (),
+    head_indexing: HeadIndexing = "request",
     batch_size: int | None = None,
     max_batch_tokens: int | None = None,
     revision: str | None = None,
@@ -61,7 +72,15 @@ def load_scorer(
     default 512, or less if the model takes less) and `query_max_length` (three quarters of it)
     count tokens; longer texts are cut by FlagEmbedding's rule. The instructions are put before
     each text. `special_tokens` says what `</s>` in a text is: `"literal"` text, an `"error"`, or
-    parsed as FlagEmbedding does. Batches are filled to `max_batch_tokens`; `batch_size` caps their
+    parsed as FlagEmbedding does.
+
+    The LLM rerankers take a `prompt` and instructions in place of their own ("A: " and "B: "). The
+    layerwise and lightweight ones score at `cutoff_layers` (by default the last; `score` gives the
+    deepest, `score_layers` all), and compute no layer beyond. The lightweight one can average
+    `compress_ratio` passage tokens into one before each of the `compress_layers`; its heads follow
+    the `"request"`, as in FlagEmbedding, or the `"layer"`.
+
+    Batches are filled to `max_batch_tokens`; `batch_size` caps their
     pairs. `revision`, `cache_dir`, `local_files_only` and `token` go to the hub's client.
 
     Raises `MissingExtra`, `ModelNotFound`, `UnsupportedModel` for a model that is no reranker,
@@ -74,7 +93,12 @@ def load_scorer(
         from bge_rerank_integrations.local.scorer import TextRequest
 
         text = TextRequest(
-            max_length, query_max_length, query_instruction, passage_instruction, special_tokens
+            max_length,
+            query_max_length,
+            query_instruction,
+            passage_instruction,
+            special_tokens,
+            prompt,
         )
         limits = BatchLimits(max_batch_tokens, batch_size)
         if model in OFFLINE_MODELS:
@@ -84,7 +108,15 @@ def load_scorer(
                 model, text, limits, device=device, precision=precision, show_progress=show_progress
             )
         from bge_rerank_integrations.local.checkpoint import open_checkpoint
+        from bge_rerank_integrations.local.decoder_spec import LayerRequest
         from bge_rerank_integrations.local.torch_scorer import load_torch_scorer
+
+        layers = LayerRequest(
+            None if cutoff_layers is None else tuple(cutoff_layers),
+            compress_ratio,
+            tuple(compress_layers),
+            head_indexing,
+        )
 
         checkpoint = open_checkpoint(
             model,
@@ -98,7 +130,13 @@ def load_scorer(
             raise
         raise MissingExtra(str(error.name), extra) from error
     return load_torch_scorer(
-        checkpoint, text, limits, device=device, precision=precision, show_progress=show_progress
+        checkpoint,
+        text,
+        layers,
+        limits,
+        device=device,
+        precision=precision,
+        show_progress=show_progress,
     )
 
 

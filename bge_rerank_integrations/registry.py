@@ -30,6 +30,9 @@ class Family(StrEnum):
     BI_ENCODER = "bi-encoder"
 
 
+LLM_FAMILIES = frozenset({Family.CAUSAL, Family.LAYERWISE, Family.LIGHTWEIGHT})
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One row of the table in `models.json`, as the model card states it."""
@@ -55,7 +58,7 @@ def find_model(model: str) -> ModelSpec | None:
     return next((spec for spec in known_models() if spec.id == model), None)
 
 
-_LLM_FAMILIES = {
+_LLM_ARCHITECTURES = {
     "GemmaForCausalLM": Family.CAUSAL,
     "LayerWiseMiniCPMForCausalLM": Family.LAYERWISE,
     "CostWiseGemmaForCausalLM": Family.LIGHTWEIGHT,
@@ -69,8 +72,8 @@ def family_of(config: Mapping[str, Any], model: str) -> Family:
     logit: a classifier of several labels, a masked language model, a model of an unknown kind.
     """
     architecture = str((config.get("architectures") or ["none declared"])[0])
-    if architecture in _LLM_FAMILIES:
-        return _LLM_FAMILIES[architecture]
+    if architecture in _LLM_ARCHITECTURES:
+        return _LLM_ARCHITECTURES[architecture]
     if architecture.endswith("ForSequenceClassification"):
         labels = label_count(config)
         if labels != 1:

@@ -23,6 +23,9 @@ Precision = Literal["auto", "fp32", "fp16", "bf16", "fp16-autocast", "bf16-autoc
 SpecialTokens = Literal["literal", "error", "parse"]
 """What a control token's name inside a text is: text, an error, or (as in FlagEmbedding) itself."""
 
+HeadIndexing = Literal["request", "layer"]
+"""Which head a requested layer of the lightweight model uses: by place in the request, or its own."""
+
 FloatArray = NDArray[np.float32]
 
 

@@ -73,7 +73,7 @@ class BiEncoding:
         vectors = vectors / np.maximum(norms, np.float32(1e-12))
         left, right = np.asarray(places).T
         cosines: FloatArray = np.einsum("ij,ij->i", vectors[left], vectors[right])
-        return cosines, cut
+        return cosines[:, None], cut
 
 
 def bi_encoding(

@@ -35,7 +35,7 @@ class CrossEncoding:
         run: RunSequences,
     ) -> tuple[FloatArray, int]:
         sequences, cut = self.sequences(pairs, positions, tokenizer)
-        return run(sequences, positions)[:, 0], cut
+        return run(sequences, positions), cut
 
     def sequences(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer

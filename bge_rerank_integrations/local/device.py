@@ -66,9 +66,16 @@ class DevicePlan:
 
 
 def plan_device(
-    hardware: Hardware, *, device: str | None = None, precision: Precision = "auto"
+    hardware: Hardware,
+    *,
+    device: str | None = None,
+    precision: Precision = "auto",
+    prefer: Literal["fp16", "bf16"] = "fp16",
 ) -> DevicePlan:
     """Decide device, number format, attention path and batch budget.
+
+    `prefer` is the half format the model family runs in by default on accelerators: activations of
+    the LLM rerankers may leave fp16's range.
 
     Raises `InvalidInputError` for a device that is not there, naming those that are. A half
     precision that the device cannot run becomes float32, which is the more exact, and the plan
@@ -77,7 +84,7 @@ def plan_device(
     chosen, reasons = _choose_device(hardware, device)
     kind = chosen.partition(":")[0]
     half = _half_formats(hardware, chosen)
-    wanted, reason = _choose_precision(kind, precision, half)
+    wanted, reason = _choose_precision(kind, precision, half, prefer)
     reasons.append(reason)
     autocast = wanted.endswith("-autocast")
     formats: dict[str, Dtype] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -130,20 +137,19 @@ def _half_formats(hardware: Hardware, device: str) -> tuple[str, ...]:
     return ("bf16",) if hardware.cpu_bf16 else ()
 
 
-def _choose_precision(kind: str, precision: Precision, half: tuple[str, ...]) -> tuple[str, str]:
+def _choose_precision(
+    kind: str, precision: Precision, half: tuple[str, ...], prefer: str
+) -> tuple[str, str]:
     if precision == "fp32":
         return "fp32", "precision fp32: asked for"
     if precision == "auto":
-        if kind in ("cuda", "xpu") and "fp16" in half:
-            return "fp16", "precision fp16: native on this device, as BAAI's own examples use it"
+        if kind in ("cuda", "xpu") and prefer in half:
+            return prefer, f"precision {prefer}: native here, this family's default on {kind}"
         return "fp32", f"precision fp32: exact, the default on {kind}"
     if precision.removesuffix("-autocast") in half:
         return precision, f"precision {precision}: asked for"
-    why = (
-        "is never used on a CPU"
-        if precision.startswith("fp16") and kind == "cpu"
-        else (f"is not native on this {kind} device")
-    )
+    never = precision.startswith("fp16") and kind == "cpu"
+    why = "is never used on a CPU" if never else f"is not native on this {kind} device"
     return "fp32", f"precision fp32: {precision} {why}"
 
 

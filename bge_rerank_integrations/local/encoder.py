@@ -98,7 +98,7 @@ class FlatEncoder:
             float(config.get("layer_norm_eps", 1e-12)),
         )
         with torch.inference_mode():
-            self._words = names.weights.read("embeddings.word_embeddings.weight")
+            self._words = names.weights.read_table("embeddings.word_embeddings.weight")
             self._positions = names.weights.read("embeddings.position_embeddings.weight")
             self._types = names.weights.read("embeddings.token_type_embeddings.weight")
             self._embedding_norm = names.norm("embeddings.LayerNorm")
@@ -199,7 +199,7 @@ class TensorNames:
     eps: float
 
     def dense(self, *names: str) -> Dense:
-        return self.weights.dense(*names)
+        return self.weights.dense(*names, biased=True)
 
     def norm(self, name: str) -> Norm:
         return Norm(
@@ -222,8 +222,11 @@ class TensorNames:
         """The classifier in float32: tanh(dense(first token)), then one logit."""
         head = self.weights.of_prefix("", torch.float32)
         if model_type == "bert":
-            return head.dense(f"{self.weights.prefix}pooler.dense"), head.dense("classifier")
-        return head.dense("classifier.dense"), head.dense("classifier.out_proj")
+            names = (f"{self.weights.prefix}pooler.dense", "classifier")
+        else:
+            names = ("classifier.dense", "classifier.out_proj")
+        dense, out = (head.dense(name, biased=True) for name in names)
+        return dense, out
 
 
 def _prefix(checkpoint: Checkpoint) -> str:

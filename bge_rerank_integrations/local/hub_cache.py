@@ -18,7 +18,7 @@ class HubCache:
 
 def hub_cache() -> HubCache:
     """The cache that a model is looked for in when no `cache_dir` is given."""
-    return HubCache(str(constants.HF_HUB_CACHE), offline=constants.is_offline_mode())
+    return HubCache(str(constants.HF_HUB_CACHE), offline=bool(constants.HF_HUB_OFFLINE))
 
 
 def is_cached(model: str, cache_dir: str | None = None) -> bool:

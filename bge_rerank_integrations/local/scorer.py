@@ -33,6 +33,7 @@ class TextRequest:
     query_instruction: str | None = None
     passage_instruction: str | None = None
     special_tokens: SpecialTokens = "literal"
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Method(Protocol):
         tokenizer: TextTokenizer,
         run: RunSequences,
     ) -> tuple[FloatArray, int]:
-        """One raw score per pair, and how many pairs were cut to fit."""
+        """Raw scores, [pairs, layers that score], and how many pairs were cut to fit."""
         ...
 
 
@@ -110,20 +111,30 @@ class LocalScorer:
         DataFrame with those columns, for which a Series with its index comes back. Equal pairs
         are scored once. Raises `InvalidInputError`, `OutOfMemoryError`, `NonFiniteScoreError`.
         """
+        return like_input(pairs, self._score(read_pairs(pairs))[:, -1])
+
+    def score_layers(self, pairs: Iterable[Any]) -> FloatArray:
+        """Raw scores at every layer asked for with `cutoff_layers`: [pairs, layers], ascending.
+
+        `score` gives the last column. Models without that option have one column.
+        """
+        return self._score(read_pairs(pairs))
+
+    def _score(self, pairs: Sequence[Pair]) -> FloatArray:
         engine = self._loaded()
-        read = read_pairs(pairs)
-        first = {pair: position for position, pair in reversed(list(enumerate(read)))}
-        distinct = sorted(first, key=first.__getitem__)
-        scores = np.empty(0, dtype=np.float32)
-        if distinct:
-            positions = [first[pair] for pair in distinct]
-            scores, cut = self._method.score(
-                distinct, positions, engine.tokenizer, lambda s, p: self._run(engine, s, p)
-            )
-            self._warn_once(cut, len(distinct))
-            place = {pair: index for index, pair in enumerate(distinct)}
-            scores = scores[[place[pair] for pair in read]]
-        return like_input(pairs, scores)
+        if not pairs:
+            return np.empty((0, 1), dtype=np.float32)
+        places: dict[Pair, int] = {}
+        positions = []
+        for position, pair in enumerate(pairs):
+            if pair not in places:
+                places[pair] = len(places)
+                positions.append(position)
+        scores, cut = self._method.score(
+            list(places), positions, engine.tokenizer, lambda s, p: self._run(engine, s, p)
+        )
+        self._warn_once(cut, len(places))
+        return scores[[places[pair] for pair in pairs]]
 
     def close(self) -> None:
         """Give the model up: its memory goes when the last scorer that shares it is closed."""

@@ -22,10 +22,15 @@ from bge_rerank_integrations.types import SpecialTokens
 
 
 class TokenSequence(NamedTuple):
-    """One input of a model: its ids, and how many of them have token type 0."""
+    """One input of a model: its ids, and where its parts end.
+
+    `first_segment` leading ids have token type 0 (in an encoder), or are the query part that
+    passages share (in an LLM); `tail` trailing ids are the LLM's prompt.
+    """
 
     ids: NDArray[np.int32]
     first_segment: int
+    tail: int = 0
 
 
 @dataclass(frozen=True, slots=True)

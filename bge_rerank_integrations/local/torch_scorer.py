@@ -2,10 +2,12 @@
 
 import dataclasses
 
-from bge_rerank_integrations.errors import CheckpointError, MissingExtra, UnsupportedModel
+from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, MissingExtra
 from bge_rerank_integrations.local.bi_encoding import bi_encoding, read_pooling
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.cross_encoding import cross_encoding
+from bge_rerank_integrations.local.decoder import Decoder
+from bge_rerank_integrations.local.decoder_spec import LayerRequest, decoder_spec
 from bge_rerank_integrations.local.device import DevicePlan, plan_device, read_hardware
 from bge_rerank_integrations.local.encoder import (
     OFFSET_POSITIONS,
@@ -14,15 +16,17 @@ from bge_rerank_integrations.local.encoder import (
     why_not_flat,
 )
 from bge_rerank_integrations.local.engine import BatchLimits, Engine, Forward, shared_engine
+from bge_rerank_integrations.local.prompting import prompting
 from bge_rerank_integrations.local.scorer import LocalScorer, Method, TextRequest
 from bge_rerank_integrations.local.tokens import TextTokenizer
-from bge_rerank_integrations.registry import DEFAULT_MODEL, Family, family_of
+from bge_rerank_integrations.registry import LLM_FAMILIES, Family, family_of
 from bge_rerank_integrations.types import Precision
 
 
 def load_torch_scorer(
     checkpoint: Checkpoint,
     text: TextRequest,
+    layers: LayerRequest,
     limits: BatchLimits,
     *,
     device: str | None,
@@ -31,21 +35,61 @@ def load_torch_scorer(
 ) -> LocalScorer:
     """Load the checkpoint, or share it if this process has it on the same device already."""
     family = family_of(checkpoint.config, checkpoint.model)
-    if family not in (Family.ENCODER, Family.BI_ENCODER):
-        raise UnsupportedModel(
-            f"{checkpoint.model} is a {checkpoint.config['architectures'][0]}, an LLM reranker "
-            f"({family}), which this release does not score; use {DEFAULT_MODEL}"
+    if family in LLM_FAMILIES:
+        return _load_llm(
+            checkpoint, family, text, layers, limits,
+            device=device, precision=precision, show_progress=show_progress,
+        )
+    if layers != LayerRequest() or text.prompt is not None:
+        raise InvalidInputError(
+            "cutoff_layers, compress_ratio, compress_layers, head_indexing and prompt are options "
+            f"of the LLM rerankers; {checkpoint.model} is a {family} model"
         )
     output: Output = "logit" if family is Family.ENCODER else read_pooling(checkpoint)
     plan = plan_device(read_hardware(), device=device, precision=precision)
     key = (checkpoint.folder, checkpoint.fingerprint, plan.device, plan.precision, output)
-    engine = shared_engine(key, lambda: _load_engine(checkpoint, plan, output))
+    engine = shared_engine(
+        key,
+        lambda: _engine(checkpoint, read_tokenizer(checkpoint), _encoder(checkpoint, plan, output)),
+    )
     limit = position_limit(checkpoint)
     method: Method
     if output == "logit":
         method = cross_encoding(engine.tokenizer, text, limit=limit)
     else:
         method = bi_encoding(engine.tokenizer, text, checkpoint, limit=limit, pooling=output)
+    return LocalScorer(engine, method, limits=limits, show_progress=show_progress)
+
+
+def _load_llm(
+    checkpoint: Checkpoint,
+    family: Family,
+    text: TextRequest,
+    layers: LayerRequest,
+    limits: BatchLimits,
+    *,
+    device: str | None,
+    precision: Precision,
+    show_progress: bool,
+) -> LocalScorer:
+    plan = plan_device(read_hardware(), device=device, precision=precision, prefer="bf16")
+    tokenizer = read_tokenizer(checkpoint)
+    (yes,) = tokenizer.encode(["Yes"], [0])
+    spec = decoder_spec(
+        family, checkpoint.config, layers, yes=yes[0], tied="lm_head.weight" not in checkpoint.files
+    )
+    key = (checkpoint.folder, checkpoint.fingerprint, plan.device, plan.precision, spec)
+    engine = shared_engine(
+        key, lambda: _engine(checkpoint, tokenizer, Decoder(checkpoint, plan, spec))
+    )
+    method = prompting(
+        tokenizer,
+        text,
+        spec,
+        family=family,
+        bos=int(checkpoint.config["bos_token_id"]),
+        limit=position_limit(checkpoint),
+    )
     return LocalScorer(engine, method, limits=limits, show_progress=show_progress)
 
 
@@ -58,7 +102,8 @@ def position_limit(checkpoint: Checkpoint) -> int:
     return positions
 
 
-def _load_engine(checkpoint: Checkpoint, plan: DevicePlan, output: Output) -> Engine:
+def read_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
+    """The checkpoint's tokenizer; raises `CheckpointError` if it belongs to another model."""
     config = checkpoint.config
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
     declared = [config[name] for name in names if isinstance(config.get(name), int)]
@@ -69,12 +114,14 @@ def _load_engine(checkpoint: Checkpoint, plan: DevicePlan, output: Output) -> En
             f"{checkpoint.folder / 'tokenizer.json'} has {tokenizer.size} tokens and the model "
             f"{vocabulary}: they belong to different models"
         )
-    return Engine(
-        checkpoint.model, checkpoint.fingerprint, tokenizer, _forward(checkpoint, plan, output)
-    )
+    return tokenizer
 
 
-def _forward(checkpoint: Checkpoint, plan: DevicePlan, output: Output) -> Forward:
+def _engine(checkpoint: Checkpoint, tokenizer: TextTokenizer, forward: Forward) -> Engine:
+    return Engine(checkpoint.model, checkpoint.fingerprint, tokenizer, forward)
+
+
+def _encoder(checkpoint: Checkpoint, plan: DevicePlan, output: Output) -> Forward:
     unknown = why_not_flat(checkpoint.config)
     if unknown is None:
         reasons = (*plan.reasons, "forward flat: no padding, last layer for the first token alone")

