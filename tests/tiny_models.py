@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import (
     AddedToken,
-    Regex,
     Tokenizer,
     decoders,
     normalizers,
@@ -294,7 +293,7 @@ def _save(model: PreTrainedModel, seed: int, folder: Path) -> None:
             elif "classifier" in name and weight.shape[0] <= 2:
                 weight.copy_(0.6 * draw)
             else:
-                weight.copy_(0.3 * draw)
+                weight.copy_(0.25 * draw)
     model.save_pretrained(folder)
 
 
@@ -319,13 +318,10 @@ def _unigram_tokenizer() -> Tokenizer:
     pieces = [(piece, 0.0) for piece in _XLMR_SPECIAL]
     pieces += [(piece.piece, piece.score) for piece in trained.pieces[3:]]
     tokenizer = Tokenizer(Unigram([*pieces, ("<mask>", 0.0)], unk_id=3))
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.Precompiled(trained.normalizer_spec.precompiled_charsmap),
-            normalizers.Replace(Regex(" {2,}"), " "),
-        ]
+    tokenizer.normalizer = normalizers.Precompiled(trained.normalizer_spec.precompiled_charsmap)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 TOLERANCE = 2e-5
-"""float32 sums in another order differ by this much; a wrong token moves a score by 0.01 or more."""
+"""float32 sums in another order differ by this much; a wrong token by 0.01 and more."""
 
 Options = dict[str, Any]
 

@@ -17,7 +17,7 @@ CROSS_OPTIONS: list[Options] = [
     {"max_length": 512},
     {"max_length": 64},
     {"max_length": 37, "query_max_length": 9},
-    {"max_length": 128, "query_instruction": "Q: ", "passage_instruction": "段落: "},
+    {"max_length": 128, "query_instruction": "What is: ", "passage_instruction": "这本书: "},
 ]
 BI_OPTIONS: list[Options] = [
     {"max_length": 512, "query_instruction": "Represent this sentence: "},
@@ -54,7 +54,7 @@ def test_v2_m3_takes_more_than_512_tokens(reranker_m3: Path) -> None:
 def test_bi_encoder(folder: Path, pooling: str, options: Options) -> None:
     reference = OneByOne(folder)
     expected = [reference.cosine(*pair, options, pooling=pooling) for pair in PLAIN_PAIRS]
-    assert np.std(expected) > 0.1, "scores that agree could not tell a wrong one"
+    assert np.std(expected) > 0.05, "scores that agree could not tell a wrong one"
     scorer = load_scorer(str(folder), device="cpu", precision="fp32", **options)
     assert scorer.score(PLAIN_PAIRS) == pytest.approx(expected, abs=TOLERANCE)
 
