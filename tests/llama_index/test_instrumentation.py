@@ -102,6 +102,7 @@ def test_later_changes_do_not_falsify_events(recorder: EventRecorder) -> None:
     heard = CallbackRecorder()
     reranker = BGERerank(scorer=WordOverlapScorer(), callback_manager=CallbackManager([heard]))
     ranked = reranker.postprocess_nodes(given, query)
+    first_scores = [node.score for node in ranked]
     written = [event.model_dump_json() for event in recorder.reranks]
     for node in [*given, *ranked]:
         node.score = -7.0
@@ -117,6 +118,8 @@ def test_later_changes_do_not_falsify_events(recorder: EventRecorder) -> None:
     assert [event.model_dump_json() for event in recorder.reranks] == written
     assert heard.starts[0] is not None
     assert [node.score for node in heard.starts[0][EventPayload.NODES]] == [0.2, 0.1]
+    assert heard.ends[0] is not None
+    assert [node.score for node in heard.ends[0][EventPayload.NODES]] == first_scores
 
 
 @both

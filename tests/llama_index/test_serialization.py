@@ -44,7 +44,7 @@ SECRET = "hf_do_not_tell"
 
 def test_no_field_is_forgotten_here() -> None:
     written = {name for name, field in BGERerank.model_fields.items() if not field.exclude}
-    assert written == {*CHANGED, "lazy_load"}  # which has a test of its own
+    assert written == {*CHANGED, "lazy_load"}  # tested with a model
     defaults = BGERerank()
     assert [name for name, value in CHANGED.items() if getattr(defaults, name) == value] == []
 
@@ -65,15 +65,6 @@ def test_every_field_survives(name: str) -> None:
     assert [getattr(one, name) for one in copies] == [CHANGED[name]] * len(copies)
     assert [one == reranker for one in copies] == [True] * len(copies)
     assert reranker != BGERerank()
-
-
-def test_eager_loading_survives_and_loads() -> None:
-    reranker = BGERerank()
-    reranker.lazy_load = False
-    written = reranker.to_dict()
-    assert written["lazy_load"] is False
-    read = BGERerank.from_dict(written, scorer=WordOverlapScorer())
-    assert read.lazy_load is False
 
 
 def test_it_is_named_and_small() -> None:
