@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -23,7 +24,7 @@ from bge_rerank_integrations.passage_lines import (
     result_rows,
 )
 from bge_rerank_integrations.registry import DEFAULT_MODEL
-from bge_rerank_integrations.types import Precision, SpecialTokens
+from bge_rerank_integrations.types import HeadIndexing, Precision, SpecialTokens
 
 try:
     import typer
@@ -44,21 +45,31 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
 def main() -> None:
-    """Run the command; exit with 2 for input that cannot be read and 1 for any `RerankError`."""
+    """Run the command; exit with 2 for input that cannot be read, 1 for any other failure."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # half a surrogate pair cannot be written as UTF-8, but its escape is valid JSON
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     logging.basicConfig(format="bge-rerank: %(message)s")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except UnreadableInput as error:
         _fail(error, 2)
     except RerankError as error:
+        _fail(error, 1)
+    except OSError as error:
+        # what could not be written is not to be tried again, and complained of, at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)
         _fail(error, 1)
 
 
@@ -77,7 +88,7 @@ Cache = Annotated[str | None, typer.Option(metavar="FOLDER", help="The model cac
 
 @app.command()
 def rerank(
-    query: Annotated[str | None, typer.Argument(help="The query; see above.")] = None,
+    query: Annotated[str | None, typer.Argument(help="What to look for; see above.")] = None,
     passages: Annotated[list[str] | None, typer.Argument(help="The passages.")] = None,
     *,
     file: Annotated[
@@ -113,6 +124,19 @@ def rerank(
     special_tokens: Annotated[
         SpecialTokens, typer.Option(help="What a control token such as </s> in a text is.")
     ] = "literal",
+    prompt: Annotated[str | None, typer.Option(help="An LLM reranker's question.")] = None,
+    cutoff_layers: Annotated[
+        list[int] | None, typer.Option(help="Layer to score at; the last if left out.")
+    ] = None,
+    compress_ratio: Annotated[
+        int, typer.Option(help="Average this many passage tokens into one.")
+    ] = 1,
+    compress_layers: Annotated[
+        list[int] | None, typer.Option(help="Layer to compress before; may be repeated.")
+    ] = None,
+    head_indexing: Annotated[
+        HeadIndexing, typer.Option(help="Which head of a lightweight model a layer uses.")
+    ] = "request",
     batch_size: Annotated[int | None, typer.Option(help="Most pairs in a batch.")] = None,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Most tokens in a batch.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
@@ -152,6 +176,11 @@ def rerank(
         "query_instruction": query_instruction,
         "passage_instruction": passage_instruction,
         "special_tokens": special_tokens,
+        "prompt": prompt,
+        "cutoff_layers": cutoff_layers or None,
+        "compress_ratio": compress_ratio,
+        "compress_layers": compress_layers or (),
+        "head_indexing": head_indexing,
         "batch_size": batch_size,
         "max_batch_tokens": max_batch_tokens,
         "revision": revision,
@@ -192,7 +221,7 @@ def rerank(
 
 @app.command()
 def models(*, as_json: AsJson = False, cache_dir: Cache = None) -> None:
-    """List BGE's models, which of them this release scores, and which are on this machine.
+    """List BGE's models, and which of them are on this machine.
 
     Any other cross-encoder with one label, or embedder, can be named by its hub id or folder.
     """
@@ -201,17 +230,17 @@ def models(*, as_json: AsJson = False, cache_dir: Cache = None) -> None:
     states = list_models(cache_dir)
     if as_json:
         for state in states:
-            row = {**asdict(state.spec), "scored": state.scored, "here": state.here}
+            row = {**asdict(state.spec), "here": state.here}
             print(json.dumps(row, ensure_ascii=False))
         return
-    columns = ("model", "family", "size", "languages", "tokens", "licence", "scored", "here")
+    columns = ("model", "family", "size", "languages", "tokens", "licence", "here")
     table = Table(*columns, box=None, pad_edge=False)
     words = {True: "yes", False: "no", None: "?"}
     for state in states:
         spec = state.spec
         table.add_row(
             *(spec.id, spec.family, spec.parameters, spec.languages, str(spec.max_length)),
-            *(spec.license, words[state.scored], words[state.here]),
+            *(spec.license, words[state.here]),
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
@@ -255,10 +284,10 @@ def _answer_requests(file: Path | None, load: Callable[[], Reranker]) -> None:
 
 
 def _print_ranking(given: Sequence[Passage], results: Iterable[RerankResult]) -> None:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, expand=True)
     for name in ("rank", "score", "raw"):
         table.add_column(name, justify="right")
-    table.add_column("passage", no_wrap=True, overflow="ellipsis")
+    table.add_column("passage", no_wrap=True, overflow="ellipsis", ratio=1)
     for rank, result in enumerate(results, start=1):
         start = " ".join(given[result.index].text[:1000].split())
         # a passage must not be able to send escape sequences to the terminal
@@ -286,15 +315,17 @@ def _report_lines(report: Report) -> Iterator[str]:
     test = report.self_test
     yield "Self-test"
     yield f"  {test.outcome}, {test.model}: {test.detail}"
-    if test.plan is not None and test.plan != report.plan:
-        yield from (f"  {line}" for line in str(test.plan).splitlines())
+    if test.plan is not None:
+        known = str(report.plan).splitlines()
+        yield from (f"  {line}" for line in str(test.plan).splitlines() if line not in known)
     if test.speed is not None:
         speed = test.speed
         yield (
             f"  1 query x {speed.passages} passages: {speed.seconds:.3f} s, "
-            f"{speed.tokens} tokens, {speed.tokens_per_second:,.0f} tokens/s, measured just now"
+            f"{speed.tokens} tokens of passages, {speed.tokens_per_second:,.0f} tokens/s"
         )
-    yield "Problems" if report.problems else "No problems found"
+    if report.problems:
+        yield "Problems"
     yield from (f"  - {problem}" for problem in report.problems)
 
 

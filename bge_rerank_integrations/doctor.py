@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from bge_rerank_integrations import __version__
 from bge_rerank_integrations.errors import MissingExtra, RerankError
 from bge_rerank_integrations.load import load_scorer
-from bge_rerank_integrations.registry import OFFLINE_MODELS, Family, ModelSpec, known_models
-from bge_rerank_integrations.types import Pair, Precision, Scale
+from bge_rerank_integrations.registry import OFFLINE_MODELS, ModelSpec, known_models
+from bge_rerank_integrations.types import Pair, Precision
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.local.device import DevicePlan, Hardware
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from bge_rerank_integrations.local.scorer import LocalScorer
 
 PACKAGES = (
-    "bge-rerank-integrations",
     "numpy",
     "torch",
     "transformers",
@@ -39,9 +39,6 @@ PACKAGES = (
     "langchain-core",
     "pandas",
 )
-SCORED = (Family.ENCODER, Family.BI_ENCODER)
-"""The families that this release scores."""
-
 TINY = "a tiny random encoder"
 # How far a pair's score alone may be from its score in a batch, as a share of the score or of 1,
 # whichever is more: float32 sums in another order, and half precision's own steps.
@@ -69,19 +66,18 @@ TIMED: Sequence[Pair] = tuple(
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """A row of the table of models: can this release score it, and is it on this machine.
+    """A row of the table of models, and whether all its files are on this machine.
 
     `here` is None where that cannot be told, because the hub's client is not installed.
     """
 
     spec: ModelSpec
-    scored: bool
     here: bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """One query against so many passages, once, on a machine that may have other work."""
+    """One query against `passages` passages, `tokens` tokens in all, timed once."""
 
     passages: int
     tokens: int
@@ -120,7 +116,7 @@ class Report:
     hub: "HubCache | None"
     self_test: SelfTest
     problems: tuple[str, ...]
-    """What is wrong or missing, each with what to do about it."""
+    """What else is wrong or missing, each with what to do about it."""
 
 
 def examine(
@@ -131,7 +127,8 @@ def examine(
     The model is the one given, else "offline" if it is installed, else a tiny random one. Nothing
     that is missing or broken is raised: it is in the report.
     """
-    packages = {name: _version(name) for name in PACKAGES}
+    packages: dict[str, str | None] = {"bge-rerank-integrations": __version__}
+    packages |= {name: _version(name) for name in PACKAGES}
     hardware, plan, problems = _plan(device, precision)
     if hardware is not None and not hardware.cuda and _has_nvidia_driver():
         problems.append(
@@ -146,9 +143,6 @@ def examine(
     except ModuleNotFoundError as error:
         hub = None
         problems.append(f"no model can be fetched: {MissingExtra(str(error.name), 'local')}")
-    self_test = _self_test(model, device=device, precision=precision)
-    if self_test.outcome != "passed":
-        problems.append(f"self-test {self_test.outcome}: {self_test.detail}")
     return Report(
         python=platform.python_version(),
         platform=platform.platform(),
@@ -156,17 +150,14 @@ def examine(
         hardware=hardware,
         plan=plan,
         hub=hub,
-        self_test=self_test,
+        self_test=_self_test(model, device=device, precision=precision),
         problems=tuple(problems),
     )
 
 
 def list_models(cache_dir: str | None = None) -> list[ModelState]:
     """Every known model, looked for in the hub's cache without asking the network."""
-    return [
-        ModelState(spec, spec.family in SCORED, _is_here(spec.id, cache_dir))
-        for spec in known_models()
-    ]
+    return [ModelState(spec, _is_here(spec.id, cache_dir)) for spec in known_models()]
 
 
 def _version(package: str) -> str | None:
@@ -217,7 +208,9 @@ def _self_test(model: str | None, *, device: str | None, precision: Precision) -
                 return _measured(name, source, scorer)
     except MissingExtra as error:
         return SelfTest("not run" if model is None else "failed", name, str(error))
-    except (RerankError, ImportError, OSError, RuntimeError) as error:
+    except RerankError as error:
+        return SelfTest("failed", name, str(error))
+    except (ImportError, OSError, RuntimeError) as error:
         return SelfTest("failed", name, _said(error))
 
 
@@ -259,22 +252,16 @@ def _measured(name: str, source: str, scorer: "LocalScorer") -> SelfTest:
         detail=detail,
         plan=scorer.plan,
         difference=difference,
-        speed=Speed(len(TIMED), _count_tokens(TIMED, source, scorer.scale), seconds),
+        speed=Speed(len(TIMED), _count_tokens([passage for _, passage in TIMED], source), seconds),
     )
 
 
-def _count_tokens(pairs: Sequence[Pair], source: str, scale: Scale) -> int:
-    """Tokens that go through the model: an embedder reads each distinct text once."""
+def _count_tokens(texts: Sequence[str], source: str) -> int:
     from bge_rerank_integrations.local.checkpoint import open_checkpoint
     from bge_rerank_integrations.local.tokens import TextTokenizer
 
     tokenizer = TextTokenizer(open_checkpoint(source).folder)
-    texts = [text for pair in pairs for text in pair]
-    template = tokenizer.pair_template
-    if scale == "cosine":
-        texts, template = sorted(set(texts)), tokenizer.single_template
-    counted = sum(map(len, tokenizer.encode(texts, range(len(texts)))))
-    return counted + len(template) * (len(texts) if scale == "cosine" else len(pairs))
+    return sum(map(len, tokenizer.encode(texts, range(len(texts)))))
 
 
 def _said(error: Exception) -> str:
