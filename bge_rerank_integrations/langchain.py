@@ -5,7 +5,6 @@
 the model of a `CrossEncoderReranker`. Documents are never changed: results are copies.
 """
 
-import abc
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
@@ -49,9 +48,13 @@ else:
         from langchain_core.cross_encoders import BaseCrossEncoder
     except ModuleNotFoundError:  # langchain-core before 1.2.19: langchain_classic has its own
 
-        class BaseCrossEncoder(abc.ABC):
-            # Not a subclass of that one, because importing it takes many seconds and loads torch,
-            # for BGERerank in vain. Without langchain_classic nobody asks for the base.
+        class BaseCrossEncoder:
+            """Registers its subclasses with langchain_classic's when they are first built.
+
+            Not a subclass of that one: importing it can take seconds and load torch, in vain for
+            who only wants `BGERerank`. Where it is not installed nobody asks for it.
+            """
+
             def __new__(cls, *_args: object, **_fields: object) -> Self:
                 if find_spec("langchain_classic"):
                     from langchain_classic.retrievers.document_compressors import cross_encoder

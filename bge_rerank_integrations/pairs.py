@@ -28,7 +28,7 @@ def read_pairs(pairs: Iterable[Any]) -> list[Pair]:
                 f"{COLUMNS[1]!r}, and has {list(map(str, frame.columns))}"
             )
         pairs = zip(frame[COLUMNS[0]], frame[COLUMNS[1]], strict=True)
-    if isinstance(pairs, str | Mapping):
+    if isinstance(pairs, str | Mapping) or not isinstance(pairs, Iterable):
         raise InvalidInputError(
             f"pairs is one {type(pairs).__name__}; pass a list: [(query, passage), ...]"
         )

@@ -34,7 +34,7 @@ class Reranker:
     ) -> None:
         self.scorer = scorer
         self.top_n = check_top_n(top_n)
-        self.score_threshold = score_threshold
+        self.score_threshold = check_threshold(score_threshold)
         self.normalize = normalize
 
     def __repr__(self) -> str:
@@ -53,10 +53,12 @@ class Reranker:
         that is not text and for a `top_n` below 1, and whatever the scorer raises.
         """
         limit = self.top_n if top_n is None else check_top_n(top_n)
-        check_text(query, "query")
+        query = check_text(query, "query")
         if isinstance(passages, str):
             raise InvalidInputError("passages is one string; pass a list of strings")
-        pairs = [(query, passage) for passage in passages]
+        pairs = [
+            (query, check_text(passage, "passage", index)) for index, passage in enumerate(passages)
+        ]
         if not pairs:
             return []
         raw = np.asarray(self.scorer.score(pairs), dtype=np.float32)
@@ -97,7 +99,20 @@ def show_score(raw_score: float, scale: Scale, normalize: bool) -> float:
     return odds / (1.0 + odds)
 
 
-def check_top_n(top_n: int | None) -> int | None:
+def check_threshold(threshold: object) -> float | None:
+    """Return the threshold; raise `InvalidInputError` unless it is None or a number, not NaN."""
+    if threshold is None:
+        return None
+    if (
+        isinstance(threshold, bool)
+        or not isinstance(threshold, int | float)
+        or threshold != threshold
+    ):
+        raise InvalidInputError(f"score_threshold is {threshold!r}; it must be a number or None")
+    return float(threshold)
+
+
+def check_top_n(top_n: object) -> int | None:
     """Return `top_n`; raise `InvalidInputError` unless it is None or a whole number from 1."""
     if top_n is None:
         return None

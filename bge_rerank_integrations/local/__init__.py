@@ -1,1 +1,1 @@
-"""Scorers that run a model in this process: the only place that may import torch or ONNX Runtime."""
+"""Scorers that run a model in this process: alone in importing torch and ONNX Runtime."""

@@ -1,4 +1,4 @@
-"""Which sequences go through the model together: pure functions from lengths to lists of indices."""
+"""Which sequences go through the model together: from lengths to lists of indices."""
 
 from collections.abc import Sequence
 

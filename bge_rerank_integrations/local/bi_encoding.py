@@ -72,8 +72,9 @@ class BiEncoding:
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors = vectors / np.maximum(norms, np.float32(1e-12))
         left, right = np.asarray(places).T
-        cosines: FloatArray = np.einsum("ij,ij->i", vectors[left], vectors[right])
-        return cosines[:, None], cut
+        cosines = np.einsum("ij,ij->i", vectors[left], vectors[right])
+        # rounding can leave a cosine a hair outside
+        return np.clip(cosines, -1, 1)[:, None], cut
 
 
 def bi_encoding(
@@ -129,7 +130,8 @@ def read_pooling(checkpoint: Checkpoint) -> Pooling:
     kinds = [module["type"].rpartition(".")[2] for module in modules]
     if unknown := sorted(set(kinds) - MODULES):
         raise UnsupportedModel(
-            f"{checkpoint.model} has the module {unknown[0]}; supported: {', '.join(sorted(MODULES))}"
+            f"{checkpoint.model} has the module {unknown[0]}; "
+            f"supported: {', '.join(sorted(MODULES))}"
         )
     if "Pooling" not in kinds:
         raise UnsupportedModel(f"{checkpoint.model} has no Pooling module in modules.json")

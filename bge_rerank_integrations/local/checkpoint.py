@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from bge_rerank_integrations.errors import CheckpointError, ModelNotFound
 
 # What a download may bring. Pickle weights (*.bin, *.pt) are not in it.
@@ -56,12 +58,15 @@ class Checkpoint:
     def files(self) -> dict[str, Path]:
         """Where each tensor is: name to safetensors file."""
         if (self.folder / "model.safetensors.index.json").is_file():
-            shards = self.read_json("model.safetensors.index.json")["weight_map"]
-            return {name: self.folder / file for name, file in shards.items()}
+            index = self.read_json("model.safetensors.index.json")
+            shards = index.get("weight_map") if isinstance(index, dict) else None
+            if not isinstance(shards, dict):
+                raise CheckpointError(f"{self.folder} has an index of shards without weight_map")
+            return {name: self.folder / Path(file).name for name, file in shards.items()}
         single = self.folder / "model.safetensors"
         if not single.is_file():
             raise CheckpointError(self._no_weights())
-        return dict.fromkeys(self._header(single), single)
+        return dict.fromkeys(self._header(single)[0], single)
 
     def _no_weights(self) -> str:
         pickles = sorted({f.name for pattern in PICKLES for f in self.folder.glob(pattern)})
@@ -73,27 +78,22 @@ class Checkpoint:
             "AutoModel*.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)"
         )
 
-    def _header(self, file: Path) -> dict[str, Any]:
-        """Tensor name to dtype, shape and offsets, from the head of a safetensors file."""
-        size = file.stat().st_size if file.is_file() else 0
+    def _header(self, file: Path) -> tuple[dict[str, Any], int]:
+        """Each tensor's dtype, shape and offsets, and where in the file the offsets begin."""
         try:
-            with file.open("rb") as stream:
-                (length,) = struct.unpack("<Q", stream.read(8))
-                if length > size - 8:
-                    raise ValueError(f"its header says {length} bytes, the file has {size}")
-                header: dict[str, Any] = json.loads(stream.read(length))
-        except (OSError, struct.error, ValueError) as error:
+            # checks the whole header against the file's size
+            with safe_open(str(file), framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{file} is damaged or missing: {error}; fetch it again"
-            ) from error
-        header.pop("__metadata__", None)
-        end = 8 + length + max((t["data_offsets"][1] for t in header.values()), default=0)
-        if end != size:
-            raise CheckpointError(
-                f"{file} has {size} bytes and should have {end}: an interrupted download or copy; "
+                f"{file} is damaged or missing ({error}): an interrupted download or copy; "
                 "delete it and fetch it again"
-            )
-        return header
+            ) from error
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header: dict[str, Any] = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        return header, 8 + length
 
     @cached_property
     def fingerprint(self) -> str:
@@ -107,8 +107,7 @@ class Checkpoint:
             file = self.folder / name
             digest.update(file.read_bytes() if file.is_file() else b"-")
         for path in sorted(set(self.files.values())):
-            header = self._header(path)
-            start = path.stat().st_size - max(t["data_offsets"][1] for t in header.values())
+            header, start = self._header(path)
             with path.open("rb") as stream:
                 for name, tensor in sorted(header.items()):
                     begin, end = tensor["data_offsets"]

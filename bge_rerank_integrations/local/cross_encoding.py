@@ -12,7 +12,6 @@ from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, Text
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence, join_pair
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
-
 DEFAULT_MAX_LENGTH = 512
 
 

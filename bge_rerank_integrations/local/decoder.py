@@ -6,7 +6,6 @@ part that passages share is computed once per batch where that saves time.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,13 @@ from bge_rerank_integrations.local.decoder_spec import DecoderSpec
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.packing import Part, compress, split_batch
 from bge_rerank_integrations.local.tokens import TokenSequence
-from bge_rerank_integrations.local.torch_memory import is_out_of_memory, release_memory
+from bge_rerank_integrations.local.torch_runtime import (
+    autocast,
+    is_out_of_memory,
+    release_memory,
+    survive_forks,
+    weight_format,
+)
 from bge_rerank_integrations.local.weights import Dense, Weights
 from bge_rerank_integrations.types import FloatArray
 
@@ -69,13 +74,18 @@ class Decoder:
     max_sequences: int | None = None
 
     def __init__(
-        self, checkpoint: Checkpoint, plan: DevicePlan, spec: DecoderSpec, *, share_prefix: bool = True
+        self,
+        checkpoint: Checkpoint,
+        plan: DevicePlan,
+        spec: DecoderSpec,
+        *,
+        share_prefix: bool = True,
     ) -> None:
         self.plan = plan
         self.spec = spec
         self.concurrency = 1 if plan.device != "cpu" else 2
         self._share_prefix = share_prefix
-        self._dtype: torch.dtype = getattr(torch, plan.dtype)
+        survive_forks()
         self._activation = ACTIVATIONS[spec.activation]
         weights = Weights(checkpoint, plan)
         model = weights.of_prefix("model.")
@@ -86,7 +96,9 @@ class Decoder:
             exact = weights.of_prefix("", torch.float32)
             self._heads = torch.cat(
                 [
-                    exact.read(head.tensor) if head.row is None else exact.read_row(head.tensor, head.row)
+                    exact.read(head.tensor)
+                    if head.row is None
+                    else exact.read_row(head.tensor, head.row)
                     for head in spec.heads
                 ]
             )
@@ -114,16 +126,14 @@ class Decoder:
         )
 
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
-        kind = self.plan.device.partition(":")[0]
-        autocast = self.plan.autocast and not exact
-        dtype = torch.float32 if exact or self.plan.autocast else self._dtype
-        context = torch.autocast(kind, self._dtype) if autocast else nullcontext()
+        dtype = torch.float32 if exact else weight_format(self.plan)
         parts, places = split_batch(
             batch, share=self._share_prefix, one_prefix=self.plan.attention == "padded"
         )
-        with torch.inference_mode(), context:
-            states = self._decode(parts, places, dtype)
-            with torch.autocast(kind, enabled=False):
+        with torch.inference_mode():
+            with autocast(self.plan, exact=exact):
+                states = self._decode(parts, places, dtype)
+            with autocast(self.plan, exact=True):
                 logits = [
                     self._norm(state.float(), self._final_norm) @ head
                     for state, head in zip(states, self._heads, strict=True)
@@ -134,9 +144,7 @@ class Decoder:
         result: FloatArray = rows.cpu().numpy()
         return result
 
-    def _decode(
-        self, parts: list[Part], places: Sequence[int], dtype: torch.dtype
-    ) -> list[Tensor]:
+    def _decode(self, parts: list[Part], places: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
         """The hidden state of each scored part's last token at each layer that scores."""
         spec, scored = self.spec, self._on_device(np.asarray(places))
         ids = np.concatenate([part.ids for part in parts]).astype(np.int64)
@@ -213,7 +221,7 @@ class Decoder:
 def rotate(x: Tensor, rotary: Tensor, size: int) -> Tensor:
     """Rotary position embedding (Su et al. 2021) on [rows, heads * size], half against half."""
     cosine, sine = rotary[:, :, None, :].to(x.dtype)
-    heads = x.view(len(x), -1, size)
+    heads = x.reshape(len(x), -1, size)
     left, right = heads.chunk(2, dim=2)
     turned = torch.cat([-right, left], dim=2)
-    return (heads * cosine + turned * sine).view(x.shape)
+    return (heads * cosine + turned * sine).reshape(x.shape)

@@ -74,7 +74,9 @@ class DecoderSpec:
     @property
     def description(self) -> str:
         """Layers, the heads they use and the compression, for `Scorer.name`."""
-        heads = "+".join(f"{head.layer}:{head.tensor.removesuffix('.weight')}" for head in self.heads)
+        heads = "+".join(
+            f"{head.layer}:{head.tensor.removesuffix('.weight')}" for head in self.heads
+        )
         if self.compress_ratio == 1 or not self.compress_layers:
             return heads
         return f"{heads},compress={self.compress_ratio}@{'+'.join(map(str, self.compress_layers))}"
@@ -92,7 +94,9 @@ def decoder_spec(
         raise UnsupportedModel(f"rope_scaling {config['rope_scaling']!r} is not supported")
     if config.get("attention_bias"):
         raise UnsupportedModel("attention_bias is not supported")
-    if family is not Family.LIGHTWEIGHT and (request.compress_ratio != 1 or request.compress_layers):
+    if family is not Family.LIGHTWEIGHT and (
+        request.compress_ratio != 1 or request.compress_layers
+    ):
         raise InvalidInputError(
             f"compress_ratio and compress_layers are options of the lightweight model; this is a "
             f"{family} model"

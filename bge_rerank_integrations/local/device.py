@@ -6,7 +6,7 @@ be tested.
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.types import Precision
@@ -81,6 +81,10 @@ def plan_device(
     precision that the device cannot run becomes float32, which is the more exact, and the plan
     says so.
     """
+    if precision not in get_args(Precision):
+        raise InvalidInputError(
+            f"precision is {precision!r}; it must be one of {', '.join(get_args(Precision))}"
+        )
     chosen, reasons = _choose_device(hardware, device)
     kind = chosen.partition(":")[0]
     half = _half_formats(hardware, chosen)

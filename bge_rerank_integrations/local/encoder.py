@@ -6,8 +6,7 @@ only the first token is read, the last layer is computed for that token alone, w
 Residuals, LayerNorm and head follow transformers' `BertModel` and `XLMRobertaModel`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -20,8 +19,15 @@ from bge_rerank_integrations.errors import CheckpointError
 from bge_rerank_integrations.local.attention import PackedAttention, Segment
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.encoder_config import EncoderConfig, read_encoder_config
 from bge_rerank_integrations.local.tokens import TokenSequence
-from bge_rerank_integrations.local.torch_memory import is_out_of_memory, release_memory
+from bge_rerank_integrations.local.torch_runtime import (
+    autocast,
+    is_out_of_memory,
+    release_memory,
+    survive_forks,
+    weight_format,
+)
 from bge_rerank_integrations.local.weights import Dense, Weights
 from bge_rerank_integrations.types import FloatArray
 
@@ -33,22 +39,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
 }
-# Models whose positions count from the padding id onwards, and only over tokens that are not it.
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
-MODEL_TYPES = ("bert", *OFFSET_POSITIONS)
-
-
-def why_not_flat(config: Mapping[str, Any]) -> str | None:
-    """What in this `config.json` the flat forward does not know, or None if it can run it."""
-    if config.get("model_type") not in MODEL_TYPES:
-        return f"model_type {config.get('model_type')!r}"
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        return f"position_embedding_type {config['position_embedding_type']!r}"
-    if config.get("hidden_act", "gelu") not in ACTIVATIONS:
-        return f"hidden_act {config['hidden_act']!r}"
-    if config.get("is_decoder") or config.get("add_cross_attention"):
-        return "a decoder"
-    return None
 
 
 class Norm(NamedTuple):
@@ -83,42 +73,31 @@ class FlatEncoder:
     max_sequences: int | None = None
 
     def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, output: Output) -> None:
-        config = checkpoint.config
+        config = read_encoder_config(checkpoint.config, checkpoint.model)
         self.plan = plan
         self.concurrency = 1 if plan.device != "cpu" else 4
         self._output = output
-        self._heads = int(config["num_attention_heads"])
-        self._activation = ACTIVATIONS[config.get("hidden_act", "gelu")]
-        self._dtype = getattr(torch, plan.dtype)
-        self._pad = int(config.get("pad_token_id") or 0)
-        self._offset_positions = config["model_type"] in OFFSET_POSITIONS
-        self._segments = int(config.get("type_vocab_size", 1)) > 1
-        names = TensorNames(
-            Weights(checkpoint, plan, _prefix(checkpoint)),
-            float(config.get("layer_norm_eps", 1e-12)),
-        )
+        self._config = config
+        self._activation = ACTIVATIONS[config.activation]
+        survive_forks()
+        names = TensorNames(Weights(checkpoint, plan, _prefix(checkpoint, config)), config.eps)
         with torch.inference_mode():
-            self._words = names.weights.read_table("embeddings.word_embeddings.weight")
-            self._positions = names.weights.read("embeddings.position_embeddings.weight")
+            self._words = names.table("word_embeddings", config.vocabulary, config.hidden)
+            self._positions = names.table("position_embeddings", config.positions, config.hidden)
             self._types = names.weights.read("embeddings.token_type_embeddings.weight")
             self._embedding_norm = names.norm("embeddings.LayerNorm")
-            self._layers = [
-                names.layer(f"encoder.layer.{number}.")
-                for number in range(int(config["num_hidden_layers"]))
-            ]
-            self._head = names.head(config["model_type"]) if output == "logit" else ()
+            self._layers = [names.layer(f"encoder.layer.{i}.") for i in range(config.layers)]
+            self._head = names.head(config.model_type) if output == "logit" else ()
 
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
-        kind = self.plan.device.partition(":")[0]
-        half = self.plan.dtype != "float32"
-        autocast = self.plan.autocast and half and not exact
-        dtype = torch.float32 if exact or self.plan.autocast else self._dtype
-        context = torch.autocast(kind, self._dtype) if autocast else nullcontext()
-        with torch.inference_mode(), context:
-            pooled = self._encode(batch, dtype)
-            with torch.autocast(kind, enabled=False):
+        dtype = torch.float32 if exact else weight_format(self.plan)
+        with torch.inference_mode():
+            with autocast(self.plan, exact=exact):
+                pooled = self._encode(batch, dtype)
+            with autocast(self.plan, exact=True):
                 rows = self._apply_head(pooled.float())
-        return rows.cpu().numpy()
+        result: FloatArray = rows.cpu().numpy()
+        return result
 
     def is_out_of_memory(self, error: Exception) -> bool:
         return is_out_of_memory(error)
@@ -133,8 +112,8 @@ class FlatEncoder:
         first = self._on_device(starts)
         attend = PackedAttention(
             [Segment(length) for length in lengths],
-            heads=self._heads,
-            kv_heads=self._heads,
+            heads=self._config.heads,
+            kv_heads=self._config.heads,
             causal=False,
             scale=None,
             path=self.plan.attention,
@@ -153,7 +132,8 @@ class FlatEncoder:
         if cls_only:
             return x if self._layers else x[first]
         owner = torch.repeat_interleave(self._on_device(np.asarray(lengths)))
-        total = torch.zeros(len(batch), x.shape[1], device=x.device).index_add_(0, owner, x.float())
+        x = x.float()
+        total = x.new_zeros(len(batch), x.shape[1]).index_add_(0, owner, x)
         return total / self._on_device(np.asarray(lengths))[:, None]
 
     def _embed(self, batch: Sequence[TokenSequence], lengths: Sequence[int]) -> Tensor:
@@ -161,7 +141,7 @@ class FlatEncoder:
         x = F.embedding(self._on_device(ids), self._words).float()
         positions = np.concatenate([self._position_ids(sequence.ids) for sequence in batch])
         x = x + F.embedding(self._on_device(positions), self._positions).float()
-        if self._segments:
+        if self._config.model_type == "bert":
             types = np.concatenate(
                 [
                     np.arange(length) >= sequence.first_segment
@@ -175,10 +155,10 @@ class FlatEncoder:
         return F.layer_norm(x, x.shape[1:], norm.weight.float(), norm.bias.float(), norm.eps)
 
     def _position_ids(self, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        if not self._offset_positions:
+        if not self._config.offset_positions:
             return np.arange(len(ids))
-        real = ids != self._pad
-        positions: np.ndarray[Any, Any] = np.cumsum(real) * real + self._pad
+        real = ids != self._config.pad
+        positions: np.ndarray[Any, Any] = np.cumsum(real) * real + self._config.pad
         return positions
 
     def _apply_head(self, pooled: Tensor) -> Tensor:
@@ -206,6 +186,16 @@ class TensorNames:
             self.weights.read(f"{name}.weight"), self.weights.read(f"{name}.bias"), self.eps
         )
 
+    def table(self, name: str, rows: int, width: int) -> Tensor:
+        """An embedding table, which must be as large as the config says."""
+        table = self.weights.read_table(f"embeddings.{name}.weight")
+        if table.shape != (rows, width):
+            raise CheckpointError(
+                f"{name} is {table.shape[0]} x {table.shape[1]}, and config.json says "
+                f"{rows} x {width}: they belong to different models"
+            )
+        return table
+
     def layer(self, prefix: str) -> Layer:
         attention = f"{prefix}attention.self."
         return Layer(
@@ -229,10 +219,18 @@ class TensorNames:
         return dense, out
 
 
-def _prefix(checkpoint: Checkpoint) -> str:
-    """What stands before every tensor of the encoder: "roberta.", "bert." or nothing."""
+def _prefix(checkpoint: Checkpoint, config: EncoderConfig) -> str:
+    """What stands before every tensor of the encoder: "roberta.", "bert." or nothing.
+
+    Raises `CheckpointError` for a checkpoint of more layers than its config has.
+    """
     words = "embeddings.word_embeddings.weight"
     prefixes = [name.removesuffix(words) for name in checkpoint.files if name.endswith(words)]
     if not prefixes:
         raise CheckpointError(f"{checkpoint.folder} has no tensor ...{words}")
+    beyond = f"{prefixes[0]}encoder.layer.{config.layers}."
+    if any(name.startswith(beyond) for name in checkpoint.files):
+        raise CheckpointError(
+            f"{checkpoint.folder} has more layers than the {config.layers} of its config.json"
+        )
     return prefixes[0]

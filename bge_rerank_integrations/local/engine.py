@@ -15,6 +15,7 @@ import numpy as np
 from bge_rerank_integrations.cancellation import check_cancelled
 from bge_rerank_integrations.errors import (
     ForkedModelError,
+    InvalidInputError,
     NonFiniteScoreError,
     OutOfMemoryError,
 )
@@ -52,6 +53,14 @@ class BatchLimits:
 
     max_tokens: int | None = None
     max_sequences: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, number in (
+            ("max_batch_tokens", self.max_tokens),
+            ("batch_size", self.max_sequences),
+        ):
+            if number is not None and (not isinstance(number, int) or number < 1):
+                raise InvalidInputError(f"{name} is {number!r}; it must be at least 1, or None")
 
 
 class Engine:
@@ -135,8 +144,11 @@ class Engine:
         try:
             with self._gate:
                 rows = self.forward.run(inputs)
-                if not np.isfinite(rows).all():
-                    rows = self.forward.run(inputs, exact=True)
+                bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+                if len(bad):
+                    # those alone: a score must not depend on whether a neighbour overflowed
+                    rows = rows.copy()
+                    rows[bad] = self.forward.run([inputs[row] for row in bad], exact=True)
         except Exception as error:
             if self.forward.is_out_of_memory(error):
                 return None

@@ -5,7 +5,6 @@ run, and a checkpoint that lacks a weight is refused.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,15 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.encoder_config import OFFSET_POSITIONS, padding_id
 from bge_rerank_integrations.local.tokens import TokenSequence
-from bge_rerank_integrations.local.torch_memory import is_out_of_memory, release_memory
+from bge_rerank_integrations.local.torch_runtime import (
+    autocast,
+    is_out_of_memory,
+    release_memory,
+    survive_forks,
+    weight_format,
+)
 from bge_rerank_integrations.types import FloatArray
 
 
@@ -30,12 +36,13 @@ class LibraryEncoder:
         self.plan = plan
         self.concurrency = 1
         self._output = output
+        survive_forks()
         kind = AutoModelForSequenceClassification if output == "logit" else AutoModel
         _ = checkpoint.files  # refuses a folder without safetensors, in our words
         try:
             model, info = kind.from_pretrained(
                 checkpoint.folder,
-                dtype=torch.float32 if plan.autocast else getattr(torch, plan.dtype),
+                dtype=weight_format(plan),
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -56,11 +63,14 @@ class LibraryEncoder:
                 "untrained random weights in its place would give random scores"
             )
         self._model = model.to(plan.device).eval()
-        self._pad = int(checkpoint.config.get("pad_token_id") or 0)
-        self._segments = int(checkpoint.config.get("type_vocab_size") or 1) > 1
+        self._pad = padding_id(checkpoint.config)
+        # RoBERTa's relatives have the table too, but their tokenizers never use its second row
+        self._segments = (
+            getattr(model.config, "type_vocab_size", 1) > 1
+            and checkpoint.config.get("model_type") not in OFFSET_POSITIONS
+        )
 
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
-        kind = self.plan.device.partition(":")[0]
         lengths = np.asarray([len(sequence.ids) for sequence in batch])
         places = np.arange(lengths.max())
         ids = np.full((len(batch), lengths.max()), self._pad, dtype=np.int64)
@@ -75,16 +85,12 @@ class LibraryEncoder:
         on_device: dict[str, Any] = {
             name: torch.from_numpy(array).to(self.plan.device) for name, array in inputs.items()
         }
-        autocast = self.plan.autocast and not exact
-        context = (
-            torch.autocast(kind, getattr(torch, self.plan.dtype)) if autocast else nullcontext()
-        )
         model = self._model
         if exact and model.dtype != torch.float32:
             # a copy, so that other threads keep the model they have
             model = type(model)(model.config).to(self.plan.device).eval()
             model.load_state_dict(self._model.state_dict())
-        with torch.inference_mode(), context:
+        with torch.inference_mode(), autocast(self.plan, exact=exact):
             out = model(**on_device)
             if self._output == "logit":
                 rows = out.logits.float()

@@ -52,7 +52,11 @@ class Prompting:
         return f"{self.spec.description},{describe(self.options)},prompt={self.prompt!r}"
 
     def score(
-        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer, run: RunSequences
+        self,
+        pairs: Sequence[Pair],
+        positions: Sequence[int],
+        tokenizer: TextTokenizer,
+        run: RunSequences,
     ) -> tuple[FloatArray, int]:
         sequences, cut = self.sequences(pairs, positions, tokenizer)
         return run(sequences, positions), cut
@@ -66,7 +70,11 @@ class Prompting:
             tokenizer, [query for query, _ in pairs], positions, options.query_instruction, options
         )
         passages = encode_once(
-            tokenizer, [passage for _, passage in pairs], positions, options.passage_instruction, options
+            tokenizer,
+            [passage for _, passage in pairs],
+            positions,
+            options.passage_instruction,
+            options,
         )
         tail = separator + list(self.prompt_ids)
         sequences, cut = [], 0

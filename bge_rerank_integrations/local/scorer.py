@@ -7,15 +7,15 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, get_args
 
 import numpy as np
 
-from bge_rerank_integrations.errors import RerankError
+from bge_rerank_integrations.errors import InvalidInputError, RerankError
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.engine import BatchLimits, Engine
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
-from bge_rerank_integrations.pairs import like_input, read_pairs
+from bge_rerank_integrations.pairs import check_text, like_input, read_pairs
 from bge_rerank_integrations.types import FloatArray, Pair, Scale, SpecialTokens
 
 logger = logging.getLogger("bge_rerank_integrations")
@@ -34,6 +34,21 @@ class TextRequest:
     passage_instruction: str | None = None
     special_tokens: SpecialTokens = "literal"
     prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "query_max_length"):
+            number = getattr(self, name)
+            if number is not None and not isinstance(number, int):
+                raise InvalidInputError(f"{name} is {number!r}; it must be a whole number or None")
+        for name in ("query_instruction", "passage_instruction", "prompt"):
+            text = getattr(self, name)
+            if text is not None:
+                object.__setattr__(self, name, check_text(text, name))
+        if self.special_tokens not in get_args(SpecialTokens):
+            raise InvalidInputError(
+                f"special_tokens is {self.special_tokens!r}; "
+                f"it must be one of {', '.join(get_args(SpecialTokens))}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,10 +63,12 @@ class TextTokenizer:
         self._json = file.read_text(encoding="utf-8")
         try:
             content = json.loads(self._json)
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{file} is not valid JSON: {error}") from error
-        self.control_ids = _control_ids(content, control_ids)
-        self._literal = _stateless(_without_control_pieces(content, self.control_ids))
+            self.control_ids = _control_ids(content, control_ids)
+            self._literal = _stateless(_without_control_pieces(content, self.control_ids))
+        except Exception as error:  # tokenizers raises nothing more specific than Exception
+            raise CheckpointError(
+                f"{file} is no tokenizer this release can read: {error!r}"
+            ) from error
         self.size = self._literal.get_vocab_size()
 
     @cached_property
@@ -77,13 +79,22 @@ class TextTokenizer:
     def single_template(self) -> Template:
         """The control ids that this tokenizer puts around one text."""
         encoding = self._literal.encode("a")
-        return _template(encoding.ids, encoding.sequence_ids)
+        return self._checked(_template(encoding.ids, encoding.sequence_ids))
 
     @cached_property
     def pair_template(self) -> Template:
         """The control ids that this tokenizer puts around and between two texts."""
         encoding = self._literal.encode("a", "a")
-        return _template(encoding.ids, encoding.sequence_ids)
+        return self._checked(_template(encoding.ids, encoding.sequence_ids))
+
+    def _checked(self, template: Template) -> Template:
+        # an encoder's score is read off the token before the text: without it there is none
+        if not template.before:
+            raise CheckpointError(
+                "tokenizer.json has no post_processor that puts a control token before a text; "
+                "save the tokenizer again from the original model"
+            )
+        return template
 
     def encode(
         self,

@@ -9,10 +9,11 @@ from bge_rerank_integrations.local.cross_encoding import cross_encoding
 from bge_rerank_integrations.local.decoder import Decoder
 from bge_rerank_integrations.local.decoder_spec import LayerRequest, decoder_spec
 from bge_rerank_integrations.local.device import DevicePlan, plan_device, read_hardware
-from bge_rerank_integrations.local.encoder import (
-    OFFSET_POSITIONS,
-    FlatEncoder,
-    Output,
+from bge_rerank_integrations.local.encoder import FlatEncoder, Output
+from bge_rerank_integrations.local.encoder_config import (
+    position_limit,
+    read_size,
+    refuse_quantized,
     why_not_flat,
 )
 from bge_rerank_integrations.local.engine import BatchLimits, Engine, Forward, shared_engine
@@ -35,10 +36,17 @@ def load_torch_scorer(
 ) -> LocalScorer:
     """Load the checkpoint, or share it if this process has it on the same device already."""
     family = family_of(checkpoint.config, checkpoint.model)
+    refuse_quantized(checkpoint.config, checkpoint.model)
     if family in LLM_FAMILIES:
         return _load_llm(
-            checkpoint, family, text, layers, limits,
-            device=device, precision=precision, show_progress=show_progress,
+            checkpoint,
+            family,
+            text,
+            layers,
+            limits,
+            device=device,
+            precision=precision,
+            show_progress=show_progress,
         )
     if layers != LayerRequest() or text.prompt is not None:
         raise InvalidInputError(
@@ -52,7 +60,7 @@ def load_torch_scorer(
         key,
         lambda: _engine(checkpoint, read_tokenizer(checkpoint), _encoder(checkpoint, plan, output)),
     )
-    limit = position_limit(checkpoint)
+    limit = position_limit(checkpoint.config, checkpoint.model)
     method: Method
     if output == "logit":
         method = cross_encoding(engine.tokenizer, text, limit=limit)
@@ -88,18 +96,9 @@ def _load_llm(
         spec,
         family=family,
         bos=int(checkpoint.config["bos_token_id"]),
-        limit=position_limit(checkpoint),
+        limit=position_limit(checkpoint.config, checkpoint.model),
     )
     return LocalScorer(engine, method, limits=limits, show_progress=show_progress)
-
-
-def position_limit(checkpoint: Checkpoint) -> int:
-    """The most tokens an input may have: XLM-R counts positions from behind its padding id."""
-    config = checkpoint.config
-    positions = int(config.get("max_position_embeddings", 512))
-    if config.get("model_type") in OFFSET_POSITIONS:
-        return positions - int(config.get("pad_token_id", 1)) - 1
-    return positions
 
 
 def read_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
@@ -108,7 +107,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
     declared = [config[name] for name in names if isinstance(config.get(name), int)]
     tokenizer = TextTokenizer(checkpoint.folder, declared)
-    vocabulary = int(config.get("vocab_size", tokenizer.size))
+    vocabulary = read_size(config, "vocab_size", checkpoint.model)
     if tokenizer.size > vocabulary:
         raise CheckpointError(
             f"{checkpoint.folder / 'tokenizer.json'} has {tokenizer.size} tokens and the model "

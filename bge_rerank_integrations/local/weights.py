@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from bge_rerank_integrations.errors import CheckpointError
+from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.torch_runtime import weight_format
 
 
 class Dense(NamedTuple):
@@ -39,8 +40,7 @@ class Weights:
         self.prefix = prefix
         self._checkpoint = checkpoint
         self._plan = plan
-        planned = torch.float32 if plan.autocast else getattr(torch, plan.dtype)
-        self._dtype: torch.dtype = dtype or planned
+        self._dtype = dtype or weight_format(plan)
         self._open: Callable[[Path], Any] = cache(lambda file: safe_open(str(file), framework="pt"))
 
     def of_prefix(self, prefix: str, dtype: torch.dtype | None = None) -> "Weights":
@@ -52,12 +52,11 @@ class Weights:
 
     def read(self, name: str) -> Tensor:
         """The whole tensor; raises `CheckpointError` if the checkpoint lacks it."""
-        tensor: Tensor = self._open(self._file(name)).get_tensor(self.prefix + name)
-        return self._place(tensor)
+        return self._place(self._stored(name))
 
     def read_table(self, name: str) -> Tensor:
         """An embedding table: as stored on a CPU, where only the batch's rows are ever read."""
-        table: Tensor = self._open(self._file(name)).get_tensor(self.prefix + name)
+        table = self._stored(name)
         return table if self._plan.device == "cpu" else self._place(table)
 
     def read_row(self, name: str, row: int) -> Tensor:
@@ -68,7 +67,18 @@ class Weights:
     def dense(self, *names: str, biased: bool) -> Dense:
         """One linear layer, or several over the same input laid below one another."""
         weight = _joined([self.read(f"{name}.weight") for name in names])
-        return Dense(weight, _joined([self.read(f"{name}.bias") for name in names]) if biased else None)
+        return Dense(
+            weight, _joined([self.read(f"{name}.bias") for name in names]) if biased else None
+        )
+
+    def _stored(self, name: str) -> Tensor:
+        tensor: Tensor = self._open(self._file(name)).get_tensor(self.prefix + name)
+        if not tensor.is_floating_point():
+            raise UnsupportedModel(
+                f"{self._checkpoint.model} holds {self.prefix + name!r} as {tensor.dtype}: quantized "
+                "weights are not supported; use the model they were made from"
+            )
+        return tensor
 
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(device=self._plan.device, dtype=self._dtype)

