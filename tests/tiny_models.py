@@ -69,6 +69,9 @@ Results show that the pressure at the wall of the tube depends on the speed of t
 搜索引擎根据问题对文章进行排序。
 """
 
+# the generated module defines its classes at run time, out of a type checker's sight
+_ModelProto: Any = vars(sentencepiece_model_pb2)["ModelProto"]
+
 _XLMR_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 _BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SIZES: dict[str, Any] = {
@@ -239,8 +242,8 @@ def _build_xlmr(
         bos_token_id=0,
         pad_token_id=1,
         eos_token_id=2,
-        num_labels=labels,
     )
+    config.num_labels = labels
     _save(architecture(config), seed, folder)
     special = dict(
         zip(("bos_token", "pad_token", "eos_token", "unk_token"), _XLMR_SPECIAL, strict=True)
@@ -266,8 +269,8 @@ def _build_bert(architecture: Callable[[Any], PreTrainedModel], folder: Path, se
         max_position_embeddings=512,
         type_vocab_size=2,
         pad_token_id=0,
-        num_labels=1,
     )
+    config.num_labels = 1
     _save(architecture(config), seed, folder)
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     _save_tokenizer(
@@ -314,7 +317,7 @@ def _unigram_tokenizer() -> Tokenizer:
         num_threads=1,
         minloglevel=2,
     )
-    trained = sentencepiece_model_pb2.ModelProto.FromString(written.getvalue())
+    trained = _ModelProto.FromString(written.getvalue())
     pieces = [(piece, 0.0) for piece in _XLMR_SPECIAL]
     pieces += [(piece.piece, piece.score) for piece in trained.pieces[3:]]
     tokenizer = Tokenizer(Unigram([*pieces, ("<mask>", 0.0)], unk_id=3))

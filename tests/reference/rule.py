@@ -62,7 +62,8 @@ class OneByOne:
         return ids
 
     def _id(self, token: str) -> int:
-        number: int = self.tokenizer.token_to_id(token)
+        number = self.tokenizer.token_to_id(token)
+        assert number is not None
         return number
 
     def _model(self, kind: Any) -> PreTrainedModel:
