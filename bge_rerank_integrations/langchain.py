@@ -290,7 +290,7 @@ class BGECrossEncoder(ScorerFields, BaseCrossEncoder):
             raise NonFiniteScoreError(
                 f"{scorer.name} gave {raw[index]} for the pair at position {index}"
             )
-        return [show_score(score, scorer.scale, self.normalize) for score in raw.tolist()]
+        return [show_score(score, scorer.scale, normalize=self.normalize) for score in raw.tolist()]
 
 
 def _read_request(request: Any) -> RerankInput:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
-from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_classic.retrievers.document_compressors.cross_encoder import BaseCrossEncoder
 from pydantic import ValidationError
 
 from bge_rerank_integrations import InvalidInputError, NonFiniteScoreError, ScorerContractError

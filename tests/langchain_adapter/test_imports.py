@@ -17,12 +17,12 @@ def without(*modules: str) -> str:
     """Program lines after which these cannot be found, as if they were not installed."""
     return f"""
 import sys
-class Missing:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name in {modules}:
-            raise ModuleNotFoundError("No module named " + repr(name), name=name)
-sys.meta_path.insert(0, Missing)
+from importlib.machinery import PathFinder
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name in {modules} else super().find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 """
 
 
@@ -49,27 +49,29 @@ def test_importing_and_building_loads_no_torch_and_no_langchain_classic() -> Non
         """
 import sys
 from bge_rerank_integrations.langchain import BGECrossEncoder, BGERerank
-BGERerank(), BGECrossEncoder()
+BGERerank()
 print({"torch", "transformers", "langchain_classic", "llama_index"} & set(sys.modules))
 """
     ) == str(set())
 
 
-def test_before_langchain_core_1_2_19_the_base_is_langchain_classics() -> None:
-    # as it was then: langchain_classic defined the class, langchain_core had none
+def test_before_langchain_core_1_2_19_langchain_classics_base_is_asked() -> None:
+    # as it was then: langchain_core had no such class, langchain_classic had its own
     assert (
         run(
             without("langchain_core.cross_encoders")
             + """
-import types
 from abc import ABC
-classic = "langchain_classic.retrievers.document_compressors.cross_encoder"
-for end in (len("langchain_classic"), len("langchain_classic.retrievers"), classic.rindex(".")):
-    sys.modules[classic[:end]] = types.ModuleType(classic[:end])
-sys.modules[classic] = types.ModuleType(classic)
-sys.modules[classic].BaseCrossEncoder = type("BaseCrossEncoder", (ABC,), {})
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
+parent = "langchain_classic.retrievers.document_compressors"
+names = ("langchain_classic", "langchain_classic.retrievers", parent, parent + ".cross_encoder")
+for name in names:
+    sys.modules[name] = module_from_spec(ModuleSpec(name, None, is_package=True))
+classic = sys.modules[parent].cross_encoder = sys.modules[parent + ".cross_encoder"]
+classic.BaseCrossEncoder = type("BaseCrossEncoder", (ABC,), {})
 from bge_rerank_integrations.langchain import BGECrossEncoder
-print(issubclass(BGECrossEncoder, sys.modules[classic].BaseCrossEncoder))
+print(isinstance(BGECrossEncoder(), classic.BaseCrossEncoder))
 """
         )
         == "True"
