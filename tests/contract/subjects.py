@@ -1,0 +1,114 @@
+"""Every scorer that exists, as something the laws can load with any options."""
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import torch
+from transformers import (
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
+    MPNetConfig,
+    MPNetModel,
+    PreTrainedModel,
+)
+
+from bge_rerank_integrations import Scorer, load_scorer
+from tests.fakes import WordOverlapScorer
+
+
+class Load(Protocol):
+    """Gives the scorer under test; two calls give two scorers of the same model."""
+
+    def __call__(self, **options: Any) -> Scorer: ...
+
+
+FOLDERS = {
+    "xlmr": "reranker_base",
+    "xlmr-8k": "reranker_m3",
+    "bert": "bert_reranker",
+    "bert-cls-embedder": "bge_embedder",
+    "bert-mean-embedder": "mean_embedder",
+    "xlmr-embedder": "m3_embedder",
+}
+"""Subjects that are one of the folders of `tests/conftest.py`."""
+
+LIBRARY = ("distilbert", "electra", "mpnet-embedder")
+"""Subjects that only transformers' own forward can run."""
+
+OFFLINE = (
+    ("offline", "offline-embedder") if find_spec("bge_rerank_integrations.local.offline") else ()
+)
+TORCH = (*FOLDERS, *LIBRARY)
+LOCAL = (*TORCH, *OFFLINE)
+NAMES = ("word-overlap", *LOCAL)
+
+
+def loading(
+    name: str, request: pytest.FixtureRequest, folders: pytest.TempPathFactory
+) -> Load:
+    if name == "word-overlap":
+        return lambda **options: WordOverlapScorer()
+    if name in OFFLINE:
+        return lambda **options: load_scorer(name, **options)
+    folder: Path
+    if name in LIBRARY:
+        folder = build_library_model(name, folders.mktemp("library"), request)
+    else:
+        folder = request.getfixturevalue(FOLDERS[name])
+    return lambda **options: load_scorer(str(folder), device="cpu", **options)
+
+
+def build_library_model(name: str, folder: Path, request: pytest.FixtureRequest) -> Path:
+    """A tiny model of an architecture that the flat forward does not know."""
+    if name == "mpnet-embedder":
+        # its positions count from behind padding id 1, which is XLM-R's
+        tokens: Path = request.getfixturevalue("reranker_base")
+        pooled: Path = request.getfixturevalue("mean_embedder")
+        shutil.copytree(pooled / "1_Pooling", folder / "1_Pooling")
+        shutil.copy(pooled / "modules.json", folder)
+    else:
+        tokens = request.getfixturevalue("bert_reranker")
+    vocabulary = json.loads((tokens / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokens / file, folder)
+    model = _library_model(name, vocabulary)
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for key, weight in sorted(model.named_parameters()):
+            draw = torch.randn(weight.shape, generator=generator)
+            weight.copy_(1 + 0.2 * draw if "LayerNorm.weight" in key else 0.3 * draw)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _library_model(name: str, vocabulary: int) -> PreTrainedModel:
+    sizes: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+    if name == "electra":
+        return ElectraForSequenceClassification(
+            ElectraConfig(**sizes, embedding_size=16, max_position_embeddings=512, num_labels=1)
+        )
+    if name == "mpnet-embedder":
+        return MPNetModel(MPNetConfig(**sizes, max_position_embeddings=514))
+    return DistilBertForSequenceClassification(
+        DistilBertConfig(
+            vocab_size=vocabulary,
+            dim=32,
+            n_layers=2,
+            n_heads=4,
+            hidden_dim=64,
+            max_position_embeddings=512,
+            num_labels=1,
+        )
+    )
