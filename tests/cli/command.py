@@ -1,0 +1,74 @@
+"""Running the installed command as a user does, and in installations that lack things."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+COMMAND = [sys.executable, "-m", "bge_rerank_integrations.cli"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(
+    *arguments: str | bytes,
+    stdin: str | bytes = b"",
+    command: Sequence[str] = COMMAND,
+    **environment: str,
+) -> subprocess.CompletedProcess[str]:
+    """The finished command; `stdin` is sent as UTF-8, and what comes out is read as UTF-8."""
+    done = subprocess.run(
+        [*command, *arguments],
+        input=stdin.encode() if isinstance(stdin, str) else stdin,
+        capture_output=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
+    )
+
+
+def json_lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def to_json_lines(rows: Sequence[object]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def installation(folder: Path, *packages: str) -> dict[str, str]:
+    """What to run the command with so that only these packages, and what they need, are there.
+
+    Their files are linked into `folder` from the environment the tests run in, whose
+    site-packages the interpreter is then kept from.
+    """
+    for name in _closure(packages):
+        for file in metadata.files(name) or ():
+            top = file.parts[0]
+            if top not in ("..", "__pycache__") and not (folder / top).exists():
+                (folder / top).symlink_to(str(file.locate()).removesuffix(str(file)) + top)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+
+
+BARE_COMMAND = [sys.executable, "-S", "-m", "bge_rerank_integrations.cli"]
+
+
+def _closure(packages: Sequence[str]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(packages)
+    while waiting:
+        name = waiting.pop().lower().replace("_", "-")
+        if name in found:
+            continue
+        found.add(name)
+        for line in metadata.requires(name) or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
+    return found
