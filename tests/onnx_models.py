@@ -1,0 +1,95 @@
+"""ONNX files for the tests: tiny models of `tiny_models.py` exported, and graphs made by hand."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import TensorProto, helper
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class Graph(torch.nn.Module):
+    """A model whose inputs are positional and whose output is one tensor, as an export wants it."""
+
+    def __init__(self, model: torch.nn.Module, names: tuple[str, ...], output: str) -> None:
+        super().__init__()
+        self.model, self.names, self.output = model, names, output
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.model(**dict(zip(self.names, tensors, strict=True)))[self.output]
+        return out
+
+
+def load_torch(folder: Path, output: str) -> torch.nn.Module:
+    """The folder's model in transformers, the reference of its graph."""
+    kind = AutoModelForSequenceClassification if output == "logits" else AutoModel
+    model: torch.nn.Module = kind.from_pretrained(folder).eval()
+    return model
+
+
+def export(folder: Path, file: Path, output: str, *, inputs: tuple[str, ...] = INPUTS) -> Path:
+    """The folder's model as a float32 graph of any batch and length."""
+    ids = torch.tensor([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    with warnings.catch_warnings():
+        # the exporter's own: it is the old one, and its tracing warns of every Python branch
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Graph(load_torch(folder, output), inputs, output).eval(),
+            (ids, mask, torch.zeros_like(ids))[: len(inputs)],
+            str(file),
+            dynamo=False,
+            input_names=list(inputs),
+            output_names=[output],
+            dynamic_axes={name: {0: "batch", 1: "tokens"} for name in (*inputs, output)}
+            | ({"logits": {0: "batch"}} if output == "logits" else {}),
+        )
+    return file
+
+
+def quantize(file: Path, into: Path) -> Path:
+    """The graph in int8, its activations quantized anew at every run."""
+    from onnxruntime.quantization import quantize_dynamic  # type: ignore[import-untyped]
+
+    quantize_dynamic(file, into)
+    return into
+
+
+def product_of_ids(
+    file: Path,
+    *,
+    integers: int = TensorProto.INT64,
+    name: str = "input_ids",
+    shape: tuple[int, ...] = (1, 1),
+) -> Path:
+    """A graph whose logit is the product of all its ids.
+
+    It fills a tensor of that shape with ones and adds them up, so that it needs as much memory as
+    the ids say, and any padding or neighbour would change the logit.
+    """
+    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    nodes = [
+        helper.make_node("Cast", [name], ["wide"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["wide", "flat"], ["sides"]),
+        helper.make_node("ConstantOfShape", ["sides"], ["ones"], value=one),
+        helper.make_node("ReduceSum", ["ones"], ["product"], keepdims=0),
+        helper.make_node("Reshape", ["product", "shape"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "product of ids",
+        [helper.make_tensor_value_info(name, integers, ["batch", "tokens"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", *shape[1:]])],
+        [_constant("flat", [-1]), _constant("shape", list(shape))],
+    )
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), str(file))
+    return file
+
+
+def _constant(name: str, values: list[int]) -> Any:
+    return helper.make_tensor(name, TensorProto.INT64, [len(values)], values)

@@ -1,0 +1,193 @@
+"""The forward over ONNX Runtime, against transformers one sequence at a time and by hand."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+import pytest
+import torch
+from onnx import TensorProto
+
+from bge_rerank_integrations import CheckpointError, OutOfMemoryError, UnsupportedModel
+from bge_rerank_integrations.local.engine import BatchLimits, Engine
+from bge_rerank_integrations.local.onnx import OnnxEncoder, Output
+from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
+from tests import onnx_models
+
+LENGTHS = (7, 3, 31, 12, 64, 5)
+
+
+def sequence(*ids: int, first_segment: int | None = None) -> TokenSequence:
+    return TokenSequence(
+        np.array(ids, dtype=np.int32), len(ids) if first_segment is None else first_segment
+    )
+
+
+def random_sequences(lengths: Sequence[int] = LENGTHS) -> list[TokenSequence]:
+    """Ids that every tiny tokenizer has and none pads with; the second half is of segment 1."""
+    random = np.random.default_rng(5)
+    return [
+        sequence(*random.integers(5, 300, length).tolist(), first_segment=length // 2)
+        for length in lengths
+    ]
+
+
+def torch_row(model: Any, one: TokenSequence, output: Output) -> np.ndarray:
+    """The row that transformers gives for one sequence by itself."""
+    ids = torch.from_numpy(one.ids.astype(np.int64))[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.type_vocab_size > 1:
+        inputs["token_type_ids"] = (torch.arange(ids.shape[1]) >= one.first_segment).long()[None]
+    with torch.inference_mode():
+        out = model(**inputs)
+    if output == "logit":
+        row: torch.Tensor = out.logits[0]
+    else:
+        hidden = out.last_hidden_state[0]
+        row = hidden[0] if output == "cls" else hidden.mean(0)
+    return row.numpy()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("onnx")
+
+
+@pytest.fixture(scope="module")
+def bert_graph(files: Path, bert_reranker: Path) -> Path:
+    return onnx_models.export(bert_reranker, files / "bert.onnx", "logits")
+
+
+@pytest.fixture(scope="module")
+def int8_graph(files: Path, bert_graph: Path) -> Path:
+    return onnx_models.quantize(bert_graph, files / "int8.onnx")
+
+
+def test_logits_are_those_of_transformers(bert_graph: Path, bert_reranker: Path) -> None:
+    sequences = random_sequences()
+    reference = onnx_models.load_torch(bert_reranker, "logits")
+    rows = OnnxEncoder(bert_graph, "logit").run(sequences)
+    assert rows.shape == (len(LENGTHS), 1)
+    assert rows.dtype == np.float32
+    expected = [torch_row(reference, one, "logit") for one in sequences]
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+    one_segment = [sequence(*one.ids.tolist()) for one in sequences]
+    assert np.abs(OnnxEncoder(bert_graph, "logit").run(one_segment) - rows).max() > 0.1
+
+
+def test_a_graph_without_token_types_is_given_none(files: Path, reranker_base: Path) -> None:
+    graph = onnx_models.export(
+        reranker_base, files / "xlmr.onnx", "logits", inputs=onnx_models.INPUTS[:2]
+    )
+    sequences = random_sequences()
+    reference = onnx_models.load_torch(reranker_base, "logits")
+    expected = [torch_row(reference, one, "logit") for one in sequences]
+    np.testing.assert_allclose(OnnxEncoder(graph, "logit").run(sequences), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("output", "folder"), [("cls", "bge_embedder"), ("mean", "mean_embedder")])
+def test_vectors_are_those_of_transformers(
+    files: Path, request: pytest.FixtureRequest, output: Output, folder: str
+) -> None:
+    model: Path = request.getfixturevalue(folder)
+    graph = onnx_models.export(model, files / f"{output}.onnx", "last_hidden_state")
+    reference = onnx_models.load_torch(model, "last_hidden_state")
+    sequences = random_sequences()
+    rows = OnnxEncoder(graph, output).run(sequences)
+    assert rows.shape == (len(LENGTHS), 32)
+    expected = [torch_row(reference, one, output) for one in sequences]
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+
+def test_int8_rows_do_not_depend_on_their_neighbours(int8_graph: Path) -> None:
+    forward, sequences = OnnxEncoder(int8_graph, "logit"), random_sequences()
+    together = forward.run(sequences)
+    alone = np.concatenate([forward.run([one]) for one in sequences])
+    assert np.array_equal(together, alone)
+    assert np.array_equal(forward.run(sequences[::-1]), alone[::-1])
+
+    # what is kept out: the same graph, given the same sequences as one padded batch
+    widest = max(LENGTHS)
+    ids, mask, types = np.zeros((3, len(LENGTHS), widest), dtype=np.int64)
+    for row, one in enumerate(sequences):
+        length = len(one.ids)
+        ids[row, :length], mask[row, :length] = one.ids, 1
+        types[row, one.first_segment : length] = 1
+    session = onnxruntime.InferenceSession(str(int8_graph), providers=["CPUExecutionProvider"])
+    feed = dict(zip(onnx_models.INPUTS, (ids, mask, types), strict=True))
+    assert np.abs(session.run(["logits"], feed)[0] - alone).max() > 0.01
+
+
+def test_any_number_of_threads_may_run_at_once(int8_graph: Path) -> None:
+    forward = OnnxEncoder(int8_graph, "logit")
+    batches = [random_sequences(range(3 + start, 40, 5)) for start in range(12)]
+    expected = [forward.run(batch) for batch in batches]
+    with ThreadPoolExecutor(12) as pool:
+        for found, rows in zip(pool.map(forward.run, batches), expected, strict=True):
+            assert np.array_equal(found, rows)
+
+
+def test_the_plan_says_what_runs(bert_graph: Path, int8_graph: Path) -> None:
+    plan = OnnxEncoder(int8_graph, "logit", reasons=["model tiny: a test's"]).plan
+    assert (plan.device, plan.precision) == ("cpu", "int8")
+    lines = str(plan).splitlines()
+    assert lines[0] == "cpu, int8, ONNX Runtime, one sequence at a time per core"
+    assert lines[1] == "  - model tiny: a test's"
+    assert "  - precision int8: as the file has it, whatever is asked" in lines
+    assert OnnxEncoder(bert_graph, "logit").plan.precision == "fp32"
+
+
+@pytest.mark.parametrize("integers", [TensorProto.INT64, TensorProto.INT32])
+def test_ids_come_in_the_integers_that_the_graph_takes(tmp_path: Path, integers: int) -> None:
+    graph = onnx_models.product_of_ids(tmp_path / "product.onnx", integers=integers)
+    rows = OnnxEncoder(graph, "logit").run([sequence(2, 3, 7), sequence(5), sequence(4, 4)])
+    assert rows.tolist() == [[42.0], [5.0], [16.0]]
+
+
+def test_memory_that_runs_out_is_told_from_other_errors(
+    tmp_path: Path, bert_reranker: Path
+) -> None:
+    """2**50 floats are more than any machine can address, so the allocation truly fails."""
+    graph = onnx_models.product_of_ids(tmp_path / "product.onnx")
+    forward = OnnxEncoder(graph, "logit")
+    engine = Engine("product", lambda: "0", TextTokenizer(bert_reranker), forward)
+    huge = sequence(2**20, 2**30)
+    with pytest.raises(OutOfMemoryError, match=r"position 8, of 2 tokens.*product"):
+        engine.run([sequence(3, 4), huge], [7, 8], BatchLimits())
+    assert engine.run([sequence(3, 4), sequence(5)], [0, 1], BatchLimits()).tolist() == [[12], [5]]
+    with pytest.raises(Exception, match="ONNXRuntimeError") as caught:
+        forward.run([sequence(-3)])
+    assert not forward.is_out_of_memory(caught.value)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncated, emptied, Path.unlink])
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    graph = onnx_models.product_of_ids(tmp_path / "product.onnx")
+    damage(graph)
+    with pytest.raises(CheckpointError, match=r"product\.onnx"):
+        OnnxEncoder(graph, "logit")
+
+
+def test_an_unknown_input_is_refused(tmp_path: Path) -> None:
+    graph = onnx_models.product_of_ids(tmp_path / "product.onnx", name="pixel_values")
+    with pytest.raises(UnsupportedModel, match=r"'pixel_values' of tensor\(int64\).*input_ids"):
+        OnnxEncoder(graph, "logit")
+
+
+def test_an_output_that_is_no_logit_is_refused(tmp_path: Path, bert_graph: Path) -> None:
+    graph = onnx_models.product_of_ids(tmp_path / "product.onnx", shape=(1, 1, 1))
+    with pytest.raises(UnsupportedModel, match=r"\[batch, 1\]; it has logits \[1, 1, 1\]"):
+        OnnxEncoder(graph, "logit")
+    with pytest.raises(UnsupportedModel, match=r"\[batch, tokens, width\]; it has logits"):
+        OnnxEncoder(bert_graph, "cls")
