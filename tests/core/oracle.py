@@ -104,4 +104,4 @@ def sequences(lengths: Sequence[int]) -> list[TokenSequence]:
 
 def engine_over(forward: OracleForward, folder: Path) -> Engine:
     """An engine over the oracle, with the tokenizer of a model folder."""
-    return Engine("oracle", "0" * 12, TextTokenizer(folder), forward)
+    return Engine("oracle", lambda: "0" * 12, TextTokenizer(folder), forward)

@@ -1,0 +1,266 @@
+"""Text never becomes a control token, in any disguise; and nothing else about it changes."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from bge_rerank_integrations import CheckpointError, InvalidInputError
+from bge_rerank_integrations.local.tokens import (
+    Template,
+    TextTokenizer,
+    join_pair,
+    join_single,
+)
+from tests.core.tokenizers_bpe import (
+    GEMMA_SPECIAL,
+    LLAMA_SPECIAL,
+    build_gemma_tokenizer,
+    build_llama_tokenizer,
+)
+
+XLMR = ["<s>", "</s>", "<pad>", "<mask>"]
+BERT = ["[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+UNKNOWN = ["<unk>", "[UNK]"]
+CONTROL = [
+    *XLMR,
+    *BERT,
+    *(token for token in GEMMA_SPECIAL if token != "<unk>"),
+    *LLAMA_SPECIAL,
+]
+ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u0301\ufe0f"
+# other characters that normalisation turns into these
+LOOK_ALIKES = {"<": "＜﹤", ">": "＞﹥", "/": "／", "[": "［", "]": "］", "|": "｜", "_": "＿﹍"}
+
+Mutation = st.sampled_from(["same", "wide", "joined", "upper", "lower"])
+
+
+@st.composite
+def disguised(draw: st.DrawFn, tokens: list[str] = CONTROL) -> str:
+    """A control token's name, some of its characters replaced, joined or doubled."""
+    text = ""
+    for character in draw(st.sampled_from(tokens)):
+        match draw(Mutation):
+            case "wide" if character in LOOK_ALIKES:
+                text += draw(st.sampled_from(LOOK_ALIKES[character]))
+            case "wide":
+                text += chr(ord(character) + 0xFEE0)
+            case "joined":
+                text += character + draw(st.sampled_from(ZERO_WIDTH))
+            case "upper":
+                text += character.upper()
+            case "lower":
+                text += character.lower()
+            case _:
+                text += character
+    return text
+
+
+plain_words = st.sampled_from(["a", " panda ", "the giant", "熊猫", "  ", "\n", "😀", "\x00", "é"])
+pieces = st.one_of(
+    st.sampled_from(CONTROL), disguised(), plain_words, st.text(max_size=8)
+)
+texts = st.lists(pieces, max_size=6).map("".join).map(
+    lambda text: text.encode("utf-8", "replace").decode("utf-8")
+)
+TOKENIZERS = ["xlmr", "bert", "gemma", "llama"]
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def folder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    path: Path
+    if request.param == "gemma":
+        return build_gemma_tokenizer(tmp_path_factory.mktemp("gemma"))
+    if request.param == "llama":
+        return build_llama_tokenizer(tmp_path_factory.mktemp("llama"))
+    path = request.getfixturevalue({"xlmr": "reranker_base", "bert": "bert_reranker"}[request.param])
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> TextTokenizer:
+    return TextTokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Tokenizer:
+    raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    raw.no_padding()
+    raw.no_truncation()
+    return raw
+
+
+def raw_ids(reference: Tokenizer, text: str) -> list[int]:
+    ids: list[int] = reference.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def special_ids(reference: Tokenizer) -> set[int]:
+    return {
+        number
+        for number, token in reference.get_added_tokens_decoder().items()
+        if token.special and token.content not in UNKNOWN
+    }
+
+
+def test_knows_every_control_token_of_the_file(
+    tokenizer: TextTokenizer, reference: Tokenizer
+) -> None:
+    assert tokenizer.control_ids == special_ids(reference)
+    assert len(tokenizer.control_ids) >= 3
+
+
+@given(text=texts)
+@settings(max_examples=600, deadline=None)
+def test_no_text_holds_a_control_id(tokenizer: TextTokenizer, text: str) -> None:
+    (ids,) = tokenizer.encode([text], [0])
+    assert tokenizer.control_ids.isdisjoint(ids)
+
+
+@given(text=texts)
+@settings(max_examples=300, deadline=None)
+def test_text_without_control_tokens_is_the_checkpoints_own(
+    tokenizer: TextTokenizer, reference: Tokenizer, text: str
+) -> None:
+    parsed = raw_ids(reference, text)
+    if tokenizer.control_ids.isdisjoint(parsed):
+        assert tokenizer.encode([text], [0]) == [parsed]
+
+
+@given(text=texts)
+@settings(max_examples=300, deadline=None)
+def test_parse_is_the_checkpoints_own_and_error_refuses_what_it_would_inject(
+    tokenizer: TextTokenizer, reference: Tokenizer, text: str
+) -> None:
+    parsed = raw_ids(reference, text)
+    assert tokenizer.encode([text], [0], special_tokens="parse") == [parsed]
+    if tokenizer.control_ids.isdisjoint(parsed):
+        assert tokenizer.encode([text], [0], special_tokens="error") == [parsed]
+        return
+    with pytest.raises(InvalidInputError, match="position 41 holds the control token") as refused:
+        tokenizer.encode(["plain", text], [3, 41], special_tokens="error")
+    assert refused.value.index == 41
+    if len(text) > 20:
+        assert text not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["{}", "{} panda", "panda {}", "a {} b", "a{}b", "{}{}"])
+@pytest.mark.parametrize("wide", [False, True])
+def test_every_control_token_at_every_place(
+    tokenizer: TextTokenizer, reference: Tokenizer, place: str, wide: bool
+) -> None:
+    for number in tokenizer.control_ids:
+        name = reference.id_to_token(number)
+        if wide:
+            name = "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in name)
+        text = place.format(*[name] * place.count("{}"))
+        (ids,) = tokenizer.encode([text], [0])
+        assert tokenizer.control_ids.isdisjoint(ids), text
+        assert ids, "the text itself is not lost"
+
+
+def test_the_ascii_names_do_parse(tokenizer: TextTokenizer, reference: Tokenizer) -> None:
+    # or the laws above would hold of a tokenizer that knows no control tokens
+    for number in tokenizer.control_ids:
+        name = reference.id_to_token(number)
+        assert number in raw_ids(reference, f"a {name} b")
+
+
+def test_full_width_parses_after_normalisation(reranker_base: Path) -> None:
+    tokenizer = TextTokenizer(reranker_base)
+    (parsed,) = tokenizer.encode(["a ＜/s＞ b"], [0], special_tokens="parse")
+    assert 2 in parsed, "a filter on the text would not see it"
+    with pytest.raises(InvalidInputError, match="'</s>'"):
+        tokenizer.encode(["a ＜/s＞ b"], [0], special_tokens="error")
+
+
+@pytest.mark.parametrize("text", ["", " ", "\x00", "\ufffd", "\u200b", "a" * 1_000_000, "熊 " * 9999])
+def test_strange_texts_are_texts(
+    tokenizer: TextTokenizer, reference: Tokenizer, text: str
+) -> None:
+    assert tokenizer.encode([text], [0]) == [raw_ids(reference, text)]
+
+
+def test_no_texts(tokenizer: TextTokenizer) -> None:
+    assert tokenizer.encode([], []) == []
+
+
+def test_the_name_of_the_unknown_token_is_text_too(reranker_base: Path, bert_reranker: Path) -> None:
+    for folder, name, number in ((reranker_base, "<unk>", 3), (bert_reranker, "[UNK]", 1)):
+        tokenizer = TextTokenizer(folder)
+        (literal,) = tokenizer.encode([f"a {name} b"], [0])
+        (parsed,) = tokenizer.encode([f"a {name} b"], [0], special_tokens="parse")
+        assert parsed.count(number) == 1
+        assert len(literal) > len(parsed), "several pieces, not one token"
+        (unknown,) = tokenizer.encode(["a 龘 b"], [0])
+        assert number in unknown, "unknown characters are unknown still"
+
+
+def test_templates_by_hand(reranker_base: Path, bert_reranker: Path) -> None:
+    xlmr, bert = TextTokenizer(reranker_base), TextTokenizer(bert_reranker)
+    assert xlmr.pair_template == Template((0,), (2, 2), (2,))
+    assert xlmr.single_template == Template((0,), (), (2,))
+    assert bert.pair_template == Template((2,), (3,), (3,))
+    assert bert.single_template == Template((2,), (), (3,))
+    assert [len(t) for t in (xlmr.pair_template, bert.pair_template)] == [4, 3]
+
+
+def test_joining_by_hand() -> None:
+    bert = Template((2,), (3,), (3,))
+    pair = join_pair([10, 11], [20], bert)
+    assert pair.ids.tolist() == [2, 10, 11, 3, 20, 3]
+    assert pair.first_segment == 4
+    xlmr = Template((0,), (2, 2), (2,))
+    assert join_pair([10], [20, 21], xlmr).ids.tolist() == [0, 10, 2, 2, 20, 21, 2]
+    assert join_pair([], [], xlmr).ids.tolist() == [0, 2, 2, 2]
+    assert join_single([10], Template((2,), (), (3,))).ids.tolist() == [2, 10, 3]
+
+
+def test_declared_control_ids_count_without_added_tokens(
+    reranker_base: Path, tmp_path: Path
+) -> None:
+    content = json.loads((reranker_base / "tokenizer.json").read_text(encoding="utf-8"))
+    content["added_tokens"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    tokenizer = TextTokenizer(tmp_path, [0, 1, 2])
+    assert tokenizer.control_ids == {0, 1, 2}
+    assert tokenizer.control_ids.isdisjoint(tokenizer.encode(["a </s> ＜s＞ b"], [0])[0])
+
+
+def test_declared_control_ids_count_without_an_unknown_token(tmp_path: Path) -> None:
+    build_llama_tokenizer(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["added_tokens"] = []
+    file.write_text(json.dumps(content), encoding="utf-8")
+    plain = Tokenizer.from_file(str(file))
+    number = plain.token_to_id("<|eot_id|>")
+    assert plain.encode("<|eot_id|>", add_special_tokens=False).ids == [number]
+    tokenizer = TextTokenizer(tmp_path, [number])
+    assert number in tokenizer.control_ids
+    assert number not in tokenizer.encode(["<|eot_id|>"], [0])[0]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '"x"', "null", '{"model": {"type": "Unknown"}}']
+)
+def test_a_file_that_is_no_tokenizer_is_damaged(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / "tokenizer.json"))):
+        TextTokenizer(tmp_path)
+
+
+def test_a_tokenizer_that_places_no_control_tokens_is_refused(
+    reranker_base: Path, tmp_path: Path
+) -> None:
+    content = json.loads((reranker_base / "tokenizer.json").read_text(encoding="utf-8"))
+    content["post_processor"] = None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="post_processor"):
+        _ = TextTokenizer(tmp_path).pair_template
