@@ -8,7 +8,7 @@ and never secrets.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 from pydantic import (
@@ -27,7 +27,7 @@ from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.load import ScorerOptions, load_scorer
 from bge_rerank_integrations.registry import DEFAULT_MODEL
 from bge_rerank_integrations.reranker import Reranker
-from bge_rerank_integrations.types import Precision, Scorer, SpecialTokens
+from bge_rerank_integrations.types import HeadIndexing, Precision, Scorer, SpecialTokens
 
 
 class ScorerFields(BaseModel):
@@ -38,6 +38,8 @@ class ScorerFields(BaseModel):
         validate_assignment=True,
         arbitrary_types_allowed=True,
         protected_namespaces=(),
+        # pydantic's errors quote the arguments, the token among them
+        hide_input_in_errors=True,
     )
 
     model: str = Field(
@@ -65,6 +67,19 @@ class ScorerFields(BaseModel):
     special_tokens: SpecialTokens = Field(
         default="literal",
         description="What '</s>' inside a text is: plain text, an error, or a control token.",
+    )
+    prompt: str | None = Field(default=None, description="An LLM reranker's question.")
+    cutoff_layers: tuple[int, ...] | None = Field(
+        default=None, description="Layers that score, of the layerwise and lightweight models."
+    )
+    compress_ratio: int = Field(
+        default=1, ge=1, description="Passage tokens averaged into one, lightweight model."
+    )
+    compress_layers: tuple[int, ...] = Field(
+        default=(), description="Layers before which passages are compressed, lightweight model."
+    )
+    head_indexing: HeadIndexing = Field(
+        default="request", description="Heads of the lightweight model by 'request' or 'layer'."
     )
     batch_size: int | None = Field(
         default=None, ge=1, description="Most pairs in a batch; None leaves it to the token budget."
@@ -143,6 +158,11 @@ class ScorerFields(BaseModel):
             query_instruction=self.query_instruction,
             passage_instruction=self.passage_instruction,
             special_tokens=self.special_tokens,
+            prompt=self.prompt,
+            cutoff_layers=self.cutoff_layers,
+            compress_ratio=self.compress_ratio,
+            compress_layers=self.compress_layers,
+            head_indexing=self.head_indexing,
             batch_size=self.batch_size,
             max_batch_tokens=self.max_batch_tokens,
             revision=self.revision,
@@ -151,6 +171,13 @@ class ScorerFields(BaseModel):
             token=self.token.get_secret_value() if self.token else None,
             show_progress=self.show_progress,
         )
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        yield "model", self.model if self.scorer is None else self.scorer.name
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name != "model" and field.repr and not field.exclude and value != field.default:
+                yield name, value
 
     @model_serializer(mode="wrap")
     def _only_what_can_be_read_back(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

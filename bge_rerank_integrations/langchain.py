@@ -98,7 +98,6 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
     document_formatter: SkipJsonSchema[Callable[[Document], str] | None] = Field(
         default=None,
         exclude=True,
-        repr=False,
         description="Gives the text to score, instead of `metadata_keys`; called on the worker "
         "thread in async use. Cannot be serialized.",
     )

@@ -192,13 +192,6 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
             }
         )
 
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        yield "model", self.model if self.scorer is None else self.scorer.name
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if name != "model" and field.repr and not field.exclude and value != field.default:
-                yield name, value
-
 
 def _check_query(query: QueryBundle | str | None) -> QueryBundle:
     text: object = query.query_str if isinstance(query, QueryBundle) else query

@@ -93,6 +93,6 @@ def family_of(config: Mapping[str, Any], model: str) -> Family:
 
 def label_count(config: Mapping[str, Any]) -> int:
     """The number of labels a sequence classifier has; transformers' own default is two."""
-    if "id2label" in config:
+    if isinstance(config.get("id2label"), Mapping):
         return len(config["id2label"])
     return int(config.get("num_labels", 2))

@@ -85,10 +85,10 @@ class Reranker:
 
     def shown(self, raw_score: float) -> float:
         """The raw score on the scale that is shown: see `normalize`."""
-        return show_score(raw_score, self.scorer.scale, self.normalize)
+        return show_score(raw_score, self.scorer.scale, normalize=self.normalize)
 
 
-def show_score(raw_score: float, scale: Scale, normalize: bool) -> float:
+def show_score(raw_score: float, scale: Scale, *, normalize: bool) -> float:
     """A logit's sigmoid in double precision if `normalize`; anything else unchanged."""
     if scale != "logit" or not normalize:
         return raw_score
@@ -106,7 +106,7 @@ def check_threshold(threshold: object) -> float | None:
     if (
         isinstance(threshold, bool)
         or not isinstance(threshold, int | float)
-        or threshold != threshold
+        or math.isnan(threshold)
     ):
         raise InvalidInputError(f"score_threshold is {threshold!r}; it must be a number or None")
     return float(threshold)

@@ -24,7 +24,7 @@ SpecialTokens = Literal["literal", "error", "parse"]
 """What a control token's name inside a text is: text, an error, or (as in FlagEmbedding) itself."""
 
 HeadIndexing = Literal["request", "layer"]
-"""Which head a requested layer of the lightweight model uses: by place in the request, or its own."""
+"""Which head a layer of the lightweight model uses: by its place in the request, or its own."""
 
 FloatArray = NDArray[np.float32]
 

@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,7 +65,7 @@ class Checkpoint:
         single = self.folder / "model.safetensors"
         if not single.is_file():
             raise CheckpointError(self._no_weights())
-        return dict.fromkeys(self._header(single)[0], single)
+        return dict.fromkeys(self._header(single), single)
 
     def _no_weights(self) -> str:
         pickles = sorted({f.name for pattern in PICKLES for f in self.folder.glob(pattern)})
@@ -78,43 +77,51 @@ class Checkpoint:
             "AutoModel*.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)"
         )
 
-    def _header(self, file: Path) -> tuple[dict[str, Any], int]:
-        """Each tensor's dtype, shape and offsets, and where in the file the offsets begin."""
+    def _header(self, file: Path) -> list[str]:
+        """The names of a file's tensors."""
         try:
-            # checks the whole header against the file's size
-            with safe_open(str(file), framework="np"):
-                pass
+            with safe_open(str(file), framework="np") as opened:
+                return list(opened.keys())
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{file} is damaged or missing ({error}): an interrupted download or copy; "
                 "delete it and fetch it again"
             ) from error
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header: dict[str, Any] = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        return header, 8 + length
+
+    @property
+    def _sources(self) -> list[Path]:
+        names = ("config.json", "tokenizer.json", "1_Pooling/config.json")
+        files = [self.folder / name for name in names]
+        return [file for file in files if file.is_file()] + sorted(set(self.files.values()))
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Twelve hex digits that name the contents: any retrained or converted copy has others.
+    def signature(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, size and time of change of the files as they are now: cheap, for this process."""
+        return tuple(
+            (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
+            for file in self._sources
+        )
 
-        SHA-256 over config, tokenizer, the tensors' names and shapes, and the first 4 KiB of each
-        tensor: hashing every byte would cost seconds for a large model.
+    def fingerprint(self) -> str:
+        """Twelve hex digits that name the contents, wherever they lie: SHA-256 over the files.
+
+        Raises `CheckpointError` if a file has changed since `signature` was first read.
         """
+        loaded = self.signature
+        if loaded != Checkpoint(self.model, self.folder).signature:
+            raise CheckpointError(f"{self.folder} has changed since it was loaded; load it again")
         digest = hashlib.sha256()
-        for name in ("config.json", "tokenizer.json", "1_Pooling/config.json"):
-            file = self.folder / name
-            digest.update(file.read_bytes() if file.is_file() else b"-")
-        for path in sorted(set(self.files.values())):
-            header, start = self._header(path)
-            with path.open("rb") as stream:
-                for name, tensor in sorted(header.items()):
-                    begin, end = tensor["data_offsets"]
-                    digest.update(f"{name} {tensor['dtype']} {tensor['shape']}".encode())
-                    stream.seek(start + begin)
-                    digest.update(stream.read(min(4096, end - begin)))
+        for file in self._sources:
+            digest.update(file.name.encode() + _sha256(file.resolve()).encode())
         return digest.hexdigest()[:12]
+
+
+def _sha256(file: Path) -> str:
+    # the hub's cache names each large file by its own SHA-256
+    if len(file.name) == 64 and set(file.name) <= set("0123456789abcdef"):
+        return file.name
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def open_checkpoint(

@@ -1,4 +1,4 @@
-"""A padding-free forward for the LLM rerankers: no transformers, no remote code, no vocabulary head.
+"""A padding-free forward for the LLM rerankers: no remote code, no vocabulary-wide head.
 
 Computes what a score needs and nothing else: no layer past the deepest cut-off, the last layer for
 the last token alone, and one dot product instead of a logit per word of the vocabulary. A query
@@ -224,4 +224,5 @@ def rotate(x: Tensor, rotary: Tensor, size: int) -> Tensor:
     heads = x.reshape(len(x), -1, size)
     left, right = heads.chunk(2, dim=2)
     turned = torch.cat([-right, left], dim=2)
-    return (heads * cosine + turned * sine).reshape(x.shape)
+    result: Tensor = (heads * cosine + turned * sine).reshape(x.shape)
+    return result

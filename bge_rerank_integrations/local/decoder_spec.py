@@ -196,6 +196,7 @@ def _cutoffs(config: Mapping[str, Any], wanted: Iterable[int] | None) -> Sequenc
     if not layers or any(layer not in allowed for layer in layers):
         step = f" in steps of {allowed.step}" if allowed.step > 1 else ""
         raise InvalidInputError(
-            f"cutoff_layers is {layers}; this model scores at layers {allowed.start} to {last}{step}"
+            f"cutoff_layers is {layers}; "
+            f"this model scores at layers {allowed.start} to {last}{step}"
         )
     return layers

@@ -1,4 +1,4 @@
-"""What a BERT or XLM-R `config.json` says, checked, with transformers' defaults for what it omits."""
+"""What an encoder's `config.json` says, checked, with transformers' defaults for what it omits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 from weakref import WeakValueDictionary
 
@@ -71,10 +72,15 @@ class Engine:
     """
 
     def __init__(
-        self, model: str, fingerprint: str, tokenizer: TextTokenizer, forward: Forward
+        self,
+        model: str,
+        read_fingerprint: Callable[[], str],
+        tokenizer: TextTokenizer,
+        forward: Forward,
     ) -> None:
         self.model = model
-        self.fingerprint = fingerprint
+        # hashing the files may take a second, so it waits until somebody asks
+        self.fingerprint = cache(read_fingerprint)
         self.tokenizer = tokenizer
         self.forward = forward
         self._gate = threading.BoundedSemaphore(forward.concurrency)
@@ -113,13 +119,14 @@ class Engine:
             padded=self.forward.padded,
         )
         waiting.reverse()
-        most = None  # sequences a batch may still hold, once memory has run out
+        most = None  # tokens a batch may still hold, once memory has run out
         rows: list[FloatArray | None] = [None] * len(sequences)
         while waiting:
-            check_cancelled()
             batch = waiting.pop()
-            if most is not None and len(batch) > most:
-                waiting += [batch[most:], batch[:most]]
+            cost = self._cost(batch, lengths)
+            if most is not None and cost > most and len(batch) > 1:
+                middle = len(batch) // 2
+                waiting += [batch[middle:], batch[:middle]]
                 continue
             result = self._run_batch(sequences, batch, positions)
             if result is None:
@@ -127,7 +134,7 @@ class Engine:
                 self.forward.release_memory()
                 if len(batch) == 1:
                     raise self._too_large(positions[batch[0]], lengths[batch[0]])
-                most = len(batch) // 2
+                most = cost // 2
                 waiting.append(batch)
                 continue
             for index, row in zip(batch, result, strict=True):
@@ -136,6 +143,12 @@ class Engine:
                 on_batch(len(batch))
         return np.stack([row for row in rows if row is not None]).astype(np.float32, copy=False)
 
+    def _cost(self, batch: Sequence[int], lengths: Sequence[int]) -> int:
+        """Tokens of a batch, padding included where the forward pads."""
+        if self.forward.padded:
+            return len(batch) * max(lengths[index] for index in batch)
+        return sum(lengths[index] for index in batch)
+
     def _run_batch(
         self, sequences: Sequence[TokenSequence], batch: list[int], positions: Sequence[int]
     ) -> FloatArray | None:
@@ -143,6 +156,7 @@ class Engine:
         inputs = [sequences[index] for index in batch]
         try:
             with self._gate:
+                check_cancelled()  # the wait at the gate may have been long
                 rows = self.forward.run(inputs)
                 bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
                 if len(bad):

@@ -53,13 +53,19 @@ class LibraryEncoder:
                 f"transformers cannot load {checkpoint.model} without running code from its "
                 f"folder, which is never done: {str(error).splitlines()[0]}"
             ) from error
+        architecture = checkpoint.config["architectures"][0]
+        if type(model).__name__ != architecture:
+            raise UnsupportedModel(
+                f"{checkpoint.model} is a {architecture}, which transformers does not have; it "
+                f"would be run as a {type(model).__name__} and score wrongly"
+            )
         # the pooler of an embedder is not used, and many are saved without one
         missing = [
             name for name in info["missing_keys"] if output == "logit" or "pooler" not in name
         ]
         if missing:
             raise CheckpointError(
-                f"{checkpoint.model} lacks the weight {sorted(missing)[0]!r}; a model with "
+                f"{checkpoint.model} lacks the weight {min(missing)!r}; a model with "
                 "untrained random weights in its place would give random scores"
             )
         self._model = model.to(plan.device).eval()

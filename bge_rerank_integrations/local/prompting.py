@@ -1,4 +1,4 @@
-"""Query, passage and question in one prompt: the input of the LLM rerankers.
+r"""Query, passage and question in one prompt: the input of the LLM rerankers.
 
     <bos> A: query \n B: passage \n prompt
 

@@ -94,21 +94,22 @@ class LocalScorer:
         self, engine: Engine, method: Method, *, limits: BatchLimits, show_progress: bool
     ) -> None:
         self._engine: Engine | None = engine
+        self._model = engine.model
+        self._fingerprint = engine.fingerprint
+        self._precision = engine.plan.precision
         self._method = method
         self._limits = limits
         self._show_progress = show_progress
         self._warned = False
-        self._name = (
-            f"{engine.model}#{engine.fingerprint}[{engine.plan.precision},{method.description}]"
-        )
 
     def __repr__(self) -> str:
-        return f"LocalScorer({self._name!r})"
+        return f"LocalScorer({self._model!r}, {self._method.description})"
 
     @property
     def name(self) -> str:
         """Model, fingerprint of its files, precision and every option that changes a score."""
-        return self._name
+        about = f"{self._precision},{self._method.description}"
+        return f"{self._model}#{self._fingerprint()}[{about}]"
 
     @property
     def scale(self) -> Scale:
@@ -192,5 +193,5 @@ class LocalScorer:
 
     def _loaded(self) -> Engine:
         if self._engine is None:
-            raise RerankError(f"{self._name} was closed; load it again")
+            raise RerankError(f"the scorer of {self._model} was closed; load it again")
         return self._engine

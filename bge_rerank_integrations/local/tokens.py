@@ -125,8 +125,8 @@ class TextTokenizer:
         name = self._parsing.id_to_token(token)
         if special_tokens == "error":
             return InvalidInputError(
-                f"the pair at position {position} holds the control token {name!r}; remove it, or use "
-                "special_tokens='literal' to score it as plain text",
+                f"the pair at position {position} holds the control token {name!r}; remove it, or "
+                "use special_tokens='literal' to score it as plain text",
                 index=position,
             )
         return CheckpointError(

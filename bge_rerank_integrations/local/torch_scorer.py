@@ -55,7 +55,7 @@ def load_torch_scorer(
         )
     output: Output = "logit" if family is Family.ENCODER else read_pooling(checkpoint)
     plan = plan_device(read_hardware(), device=device, precision=precision)
-    key = (checkpoint.folder, checkpoint.fingerprint, plan.device, plan.precision, output)
+    key = (checkpoint.signature, plan.device, plan.precision, output)
     engine = shared_engine(
         key,
         lambda: _engine(checkpoint, read_tokenizer(checkpoint), _encoder(checkpoint, plan, output)),
@@ -86,7 +86,7 @@ def _load_llm(
     spec = decoder_spec(
         family, checkpoint.config, layers, yes=yes[0], tied="lm_head.weight" not in checkpoint.files
     )
-    key = (checkpoint.folder, checkpoint.fingerprint, plan.device, plan.precision, spec)
+    key = (checkpoint.signature, plan.device, plan.precision, spec)
     engine = shared_engine(
         key, lambda: _engine(checkpoint, tokenizer, Decoder(checkpoint, plan, spec))
     )

@@ -75,8 +75,8 @@ class Weights:
         tensor: Tensor = self._open(self._file(name)).get_tensor(self.prefix + name)
         if not tensor.is_floating_point():
             raise UnsupportedModel(
-                f"{self._checkpoint.model} holds {self.prefix + name!r} as {tensor.dtype}: quantized "
-                "weights are not supported; use the model they were made from"
+                f"{self._checkpoint.model} holds {self.prefix + name!r} as {tensor.dtype}: "
+                "quantized weights are not supported; use the model they were made from"
             )
         return tensor
 
