@@ -181,7 +181,8 @@ def _control_ids(content: Mapping[str, Any], declared: Iterable[int]) -> frozens
         if token["special"]
     }
     ids = {number for number, name in special.items() if name != unknown}
-    return frozenset(ids | {number for number in declared if special.get(number) != unknown})
+    named = {number for number in declared if number not in special or special[number] != unknown}
+    return frozenset(ids | named)
 
 
 def _unknown_token(content: Mapping[str, Any]) -> str | None:
