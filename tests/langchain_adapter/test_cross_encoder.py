@@ -89,7 +89,7 @@ def test_a_wrong_score_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-async def test_inside_a_cross_encoder_reranker(normalize: bool) -> None:  # noqa: FBT001
+async def test_inside_a_cross_encoder_reranker(normalize: bool) -> None:
     encoder = BGECrossEncoder(scorer=WordOverlapScorer(), normalize=normalize)
     assert isinstance(encoder, BaseCrossEncoder)
     reranker = CrossEncoderReranker(model=encoder, top_n=3)
@@ -112,7 +112,7 @@ def test_a_cross_encoder_reranker_can_be_dumped_with_it() -> None:
 @pytest.mark.parametrize("normalize", [True, False])
 def test_gives_what_sentence_transformers_gives(
     reranker_base: Path,
-    normalize: bool,  # noqa: FBT001
+    normalize: bool,
 ) -> None:
     # which is all that HuggingFaceCrossEncoder calls
     sentence_transformers = pytest.importorskip("sentence_transformers")

@@ -43,7 +43,7 @@ def test_top_n_cuts_and_none_keeps_all_with_ties_in_the_given_order(top_n: int |
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_threshold_is_inclusive_on_the_scale_that_is_shown(normalize: bool) -> None:  # noqa: FBT001
+def test_threshold_is_inclusive_on_the_scale_that_is_shown(normalize: bool) -> None:
     of_one_word = sigmoid(1) if normalize else 1.0
     reranker = word_overlap_rerank(top_n=None, normalize=normalize, score_threshold=of_one_word)
     assert positions(reranker.compress_documents(documents(), QUERY)) == [1, 3, 2, 4]
