@@ -111,12 +111,12 @@ def test_sixteen_threads_give_the_sequential_scores(load: Load) -> None:
 
 async def test_two_hundred_calls_at_once_give_the_sequential_ranking(load: Load) -> None:
     reranker = Reranker(load())
-    query, passages = "what is a panda?", [passage for _, passage in PAIRS[:9]]
-    lists = [passages[start:] + passages[:start] for start in range(8)]
+    query, passages = "what is a panda?", [PAIRS[i][1] for i in (0, 1, 3, 5, 6)]
+    lists = [passages[start:] + passages[:start] for start in range(5)]
     expected = [reranker.rerank(query, texts) for texts in lists]
-    found = await asyncio.gather(*(reranker.arerank(query, lists[i % 8]) for i in range(200)))
+    found = await asyncio.gather(*(reranker.arerank(query, lists[i % 5]) for i in range(200)))
     for number, results in enumerate(found):
-        sequential = expected[number % 8]
+        sequential = expected[number % 5]
         assert [result.index for result in results] == [result.index for result in sequential]
         assert [result.raw_score for result in results] == pytest.approx(
             [result.raw_score for result in sequential], abs=TOLERANCE
