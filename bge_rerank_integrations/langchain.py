@@ -14,11 +14,9 @@ from bge_rerank_integrations.cancellation import in_worker
 from bge_rerank_integrations.errors import (
     InvalidInputError,
     MissingExtra,
-    NonFiniteScoreError,
-    ScorerContractError,
 )
 from bge_rerank_integrations.pairs import check_text, read_pairs
-from bge_rerank_integrations.reranker import check_top_n, show_score
+from bge_rerank_integrations.reranker import check_top_n, checked_scores, show_score
 from bge_rerank_integrations.types import Pair, RerankResult
 
 try:
@@ -28,7 +26,6 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra(str(error.name), "langchain") from error
 
-import numpy as np
 from pydantic import (
     Field,
     PrivateAttr,
@@ -279,16 +276,7 @@ class BGECrossEncoder(ScorerFields, BaseCrossEncoder):
         if not pairs:
             return []
         scorer = self.loaded_scorer()
-        raw = np.asarray(scorer.score(pairs), dtype=np.float32)
-        if raw.shape != (len(pairs),):
-            raise ScorerContractError(
-                f"{scorer.name} gave scores of shape {raw.shape} for {len(pairs)} pairs"
-            )
-        if not np.isfinite(raw).all():
-            index = int(np.flatnonzero(~np.isfinite(raw))[0])
-            raise NonFiniteScoreError(
-                f"{scorer.name} gave {raw[index]} for the pair at position {index}"
-            )
+        raw = checked_scores(scorer, pairs)
         return [show_score(score, scorer.scale, normalize=self.normalize) for score in raw.tolist()]
 
 

@@ -12,7 +12,7 @@ from bge_rerank_integrations.errors import (
     ScorerContractError,
 )
 from bge_rerank_integrations.pairs import check_text
-from bge_rerank_integrations.types import RerankResult, Scale, Scorer
+from bge_rerank_integrations.types import FloatArray, Pair, RerankResult, Scale, Scorer
 
 
 class Reranker:
@@ -61,16 +61,7 @@ class Reranker:
         ]
         if not pairs:
             return []
-        raw = np.asarray(self.scorer.score(pairs), dtype=np.float32)
-        if raw.shape != (len(pairs),):
-            raise ScorerContractError(
-                f"{self.scorer.name} gave scores of shape {raw.shape} for {len(pairs)} pairs"
-            )
-        if not np.isfinite(raw).all():
-            index = int(np.flatnonzero(~np.isfinite(raw))[0])
-            raise NonFiniteScoreError(
-                f"{self.scorer.name} gave {raw[index]} for the passage at position {index}"
-            )
+        raw = checked_scores(self.scorer, pairs)
         order = np.argsort(-raw, kind="stable")
         results = [RerankResult(int(i), self.shown(float(raw[i])), float(raw[i])) for i in order]
         if self.score_threshold is not None:
@@ -86,6 +77,24 @@ class Reranker:
     def shown(self, raw_score: float) -> float:
         """The raw score on the scale that is shown: see `normalize`."""
         return show_score(raw_score, self.scorer.scale, normalize=self.normalize)
+
+
+def checked_scores(scorer: Scorer, pairs: Sequence[Pair]) -> FloatArray:
+    """The scorer's raw scores, which must be one finite number per pair.
+
+    Raises `ScorerContractError` or `NonFiniteScoreError` where they are not.
+    """
+    raw = np.asarray(scorer.score(pairs), dtype=np.float32)
+    if raw.shape != (len(pairs),):
+        raise ScorerContractError(
+            f"{scorer.name} gave scores of shape {raw.shape} for {len(pairs)} pairs"
+        )
+    if not np.isfinite(raw).all():
+        index = int(np.flatnonzero(~np.isfinite(raw))[0])
+        raise NonFiniteScoreError(
+            f"{scorer.name} gave {raw[index]} for the pair at position {index}"
+        )
+    return raw
 
 
 def show_score(raw_score: float, scale: Scale, *, normalize: bool) -> float:

@@ -5,8 +5,9 @@ the last token alone, and one dot product instead of a logit per word of the voc
 part that passages share is computed once per batch where that saves time.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,35 +19,34 @@ from bge_rerank_integrations.local.attention import PackedAttention, Segment
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec
 from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.linear import Activation, GemmPath, Linear
 from bge_rerank_integrations.local.packing import Part, compress, split_batch
 from bge_rerank_integrations.local.tokens import TokenSequence
 from bge_rerank_integrations.local.torch_runtime import (
     autocast,
+    exact_plan,
+    gemm_path,
     is_out_of_memory,
     release_memory,
     survive_forks,
     weight_format,
 )
-from bge_rerank_integrations.local.weights import Dense, Weights
+from bge_rerank_integrations.local.weights import Weights
 from bge_rerank_integrations.types import FloatArray
 
 Array = np.ndarray[Any, Any]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "silu": F.silu,
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One decoder layer; the norms behind attention and feed-forward are Gemma 2's alone."""
 
-    query: Dense
-    key_value: Dense
-    attended: Dense
-    gate_up: Dense
-    down: Dense
+    query: Linear
+    key_value: Linear
+    attended: Linear
+    gate: Linear
+    up: Linear
+    down: Linear
     before_attention: Tensor
     after_attention: Tensor | None
     before_feed_forward: Tensor
@@ -81,19 +81,20 @@ class Decoder:
         *,
         share_prefix: bool = True,
     ) -> None:
-        self.plan = plan
+        path, reason = gemm_path(plan)
+        self.plan = replace(plan, reasons=(*plan.reasons, reason))
         self.spec = spec
         self.concurrency = 1 if plan.device != "cpu" else 2
+        self._checkpoint = checkpoint
         self._share_prefix = share_prefix
+        self._format = weight_format(plan)
         survive_forks()
-        self._activation = ACTIVATIONS[spec.activation]
-        weights = Weights(checkpoint, plan)
-        model = weights.of_prefix("model.")
+        model = Weights(checkpoint, plan, "model.")
+        exact = model.of_dtype(torch.float32, prefix="")
         with torch.inference_mode():
             self._words = model.read_table("embed_tokens.weight")
-            self._layers = [self._read_layer(model, number) for number in range(spec.depth)]
-            self._final_norm = model.read("norm.weight").float() + spec.norm_offset
-            exact = weights.of_prefix("", torch.float32)
+            self._layers = [self._read_layer(model, number, path) for number in range(spec.depth)]
+            self._final_norm = exact.read("model.norm.weight") + spec.norm_offset
             self._heads = torch.cat(
                 [
                     exact.read(head.tensor)
@@ -103,20 +104,24 @@ class Decoder:
                 ]
             )
 
-    def _read_layer(self, model: Weights, number: int) -> Layer:
-        def dense(*names: str) -> Dense:
-            return model.dense(*(f"layers.{number}.{name}" for name in names), biased=False)
+    def _read_layer(self, model: Weights, number: int, path: GemmPath) -> Layer:
+        prefix, exact = f"layers.{number}.", model.of_dtype(torch.float32)
+
+        def linear(*names: str, activation: Activation = "none") -> Linear:
+            full = (prefix + name for name in names)
+            return model.linear(*full, path=path, biased=False, activation=activation)
 
         def norm(name: str) -> Tensor:
-            return model.read(f"layers.{number}.{name}.weight").float() + self.spec.norm_offset
+            return exact.read(f"{prefix}{name}.weight") + self.spec.norm_offset
 
         sandwich = self.spec.sandwich_norms
         return Layer(
-            query=dense("self_attn.q_proj"),
-            key_value=dense("self_attn.k_proj", "self_attn.v_proj"),
-            attended=dense("self_attn.o_proj"),
-            gate_up=dense("mlp.gate_proj", "mlp.up_proj"),
-            down=dense("mlp.down_proj"),
+            query=linear("self_attn.q_proj"),
+            key_value=linear("self_attn.k_proj", "self_attn.v_proj"),
+            attended=linear("self_attn.o_proj"),
+            gate=linear("mlp.gate_proj", activation=self.spec.activation),
+            up=linear("mlp.up_proj"),
+            down=linear("mlp.down_proj"),
             before_attention=norm("input_layernorm"),
             after_attention=norm("post_attention_layernorm") if sandwich else None,
             before_feed_forward=norm(
@@ -126,14 +131,15 @@ class Decoder:
         )
 
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
-        dtype = torch.float32 if exact else weight_format(self.plan)
+        if exact and self.plan.precision != "fp32":
+            return self._exact.run(batch)
         parts, places = split_batch(
             batch, share=self._share_prefix, one_prefix=self.plan.attention == "padded"
         )
         with torch.inference_mode():
-            with autocast(self.plan, exact=exact):
-                states = self._decode(parts, places, dtype)
-            with autocast(self.plan, exact=True):
+            with autocast(self.plan):
+                states = self._decode(parts, places)
+            with autocast(exact_plan(self.plan)):
                 logits = [
                     self._norm(state.float(), self._final_norm) @ head
                     for state, head in zip(states, self._heads, strict=True)
@@ -144,9 +150,14 @@ class Decoder:
         result: FloatArray = rows.cpu().numpy()
         return result
 
-    def _decode(self, parts: list[Part], places: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
+    @cached_property
+    def _exact(self) -> "Decoder":
+        return Decoder(self._checkpoint, exact_plan(self.plan), self.spec)
+
+    def _decode(self, parts: list[Part], places: Sequence[int]) -> list[Tensor]:
         """The hidden state of each scored part's last token at each layer that scores."""
-        spec, scored = self.spec, self._on_device(np.asarray(places))
+        spec, dtype = self.spec, self._format
+        scored = self._on_device(np.asarray(places))
         ids = np.concatenate([part.ids for part in parts]).astype(np.int64)
         x = F.embedding(self._on_device(ids), self._words).to(dtype)
         x = x * torch.tensor(spec.embedding_scale, dtype=dtype, device=x.device)
@@ -179,8 +190,8 @@ class Decoder:
         if layer.after_attention is not None:
             out = self._norm(out, layer.after_attention)
         x = x + out * scale
-        gate, up = layer.gate_up(self._norm(x, layer.before_feed_forward)).chunk(2, dim=1)
-        out = layer.down(self._activation(gate) * up)
+        h = self._norm(x, layer.before_feed_forward)
+        out = layer.down(layer.gate(h) * layer.up(h))
         if layer.after_feed_forward is not None:
             out = self._norm(out, layer.after_feed_forward)
         return x + out * scale

@@ -6,8 +6,9 @@ only the first token is read, the last layer is computed for that token alone, w
 Residuals, LayerNorm and head follow transformers' `BertModel` and `XLMRobertaModel`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,49 +21,52 @@ from bge_rerank_integrations.local.attention import PackedAttention, Segment
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.encoder_config import EncoderConfig, read_encoder_config
+from bge_rerank_integrations.local.linear import Activation, GemmPath, Linear
 from bge_rerank_integrations.local.tokens import TokenSequence
 from bge_rerank_integrations.local.torch_runtime import (
     autocast,
+    exact_plan,
+    gemm_path,
     is_out_of_memory,
     release_memory,
     survive_forks,
     weight_format,
 )
-from bge_rerank_integrations.local.weights import Dense, Weights
+from bge_rerank_integrations.local.weights import Weights
 from bge_rerank_integrations.types import FloatArray
 
 Output = Literal["logit", "cls", "mean"]
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
+# transformers' names to ours
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
 }
 
 
 class Norm(NamedTuple):
-    """A LayerNorm that computes in its input's number format."""
+    """A LayerNorm."""
 
     weight: Tensor
     bias: Tensor
     eps: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        return F.layer_norm(x, weight.shape, weight, bias, self.eps)
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One encoder layer: attention and feed-forward, each followed by its LayerNorm."""
 
-    query: Dense
-    key_value: Dense
-    attended: Dense
+    query: Linear
+    key_value: Linear
+    attended: Linear
     attention_norm: Norm
-    up: Dense
-    down: Dense
+    up: Linear
+    down: Linear
     output_norm: Norm
 
 
@@ -74,30 +78,40 @@ class FlatEncoder:
 
     def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, output: Output) -> None:
         config = read_encoder_config(checkpoint.config, checkpoint.model)
-        self.plan = plan
+        path, reason = gemm_path(plan)
+        self.plan = replace(plan, reasons=(*plan.reasons, reason))
         self.concurrency = 1 if plan.device != "cpu" else 4
+        self._checkpoint = checkpoint
         self._output = output
         self._config = config
-        self._activation = ACTIVATIONS[config.activation]
+        self._format = weight_format(plan)
+        # on a CPU only products and attention are in half precision: the rest is not what costs
+        residual = torch.float32 if plan.device == "cpu" else self._format
         survive_forks()
-        names = TensorNames(Weights(checkpoint, plan, _prefix(checkpoint, config)), config.eps)
+        weights = Weights(checkpoint, plan, _prefix(checkpoint, config))
+        names = TensorNames(weights, weights.of_dtype(residual), config, path)
         with torch.inference_mode():
             self._words = names.table("word_embeddings", config.vocabulary, config.hidden)
             self._positions = names.table("position_embeddings", config.positions, config.hidden)
-            self._types = names.weights.read("embeddings.token_type_embeddings.weight")
+            self._types = weights.read("embeddings.token_type_embeddings.weight")
             self._embedding_norm = names.norm("embeddings.LayerNorm")
             self._layers = [names.layer(f"encoder.layer.{i}.") for i in range(config.layers)]
-            self._head = names.head(config.model_type) if output == "logit" else ()
+            self._head = names.head() if output == "logit" else ()
 
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
-        dtype = torch.float32 if exact else weight_format(self.plan)
+        if exact and self.plan.precision != "fp32":
+            return self._exact.run(batch)
         with torch.inference_mode():
-            with autocast(self.plan, exact=exact):
-                pooled = self._encode(batch, dtype)
-            with autocast(self.plan, exact=True):
+            with autocast(self.plan):
+                pooled = self._encode(batch)
+            with autocast(exact_plan(self.plan)):
                 rows = self._apply_head(pooled.float())
         result: FloatArray = rows.cpu().numpy()
         return result
+
+    @cached_property
+    def _exact(self) -> "FlatEncoder":
+        return FlatEncoder(self._checkpoint, exact_plan(self.plan), self._output)
 
     def is_out_of_memory(self, error: Exception) -> bool:
         return is_out_of_memory(error)
@@ -105,7 +119,7 @@ class FlatEncoder:
     def release_memory(self) -> None:
         release_memory(self.plan.device)
 
-    def _encode(self, batch: Sequence[TokenSequence], dtype: torch.dtype) -> Tensor:
+    def _encode(self, batch: Sequence[TokenSequence]) -> Tensor:
         """The pooled vector of each sequence: [sequences, hidden]."""
         lengths = [len(sequence.ids) for sequence in batch]
         starts = np.cumsum([0, *lengths[:-1]])
@@ -119,16 +133,17 @@ class FlatEncoder:
             path=self.plan.attention,
             device=self.plan.device,
         )
-        x = self._embed(batch, lengths).to(dtype)
+        x = self._embed(batch, lengths)
         cls_only = self._output != "mean"
         for number, layer in enumerate(self._layers):
             last = cls_only and number == len(self._layers) - 1
             # keys and values of every token, but queries of the first tokens alone
             asking = x[first] if last else x
-            key, value = layer.key_value(x).chunk(2, dim=1)
-            mixed = attend(layer.query(asking), key, value)
+            given = x.to(self._format)
+            key, value = layer.key_value(given).chunk(2, dim=1)
+            mixed = attend(layer.query(given[first] if last else given), key, value)
             x = layer.attention_norm(layer.attended(mixed) + asking)
-            x = layer.output_norm(layer.down(self._activation(layer.up(x))) + x)
+            x = layer.output_norm(layer.down(layer.up(x.to(self._format))) + x)
         if cls_only:
             return x if self._layers else x[first]
         owner = torch.repeat_interleave(self._on_device(np.asarray(lengths)))
@@ -141,7 +156,7 @@ class FlatEncoder:
         x = F.embedding(self._on_device(ids), self._words).float()
         positions = np.concatenate([self._position_ids(sequence.ids) for sequence in batch])
         x = x + F.embedding(self._on_device(positions), self._positions).float()
-        if self._config.model_type == "bert":
+        if self._config.model_type == "bert" and len(self._types) > 1:
             types = np.concatenate(
                 [
                     np.arange(length) >= sequence.first_segment
@@ -151,8 +166,7 @@ class FlatEncoder:
             x = x + F.embedding(self._on_device(types.astype(np.int64)), self._types).float()
         else:
             x = x + self._types[0].float()
-        norm = self._embedding_norm
-        return F.layer_norm(x, x.shape[1:], norm.weight.float(), norm.bias.float(), norm.eps)
+        return self._embedding_norm(x.to(self._embedding_norm.weight.dtype))
 
     def _position_ids(self, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if not self._config.offset_positions:
@@ -176,15 +190,13 @@ class TensorNames:
     """What BERT and XLM-R call their tensors."""
 
     weights: Weights
-    eps: float
-
-    def dense(self, *names: str) -> Dense:
-        return self.weights.dense(*names, biased=True)
+    norms: Weights
+    config: EncoderConfig
+    path: GemmPath
 
     def norm(self, name: str) -> Norm:
-        return Norm(
-            self.weights.read(f"{name}.weight"), self.weights.read(f"{name}.bias"), self.eps
-        )
+        weight, bias = (self.norms.read(f"{name}.{part}") for part in ("weight", "bias"))
+        return Norm(weight, bias, self.config.eps)
 
     def table(self, name: str, rows: int, width: int) -> Tensor:
         """An embedding table, which must be as large as the config says."""
@@ -197,25 +209,27 @@ class TensorNames:
         return table
 
     def layer(self, prefix: str) -> Layer:
-        attention = f"{prefix}attention.self."
+        def linear(*names: str, activation: Activation = "none") -> Linear:
+            full = (prefix + name for name in names)
+            return self.weights.linear(*full, path=self.path, biased=True, activation=activation)
+
         return Layer(
-            query=self.dense(f"{attention}query"),
-            key_value=self.dense(f"{attention}key", f"{attention}value"),
-            attended=self.dense(f"{prefix}attention.output.dense"),
+            query=linear("attention.self.query"),
+            key_value=linear("attention.self.key", "attention.self.value"),
+            attended=linear("attention.output.dense"),
             attention_norm=self.norm(f"{prefix}attention.output.LayerNorm"),
-            up=self.dense(f"{prefix}intermediate.dense"),
-            down=self.dense(f"{prefix}output.dense"),
+            up=linear("intermediate.dense", activation=ACTIVATIONS[self.config.activation]),
+            down=linear("output.dense"),
             output_norm=self.norm(f"{prefix}output.LayerNorm"),
         )
 
-    def head(self, model_type: str) -> tuple[Dense, Dense]:
+    def head(self) -> tuple[Linear, Linear]:
         """The classifier in float32: tanh(dense(first token)), then one logit."""
-        head = self.weights.of_prefix("", torch.float32)
-        if model_type == "bert":
+        names = ("classifier.dense", "classifier.out_proj")
+        if self.config.model_type == "bert":
             names = (f"{self.weights.prefix}pooler.dense", "classifier")
-        else:
-            names = ("classifier.dense", "classifier.out_proj")
-        dense, out = (head.dense(name, biased=True) for name in names)
+        exact = self.weights.of_dtype(torch.float32, prefix="")
+        dense, out = (exact.linear(name, path="plain", biased=True) for name in names)
         return dense, out
 
 

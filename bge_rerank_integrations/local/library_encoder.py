@@ -5,6 +5,7 @@ run, and a checkpoint that lacks a weight is refused.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from bge_rerank_integrations.local.encoder_config import OFFSET_POSITIONS, paddi
 from bge_rerank_integrations.local.tokens import TokenSequence
 from bge_rerank_integrations.local.torch_runtime import (
     autocast,
+    exact_plan,
     is_out_of_memory,
     release_memory,
     survive_forks,
@@ -35,6 +37,7 @@ class LibraryEncoder:
     def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, output: str) -> None:
         self.plan = plan
         self.concurrency = 1
+        self._checkpoint = checkpoint
         self._output = output
         survive_forks()
         kind = AutoModelForSequenceClassification if output == "logit" else AutoModel
@@ -77,6 +80,8 @@ class LibraryEncoder:
         )
 
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
+        if exact and self.plan.precision != "fp32":
+            return self._exact.run(batch)
         lengths = np.asarray([len(sequence.ids) for sequence in batch])
         places = np.arange(lengths.max())
         ids = np.full((len(batch), lengths.max()), self._pad, dtype=np.int64)
@@ -92,11 +97,7 @@ class LibraryEncoder:
             name: torch.from_numpy(array).to(self.plan.device) for name, array in inputs.items()
         }
         model = self._model
-        if exact and model.dtype != torch.float32:
-            # a copy, so that other threads keep the model they have
-            model = type(model)(model.config).to(self.plan.device).eval()
-            model.load_state_dict(self._model.state_dict())
-        with torch.inference_mode(), autocast(self.plan, exact=exact):
+        with torch.inference_mode(), autocast(self.plan):
             out = model(**on_device)
             if self._output == "logit":
                 rows = out.logits.float()
@@ -107,6 +108,10 @@ class LibraryEncoder:
                 rows = (out.last_hidden_state.float() * mask).sum(1) / mask.sum(1)
         result: FloatArray = rows.cpu().numpy()
         return result
+
+    @cached_property
+    def _exact(self) -> "LibraryEncoder":
+        return LibraryEncoder(self._checkpoint, exact_plan(self.plan), self._output)
 
     def is_out_of_memory(self, error: Exception) -> bool:
         return is_out_of_memory(error)

@@ -2,11 +2,13 @@
 
 import os
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cache
 
 import torch
 
 from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.linear import GemmPath, choose_gemm_path
 
 # torch has one class for accelerators; the CPU's and MPS' allocators raise a plain RuntimeError.
 PLAIN_MESSAGES = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
@@ -32,10 +34,22 @@ def weight_format(plan: DevicePlan) -> torch.dtype:
     return dtype
 
 
-def autocast(plan: DevicePlan, *, exact: bool = False) -> AbstractContextManager[object]:
+def gemm_path(plan: DevicePlan) -> tuple[GemmPath, str]:
+    """How matrix products are computed, and why."""
+    if plan.device != "cpu" or plan.autocast:
+        return "plain", "gemm plain: oneDNN's prepacked weights are for the CPU, without autocast"
+    return choose_gemm_path(weight_format(plan))
+
+
+def exact_plan(plan: DevicePlan) -> DevicePlan:
+    """The same device in float32: what overflowed in a half format is computed again there."""
+    return replace(plan, dtype="float32", autocast=False)
+
+
+def autocast(plan: DevicePlan) -> AbstractContextManager[object]:
     """The plan's autocast, or none: the caller's own must not leak into a score."""
     kind = plan.device.partition(":")[0]
-    if plan.autocast and not exact:
+    if plan.autocast:
         return torch.autocast(kind, getattr(torch, plan.dtype))
     return torch.autocast(kind, enabled=False)
 

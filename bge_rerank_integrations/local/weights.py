@@ -1,34 +1,25 @@
 """Tensors of a checkpoint on the plan's device, read one by one straight from safetensors."""
 
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.linear import Activation, GemmPath, Linear, linear
 from bge_rerank_integrations.local.torch_runtime import weight_format
 
 
-class Dense(NamedTuple):
-    """A linear layer that computes in its input's number format."""
-
-    weight: Tensor
-    bias: Tensor | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
-
-
 class Weights:
-    """Reads tensors whose names begin with `prefix`, in the plan's number format."""
+    """Reads tensors whose names begin with `prefix`, in the plan's number format.
+
+    A file is mapped anew for each tensor, so that the mapping goes with the tensor: a model that
+    packs its weights would otherwise hold them twice.
+    """
 
     def __init__(
         self,
@@ -41,11 +32,11 @@ class Weights:
         self._checkpoint = checkpoint
         self._plan = plan
         self._dtype = dtype or weight_format(plan)
-        self._open: Callable[[Path], Any] = cache(lambda file: safe_open(str(file), framework="pt"))
 
-    def of_prefix(self, prefix: str, dtype: torch.dtype | None = None) -> "Weights":
-        """The same checkpoint under another prefix, or in another number format."""
-        return Weights(self._checkpoint, self._plan, prefix, dtype or self._dtype)
+    def of_dtype(self, dtype: torch.dtype, *, prefix: str | None = None) -> "Weights":
+        """The same checkpoint in another number format, and under another prefix if given."""
+        prefix = self.prefix if prefix is None else prefix
+        return Weights(self._checkpoint, self._plan, prefix, dtype)
 
     def has(self, name: str) -> bool:
         return self.prefix + name in self._checkpoint.files
@@ -61,18 +52,19 @@ class Weights:
 
     def read_row(self, name: str, row: int) -> Tensor:
         """One row of a matrix, without reading the rest: [1, width]."""
-        part = self._open(self._file(name)).get_slice(self.prefix + name)
+        part = _open(self._file(name)).get_slice(self.prefix + name)
         return self._place(part[row : row + 1])
 
-    def dense(self, *names: str, biased: bool) -> Dense:
+    def linear(
+        self, *names: str, path: GemmPath, biased: bool, activation: Activation = "none"
+    ) -> Linear:
         """One linear layer, or several over the same input laid below one another."""
         weight = _joined([self.read(f"{name}.weight") for name in names])
-        return Dense(
-            weight, _joined([self.read(f"{name}.bias") for name in names]) if biased else None
-        )
+        bias = _joined([self.read(f"{name}.bias") for name in names]) if biased else None
+        return linear(weight, bias, path, activation)
 
     def _stored(self, name: str) -> Tensor:
-        tensor: Tensor = self._open(self._file(name)).get_tensor(self.prefix + name)
+        tensor: Tensor = _open(self._file(name)).get_tensor(self.prefix + name)
         if not tensor.is_floating_point():
             raise UnsupportedModel(
                 f"{self._checkpoint.model} holds {self.prefix + name!r} as {tensor.dtype}: "
@@ -91,6 +83,10 @@ class Weights:
                 "untrained random weights in its place would give random scores"
             )
         return file
+
+
+def _open(file: Path) -> Any:
+    return safe_open(str(file), framework="pt")
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:
