@@ -1,0 +1,139 @@
+"""A model hub on this machine: the cache as huggingface_hub lays it out, and a server for it."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+
+def add_to_cache(cache: Path, repo: str, folder: Path, *, commit: str, branch: str = "") -> None:
+    """Put a model folder into a hub cache as `commit`, and let `branch` point at it."""
+    home = cache / f"models--{repo.replace('/', '--')}"
+    for file in folder.rglob("*"):
+        if file.is_dir():
+            continue
+        content = file.read_bytes()
+        blob = home / "blobs" / hashlib.sha256(content).hexdigest()
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(content)
+        link = home / "snapshots" / commit / file.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blob)
+    if branch:
+        (home / "refs").mkdir(exist_ok=True)
+        (home / "refs" / branch).write_text(commit, encoding="utf-8")
+
+
+@dataclass
+class Hub:
+    """A running hub: where it is, which repositories it has, and what it was asked for."""
+
+    address: str
+    repositories: dict[str, dict[str, Path]]
+    """By id: each revision's model folder."""
+    private: dict[str, str] = field(default_factory=dict)
+    """By id: the token without which a repository does not exist."""
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
+    """Method, path and token of each request."""
+
+    @property
+    def files_asked_for(self) -> set[str]:
+        paths = [path.partition("/resolve/") for _, path, _ in self.asked]
+        return {rest.partition("/")[2] for _, found, rest in paths if found}
+
+
+@contextmanager
+def running_hub(repositories: dict[str, dict[str, Path]]) -> Iterator[Hub]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    hub = Hub(f"http://127.0.0.1:{server.server_port}", repositories)
+    server.hub = hub  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def commit_of(repo: str, revision: str) -> str:
+    return hashlib.sha1(f"{repo}@{revision}".encode()).hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        hub: Hub = self.server.hub  # type: ignore[attr-defined]
+        path = unquote(self.path.partition("?")[0])
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        hub.asked.append((self.command, path, token))
+        parts = path.strip("/").split("/")
+        if parts[:2] == ["api", "models"]:
+            repo, rest = "/".join(parts[2:4]), parts[4:]
+        else:
+            repo, rest = "/".join(parts[:2]), parts[2:]
+        revisions = hub.repositories.get(repo)
+        if revisions is None or hub.private.get(repo, token) != token:
+            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            return
+        revision = rest[1] if len(rest) > 1 else "main"
+        folder = revisions.get(revision) or next(
+            (f for name, f in revisions.items() if commit_of(repo, name) == revision), None
+        )
+        if folder is None:
+            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+            return
+        name = next(name for name, f in revisions.items() if f == folder)
+        commit = commit_of(repo, name)
+        if rest and rest[0] == "resolve":
+            self._send_file(folder / "/".join(rest[2:]), commit)
+            return
+        files = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
+        if rest and rest[0] == "tree":
+            listing = [
+                {
+                    "type": "file",
+                    "path": file,
+                    "size": (folder / file).stat().st_size,
+                    "oid": hashlib.sha1((folder / file).read_bytes()).hexdigest(),
+                }
+                for file in files
+            ]
+            self._send(200, json.dumps(listing).encode())
+            return
+        info = {
+            "_id": "0", "id": repo, "modelId": repo, "sha": commit, "private": False,
+            "siblings": [{"rfilename": file} for file in files],
+        }  # fmt: skip
+        self._send(200, json.dumps(info).encode())
+
+    def _send_file(self, file: Path, commit: str) -> None:
+        if not file.is_file():
+            self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+            return
+        content = file.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        self._send(200, content, {"X-Repo-Commit": commit, "ETag": f'"{digest}"'})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
