@@ -89,6 +89,7 @@ def load_scorer(
     """
     extra = "offline" if model in OFFLINE_MODELS else "local"
     try:
+        from bge_rerank_integrations.local.decoder_spec import LayerRequest
         from bge_rerank_integrations.local.engine import BatchLimits
         from bge_rerank_integrations.local.scorer import TextRequest
 
@@ -100,23 +101,27 @@ def load_scorer(
             special_tokens,
             prompt,
         )
-        limits = BatchLimits(max_batch_tokens, batch_size)
-        if model in OFFLINE_MODELS:
-            from bge_rerank_integrations.local.offline import load_offline_scorer
-
-            return load_offline_scorer(
-                model, text, limits, device=device, precision=precision, show_progress=show_progress
-            )
-        from bge_rerank_integrations.local.checkpoint import open_checkpoint
-        from bge_rerank_integrations.local.decoder_spec import LayerRequest
-        from bge_rerank_integrations.local.torch_scorer import load_torch_scorer
-
         layers = LayerRequest(
             None if cutoff_layers is None else tuple(cutoff_layers),
             compress_ratio,
             tuple(compress_layers),
             head_indexing,
         )
+        limits = BatchLimits(max_batch_tokens, batch_size)
+        if model in OFFLINE_MODELS:
+            from bge_rerank_integrations.local.offline import load_offline_scorer
+
+            return load_offline_scorer(
+                model,
+                text,
+                layers,
+                limits,
+                device=device,
+                precision=precision,
+                show_progress=show_progress,
+            )
+        from bge_rerank_integrations.local.checkpoint import open_checkpoint
+        from bge_rerank_integrations.local.torch_scorer import load_torch_scorer
 
         checkpoint = open_checkpoint(
             model,

@@ -54,8 +54,10 @@ class Reranker:
         """
         limit = self.top_n if top_n is None else check_top_n(top_n)
         query = check_text(query, "query")
-        if isinstance(passages, str):
-            raise InvalidInputError("passages is one string; pass a list of strings")
+        if isinstance(passages, str) or not isinstance(passages, Iterable):
+            raise InvalidInputError(
+                f"passages is one {type(passages).__name__}; pass a list of strings"
+            )
         pairs = [
             (query, check_text(passage, "passage", index)) for index, passage in enumerate(passages)
         ]

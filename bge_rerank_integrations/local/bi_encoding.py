@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
-from bge_rerank_integrations.local.cross_encoding import describe, encode_once
+from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
+from bge_rerank_integrations.local.cross_encoding import describe, encode_both
 from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, TextRequest
-from bge_rerank_integrations.local.tokens import TextTokenizer, join_single
+from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence, join_single
 from bge_rerank_integrations.registry import DEFAULT_MODEL, find_model
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
@@ -47,33 +47,30 @@ class BiEncoding:
         run: RunSequences,
     ) -> tuple[FloatArray, int]:
         options, template = self.options, tokenizer.single_template
-        queries = encode_once(
-            tokenizer, [query for query, _ in pairs], positions, options.query_instruction, options
-        )
-        passages = encode_once(
-            tokenizer,
-            [passage for _, passage in pairs],
-            positions,
-            options.passage_instruction,
-            options,
-        )
+        queries, passages = encode_both(tokenizer, pairs, positions, options)
         # one row per distinct input: a query and a passage of the same ids are one
-        rows: dict[tuple[int, ...], int] = {}
+        rows: dict[bytes, int] = {}
+        inputs: list[TokenSequence] = []
         owners: list[int] = []
-        places: list[tuple[int, int]] = []
+        places: list[list[int]] = []
         cut = 0
         for (query, passage), position in zip(pairs, positions, strict=True):
-            kept = [
-                tuple(queries[query][: options.query_max_length - len(template)]),
-                tuple(passages[passage][: options.max_length - len(template)]),
-            ]
-            cut += len(kept[0]) < len(queries[query]) or len(kept[1]) < len(passages[passage])
-            for ids in kept:
-                if ids not in rows:
-                    rows[ids] = len(rows)
+            place = []
+            for ids, length in (
+                (queries[query], options.query_max_length),
+                (passages[passage], options.max_length),
+            ):
+                kept = ids[: length - len(template)]
+                if kept.tobytes() not in rows:
+                    rows[kept.tobytes()] = len(rows)
+                    inputs.append(join_single(kept, template))
                     owners.append(position)
-            places.append((rows[kept[0]], rows[kept[1]]))
-        vectors = run([join_single(ids, template) for ids in rows], owners)
+                place.append(rows[kept.tobytes()])
+            places.append(place)
+            cut += len(queries[query]) > options.query_max_length - len(template) or len(
+                passages[passage]
+            ) > options.max_length - len(template)
+        vectors = run(inputs, owners)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors = vectors / np.maximum(norms, np.float32(1e-12))
         left, right = np.asarray(places).T
@@ -152,6 +149,10 @@ def read_pooling(checkpoint: Checkpoint) -> Pooling:
             "embedder saved by sentence-transformers"
         )
     modules = checkpoint.read_json("modules.json")
+    if not isinstance(modules, list) or not all(
+        isinstance(module, dict) and "type" in module for module in modules
+    ):
+        raise CheckpointError(f"{checkpoint.folder / 'modules.json'} holds no list of modules")
     kinds = [module["type"].rpartition(".")[2] for module in modules]
     if unknown := sorted(set(kinds) - MODULES):
         raise UnsupportedModel(

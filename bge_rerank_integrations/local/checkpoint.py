@@ -61,7 +61,14 @@ class Checkpoint:
             shards = index.get("weight_map") if isinstance(index, dict) else None
             if not isinstance(shards, dict):
                 raise CheckpointError(f"{self.folder} has an index of shards without weight_map")
-            return {name: self.folder / Path(file).name for name, file in shards.items()}
+            files = {name: self.folder / Path(str(file)).name for name, file in shards.items()}
+            held = {file: set(self._header(file)) for file in sorted(set(files.values()))}
+            if lost := [name for name, file in files.items() if name not in held[file]]:
+                raise CheckpointError(
+                    f"{files[lost[0]]} does not hold {lost[0]!r}, as the index of shards says: "
+                    "fetch the model again"
+                )
+            return files
         single = self.folder / "model.safetensors"
         if not single.is_file():
             raise CheckpointError(self._no_weights())
@@ -97,10 +104,16 @@ class Checkpoint:
     @cached_property
     def signature(self) -> tuple[tuple[str, int, int], ...]:
         """Name, size and time of change of the files as they are now: cheap, for this process."""
-        return tuple(
-            (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
-            for file in self._sources
-        )
+        try:
+            return tuple(
+                (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
+                for file in self._sources
+            )
+        except OSError as error:
+            raise CheckpointError(
+                f"{error.filename} is missing or cannot be read ({error.strerror}); fetch the "
+                "model again"
+            ) from error
 
     def fingerprint(self) -> str:
         """Twelve hex digits that name the contents, wherever they lie: SHA-256 over the files.

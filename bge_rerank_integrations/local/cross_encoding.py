@@ -4,11 +4,12 @@ The rule, of `FlagReranker.compute_score` in FlagEmbedding 1.4: the query is cut
 of `max_length`, the passage to `max_length`, and then the passage alone until the pair fits.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, TextRequest
+from bge_rerank_integrations.local.token_cache import Ids
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence, join_pair
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
@@ -41,16 +42,7 @@ class CrossEncoding:
     ) -> tuple[list[TokenSequence], int]:
         """The model's input for each pair, and how many were cut."""
         options, template = self.options, tokenizer.pair_template
-        queries = encode_once(
-            tokenizer, [query for query, _ in pairs], positions, options.query_instruction, options
-        )
-        passages = encode_once(
-            tokenizer,
-            [passage for _, passage in pairs],
-            positions,
-            options.passage_instruction,
-            options,
-        )
+        queries, passages = encode_both(tokenizer, pairs, positions, options)
         sequences, cut = [], 0
         for query_text, passage_text in pairs:
             query, passage = queries[query_text], passages[passage_text]
@@ -91,23 +83,32 @@ def cross_encoding(tokenizer: TextTokenizer, text: TextRequest, *, limit: int) -
     )
 
 
-def encode_once(
+def encode_both(
     tokenizer: TextTokenizer,
-    texts: Iterable[str],
+    pairs: Sequence[Pair],
     positions: Sequence[int],
-    instruction: str,
     options: TextOptions,
-) -> dict[str, list[int]]:
-    """Each distinct text with its ids, the instruction put before it."""
-    first: dict[str, int] = {}
-    for text, position in zip(texts, positions, strict=True):
-        first.setdefault(text, position)
-    ids = tokenizer.encode(
-        [instruction + text for text in first],
-        list(first.values()),
-        special_tokens=options.special_tokens,
-    )
-    return dict(zip(first, ids, strict=True))
+) -> tuple[dict[str, Ids], dict[str, Ids]]:
+    """Each distinct query and each distinct passage with its ids, instructions put before them.
+
+    Of a text longer than its part of `options.max_length` the last ids may be missing.
+    """
+    both = []
+    for side, instruction, keep in (
+        (0, options.query_instruction, options.query_max_length),
+        (1, options.passage_instruction, options.max_length),
+    ):
+        first: dict[str, int] = {}
+        for pair, position in zip(pairs, positions, strict=True):
+            first.setdefault(pair[side], position)
+        ids = tokenizer.encode(
+            [instruction + text for text in first],
+            list(first.values()),
+            keep=keep,
+            special_tokens=options.special_tokens,
+        )
+        both.append(dict(zip(first, ids, strict=True)))
+    return both[0], both[1]
 
 
 def describe(options: TextOptions) -> str:

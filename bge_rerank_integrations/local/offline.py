@@ -13,9 +13,15 @@ from typing import get_args
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, MissingExtra
 from bge_rerank_integrations.local.bi_encoding import with_defaults
 from bge_rerank_integrations.local.cross_encoding import cross_encoding
+from bge_rerank_integrations.local.decoder_spec import LayerRequest
 from bge_rerank_integrations.local.engine import BatchLimits, Engine, shared_engine
 from bge_rerank_integrations.local.onnx import OnnxEncoder, Output
-from bge_rerank_integrations.local.scorer import LocalScorer, Method, TextRequest
+from bge_rerank_integrations.local.scorer import (
+    LocalScorer,
+    Method,
+    TextRequest,
+    refuse_llm_options,
+)
 from bge_rerank_integrations.local.tokens import TextTokenizer
 from bge_rerank_integrations.registry import DEFAULT_MODEL, ModelSpec, known_models
 from bge_rerank_integrations.types import Precision
@@ -63,6 +69,7 @@ EMBEDDED = {
 def load_offline_scorer(
     model: str,
     text: TextRequest,
+    layers: LayerRequest,
     limits: BatchLimits,
     *,
     device: str | None,
@@ -75,8 +82,7 @@ def load_offline_scorer(
     that was pinned, `InvalidInputError` for an option that this model does not have.
     """
     embedded, spec = EMBEDDED[model], next(spec for spec in known_models() if spec.id == model)
-    if text.prompt is not None:
-        raise InvalidInputError(f"prompt is an option of the LLM rerankers; {model!r} has none")
+    refuse_llm_options(model, layers, text)
     if device not in (None, "auto", "cpu"):
         raise InvalidInputError(
             f"device is {device!r}; {model!r} runs on the CPU only: leave device out, or use "

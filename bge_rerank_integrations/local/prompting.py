@@ -16,7 +16,7 @@ from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.local.cross_encoding import (
     DEFAULT_MAX_LENGTH,
     describe,
-    encode_once,
+    encode_both,
 )
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec
 from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, TextRequest
@@ -65,28 +65,19 @@ class Prompting:
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
     ) -> tuple[list[TokenSequence], int]:
         """The model's input for each pair, and how many were cut."""
-        options, separator = self.options, list(self.separator_ids)
-        queries = encode_once(
-            tokenizer, [query for query, _ in pairs], positions, options.query_instruction, options
-        )
-        passages = encode_once(
-            tokenizer,
-            [passage for _, passage in pairs],
-            positions,
-            options.passage_instruction,
-            options,
-        )
-        tail = separator + list(self.prompt_ids)
+        options = self.options
+        queries, passages = encode_both(tokenizer, pairs, positions, options)
+        tail = [*self.separator_ids, *self.prompt_ids]
         sequences, cut = [], 0
         for query_text, passage_text in pairs:
             query, passage = queries[query_text], passages[passage_text]
-            first = [self.bos, *query[: options.query_max_length]]
-            # separator and prompt ride on top of max_length, and one separator inside it
-            room = options.max_length + len(tail) - len(first) - len(separator)
+            kept_query = query[: options.query_max_length]
+            head = [self.bos, *kept_query, *self.separator_ids]
+            # prompt and both separators ride on top of max_length, the first token does not
+            room = options.max_length + len(tail) - len(head)
             kept = passage[: min(options.max_length, room)]
-            cut += len(first) <= len(query) or len(kept) < len(passage)
-            head = first + separator
-            ids = np.fromiter((*head, *kept, *tail), dtype=np.int32)
+            cut += len(kept_query) < len(query) or len(kept) < len(passage)
+            ids = np.concatenate([head, kept, tail]).astype(np.int32)
             sequences.append(TokenSequence(ids, len(head), len(tail)))
         return sequences, cut
 
@@ -105,7 +96,7 @@ def prompting(
     Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`.
     """
     prompt = PROMPTS[family] if text.prompt is None else text.prompt
-    separator, question = tokenizer.encode(["\n", prompt], [0, 0])
+    separator, question = (ids.tolist() for ids in tokenizer.encode(["\n", prompt], [0, 0]))
     around = 1 + 2 * len(separator) + len(question)
     most = limit - len(separator) - len(question)
     length = min(DEFAULT_MAX_LENGTH, most) if text.max_length is None else text.max_length

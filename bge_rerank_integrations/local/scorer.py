@@ -11,7 +11,8 @@ from typing import Any, Protocol, Self, get_args
 
 import numpy as np
 
-from bge_rerank_integrations.errors import InvalidInputError, RerankError
+from bge_rerank_integrations.errors import InvalidInputError, MissingExtra, RerankError
+from bge_rerank_integrations.local.decoder_spec import LayerRequest
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.engine import BatchLimits, Engine
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
@@ -60,6 +61,15 @@ class TextOptions:
     query_instruction: str
     passage_instruction: str
     special_tokens: SpecialTokens
+
+
+def refuse_llm_options(model: str, layers: LayerRequest, text: TextRequest) -> None:
+    """Raise `InvalidInputError` if an option was given that only the LLM rerankers have."""
+    if layers != LayerRequest() or text.prompt is not None:
+        raise InvalidInputError(
+            "cutoff_layers, compress_ratio, compress_layers, head_indexing and prompt are options "
+            f"of the LLM rerankers; {model} is none"
+        )
 
 
 class Method(Protocol):
@@ -175,7 +185,10 @@ class LocalScorer:
     ) -> FloatArray:
         if not self._show_progress:
             return engine.run(sequences, positions, self._limits)
-        from tqdm.auto import tqdm
+        try:
+            from tqdm.auto import tqdm
+        except ModuleNotFoundError as error:
+            raise MissingExtra("tqdm", "cli") from error
 
         with tqdm(total=len(sequences), desc="reranking", unit="text") as bar:
             return engine.run(sequences, positions, self._limits, on_batch=bar.update)

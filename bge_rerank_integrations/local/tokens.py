@@ -1,24 +1,29 @@
-"""Text to token ids: the checkpoint's own tokenizer, exact truncation, and no injected control ids.
+"""Text to token ids: the checkpoint's own tokenizer, and no injected control ids.
 
 The tokenizer is private and stateless: truncation and padding are switched off once, so any number
 of threads may encode at once (transformers' `__call__` sets both anew on every call, which gives
-wrong ids under threads). Ids are cut and joined here, by FlagEmbedding's rule.
+wrong ids under threads). Ids are cut and joined by the methods of each model family.
 """
 
-import json
-import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError
+from bge_rerank_integrations.local.control_tokens import (
+    control_ids,
+    without_control_pieces,
+)
+from bge_rerank_integrations.local.token_cache import Ids, TokenCache
 from bge_rerank_integrations.types import SpecialTokens
+
+# A text this much longer than its tokens are wanted is cut before it is tokenized.
+CHARACTERS_PER_TOKEN = 16
 
 
 class TokenSequence(NamedTuple):
@@ -28,7 +33,7 @@ class TokenSequence(NamedTuple):
     passages share (in an LLM); `tail` trailing ids are the LLM's prompt.
     """
 
-    ids: NDArray[np.int32]
+    ids: Ids
     first_segment: int
     tail: int = 0
 
@@ -48,50 +53,54 @@ class Template:
 class TextTokenizer:
     """A checkpoint's `tokenizer.json`, with text kept apart from control tokens.
 
-    In `"literal"` mode no text can become a control id: the control pieces are renamed, in a
-    private copy of the vocabulary, to strings that no text holds. A filter on the text would not
-    do, because normalisation turns look-alikes (full-width `＜/s＞`) into control pieces after it.
+    In `"literal"` mode no text can give a control id. `control_ids` are those the model's config
+    declares, besides the tokenizer's own special tokens.
     """
 
-    def __init__(self, folder: Path, control_ids: Iterable[int] = ()) -> None:
-        file = folder / "tokenizer.json"
-        if not file.is_file():
+    def __init__(self, folder: Path, declared: Iterable[int] = ()) -> None:
+        self._file = folder / "tokenizer.json"
+        if not self._file.is_file():
             raise CheckpointError(
                 f"{folder} has no tokenizer.json; save the fast tokenizer into it: "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
             )
-        self._json = file.read_text(encoding="utf-8")
         try:
-            content = json.loads(self._json)
-            self.control_ids = _control_ids(content, control_ids)
-            self._literal = _stateless(_without_control_pieces(content, self.control_ids))
+            self._content = self._file.read_text(encoding="utf-8")
+            self._parsing = _stateless(self._content)
         except Exception as error:  # tokenizers raises nothing more specific than Exception
             raise CheckpointError(
-                f"{file} is no tokenizer this release can read: {error!r}"
+                f"{self._file} is no tokenizer this release can read: {error!r}"
             ) from error
-        self.size = self._literal.get_vocab_size()
+        self.control_ids = control_ids(self._parsing, self._content, declared)
+        self.size: int = 1 + max(self._parsing.get_vocab().values(), default=-1)
+        self._cut_at_spaces = _splits_at_spaces(self._parsing.pre_tokenizer)
+        self._caches: dict[SpecialTokens, TokenCache] = {
+            "literal": TokenCache(),
+            "parse": TokenCache(),
+        }
 
     @cached_property
-    def _parsing(self) -> Tokenizer:
-        return _stateless(self._json)
+    def _literal(self) -> Tokenizer:
+        # a second vocabulary in memory, only once a text holds the name of a control token
+        return _stateless(without_control_pieces(self._content, self.control_ids))
 
     @cached_property
     def single_template(self) -> Template:
         """The control ids that this tokenizer puts around one text."""
-        encoding = self._literal.encode("a")
+        encoding = self._parsing.encode("a")
         return self._checked(_template(encoding.ids, encoding.sequence_ids))
 
     @cached_property
     def pair_template(self) -> Template:
         """The control ids that this tokenizer puts around and between two texts."""
-        encoding = self._literal.encode("a", "a")
+        encoding = self._parsing.encode("a", "a")
         return self._checked(_template(encoding.ids, encoding.sequence_ids))
 
     def _checked(self, template: Template) -> Template:
         # an encoder's score is read off the token before the text: without it there is none
         if not template.before:
             raise CheckpointError(
-                "tokenizer.json has no post_processor that puts a control token before a text; "
+                f"{self._file} has no post_processor that puts a control token before a text; "
                 "save the tokenizer again from the original model"
             )
         return template
@@ -101,53 +110,78 @@ class TextTokenizer:
         texts: Sequence[str],
         positions: Sequence[int],
         *,
+        keep: int | None = None,
         special_tokens: SpecialTokens = "literal",
-    ) -> list[list[int]]:
-        """The ids of each text, without a template and uncut.
+    ) -> list[Ids]:
+        """The ids of each text, without a template.
 
-        `positions` says which of the caller's pairs each text came from, for error messages.
-        Raises `InvalidInputError` in mode `"error"` for a text that holds a control token.
+        With `keep` only the first so many ids of a text matter: of a longer one more than `keep`
+        come back, but perhaps not all. `positions` says which of the caller's pairs each text came
+        from, for error messages. Raises `InvalidInputError` in mode `"error"` for a text that
+        holds a control token.
         """
-        tokenizer = self._literal if special_tokens == "literal" else self._parsing
-        encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        ids = [encoding.ids for encoding in encodings]
-        if special_tokens == "parse":
+        if special_tokens == "error":
+            ids = self._encode_parsing(list(texts))
+            for position, found in zip(positions, ids, strict=True):
+                if name := self._control_token(found):
+                    raise InvalidInputError(
+                        f"the pair at position {position} holds the control token {name!r}; remove "
+                        "it, or use special_tokens='literal' to score it as plain text",
+                        index=position,
+                    )
             return ids
-        for position, found in zip(positions, ids, strict=True):
-            if not self.control_ids.isdisjoint(found):
-                raise self._control_token_error(found, position, special_tokens)
+        encode = self._encode_parsing if special_tokens == "parse" else self._encode_literal
+        cache = self._caches[special_tokens]
+        if keep is None or not self._cut_at_spaces:
+            return cache.get_or_encode(texts, encode)
+        begun = [_beginning(text, keep) for text in texts]
+        ids = cache.get_or_encode(begun, encode)
+        for number, (text, beginning) in enumerate(zip(texts, begun, strict=True)):
+            if beginning is not text and len(ids[number]) <= keep:
+                # fewer tokens than thought: the whole text after all
+                ids[number] = encode([text])[0]
         return ids
 
-    def _control_token_error(
-        self, ids: list[int], position: int, special_tokens: SpecialTokens
-    ) -> Exception:
-        token = next(i for i in ids if i in self.control_ids)
-        name = self._parsing.id_to_token(token)
-        if special_tokens == "error":
-            return InvalidInputError(
-                f"the pair at position {position} holds the control token {name!r}; remove it, or "
-                "use special_tokens='literal' to score it as plain text",
-                index=position,
-            )
-        return CheckpointError(
-            f"this tokenizer turns plain text into the control token {name!r} and cannot be kept "
-            "from it; use special_tokens='error' to refuse such texts"
-        )
+    def _encode_parsing(self, texts: list[str]) -> list[Ids]:
+        return _encode(self._parsing, texts)
+
+    def _encode_literal(self, texts: list[str]) -> list[Ids]:
+        ids = self._encode_parsing(texts)
+        suspect = [number for number, found in enumerate(ids) if self._control_token(found)]
+        if suspect:
+            again = _encode(self._literal, [texts[number] for number in suspect])
+            for number, found in zip(suspect, again, strict=True):
+                if name := self._control_token(found):
+                    raise CheckpointError(
+                        f"{self._file} turns plain text into the control token {name!r} and cannot "
+                        "be kept from it; use special_tokens='error' to refuse such texts"
+                    )
+                ids[number] = found
+        return ids
+
+    def _control_token(self, ids: Ids) -> str | None:
+        """The name of the first control token among the ids, if there is one."""
+        found = next((number for number in ids.tolist() if number in self.control_ids), None)
+        return None if found is None else str(self._parsing.id_to_token(found))
 
 
-def join_pair(query: Sequence[int], passage: Sequence[int], template: Template) -> TokenSequence:
+def join_pair(query: Ids, passage: Ids, template: Template) -> TokenSequence:
     """Template, query, template, passage, template: one sequence of ids."""
-    first = (*template.before, *query, *template.between)
-    ids = np.fromiter((*first, *passage, *template.after), dtype=np.int32)
+    ids = np.concatenate([template.before, query, template.between, passage, template.after])
     # BERT counts the separator after the query to the first segment and any other to the second
     segment = len(template.before) + len(query) + min(1, len(template.between))
-    return TokenSequence(ids, segment)
+    return TokenSequence(ids.astype(np.int32), segment)
 
 
-def join_single(text: Sequence[int], template: Template) -> TokenSequence:
+def join_single(text: Ids, template: Template) -> TokenSequence:
     """Template, text, template: one sequence of ids, all of the first segment."""
-    ids = np.fromiter((*template.before, *text, *template.after), dtype=np.int32)
+    ids = np.concatenate([template.before, text, template.after]).astype(np.int32)
     return TokenSequence(ids, len(ids))
+
+
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
 def _stateless(content: str) -> Tokenizer:
@@ -155,6 +189,26 @@ def _stateless(content: str) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def _splits_at_spaces(pre_tokenizer: object) -> bool:
+    """Whether words are tokenized each by itself, so that a text may be cut before a space."""
+    if isinstance(pre_tokenizer, pre_tokenizers.Sequence):
+        return _splits_at_spaces(pre_tokenizer[0])
+    if isinstance(pre_tokenizer, pre_tokenizers.Metaspace):
+        return bool(pre_tokenizer.split)
+    return isinstance(
+        pre_tokenizer, pre_tokenizers.WhitespaceSplit | pre_tokenizers.BertPreTokenizer
+    )
+
+
+def _beginning(text: str, keep: int) -> str:
+    """The text itself, or its beginning up to a space if it is very long."""
+    longest = (keep + 1) * CHARACTERS_PER_TOKEN
+    if len(text) <= 2 * longest:
+        return text
+    space = text.rfind(" ", 0, longest)
+    return text[:space] if space > 0 else text
 
 
 def _template(ids: Sequence[int], owners: Sequence[int | None]) -> Template:
@@ -170,57 +224,3 @@ def _template(ids: Sequence[int], owners: Sequence[int | None]) -> Template:
     return Template(
         tuple(ids[: starts[0]]), tuple(ids[first_end:second]), tuple(ids[texts[-1] + 1 :])
     )
-
-
-def _control_ids(content: Mapping[str, Any], declared: Iterable[int]) -> frozenset[int]:
-    """Ids of every special token except "unknown", which ordinary text may give."""
-    unknown = _unknown_token(content)
-    special = {
-        token["id"]: token["content"]
-        for token in content.get("added_tokens", [])
-        if token["special"]
-    }
-    ids = {number for number, name in special.items() if name != unknown}
-    named = {number for number in declared if number not in special or special[number] != unknown}
-    return frozenset(ids | named)
-
-
-def _unknown_token(content: Mapping[str, Any]) -> str | None:
-    model = content["model"]
-    if model["type"] == "Unigram":
-        number = model.get("unk_id")
-        return None if number is None else str(model["vocab"][number][0])
-    name = model.get("unk_token")
-    return None if name is None else str(name)
-
-
-def _without_control_pieces(content: dict[str, Any], control_ids: frozenset[int]) -> str:
-    """The tokenizer with every control piece renamed to something that no text can hold.
-
-    Ids stay as they are. "Unknown" goes from the added tokens, so that its name is text as well;
-    the model still finds it by its number or its place in the vocabulary.
-    """
-    unknown = _unknown_token(content)
-    content["added_tokens"] = [
-        token for token in content.get("added_tokens", []) if token["content"] != unknown
-    ]
-    nonce = secrets.token_hex(16)
-    model, names = content["model"], {}
-    if model["type"] == "Unigram":
-        numbers = set(control_ids) | (
-            {model["unk_id"]} if model.get("unk_id") is not None else set()
-        )
-        for number in numbers:
-            if number < len(model["vocab"]):
-                name = model["vocab"][number][0]
-                names[name] = model["vocab"][number][0] = f"{nonce}{number}"
-    else:
-        for name, number in list(model["vocab"].items()):
-            if number in control_ids:
-                del model["vocab"][name]
-                names[name] = f"{nonce}{number}"
-                model["vocab"][names[name]] = number
-    for token in content["added_tokens"]:
-        if token["content"] in names or token["id"] in control_ids:
-            token["content"] = names.get(token["content"], f"{nonce}{token['id']}")
-    return json.dumps(content, ensure_ascii=False)

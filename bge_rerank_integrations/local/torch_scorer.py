@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, MissingExtra
+from bge_rerank_integrations.errors import CheckpointError, MissingExtra
 from bge_rerank_integrations.local.bi_encoding import bi_encoding, read_pooling
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.cross_encoding import cross_encoding
@@ -18,7 +18,12 @@ from bge_rerank_integrations.local.encoder_config import (
 )
 from bge_rerank_integrations.local.engine import BatchLimits, Engine, Forward, shared_engine
 from bge_rerank_integrations.local.prompting import prompting
-from bge_rerank_integrations.local.scorer import LocalScorer, Method, TextRequest
+from bge_rerank_integrations.local.scorer import (
+    LocalScorer,
+    Method,
+    TextRequest,
+    refuse_llm_options,
+)
 from bge_rerank_integrations.local.tokens import TextTokenizer
 from bge_rerank_integrations.registry import LLM_FAMILIES, Family, family_of
 from bge_rerank_integrations.types import Precision
@@ -48,11 +53,7 @@ def load_torch_scorer(
             precision=precision,
             show_progress=show_progress,
         )
-    if layers != LayerRequest() or text.prompt is not None:
-        raise InvalidInputError(
-            "cutoff_layers, compress_ratio, compress_layers, head_indexing and prompt are options "
-            f"of the LLM rerankers; {checkpoint.model} is a {family} model"
-        )
+    refuse_llm_options(checkpoint.model, layers, text)
     output: Output = "logit" if family is Family.ENCODER else read_pooling(checkpoint)
     plan = plan_device(read_hardware(), device=device, precision=precision)
     key = (checkpoint.signature, plan.device, plan.precision, output)
@@ -84,7 +85,11 @@ def _load_llm(
     tokenizer = read_tokenizer(checkpoint)
     (yes,) = tokenizer.encode(["Yes"], [0])
     spec = decoder_spec(
-        family, checkpoint.config, layers, yes=yes[0], tied="lm_head.weight" not in checkpoint.files
+        family,
+        checkpoint.config,
+        layers,
+        yes=int(yes[0]),
+        tied="lm_head.weight" not in checkpoint.files,
     )
     key = (checkpoint.signature, plan.device, plan.precision, spec)
     engine = shared_engine(

@@ -1,0 +1,59 @@
+"""Which ids steer the model, and a copy of a tokenizer in which no text can give them."""
+
+import json
+import re
+import secrets
+from collections.abc import Iterable
+from typing import Any
+
+from tokenizers import Tokenizer
+
+
+def control_ids(tokenizer: Tokenizer, content: str, declared: Iterable[int]) -> frozenset[int]:
+    """Ids of the special tokens and of those that the model's config declares.
+
+    Without "unknown", which any character outside the vocabulary gives: its name steers nothing.
+    """
+    special = {
+        number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special
+    }
+    return frozenset((special | set(declared)) - {unknown_id(tokenizer, content)})
+
+
+def unknown_id(tokenizer: Tokenizer, content: str) -> int | None:
+    """The id that stands for what the vocabulary lacks; None where there is none."""
+    name = getattr(tokenizer.model, "unk_token", None)
+    if name is not None:
+        number: int | None = tokenizer.token_to_id(name)
+        return number
+    # Unigram knows it by number, which its Python object does not tell
+    if type(tokenizer.model).__name__ != "Unigram":
+        return None
+    found = re.search(r'"unk_id"\s*:\s*(\d+)', content)
+    return int(found[1]) if found else None
+
+
+def without_control_pieces(content: str, control: frozenset[int]) -> str:
+    """The tokenizer.json with every control piece renamed to something that no text can hold.
+
+    Ids stay as they are. A filter on the text would not do: normalisation turns look-alikes
+    (full-width `＜/s＞`) into control pieces behind any filter.
+    """
+    tokenizer: dict[str, Any] = json.loads(content)
+    nonce = secrets.token_hex(16)
+    model, names = tokenizer["model"], {}
+    if model["type"] == "Unigram":
+        for number in control:
+            if number < len(model["vocab"]):
+                name = model["vocab"][number][0]
+                names[name] = model["vocab"][number][0] = f"{nonce}{number}"
+    else:
+        for name, number in list(model["vocab"].items()):
+            if number in control:
+                del model["vocab"][name]
+                names[name] = f"{nonce}{number}"
+                model["vocab"][names[name]] = number
+    for token in tokenizer.get("added_tokens", []):
+        if token["content"] in names or token["id"] in control:
+            token["content"] = names.get(token["content"], f"{nonce}{token['id']}")
+    return json.dumps(tokenizer, ensure_ascii=False)
