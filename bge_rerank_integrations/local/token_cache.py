@@ -1,5 +1,6 @@
 """The ids of texts seen lately: the same passages come back query after query."""
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -8,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int32]
+
+# what a dictionary's entry and its place in the order take besides
+ENTRY_BYTES = 150
 
 
 class TokenCache:
@@ -47,4 +51,4 @@ class TokenCache:
 
 
 def _size(text: str, ids: Ids) -> int:
-    return len(text.encode()) + ids.nbytes
+    return sys.getsizeof(text) + sys.getsizeof(ids) + ENTRY_BYTES

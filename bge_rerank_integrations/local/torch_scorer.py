@@ -1,6 +1,7 @@
 """From a checkpoint to a scorer on torch: family, device plan, forward, method."""
 
 import dataclasses
+from collections.abc import Callable
 
 from bge_rerank_integrations.errors import CheckpointError, MissingExtra
 from bge_rerank_integrations.local.bi_encoding import bi_encoding, read_pooling
@@ -18,6 +19,7 @@ from bge_rerank_integrations.local.encoder_config import (
 )
 from bge_rerank_integrations.local.engine import BatchLimits, Engine, Forward, shared_engine
 from bge_rerank_integrations.local.prompting import prompting
+from bge_rerank_integrations.local.rounding import describe_rounding, probe_inputs, run_all
 from bge_rerank_integrations.local.scorer import (
     LocalScorer,
     Method,
@@ -25,6 +27,7 @@ from bge_rerank_integrations.local.scorer import (
     refuse_llm_options,
 )
 from bge_rerank_integrations.local.tokens import TextTokenizer
+from bge_rerank_integrations.local.torch_runtime import exact_plan
 from bge_rerank_integrations.registry import LLM_FAMILIES, Family, family_of
 from bge_rerank_integrations.types import Precision
 
@@ -59,7 +62,12 @@ def load_torch_scorer(
     key = (checkpoint.signature, plan.device, plan.precision, output)
     engine = shared_engine(
         key,
-        lambda: _engine(checkpoint, read_tokenizer(checkpoint), _encoder(checkpoint, plan, output)),
+        lambda: _engine(
+            checkpoint,
+            read_tokenizer(checkpoint),
+            plan,
+            lambda chosen: _encoder(checkpoint, chosen, output),
+        ),
     )
     limit = position_limit(checkpoint.config, checkpoint.model)
     method: Method
@@ -93,7 +101,10 @@ def _load_llm(
     )
     key = (checkpoint.signature, plan.device, plan.precision, spec)
     engine = shared_engine(
-        key, lambda: _engine(checkpoint, tokenizer, Decoder(checkpoint, plan, spec))
+        key,
+        lambda: _engine(
+            checkpoint, tokenizer, plan, lambda chosen: Decoder(checkpoint, chosen, spec)
+        ),
     )
     method = prompting(
         tokenizer,
@@ -121,7 +132,21 @@ def read_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
     return tokenizer
 
 
-def _engine(checkpoint: Checkpoint, tokenizer: TextTokenizer, forward: Forward) -> Engine:
+def _engine(
+    checkpoint: Checkpoint,
+    tokenizer: TextTokenizer,
+    plan: DevicePlan,
+    build: Callable[[DevicePlan], Forward],
+) -> Engine:
+    """The loaded model; in a half precision on a CPU with its rounding error measured."""
+    if plan.device != "cpu" or plan.precision == "fp32":
+        forward = build(plan)
+    else:
+        inputs = probe_inputs(tokenizer, position_limit(checkpoint.config, checkpoint.model))
+        exact = run_all(build(exact_plan(plan)), inputs)  # gone again before the half model comes
+        forward = build(plan)
+        found = describe_rounding(exact, run_all(forward, inputs), forward)
+        forward.plan = dataclasses.replace(forward.plan, reasons=(*forward.plan.reasons, found))
     return Engine(checkpoint.model, checkpoint.fingerprint, tokenizer, forward)
 
 
