@@ -49,9 +49,7 @@ LOCAL = (*TORCH, *OFFLINE)
 NAMES = ("word-overlap", *LOCAL)
 
 
-def loading(
-    name: str, request: pytest.FixtureRequest, folders: pytest.TempPathFactory
-) -> Load:
+def loading(name: str, request: pytest.FixtureRequest, folders: pytest.TempPathFactory) -> Load:
     if name == "word-overlap":
         return lambda **options: WordOverlapScorer()
     if name in OFFLINE:
@@ -95,9 +93,10 @@ def _library_model(name: str, vocabulary: int) -> PreTrainedModel:
         "num_attention_heads": 4,
         "intermediate_size": 64,
     }
+    one_label: dict[str, Any] = {"num_labels": 1}
     if name == "electra":
         return ElectraForSequenceClassification(
-            ElectraConfig(**sizes, embedding_size=16, max_position_embeddings=512, num_labels=1)
+            ElectraConfig(**sizes, **one_label, embedding_size=16, max_position_embeddings=512)
         )
     if name == "mpnet-embedder":
         return MPNetModel(MPNetConfig(**sizes, max_position_embeddings=514))
@@ -109,6 +108,6 @@ def _library_model(name: str, vocabulary: int) -> PreTrainedModel:
             n_heads=4,
             hidden_dim=64,
             max_position_embeddings=512,
-            num_labels=1,
+            **one_label,
         )
     )

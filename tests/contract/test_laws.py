@@ -167,7 +167,7 @@ def test_a_data_frame_gives_a_series_with_its_index(load_local: Load) -> None:
     frame.index = pd.Index(range(100, 100 + len(PAIRS)), name="pair")
     frame["other"] = 1
     before = frame.copy()
-    series = scorer.score(frame)  # type: ignore[arg-type]
+    series = scorer.score(frame)
     assert isinstance(series, pd.Series)
     assert series.index.equals(frame.index)
     assert series.index.name == "pair"

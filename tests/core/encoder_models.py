@@ -88,9 +88,7 @@ def random_sequences(
     """Ids from `least` up; the first part of each is its first segment."""
     dice = np.random.default_rng(seed)
     return [
-        TokenSequence(
-            dice.integers(least, VOCABULARY, length).astype(np.int32), 1 + length // 3
-        )
+        TokenSequence(dice.integers(least, VOCABULARY, length).astype(np.int32), 1 + length // 3)
         for length in lengths
     ]
 
@@ -98,7 +96,7 @@ def random_sequences(
 def library_rows(
     folder: Path, batch: Sequence[TokenSequence], output: Output = "logit", *, half: str = ""
 ) -> FloatArray:
-    """transformers' own forward, one sequence at a time: no batch, no padding, no mask.
+    """The library's own forward, one sequence at a time: no batch, no padding, no mask.
 
     `half` rounds the weights to that number format first, and computes in float32.
     """

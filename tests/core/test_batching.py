@@ -1,5 +1,7 @@
 """Laws of packing: nothing lost, nothing over budget, nothing that could have joined left out."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,7 +43,7 @@ def test_no_batch_ends_before_it_is_full(
     lengths: list[int], tokens: int, most: int | None, padded: bool
 ) -> None:
     batches = plan_batches(lengths, max_tokens=tokens, max_sequences=most, padded=padded)
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in pairwise(batches):
         wider = [*batch, following[0]]
         assert cost(wider, lengths, padded) > tokens or len(batch) == most
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -98,7 +98,7 @@ class Announced(Sequence[TokenSequence]):
         self.taken.set()
         return self.items[index]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[TokenSequence]:
         return iter(self.items)
 
 

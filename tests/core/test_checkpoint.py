@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from bge_rerank_integrations import CheckpointError, ModelNotFound, RerankError, load_scorer
+from bge_rerank_integrations import CheckpointError, ModelNotFound, load_scorer
 from bge_rerank_integrations.local.checkpoint import Checkpoint, open_checkpoint
 
 PAIRS = [("what is a panda?", "The giant panda is a bear."), ("大熊猫吃什么？", "竹子。")]
@@ -83,7 +84,7 @@ def test_a_damaged_index_is_refused(sharded: Path, content: str) -> None:
 
 
 def test_an_index_cannot_lead_out_of_its_folder(sharded: Path, tmp_path: Path) -> None:
-    shard = sorted(sharded.glob("model-*.safetensors"))[0]
+    shard = min(sharded.glob("model-*.safetensors"))
     shutil.move(shard, tmp_path / "elsewhere.safetensors")
     file = sharded / "model.safetensors.index.json"
     text = file.read_text(encoding="utf-8").replace(shard.name, "../elsewhere.safetensors")
@@ -99,14 +100,14 @@ def test_a_file_cut_short_anywhere_is_refused(folder: Path) -> None:
     offsets = {0, 1, 7, 8, 9, len(whole) - 1, *dice.sample(range(len(whole)), 20)}
     for offset in sorted(offsets):
         file.write_bytes(whole[:offset])
-        with pytest.raises(CheckpointError, match=str(file)):
+        with pytest.raises(CheckpointError, match=re.escape(str(file))):
             scores_of(folder)
 
 
 def test_a_byte_too_many_is_refused(folder: Path) -> None:
     with (folder / "model.safetensors").open("ab") as file:
         file.write(b"\0")
-    with pytest.raises(CheckpointError, match="model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         scores_of(folder)
 
 
@@ -124,10 +125,11 @@ def test_a_header_changed_anywhere_gives_the_same_scores_or_is_refused(
         changed[dice.randrange(8 + length)] = dice.choice(b'019ab"{}[],: \x00\xff')
         file.write_bytes(changed)
         try:
-            assert scores_of(folder) == good
-        except RerankError as error:
+            found = scores_of(folder)
+        except CheckpointError:
             refused += 1
-            assert isinstance(error, CheckpointError)
+        else:
+            assert found == good
     assert refused > 100
 
 
@@ -156,20 +158,20 @@ def test_a_header_of_nonsense_is_refused(folder: Path, header: Any) -> None:
 @pytest.mark.parametrize("length", [2**40, 2**63, 2**64 - 1])
 def test_a_header_that_claims_a_terabyte_is_refused(folder: Path, length: int) -> None:
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", length) + b"{}")
-    with pytest.raises(CheckpointError, match="model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         scores_of(folder)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"', "\x00", "{'a': 1}"])
 def test_a_config_that_is_no_object_is_refused(folder: Path, content: str) -> None:
     (folder / "config.json").write_text(content, encoding="utf-8")
-    with pytest.raises(CheckpointError, match="config.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         scores_of(folder)
 
 
 def test_a_config_in_another_encoding_is_refused(folder: Path) -> None:
     (folder / "config.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(CheckpointError, match="config.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         scores_of(folder)
 
 
@@ -193,9 +195,8 @@ def test_a_pickle_is_never_opened(folder: Path, tmp_path: Path, name: str) -> No
     assert name in str(refused.value)
     assert "save_pretrained(folder, safe_serialization=True)" in str(refused.value)
     assert not canary.exists()
-    with pytest.raises(FileExistsError):  # the canary does sing
-        os.mkdir(canary)
-        torch.load(folder / name, weights_only=False)
+    torch.load(folder / name, weights_only=False)
+    assert canary.exists(), "a canary that does not sing proves nothing"
 
 
 def test_a_pickle_beside_good_weights_is_left_alone(
@@ -216,10 +217,10 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if model == "..":
-        with pytest.raises(CheckpointError, match="config.json"):
+        with pytest.raises(CheckpointError, match=r"config\.json"):
             load_scorer(model)
         return
-    with pytest.raises(ModelNotFound, match="no folder .*nowhere|no folder") as refused:
+    with pytest.raises(ModelNotFound, match="no folder") as refused:
         open_checkpoint(model)
     assert str(tmp_path) in str(refused.value)
 

@@ -73,9 +73,7 @@ MPS = Hardware(cores=8, mps=True)
         (AMPERE, {"prefer": "bf16", "precision": "fp16"}, "cuda:0", "fp16"),
     ],
 )
-def test_the_table(
-    hardware: Hardware, asked: dict[str, Any], device: str, precision: str
-) -> None:
+def test_the_table(hardware: Hardware, asked: dict[str, Any], device: str, precision: str) -> None:
     plan = plan_device(hardware, **asked)
     assert (plan.device, plan.precision) == (device, precision)
     on_cpu = device == "cpu"
@@ -95,8 +93,7 @@ def test_fp16_is_never_planned_on_a_cpu_and_the_plan_says_why(
     assert f"precision fp32: {precision} is never used on a CPU" in plan.reasons
 
 
-def test_a_format_the_device_does_not_compute_is_named(
-) -> None:
+def test_a_format_the_device_does_not_compute_is_named() -> None:
     plan = plan_device(TURING, precision="bf16")
     assert "precision fp32: bf16 is not native on this cuda device" in plan.reasons
 

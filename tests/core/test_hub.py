@@ -87,9 +87,7 @@ def test_a_model_that_is_not_cached_is_not_found_at_once(tmp_path: Path) -> None
 
 def test_a_revision_that_is_not_cached_is_named(cache: Path) -> None:
     with pytest.raises(ModelNotFound, match="org/reranker at revision v9 is not in the cache"):
-        load_scorer(
-            "org/reranker", cache_dir=str(cache), revision="v9", local_files_only=True
-        )
+        load_scorer("org/reranker", cache_dir=str(cache), revision="v9", local_files_only=True)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What reaches the model, seen from inside it: template, text, template; and whose fault it is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.cross_encoding import cross_encoding
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.scorer import LocalScorer, Method, TextRequest
+from bge_rerank_integrations.local.tokens import TokenSequence
+from bge_rerank_integrations.types import FloatArray
 from tests.core.oracle import NO_LIMITS, DeviceFull, OracleForward, engine_over
 from tests.core.test_tokens import texts
 
@@ -19,7 +22,9 @@ pairs = st.lists(st.tuples(texts, texts), min_size=1, max_size=4)
 
 
 def cross_scorer(
-    folder: Path, forward: OracleForward, text: TextRequest = TextRequest()  # noqa: B008
+    folder: Path,
+    forward: OracleForward,
+    text: TextRequest = TextRequest(),  # noqa: B008
 ) -> LocalScorer:
     engine = engine_over(forward, folder)
     return _scorer(engine, cross_encoding(engine.tokenizer, text, limit=512))
@@ -101,7 +106,7 @@ def test_a_control_token_is_reported_at_the_first_place_the_caller_gave_it(
     reranker_base: Path,
 ) -> None:
     scorer = cross_scorer(reranker_base, OracleForward(), TextRequest(special_tokens="error"))
-    with pytest.raises(InvalidInputError, match="pair at position 4 holds.*'</s>'") as refused:
+    with pytest.raises(InvalidInputError, match=r"pair at position 4 holds.*'</s>'") as refused:
         scorer.score(with_fault("secret ＜/s＞ text"))
     assert refused.value.index == 4
     assert "secret" not in str(refused.value)
@@ -112,7 +117,7 @@ def test_a_control_token_is_reported_at_the_first_place_the_caller_gave_it(
 
 def test_a_score_that_is_nan_is_reported_at_its_pair(reranker_base: Path) -> None:
     class Damaged(OracleForward):
-        def run(self, batch, *, exact=False):  # type: ignore[no-untyped-def]
+        def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
             rows = super().run(batch, exact=exact)
             rows[[len(sequence.ids) > 60 for sequence in batch]] = float("nan")
             return rows
@@ -124,7 +129,7 @@ def test_a_score_that_is_nan_is_reported_at_its_pair(reranker_base: Path) -> Non
 
 
 def test_a_pair_that_does_not_fit_is_reported_at_its_place(reranker_base: Path) -> None:
-    def check(batch):  # type: ignore[no-untyped-def]
+    def check(batch: Sequence[TokenSequence]) -> None:
         if any(len(sequence.ids) > 60 for sequence in batch):
             raise DeviceFull
 
@@ -134,8 +139,12 @@ def test_a_pair_that_does_not_fit_is_reported_at_its_place(reranker_base: Path) 
 
 
 def test_lone_surrogates_reach_the_model_as_the_replacement_character(bge_embedder: Path) -> None:
-    for text, cleaned in (("a \ud800 b", "a \ufffd b"), ("\udfff", "\ufffd"), ("\ud83d\ude00", "😀")):
+    for text, cleaned in (
+        ("a \ud800 b", "a \ufffd b"),
+        ("\udfff", "\ufffd"),
+        ("\ud83d\ude00", "😀"),
+    ):
         forwards = [OracleForward(), OracleForward()]
-        for forward, given in zip(forwards, (text, cleaned), strict=True):
-            bi_scorer(bge_embedder, forward, TextRequest()).score([(given, "passage")])
+        for forward, passed in zip(forwards, (text, cleaned), strict=True):
+            bi_scorer(bge_embedder, forward, TextRequest()).score([(passed, "passage")])
         assert forwards[0].finished == forwards[1].finished

@@ -3,19 +3,23 @@
 import json
 import re
 from pathlib import Path
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from bge_rerank_integrations import CheckpointError, InvalidInputError
+from bge_rerank_integrations.local.token_cache import Ids
 from bge_rerank_integrations.local.tokens import (
     Template,
     TextTokenizer,
     join_pair,
     join_single,
 )
+from bge_rerank_integrations.types import SpecialTokens
 from tests.core.tokenizers_bpe import (
     GEMMA_SPECIAL,
     LLAMA_SPECIAL,
@@ -37,6 +41,11 @@ ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u0301\ufe0f"
 LOOK_ALIKES = {"<": "＜﹤", ">": "＞﹥", "/": "／", "[": "［", "]": "］", "|": "｜", "_": "＿﹍"}
 
 Mutation = st.sampled_from(["same", "wide", "joined", "upper", "lower"])
+
+
+def encode(tokenizer: TextTokenizer, *args: Any, **options: Any) -> list[list[int]]:
+    """The ids as lists, which compare as a whole."""
+    return [ids.tolist() for ids in tokenizer.encode(*args, **options)]
 
 
 @st.composite
@@ -61,25 +70,25 @@ def disguised(draw: st.DrawFn, tokens: list[str] = CONTROL) -> str:
 
 
 plain_words = st.sampled_from(["a", " panda ", "the giant", "熊猫", "  ", "\n", "😀", "\x00", "é"])
-pieces = st.one_of(
-    st.sampled_from(CONTROL), disguised(), plain_words, st.text(max_size=8)
-)
-texts = st.lists(pieces, max_size=6).map("".join).map(
-    lambda text: text.encode("utf-8", "replace").decode("utf-8")
+pieces = st.one_of(st.sampled_from(CONTROL), disguised(), plain_words, st.text(max_size=8))
+texts = (
+    st.lists(pieces, max_size=6)
+    .map("".join)
+    .map(lambda text: text.encode("utf-8", "replace").decode("utf-8"))
 )
 TOKENIZERS = ["xlmr", "bert", "gemma", "llama"]
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS)
-def folder(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path
     if request.param == "gemma":
         return build_gemma_tokenizer(tmp_path_factory.mktemp("gemma"))
     if request.param == "llama":
         return build_llama_tokenizer(tmp_path_factory.mktemp("llama"))
-    path = request.getfixturevalue({"xlmr": "reranker_base", "bert": "bert_reranker"}[request.param])
+    path = request.getfixturevalue(
+        {"xlmr": "reranker_base", "bert": "bert_reranker"}[request.param]
+    )
     return path
 
 
@@ -101,6 +110,12 @@ def raw_ids(reference: Tokenizer, text: str) -> list[int]:
     return ids
 
 
+def ids_of(tokenizer: TextTokenizer, text: str, **options: Any) -> list[int]:
+    (ids,) = tokenizer.encode([text], [0], **options)
+    listed: list[int] = ids.tolist()
+    return listed
+
+
 def special_ids(reference: Tokenizer) -> set[int]:
     return {
         number
@@ -119,7 +134,7 @@ def test_knows_every_control_token_of_the_file(
 @given(text=texts)
 @settings(max_examples=600, deadline=None)
 def test_no_text_holds_a_control_id(tokenizer: TextTokenizer, text: str) -> None:
-    (ids,) = tokenizer.encode([text], [0])
+    (ids,) = encode(tokenizer, [text], [0])
     assert tokenizer.control_ids.isdisjoint(ids)
 
 
@@ -130,7 +145,7 @@ def test_text_without_control_tokens_is_the_checkpoints_own(
 ) -> None:
     parsed = raw_ids(reference, text)
     if tokenizer.control_ids.isdisjoint(parsed):
-        assert tokenizer.encode([text], [0]) == [parsed]
+        assert encode(tokenizer, [text], [0]) == [parsed]
 
 
 @given(text=texts)
@@ -139,12 +154,12 @@ def test_parse_is_the_checkpoints_own_and_error_refuses_what_it_would_inject(
     tokenizer: TextTokenizer, reference: Tokenizer, text: str
 ) -> None:
     parsed = raw_ids(reference, text)
-    assert tokenizer.encode([text], [0], special_tokens="parse") == [parsed]
+    assert encode(tokenizer, [text], [0], special_tokens="parse") == [parsed]
     if tokenizer.control_ids.isdisjoint(parsed):
-        assert tokenizer.encode([text], [0], special_tokens="error") == [parsed]
+        assert encode(tokenizer, [text], [0], special_tokens="error") == [parsed]
         return
     with pytest.raises(InvalidInputError, match="position 41 holds the control token") as refused:
-        tokenizer.encode(["plain", text], [3, 41], special_tokens="error")
+        encode(tokenizer, ["plain", text], [3, 41], special_tokens="error")
     assert refused.value.index == 41
     if len(text) > 20:
         assert text not in str(refused.value)
@@ -156,11 +171,11 @@ def test_every_control_token_at_every_place(
     tokenizer: TextTokenizer, reference: Tokenizer, place: str, wide: bool
 ) -> None:
     for number in tokenizer.control_ids:
-        name = reference.id_to_token(number)
+        name = reference.id_to_token(number) or ""
         if wide:
             name = "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in name)
         text = place.format(*[name] * place.count("{}"))
-        (ids,) = tokenizer.encode([text], [0])
+        (ids,) = encode(tokenizer, [text], [0])
         assert tokenizer.control_ids.isdisjoint(ids), text
         assert ids, "the text itself is not lost"
 
@@ -174,32 +189,71 @@ def test_the_ascii_names_do_parse(tokenizer: TextTokenizer, reference: Tokenizer
 
 def test_full_width_parses_after_normalisation(reranker_base: Path) -> None:
     tokenizer = TextTokenizer(reranker_base)
-    (parsed,) = tokenizer.encode(["a ＜/s＞ b"], [0], special_tokens="parse")
+    (parsed,) = encode(tokenizer, ["a ＜/s＞ b"], [0], special_tokens="parse")
     assert 2 in parsed, "a filter on the text would not see it"
     with pytest.raises(InvalidInputError, match="'</s>'"):
-        tokenizer.encode(["a ＜/s＞ b"], [0], special_tokens="error")
+        encode(tokenizer, ["a ＜/s＞ b"], [0], special_tokens="error")
 
 
-@pytest.mark.parametrize("text", ["", " ", "\x00", "\ufffd", "\u200b", "a" * 1_000_000, "熊 " * 9999])
-def test_strange_texts_are_texts(
-    tokenizer: TextTokenizer, reference: Tokenizer, text: str
-) -> None:
-    assert tokenizer.encode([text], [0]) == [raw_ids(reference, text)]
+@pytest.mark.parametrize(
+    "text", ["", " ", "\x00", "\ufffd", "\u200b", "a" * 1_000_000, "熊 " * 9999]
+)
+def test_strange_texts_are_texts(tokenizer: TextTokenizer, reference: Tokenizer, text: str) -> None:
+    assert encode(tokenizer, [text], [0]) == [raw_ids(reference, text)]
 
 
 def test_no_texts(tokenizer: TextTokenizer) -> None:
-    assert tokenizer.encode([], []) == []
+    assert encode(tokenizer, [], []) == []
 
 
-def test_the_name_of_the_unknown_token_is_text_too(reranker_base: Path, bert_reranker: Path) -> None:
+def test_the_unknown_token_is_what_any_unknown_character_gives(
+    reranker_base: Path, bert_reranker: Path
+) -> None:
+    # so its name may be written too: it steers nothing, and is no control token
     for folder, name, number in ((reranker_base, "<unk>", 3), (bert_reranker, "[UNK]", 1)):
-        tokenizer = TextTokenizer(folder)
-        (literal,) = tokenizer.encode([f"a {name} b"], [0])
-        (parsed,) = tokenizer.encode([f"a {name} b"], [0], special_tokens="parse")
-        assert parsed.count(number) == 1
-        assert len(literal) > len(parsed), "several pieces, not one token"
-        (unknown,) = tokenizer.encode(["a 龘 b"], [0])
-        assert number in unknown, "unknown characters are unknown still"
+        tokenizer = TextTokenizer(folder, [number])
+        assert number not in tokenizer.control_ids
+        for mode in get_args(SpecialTokens):
+            assert ids_of(tokenizer, f"a {name} b", special_tokens=mode).count(number) == 1
+            assert ids_of(tokenizer, "a 龘 b", special_tokens=mode).count(number) == 1
+        # and next to a control token, which takes another way
+        control = tokenizer._parsing.id_to_token(min(tokenizer.control_ids))
+        assert number in ids_of(tokenizer, f"龘 {control}")
+
+
+long_texts = st.lists(st.one_of(pieces, st.sampled_from([" ", "  ", "x" * 120])), max_size=40).map(
+    lambda parts: "".join(parts).encode("utf-8", "replace").decode("utf-8")
+)
+
+
+@given(text=long_texts, keep=st.integers(1, 6), mode=st.sampled_from(get_args(SpecialTokens)[::2]))
+@settings(max_examples=600, deadline=None)
+def test_the_ids_that_are_kept_do_not_depend_on_the_rest_of_a_long_text(
+    tokenizer: TextTokenizer, text: str, keep: int, mode: SpecialTokens
+) -> None:
+    whole = ids_of(tokenizer, text, special_tokens=mode)
+    begun = ids_of(tokenizer, text, special_tokens=mode, keep=keep)
+    assert begun[:keep] == whole[:keep]
+    assert (len(begun) > keep) == (len(whole) > keep), "a text that was cut must look like one"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 5000 + " panda bear",
+        " " * 5000 + "panda bear",
+        "panda" + " " * 5000 + "bear",
+        "\u200b" * 5000 + " panda",
+        "a \u0301" * 3000,
+        "panda </s> " * 3000,
+        "熊猫" * 3000 + " bear",
+    ],
+    ids=lambda text: repr(text[:8]),
+)
+def test_long_texts_of_few_tokens(tokenizer: TextTokenizer, text: str) -> None:
+    whole = ids_of(tokenizer, text)
+    for keep in (1, 3, 64):
+        assert ids_of(tokenizer, text, keep=keep)[:keep] == whole[:keep]
 
 
 def test_templates_by_hand(reranker_base: Path, bert_reranker: Path) -> None:
@@ -211,15 +265,19 @@ def test_templates_by_hand(reranker_base: Path, bert_reranker: Path) -> None:
     assert [len(t) for t in (xlmr.pair_template, bert.pair_template)] == [4, 3]
 
 
+def array(*numbers: int) -> Ids:
+    return np.array(numbers, dtype=np.int32)
+
+
 def test_joining_by_hand() -> None:
     bert = Template((2,), (3,), (3,))
-    pair = join_pair([10, 11], [20], bert)
+    pair = join_pair(array(10, 11), array(20), bert)
     assert pair.ids.tolist() == [2, 10, 11, 3, 20, 3]
     assert pair.first_segment == 4
     xlmr = Template((0,), (2, 2), (2,))
-    assert join_pair([10], [20, 21], xlmr).ids.tolist() == [0, 10, 2, 2, 20, 21, 2]
-    assert join_pair([], [], xlmr).ids.tolist() == [0, 2, 2, 2]
-    assert join_single([10], Template((2,), (), (3,))).ids.tolist() == [2, 10, 3]
+    assert join_pair(array(10), array(20, 21), xlmr).ids.tolist() == [0, 10, 2, 2, 20, 21, 2]
+    assert join_pair(array(), array(), xlmr).ids.tolist() == [0, 2, 2, 2]
+    assert join_single(array(10), Template((2,), (), (3,))).ids.tolist() == [2, 10, 3]
 
 
 def test_declared_control_ids_count_without_added_tokens(
@@ -230,7 +288,7 @@ def test_declared_control_ids_count_without_added_tokens(
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     tokenizer = TextTokenizer(tmp_path, [0, 1, 2])
     assert tokenizer.control_ids == {0, 1, 2}
-    assert tokenizer.control_ids.isdisjoint(tokenizer.encode(["a </s> ＜s＞ b"], [0])[0])
+    assert tokenizer.control_ids.isdisjoint(encode(tokenizer, ["a </s> ＜s＞ b"], [0])[0])
 
 
 def test_declared_control_ids_count_without_an_unknown_token(tmp_path: Path) -> None:
@@ -241,10 +299,11 @@ def test_declared_control_ids_count_without_an_unknown_token(tmp_path: Path) -> 
     file.write_text(json.dumps(content), encoding="utf-8")
     plain = Tokenizer.from_file(str(file))
     number = plain.token_to_id("<|eot_id|>")
+    assert number is not None
     assert plain.encode("<|eot_id|>", add_special_tokens=False).ids == [number]
     tokenizer = TextTokenizer(tmp_path, [number])
     assert number in tokenizer.control_ids
-    assert number not in tokenizer.encode(["<|eot_id|>"], [0])[0]
+    assert number not in encode(tokenizer, ["<|eot_id|>"], [0])[0]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,9 @@ def test_a_damaged_model_is_refused_at_load(
 
 def test_nan_weights_give_an_error_and_never_a_score(damaged: Callable[[str], Path]) -> None:
     scorer = load_scorer(str(damaged("nan_weights")))
-    with pytest.raises(NonFiniteScoreError, match="position 0 gives nan .* weights may be damaged"):
+    with pytest.raises(
+        NonFiniteScoreError, match=r"position 0 gives nan .* weights may be damaged"
+    ):
         scorer.score(PAIRS)
     assert scorer.score([]).shape == (0,)
 
@@ -147,16 +149,16 @@ def test_another_pooling_is_refused_by_name(
 def test_another_module_is_refused_by_name(bge_embedder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bge_embedder, tmp_path / "dense"))
     modules = json.loads((copy / "modules.json").read_text(encoding="utf-8"))
-    modules.append({"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.Dense"})
+    modules.append(
+        {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.Dense"}
+    )
     (copy / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
     with pytest.raises(UnsupportedModel, match="Dense"):
         load_scorer(str(copy))
 
 
 @pytest.mark.parametrize("content", ["{", "null", "[1]", '[{"idx": 0}]', "{}"])
-def test_damaged_module_files_are_refused(
-    bge_embedder: Path, tmp_path: Path, content: str
-) -> None:
+def test_damaged_module_files_are_refused(bge_embedder: Path, tmp_path: Path, content: str) -> None:
     copy = Path(shutil.copytree(bge_embedder, tmp_path / "modules"))
     (copy / "modules.json").write_text(content, encoding="utf-8")
     with pytest.raises((CheckpointError, UnsupportedModel)):

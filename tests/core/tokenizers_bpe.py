@@ -22,7 +22,7 @@ LLAMA_SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]
 
 
 def build_gemma_tokenizer(folder: Path) -> Path:
-    """SentencePiece-like: spaces become `▁`, unknown characters their bytes, control tokens first."""
+    """Like SentencePiece: spaces become `▁`, unknown characters their bytes."""
     tokenizer = Tokenizer(BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
