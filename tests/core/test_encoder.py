@@ -1,6 +1,7 @@
 """The flat forward gives transformers' numbers, for every configuration it says it can run."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,7 +12,7 @@ import torch
 from bge_rerank_integrations import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import Attention
-from bge_rerank_integrations.local.encoder import ACTIVATIONS, Output
+from bge_rerank_integrations.local.encoder import ACTIVATIONS, FlatEncoder, Output
 from bge_rerank_integrations.local.encoder_config import why_not_flat
 from tests.core.encoder_models import (
     CPU,
@@ -225,6 +226,21 @@ def test_exact_under_autocast_is_the_float32_forward(tmp_path: Path) -> None:
     plan = dataclasses.replace(CPU, dtype="bfloat16", autocast=True)
     exact = flat(folder, plan=plan).run(BATCH, exact=True)
     assert exact == pytest.approx(flat(folder).run(BATCH), abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_exact_twin_is_never_of_other_weights(tmp_path: Path, dtype: Any) -> None:
+    folder = build_encoder(tmp_path / "model", "xlmr")
+    checkpoint = Checkpoint(str(folder), folder)
+    assert checkpoint.signature, "read when a model is loaded"
+    encoder = FlatEncoder(checkpoint, dataclasses.replace(CPU, dtype=dtype), "logit")
+    build_encoder(tmp_path / "model", "xlmr", hidden_act="relu")  # retrained in place
+    with pytest.raises(CheckpointError, match="has changed since it was loaded"):
+        encoder.run(BATCH, exact=True)
+    shutil.rmtree(folder)
+    with pytest.raises(CheckpointError):
+        encoder.run(BATCH, exact=True)
+    assert np.isfinite(encoder.run(BATCH)).all()
 
 
 def test_half_precision_heads_do_not_make_ties(tmp_path: Path) -> None:
