@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: check test demo setup clean
+.PHONY: check test demo bench setup clean
 
 setup: .venv/ready
 
@@ -34,5 +34,16 @@ test: .venv/ready .venv-transformers4/ready
 demo: .venv/ready
 	$(BIN)/python examples/demo.py
 
+# the contenders, at the versions that the published numbers name
+.venv-bench/ready: benchmarks/requirements.txt constraints.txt pyproject.toml
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-bench/bin/python -m pip install --quiet -c constraints.txt -r benchmarks/requirements.txt -e ".[all]"
+	touch $@
+
+# about a quarter of an hour on a quiet machine of two cores; make bench RACE=--smoke to try it
+bench: .venv-bench/ready
+	.venv-bench/bin/python -m benchmarks.race $(RACE)
+
 clean:
-	rm -rf .venv .venv-transformers4 build dist
+	rm -rf .venv .venv-bench .venv-transformers4 build dist

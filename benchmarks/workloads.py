@@ -1,0 +1,103 @@
+"""What is scored: one question and many passages, of the same lengths on every run.
+
+The words are those of the examples' corpus, the order is drawn from a seed. Passages are cut to a
+number of tokens by the model's own tokenizer, and no pair is long enough to be truncated, so that
+every library sees the same input.
+"""
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+CORPUS = Path(__file__).resolve().parent.parent / "examples" / "corpus"
+LONGEST = 500
+"""Most tokens of a passage drawn at random: with the question it stays below 512."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One question, its passages, and the tokens of each pair with its control tokens."""
+
+    name: str
+    query: str
+    passages: tuple[str, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        return [(self.query, passage) for passage in self.passages]
+
+
+class Texts:
+    """Draws questions and passages whose length is counted by `count`, word by word.
+
+    `count` gives the tokens of one word, and `control` is how many control tokens a pair has.
+    """
+
+    def __init__(self, count: Callable[[str], int], control: int, *, seed: int = 0) -> None:
+        self._count = cache(count)
+        self._control = control
+        self._random = random.Random(seed)  # noqa: S311  # drawn for variety, not for secrecy
+
+    def workload(self, name: str, passages: int, *, mean: int, spread: float) -> Workload:
+        """Passages of log-normal length around `mean` tokens; a `spread` of 0 makes all equal."""
+        drawn = (
+            self._random.lognormvariate(math.log(mean) - spread**2 / 2, spread)
+            for _ in range(passages)
+        )
+        return self._workload(name, [max(8, min(LONGEST, round(tokens))) for tokens in drawn])
+
+    def equal_pairs(self, passages: int, *, pair_tokens: int) -> Workload:
+        """Pairs of at most `pair_tokens` tokens, short of that by less than a word."""
+        query = self._passage(min(12, pair_tokens // 3), read_lines("queries"))
+        room = pair_tokens - self._control - self.tokens(query)
+        return self._workload(f"{pair_tokens} tokens", [room] * passages, query)
+
+    def tokens(self, text: str) -> int:
+        return sum(self._count(word) for word in text.split())
+
+    def _workload(self, name: str, tokens: list[int], query: str | None = None) -> Workload:
+        query = self._random.choice(read_lines("queries")) if query is None else query
+        passages = tuple(self._passage(number, read_lines("corpus")) for number in tokens)
+        around = self._control + self.tokens(query)
+        return Workload(
+            name, query, passages, tuple(around + self.tokens(passage) for passage in passages)
+        )
+
+    def _passage(self, tokens: int, sentences: tuple[str, ...]) -> str:
+        words: list[str] = []
+        for word in self._words(sentences):
+            tokens -= self._count(word)
+            if tokens < 0:
+                break
+            words.append(word)
+        return " ".join(words)
+
+    def _words(self, sentences: tuple[str, ...]) -> Iterator[str]:
+        while True:
+            yield from self._random.choice(sentences).split()
+
+
+def texts_for(folder: Path, *, seed: int = 0) -> Texts:
+    """Texts measured by the tokenizer of this model folder."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return Texts(
+        lambda word: len(tokenizer.encode(word, add_special_tokens=False).ids),
+        tokenizer.num_special_tokens_to_add(is_pair=True),
+        seed=seed,
+    )
+
+
+@cache
+def read_lines(name: str) -> tuple[str, ...]:
+    """The texts of the examples' `corpus` or `queries`."""
+    lines = (CORPUS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return tuple(json.loads(line)["text"] for line in lines)
