@@ -115,14 +115,17 @@ class Checkpoint:
                 "model again"
             ) from error
 
+    def check_unchanged(self) -> None:
+        """Raise `CheckpointError` if a file has changed since `signature` was first read."""
+        if self.signature != Checkpoint(self.model, self.folder).signature:
+            raise CheckpointError(f"{self.folder} has changed since it was loaded; load it again")
+
     def fingerprint(self) -> str:
         """Twelve hex digits that name the contents, wherever they lie: SHA-256 over the files.
 
         Raises `CheckpointError` if a file has changed since `signature` was first read.
         """
-        loaded = self.signature
-        if loaded != Checkpoint(self.model, self.folder).signature:
-            raise CheckpointError(f"{self.folder} has changed since it was loaded; load it again")
+        self.check_unchanged()
         digest = hashlib.sha256()
         for file in self._sources:
             digest.update(file.name.encode() + _sha256(file.resolve()).encode())

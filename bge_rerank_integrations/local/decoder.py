@@ -152,7 +152,9 @@ class Decoder:
 
     @cached_property
     def _exact(self) -> "Decoder":
-        return Decoder(self._checkpoint, exact_plan(self.plan), self.spec)
+        self._checkpoint.check_unchanged()
+        plan = exact_plan(self.plan)
+        return Decoder(self._checkpoint, plan, self.spec, share_prefix=self._share_prefix)
 
     def _decode(self, parts: list[Part], places: Sequence[int]) -> list[Tensor]:
         """The hidden state of each scored part's last token at each layer that scores."""

@@ -111,6 +111,7 @@ class FlatEncoder:
 
     @cached_property
     def _exact(self) -> "FlatEncoder":
+        self._checkpoint.check_unchanged()
         return FlatEncoder(self._checkpoint, exact_plan(self.plan), self._output)
 
     def is_out_of_memory(self, error: Exception) -> bool:

@@ -111,6 +111,7 @@ class LibraryEncoder:
 
     @cached_property
     def _exact(self) -> "LibraryEncoder":
+        self._checkpoint.check_unchanged()
         return LibraryEncoder(self._checkpoint, exact_plan(self.plan), self._output)
 
     def is_out_of_memory(self, error: Exception) -> bool:

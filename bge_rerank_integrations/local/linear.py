@@ -78,6 +78,12 @@ def _onednn() -> _OneDnn:
 @cache
 def choose_gemm_path(dtype: torch.dtype) -> tuple[GemmPath, str]:
     """The path for this machine's CPU, and why: a numeric and a timing probe, once, a few ms."""
+    # the caller may be inside an autocast of its own, which would change both sides
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        return _probe(dtype)
+
+
+def _probe(dtype: torch.dtype) -> tuple[GemmPath, str]:
     try:
         error = max(_largest_error(dtype, activation) for activation in FUSED)
     except (AttributeError, RuntimeError, TypeError) as problem:
