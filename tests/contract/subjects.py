@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from transformers import (
 
 from bge_rerank_integrations import Scorer, load_scorer
 from tests.fakes import WordOverlapScorer
+from tests.llm import tiny_llms
 
 
 class Load(Protocol):
@@ -41,10 +41,15 @@ FOLDERS = {
 LIBRARY = ("distilbert", "electra", "mpnet-embedder")
 """Subjects that only transformers' own forward can run."""
 
-OFFLINE = (
-    ("offline", "offline-embedder") if find_spec("bge_rerank_integrations.local.offline") else ()
-)
-TORCH = (*FOLDERS, *LIBRARY)
+LLMS: dict[str, dict[str, Any]] = {
+    "gemma": {},
+    "minicpm": {"cutoff_layers": [3, 5]},
+    "gemma2-window": {"compress_ratio": 2, "compress_layers": [2]},
+}
+"""LLM rerankers of `tests/llm/tiny_llms.py`, with options of their own."""
+
+OFFLINE = ("offline", "offline-embedder")
+TORCH = (*FOLDERS, *LIBRARY, *LLMS)
 LOCAL = (*TORCH, *OFFLINE)
 NAMES = ("word-overlap", *LOCAL)
 
@@ -55,6 +60,9 @@ def loading(name: str, request: pytest.FixtureRequest, folders: pytest.TempPathF
     if name in OFFLINE:
         return lambda **options: load_scorer(name, **options)
     folder: Path
+    if name in LLMS:
+        folder = tiny_llms.MODELS[name](folders.mktemp("llm"))
+        return lambda **options: load_scorer(str(folder), device="cpu", **{**LLMS[name], **options})
     if name in LIBRARY:
         folder = build_library_model(name, folders.mktemp("library"), request)
     else:
