@@ -142,9 +142,7 @@ def _save_xlmr(folder: Path, shape: Shape) -> None:
         max_position_embeddings=shape.positions,
         type_vocab_size=1,
         layer_norm_eps=1e-5,
-        # as large as keeps a layer's output at its input's size: with the usual 0.02 attention
-        # mixes too little for one passage to differ from the next
-        initializer_range=1.5 / shape.hidden**0.5,
+        initializer_range=0.55 / shape.hidden**0.5,  # the usual 0.02 at a width of 768
         bos_token_id=0,
         pad_token_id=1,
         eos_token_id=2,
@@ -152,6 +150,14 @@ def _save_xlmr(folder: Path, shape: Shape) -> None:
     config.num_labels = 1
     torch.manual_seed(0)
     model = XLMRobertaForSequenceClassification(config)
+    # As drawn, all passages look nearly alike, and rescaling their logits would blow rounding
+    # errors up. As in a trained model, words weigh more than positions, and attention mixes more.
+    with torch.no_grad():
+        model.roberta.embeddings.word_embeddings.weight.mul_(4)
+        model.classifier.dense.weight.mul_(3)
+        for layer in model.roberta.encoder.layer:
+            layer.attention.self.value.weight.mul_(3)
+            layer.attention.output.dense.weight.mul_(3)
     model.save_pretrained(folder)
     _save_tokenizer(folder, shape)
 
@@ -168,7 +174,9 @@ def _save_mini(folder: Path) -> None:
     BertForSequenceClassification.from_pretrained(source, num_labels=1).save_pretrained(folder)
     shutil.copy(source / "tokenizer.json", folder)
     names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    _save_tokenizer_config(folder, {f"{name}_token": token for name, token in names.items()}, 512)
+    tokens = {f"{name}_token": token for name, token in names.items()}
+    inputs = ("input_ids", "token_type_ids", "attention_mask")
+    _save_tokenizer_config(folder, tokens, 512, inputs)
 
 
 def _save_tokenizer(folder: Path, shape: Shape) -> None:
@@ -187,6 +195,7 @@ def _save_tokenizer(folder: Path, shape: Shape) -> None:
         model_writer=written,
         vocab_size=8000,
         hard_vocab_limit=False,
+        character_coverage=1.0,  # FlagEmbedding decodes and encodes again, which loses unknowns
         normalization_rule_name="nmt_nfkc",
         num_threads=1,
         minloglevel=2,
@@ -215,12 +224,20 @@ def _save_tokenizer(folder: Path, shape: Shape) -> None:
     names = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "unk": "<unk>"}
     names |= {"pad": "<pad>", "mask": "<mask>"}
     tokens = {f"{name}_token": token for name, token in names.items()}
-    _save_tokenizer_config(folder, tokens, shape.positions - 2)
+    inputs = ("input_ids", "attention_mask")
+    _save_tokenizer_config(folder, tokens, shape.positions - 2, inputs)
 
 
-def _save_tokenizer_config(folder: Path, tokens: dict[str, str], longest: int) -> None:
-    # this class takes tokenizer.json as it is; the models' own rebuild it from the vocabulary
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest, **tokens}
+def _save_tokenizer_config(
+    folder: Path, tokens: dict[str, str], longest: int, inputs: tuple[str, ...]
+) -> None:
+    settings = {
+        # this class takes tokenizer.json as it is; the models' own rebuild it from the vocabulary
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": longest,
+        "model_input_names": inputs,
+        **tokens,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 

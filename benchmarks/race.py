@@ -162,15 +162,17 @@ def run_race(
         where = f"{race.section}, {workload.name}"
         warm_up = first_pairs(workload, 8)
         scores = {name: worker.score(warm_up.pairs)[0] for name, worker in workers.items()}
-        for name, found in compare(scores).items():
-            if found["problem"] is not None:
-                results["left_out"][f"{where}, {name}"] = found["problem"]
-                del workers[name]
+        for name, problem in wrong_ones(compare(scores)).items():
+            results["left_out"][f"{where}, {name}"] = problem
+            del workers[name]
         rounds = min(settings.rounds, race.most_rounds)
         seconds, scores = take_turns(workers, workload, rounds)
         shape = read_shape(folder)
         flops = encoder_flops(shape.hidden, shape.layers, shape.ffn, workload.lengths)
         agreement = compare(scores)
+        for name, problem in wrong_ones(agreement).items():
+            results["left_out"][f"{where}, {name}"] = problem
+            del seconds[name]
         table: dict[str, Any] = {
             "section": race.section,
             "workload": workload.name,
@@ -251,6 +253,11 @@ def compare(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, dict[str, An
             "problem": f"scores differ from {first}: {largest}, tau {tau}" if wrong else None,
         }
     return found
+
+
+def wrong_ones(agreement: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Who gave other scores than the reference, and what `compare` says of them."""
+    return {name: found["problem"] for name, found in agreement.items() if found["problem"]}
 
 
 def serve_callers(workers: Mapping[str, Worker], settings: Settings) -> list[dict[str, Any]]:
