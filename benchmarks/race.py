@@ -166,7 +166,9 @@ def run_race(
             results["left_out"][f"{where}, {name}"] = problem
             del workers[name]
         rounds = min(settings.rounds, race.most_rounds)
-        seconds, scores = take_turns(workers, workload, rounds)
+        seconds, scores = take_turns(
+            workers, workload, rounds, pause=0.0 if settings.smoke else 0.3
+        )
         shape = read_shape(folder)
         flops = encoder_flops(shape.hidden, shape.layers, shape.ffn, workload.lengths)
         agreement = compare(scores)
@@ -207,7 +209,7 @@ def first_pairs(workload: Workload, count: int) -> Workload:
 
 
 def take_turns(
-    workers: Mapping[str, Worker], workload: Workload, rounds: int
+    workers: Mapping[str, Worker], workload: Workload, rounds: int, *, pause: float
 ) -> tuple[dict[str, list[float]], dict[str, NDArray[np.float64]]]:
     """The seconds of every contender's turns, and its scores."""
     seconds: dict[str, list[float]] = {name: [] for name in workers}
@@ -216,7 +218,7 @@ def take_turns(
     for number in range(rounds):
         for name in names[number:] + names[:number]:
             # math libraries keep their threads spinning for a while after the last product
-            time.sleep(0.3)
+            time.sleep(pause)
             scores[name], taken = workers[name].score(workload.pairs)
             seconds[name].append(taken)
     return seconds, scores
