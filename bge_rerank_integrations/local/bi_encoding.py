@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -162,6 +163,8 @@ def read_pooling(checkpoint: Checkpoint) -> Pooling:
     if "Pooling" not in kinds:
         raise UnsupportedModel(f"{checkpoint.model} has no Pooling module in modules.json")
     path = modules[kinds.index("Pooling")].get("path", "")
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise CheckpointError(f"{checkpoint.folder / 'modules.json'} points outside its folder")
     return _pooling_mode(checkpoint, checkpoint.read_json(f"{path}/config.json"))
 
 

@@ -1,7 +1,6 @@
 """From a checkpoint to a scorer on torch: family, device plan, forward, method."""
 
 import dataclasses
-from collections.abc import Callable
 
 from bge_rerank_integrations.errors import CheckpointError, MissingExtra
 from bge_rerank_integrations.local.bi_encoding import bi_encoding, read_pooling
@@ -49,15 +48,14 @@ def _load_encoder(
 ) -> tuple[Engine, Method]:
     output: Output = "logit" if family is Family.ENCODER else read_pooling(checkpoint)
     plan = plan_device(read_hardware(), device=request.device, precision=request.precision)
-    engine = shared_engine(
-        (checkpoint.signature, plan.device, plan.precision, output),
-        lambda: _engine(
-            checkpoint,
-            read_tokenizer(checkpoint),
-            plan,
-            lambda chosen: _encoder(checkpoint, chosen, output),
-        ),
-    )
+
+    def load() -> Engine:
+        tokenizer = read_tokenizer(checkpoint)
+        return _engine(
+            checkpoint, tokenizer, _measured_encoder(checkpoint, tokenizer, plan, output)
+        )
+
+    engine = shared_engine((checkpoint.signature, plan.device, plan.precision, output), load)
     if output == "logit":
         return engine, cross_encoding(engine.tokenizer, request.text, limit=limit)
     return engine, bi_encoding(
@@ -77,9 +75,7 @@ def _load_llm(
     spec = decoder_spec(family, checkpoint.config, request.layers, yes=int(yes[0]), tied=tied)
     engine = shared_engine(
         (checkpoint.signature, plan.device, plan.precision, spec),
-        lambda: _engine(
-            checkpoint, tokenizer, plan, lambda chosen: Decoder(checkpoint, chosen, spec)
-        ),
+        lambda: _engine(checkpoint, tokenizer, Decoder(checkpoint, plan, spec)),
     )
     bos = int(checkpoint.config["bos_token_id"])
     return engine, prompting(tokenizer, request.text, spec, family=family, bos=bos, limit=limit)
@@ -100,22 +96,23 @@ def read_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
     return tokenizer
 
 
-def _engine(
-    checkpoint: Checkpoint,
-    tokenizer: TextTokenizer,
-    plan: DevicePlan,
-    build: Callable[[DevicePlan], Forward],
-) -> Engine:
-    """The loaded model; in a half precision on a CPU with its rounding error measured."""
-    if plan.device != "cpu" or plan.precision == "fp32":
-        forward = build(plan)
-    else:
-        inputs = probe_inputs(tokenizer, position_limit(checkpoint.config, checkpoint.model))
-        exact = run_all(build(exact_plan(plan)), inputs)  # gone again before the half model comes
-        forward = build(plan)
-        found = describe_rounding(exact, run_all(forward, inputs), forward)
-        forward.plan = dataclasses.replace(forward.plan, reasons=(*forward.plan.reasons, found))
+def _engine(checkpoint: Checkpoint, tokenizer: TextTokenizer, forward: Forward) -> Engine:
     return Engine(checkpoint.model, checkpoint.fingerprint, tokenizer, forward)
+
+
+def _measured_encoder(
+    checkpoint: Checkpoint, tokenizer: TextTokenizer, plan: DevicePlan, output: Output
+) -> Forward:
+    """The encoder; in a half precision on a CPU, its plan says how large the rounding error is."""
+    if plan.device != "cpu" or plan.precision == "fp32":
+        return _encoder(checkpoint, plan, output)
+    inputs = probe_inputs(tokenizer, position_limit(checkpoint.config, checkpoint.model))
+    # gone again before the half model comes
+    exact = run_all(_encoder(checkpoint, exact_plan(plan), output), inputs)
+    forward = _encoder(checkpoint, plan, output)
+    found = describe_rounding(exact, run_all(forward, inputs), forward)
+    forward.plan = dataclasses.replace(forward.plan, reasons=(*forward.plan.reasons, found))
+    return forward
 
 
 def _encoder(checkpoint: Checkpoint, plan: DevicePlan, output: Output) -> Forward:
