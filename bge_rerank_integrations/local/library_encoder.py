@@ -56,6 +56,13 @@ class LibraryEncoder:
                 f"transformers cannot load {checkpoint.model} without running code from its "
                 f"folder, which is never done: {str(error).splitlines()[0]}"
             ) from error
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise CheckpointError(
+                f"the weights of {checkpoint.model} do not fit its config.json: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
         architecture = checkpoint.config["architectures"][0]
         if type(model).__name__ != architecture:
             raise UnsupportedModel(
