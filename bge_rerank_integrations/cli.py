@@ -35,6 +35,8 @@ except ModuleNotFoundError as error:
     # the installed script imports this module first of all, so any exception would be a traceback
     raise SystemExit(f"bge-rerank: {MissingExtra(str(error.name), 'cli')}") from None
 
+from bge_rerank_integrations.sweep_command import sweep_layers_command  # needs typer
+
 if TYPE_CHECKING:
     from bge_rerank_integrations.doctor import Report
     from bge_rerank_integrations.reranker import Reranker
@@ -269,6 +271,9 @@ def doctor(
             print(line)
     if report.self_test.outcome == "failed":
         raise typer.Exit(1)
+
+
+app.command("sweep-layers")(sweep_layers_command)
 
 
 def _answer_requests(file: Path | None, load: Callable[[], Reranker]) -> None:

@@ -1,0 +1,132 @@
+"""The command `bge-rerank sweep-layers`: which cut-off layer is worth its time."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bge_rerank_integrations.judged import read_beir, read_judged_lines
+from bge_rerank_integrations.load import ScorerOptions
+from bge_rerank_integrations.passage_lines import UnreadableInput
+from bge_rerank_integrations.sweep import Sweep, check_chart, draw_chart, sweep_layers
+from bge_rerank_integrations.types import HeadIndexing, Precision
+
+
+def sweep_layers_command(
+    *,
+    model: Annotated[str, typer.Option(help="Hub id or folder of an LLM reranker.")],
+    cutoffs: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Layers to compare, with commas between them.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="BEIR folder: corpus.jsonl, queries.jsonl, qrels, and a *.trec run.",
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="TREC run of the BEIR folder's candidates."),
+    ] = None,
+    judged: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="JSON lines of judged queries; see above."),
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="Take only the first N queries.")
+    ] = None,
+    depth: Annotated[
+        int, typer.Option(min=1, help="Candidates of each query of a BEIR folder.")
+    ] = 20,
+    timed_pairs: Annotated[
+        int, typer.Option(min=1, help="Pairs to time, at each layer in each round.")
+    ] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to time; the median counts.")] = 3,
+    chart: Annotated[
+        Path | None, typer.Option(help="Draw nDCG@10 against seconds into this image.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, also on a terminal.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, xpu or mps; chosen if left out.")
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Number format of the forward pass.")
+    ] = "auto",
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens of query and passage together; 512 if left out.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="The reranker's question.")] = None,
+    compress_ratio: Annotated[
+        int, typer.Option(help="Average this many passage tokens into one.")
+    ] = 1,
+    compress_layers: Annotated[
+        list[int] | None, typer.Option(help="Layer to compress before; may be repeated.")
+    ] = None,
+    head_indexing: Annotated[
+        HeadIndexing, typer.Option(help="Which head of a lightweight model a layer uses.")
+    ] = "request",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    cache_dir: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="The model cache's folder.")
+    ] = None,
+    local_files_only: Annotated[
+        bool, typer.Option("--local-files-only", help="Never download.")
+    ] = False,
+) -> None:
+    """Compare an LLM reranker's cut-off layers: nDCG@10 on judged data, and time.
+
+    The data is a BEIR folder, or --judged: a file of JSON lines, each
+    {"query": "...", "positive": ["..."], "negative": ["..."]}.
+
+    All pairs are scored for nDCG@10. For the time, the model is loaded anew for each layer in each
+    round, no deeper than that layer, and scores the first --timed-pairs pairs.
+    """
+    if (data is None) == (judged is None):
+        raise UnreadableInput("give judged data either as --data FOLDER or as --judged FILE")
+    if run is not None and data is None:
+        raise UnreadableInput("--run holds candidates for a BEIR folder: give that as --data")
+    try:
+        layers = tuple(int(number) for number in cutoffs.split(","))
+    except ValueError:
+        raise UnreadableInput(
+            f"--cutoffs is {cutoffs!r}; it must be layers with commas between them, as in 8,16,24"
+        ) from None
+    if chart is not None:
+        check_chart(chart)
+    options: ScorerOptions = {
+        "device": device,
+        "precision": precision,
+        "max_length": max_length,
+        "prompt": prompt,
+        "compress_ratio": compress_ratio,
+        "compress_layers": compress_layers or (),
+        "head_indexing": head_indexing,
+        "revision": revision,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+    }
+    sweep = Sweep(model, layers, options, timed_pairs=timed_pairs, rounds=rounds)
+    given = read_beir(data, run, depth=depth) if data is not None else []
+    if judged is not None:
+        given = read_judged_lines(judged)
+    rows = sweep_layers(sweep, given[:queries])
+    if chart is not None:
+        draw_chart(rows, chart, title=model)
+    if as_json or not sys.stdout.isatty():
+        for row in rows:
+            typer.echo(json.dumps(asdict(row)))
+        return
+    table = Table("layer", "nDCG@10", "seconds", "pairs/s", box=None, pad_edge=False)
+    for row in rows:
+        speed = row.pairs / row.seconds
+        table.add_row(str(row.cutoff), f"{row.ndcg:.4f}", f"{row.seconds:.3f}", f"{speed:.1f}")
+    Console().print(table)

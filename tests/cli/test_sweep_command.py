@@ -1,0 +1,279 @@
+"""`bge-rerank sweep-layers`: rows that agree with scoring at each layer alone, and a chart."""
+
+import json
+import math
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bge_rerank_integrations import InvalidInputError, load_scorer
+from bge_rerank_integrations.judged import JudgedQuery, read_beir, read_judged_lines
+from bge_rerank_integrations.passage_lines import UnreadableInput
+from bge_rerank_integrations.sweep import Sweep, mean_ndcg, sweep_layers
+from tests.cli.command import BARE_COMMAND, installation, json_lines, run, to_json_lines
+from tests.llm import tiny_llms
+
+QUERY = "what is a panda?"
+TEXTS = [
+    "A panda is a black and white bear.",
+    "Water boils at 100 degrees.",
+    "A ship of steel floats.",
+    "Paris is the capital of France.",
+    "Who wrote the first program?",
+    "The heart moves blood.",
+    "Many people live in Berlin.",
+    "大熊猫吃竹子。",
+]
+
+
+@pytest.fixture(scope="module")
+def minicpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llms.MODELS["minicpm"](tmp_path_factory.mktemp("minicpm"))
+
+
+@pytest.fixture(scope="module")
+def gemma2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llms.MODELS["gemma2"](tmp_path_factory.mktemp("gemma2"))
+
+
+def order(folder: Path, layer: int, query: str = QUERY, **options: Any) -> list[int]:
+    """The texts' numbers, the best first, as this layer ranks them when it is asked for alone."""
+    scorer = load_scorer(str(folder), device="cpu", cutoff_layers=[layer], **options)
+    return [int(n) for n in np.argsort(-scorer.score([(query, text) for text in TEXTS]))]
+
+
+def judge(query: str, good: Sequence[int]) -> dict[str, Any]:
+    return {
+        "query": query,
+        "positive": [TEXTS[number] for number in good],
+        "negative": [text for number, text in enumerate(TEXTS) if number not in good],
+    }
+
+
+def gain(rank: int) -> float:
+    """nDCG@10 of a query whose one good passage stands at this rank, from 1."""
+    return 1 / math.log2(rank + 1)
+
+
+def sweep(*arguments: object) -> Any:
+    return run("sweep-layers", *map(str, arguments), "--device", "cpu", "--rounds", "1")
+
+
+def test_ndcg_is_that_of_the_textbook() -> None:
+    # good passages of grade 2 and 1 at ranks 3 and 1, and one of grade 1 that is no candidate
+    one = JudgedQuery("1", "q", dict.fromkeys("abcd", ""), {"a": 0, "b": 2, "c": 1, "z": 1})
+    # the only good passage is at rank 11
+    two = JudgedQuery("2", "q", {f"p{n}": "" for n in range(11)}, {"p0": 1})
+    found = 1 / math.log2(2) + 2 / math.log2(4)
+    best = 2 / math.log2(2) + 1 / math.log2(3) + 1 / math.log2(4)
+    scores = np.array([0.5, 0.1, 0.9, -3, *range(11)], dtype=np.float32)
+    assert mean_ndcg([one], scores[:4]) == pytest.approx(found / best)
+    assert mean_ndcg([two], scores[4:]) == 0
+    assert mean_ndcg([one, two], scores) == pytest.approx(found / best / 2)
+
+
+def test_rows_of_judged_lines(minicpm: Path, tmp_path: Path) -> None:
+    asked = [QUERY, "how do ships float"]
+    # what layer 3 puts first is good by decree, so layer 3 is perfect
+    lines = [judge(query, [order(minicpm, 3, query)[0]]) for query in asked]
+    judged, chart = tmp_path / "judged.jsonl", tmp_path / "chart.png"
+    judged.write_text(to_json_lines(lines), encoding="utf-8")
+    done = sweep("--model", minicpm, "--cutoffs", "8,3, 5,3", "--judged", judged, "--chart", chart)
+    assert done.returncode == 0, done.stderr
+    rows = json_lines(done.stdout)
+    assert [row["cutoff"] for row in rows] == [3, 5, 8]
+    for row in rows:
+        ranks = [
+            order(minicpm, row["cutoff"], query).index(order(minicpm, 3, query)[0]) + 1
+            for query in asked
+        ]
+        assert row["ndcg"] == pytest.approx(sum(map(gain, ranks)) / 2)
+        assert row["pairs"] == 16
+        assert row["seconds"] > 0
+    assert rows[0]["ndcg"] == 1
+    assert rows[2]["ndcg"] < 1
+    image = chart.read_bytes()
+    assert image[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", image[16:24]) == (1050, 675)
+
+
+def test_rows_of_a_lightweight_model_are_what_each_layer_gives_alone(
+    gemma2: Path, tmp_path: Path
+) -> None:
+    # asked for together, its layers would use other heads
+    options: dict[str, Any] = {"compress_ratio": 2, "compress_layers": [2]}
+    alone = order(gemma2, 8, **options)
+    together = load_scorer(str(gemma2), device="cpu", cutoff_layers=[3, 8], **options)
+    mixed = np.argsort(-together.score([(QUERY, text) for text in TEXTS])).tolist()
+    good = next(text for text, other in zip(alone, mixed, strict=True) if text != other)
+    judged = tmp_path / "judged.jsonl"
+    judged.write_text(to_json_lines([judge(QUERY, [good])]), encoding="utf-8")
+    command = ("--model", gemma2, "--cutoffs", "3,8", "--judged", judged)
+    compress = ("--compress-ratio", 2, "--compress-layers", 2)
+    rows = json_lines(sweep(*command, *compress).stdout)
+    assert rows[0]["ndcg"] == pytest.approx(gain(order(gemma2, 3, **options).index(good) + 1))
+    assert rows[1]["ndcg"] == pytest.approx(gain(alone.index(good) + 1))
+    by_layer = json_lines(sweep(*command, *compress, "--head-indexing", "layer").stdout)
+    rank = order(gemma2, 8, head_indexing="layer", **options).index(good) + 1
+    assert by_layer[1]["ndcg"] == pytest.approx(gain(rank))
+
+
+def beir(folder: Path) -> Path:
+    corpus = [{"_id": f"p{n}", "title": "", "text": text} for n, text in enumerate(TEXTS)]
+    corpus[0] |= {"title": "Panda", "text": "It is a bear."}
+    queries = [
+        {"_id": "q1", "text": QUERY},
+        {"_id": "q2", "text": "ships"},
+        {"_id": "q3", "text": "?"},
+    ]
+    (folder / "corpus.jsonl").write_text(to_json_lines(corpus), encoding="utf-8")
+    (folder / "queries.jsonl").write_text(to_json_lines(queries), encoding="utf-8")
+    (folder / "qrels").mkdir()
+    judgements = "query-id\tcorpus-id\tscore\nq1\tp0\t2\nq1\tp7\t1\nq1\tp5\t0\nq2\tp2\t1\n"
+    (folder / "qrels" / "test.tsv").write_text(judgements, encoding="utf-8")
+    # neither in order of rank nor grouped; q3 has no judgements
+    lines = ["q1 Q0 p1 2 0.5 bm25", "q2 Q0 p2 1 3 bm25", "q1 Q0 p0 1 0.9 bm25"]
+    lines += ["q3 Q0 p4 1 1 bm25", "q1 Q0 p7 3 0.1 bm25"]
+    (folder / "run.bm25.trec").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def test_a_beir_folder_is_read_as_it_is_published(tmp_path: Path) -> None:
+    first, second = read_beir(beir(tmp_path), depth=20)
+    assert (first.id, first.text) == ("q1", QUERY)
+    assert list(first.candidates.items()) == [
+        ("p0", "Panda It is a bear."),
+        ("p1", TEXTS[1]),
+        ("p7", TEXTS[7]),
+    ]
+    assert first.grades == {"p0": 2, "p7": 1, "p5": 0}
+    assert (second.id, list(second.candidates)) == ("q2", ["p2"])
+    shallow, _ = read_beir(tmp_path, depth=2)
+    assert list(shallow.candidates) == ["p0", "p1"]
+    assert shallow.grades == first.grades, "what is judged counts, found or not"
+
+
+def test_rows_of_a_beir_folder(minicpm: Path, tmp_path: Path) -> None:
+    done = sweep("--model", minicpm, "--cutoffs", 4, "--data", beir(tmp_path), "--queries", 1)
+    assert done.returncode == 0, done.stderr
+    (row,) = json_lines(done.stdout)
+    scorer = load_scorer(str(minicpm), device="cpu", cutoff_layers=[4])
+    texts = ["Panda It is a bear.", TEXTS[1], TEXTS[7]]
+    scores = scorer.score([(QUERY, text) for text in texts])
+    ranks = {int(number): rank for rank, number in enumerate(np.argsort(-scores), start=1)}
+    found = 2 * gain(ranks[0]) + gain(ranks[2])
+    assert row["ndcg"] == pytest.approx(found / (2 * gain(1) + gain(2)))
+    assert row["pairs"] == 3
+
+
+def test_time_is_taken_of_as_many_pairs_as_asked_for(minicpm: Path, tmp_path: Path) -> None:
+    judged = tmp_path / "judged.jsonl"
+    judged.write_text(to_json_lines([judge(QUERY, [0])]), encoding="utf-8")
+    done = sweep("--model", minicpm, "--cutoffs", "2,8", "--judged", judged, "--timed-pairs", 3)
+    assert [row["pairs"] for row in json_lines(done.stdout)] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--cutoffs", "8,99"], 1, "cutoff_layers is [8, 99]; this model scores at layers 2 to 8"),
+        (["--cutoffs", "8,x"], 2, "--cutoffs is '8,x'; it must be layers with commas"),
+        (["--cutoffs", ""], 2, "--cutoffs is ''"),
+        (["--cutoffs", "8", "--compress-ratio", "2"], 1, "options of the lightweight model"),
+        (["--cutoffs", "8", "--chart", "chart.docx"], 1, "chart.docx cannot be drawn; "),
+        (["--cutoffs", "8", "--chart", "no/such/chart.png"], 1, "there is no folder no/such"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_swept_is_said_before_anything_is_scored(
+    minicpm: Path, tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    judged = tmp_path / "judged.jsonl"
+    judged.write_text(to_json_lines([judge(QUERY, [0])]), encoding="utf-8")
+    done = sweep("--model", minicpm, "--judged", judged, *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", [(), ("--judged", "--data")], ids=["none", "both"])
+def test_judged_data_is_given_once(minicpm: Path, tmp_path: Path, given: tuple[str, ...]) -> None:
+    judged = tmp_path / "judged.jsonl"
+    judged.write_text("", encoding="utf-8")
+    places = {"--judged": judged, "--data": tmp_path}
+    data = [part for name in given for part in (name, places[name])]
+    done = sweep("--model", minicpm, "--cutoffs", 8, *data)
+    assert done.returncode == 2
+    assert "either as --data FOLDER or as --judged FILE" in done.stderr
+
+
+def test_a_model_without_cutoffs_is_refused(reranker_base: Path, tmp_path: Path) -> None:
+    queries = [JudgedQuery("1", "q", {"a": "b"}, {"a": 1})]
+    gemma = tiny_llms.MODELS["gemma"](tmp_path)
+    for model, said in (
+        (str(reranker_base), "is of the encoder family, without cut-off layers"),
+        (str(gemma), "this is a causal model"),
+        ("offline", "'offline' has no cut-off layers"),
+    ):
+        with pytest.raises(InvalidInputError, match=said):
+            sweep_layers(Sweep(model, (3,)), queries)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[1]", "line 2 of .* is no JSON object"),
+        ("{", "line 2 of .* is not JSON"),
+        ('{"query": "q", "positive": ["a"]}', "line 2 of .* is no judged query"),
+        ('{"query": 1, "positive": [], "negative": []}', "line 2 of .* is no judged query"),
+        ('{"query": "q", "positive": ["a", 1], "negative": []}', "line 2 of .* no judged query"),
+    ],
+)
+def test_a_line_that_is_no_judged_query_is_named(tmp_path: Path, line: str, said: str) -> None:
+    file = tmp_path / "judged.jsonl"
+    file.write_text(f"{json.dumps(judge(QUERY, [0]))}\n{line}\n", encoding="utf-8")
+    with pytest.raises(UnreadableInput, match=said):
+        read_judged_lines(file)
+    file.write_text("\n\n", encoding="utf-8")
+    with pytest.raises(UnreadableInput, match="holds no judged query"):
+        read_judged_lines(file)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("qrels/test.tsv", None, "there is no .*qrels.tsv"),
+        ("qrels/test.tsv", "q1\tp0\tgood\n", "line 1 of .*test.tsv must have 3 fields, field 3"),
+        ("qrels/test.tsv", "q9\tp0\t1\n", "holds no judged query that has candidates"),
+        ("run.bm25.trec", None, r"has 0 files \*.trec"),
+        ("run.bm25.trec", "q1 p0 1\n", "line 1 of .*trec must have 6 fields, field 4"),
+        ("run.bm25.trec", "q1 Q0 p99 1 1 x\n", "names 'p99', which .*corpus.jsonl lacks"),
+        ("corpus.jsonl", None, "there is no .*corpus.jsonl"),
+        ("corpus.jsonl", '{"_id": "p0"}\n', "line 1 of .*corpus.jsonl must have"),
+        ("queries.jsonl", b"\xff\n", "queries.jsonl is not UTF-8"),
+    ],
+)
+def test_a_beir_folder_that_is_damaged_is_named(
+    tmp_path: Path, file: str, content: str | bytes | None, said: str
+) -> None:
+    beir(tmp_path)
+    (tmp_path / file).unlink()
+    if content is not None:
+        (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UnreadableInput, match=said):
+        read_beir(tmp_path, depth=20)
+
+
+def test_without_the_extra_the_line_that_installs_it_is_said(minicpm: Path, tmp_path: Path) -> None:
+    judged = tmp_path / "judged.jsonl"
+    judged.write_text(to_json_lines([judge(QUERY, [0])]), encoding="utf-8")
+    arguments = ["--model", str(minicpm), "--cutoffs", "8", "--judged", str(judged)]
+    (tmp_path / "packages").mkdir()
+    bare = installation(tmp_path / "packages", "numpy", "typer")
+    done = run("sweep-layers", *arguments, command=BARE_COMMAND, **bare)
+    assert done.returncode == 1
+    assert 'pip install "bge-rerank-integrations[eval]"' in done.stderr
