@@ -127,8 +127,8 @@ def draw_chart(rows: Sequence[SweepRow], file: Path, *, title: str) -> None:
     axes.set_xlabel(f"seconds for {rows[0].pairs} pairs")
     axes.set_ylabel("nDCG@10")
     axes.set_title(title)
+    axes.margins(x=0.15, y=0.15)  # room for the last point's label
     axes.set_xlim(left=0)
-    axes.margins(x=0.15, y=0.15)
     axes.grid(visible=True, alpha=0.3)
     figure.savefig(file, dpi=150)
 

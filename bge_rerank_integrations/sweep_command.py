@@ -120,7 +120,7 @@ def sweep_layers_command(
         given = read_judged_lines(judged)
     rows = sweep_layers(sweep, given[:queries])
     if chart is not None:
-        draw_chart(rows, chart, title=model)
+        draw_chart(rows, chart, title=Path(model).name if Path(model).is_dir() else model)
     if as_json or not sys.stdout.isatty():
         for row in rows:
             typer.echo(json.dumps(asdict(row)))
