@@ -57,7 +57,17 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "BAAI/bge-reranker-v2-m3" in [model["id"] for model in models]
     assert described["Requires-Python"] == ">=3.11"
-    extras = {"local", "transformers", "llama-index", "langchain", "onnx", "offline", "cli", "all"}
+    extras = {
+        "local",
+        "transformers",
+        "llama-index",
+        "langchain",
+        "onnx",
+        "offline",
+        "cli",
+        "eval",
+        "all",
+    }
     assert set(described.get_all("Provides-Extra", [])) == extras
 
 

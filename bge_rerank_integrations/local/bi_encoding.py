@@ -35,6 +35,7 @@ class BiEncoding:
     options: TextOptions
     pooling: Pooling
     scale: Scale = "cosine"
+    columns: int = 1
 
     @property
     def description(self) -> str:

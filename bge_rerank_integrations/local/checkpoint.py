@@ -42,6 +42,15 @@ class Checkpoint:
         try:
             return json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
+            adapter = self.folder / "adapter_config.json"
+            if adapter.is_file():
+                base = json.loads(adapter.read_text(encoding="utf-8")).get(
+                    "base_model_name_or_path"
+                )
+                raise CheckpointError(
+                    f"{self.folder} holds a LoRA adapter of {base}, not a model; merge it first: "
+                    "PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(folder)"
+                ) from None
             raise CheckpointError(f"{self.folder} has no {name}, so it is no model") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{file} is damaged: {error}") from error

@@ -22,6 +22,7 @@ class CrossEncoding:
 
     options: TextOptions
     scale: Scale = "logit"
+    columns: int = 1
 
     @property
     def description(self) -> str:

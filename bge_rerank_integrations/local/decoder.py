@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bge_rerank_integrations.errors import CheckpointError
 from bge_rerank_integrations.local.attention import PackedAttention, Segment
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec
@@ -89,10 +90,16 @@ class Decoder:
         self._share_prefix = share_prefix
         self._format = weight_format(plan)
         survive_forks()
+        if any(f"model.layers.{spec.stored_layers}." in name for name in checkpoint.files):
+            raise CheckpointError(
+                f"{checkpoint.folder} has more layers than num_hidden_layers="
+                f"{spec.stored_layers} of its config.json"
+            )
         model = Weights(checkpoint, plan, "model.")
         exact = model.of_dtype(torch.float32, prefix="")
         with torch.inference_mode():
             self._words = model.read_table("embed_tokens.weight")
+            self._check(model.prefix, self._words.shape, "embed_tokens.weight", spec.vocabulary)
             self._layers = [self._read_layer(model, number, path) for number in range(spec.depth)]
             self._final_norm = exact.read("model.norm.weight") + spec.norm_offset
             self._heads = torch.cat(
@@ -106,6 +113,12 @@ class Decoder:
 
     def _read_layer(self, model: Weights, number: int, path: GemmPath) -> Layer:
         prefix, exact = f"layers.{number}.", model.of_dtype(torch.float32)
+        for name, rows in (
+            ("self_attn.q_proj.weight", self.spec.query_heads * self.spec.head_size),
+            ("self_attn.k_proj.weight", self.spec.kv_heads * self.spec.head_size),
+            ("self_attn.v_proj.weight", self.spec.kv_heads * self.spec.head_size),
+        ):
+            self._check(model.prefix, model.shape(prefix + name), prefix + name, rows)
 
         def linear(*names: str, activation: Activation = "none") -> Linear:
             full = (prefix + name for name in names)
@@ -129,6 +142,13 @@ class Decoder:
             ),
             after_feed_forward=norm("post_feedforward_layernorm") if sandwich else None,
         )
+
+    def _check(self, prefix: str, shape: Sequence[int], name: str, rows: int) -> None:
+        if tuple(shape) != (rows, self.spec.hidden):
+            raise CheckpointError(
+                f"{prefix}{name} is {' x '.join(map(str, shape))}, and config.json says "
+                f"{rows} x {self.spec.hidden}: they belong to different models"
+            )
 
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
         if exact and self.plan.precision != "fp32":

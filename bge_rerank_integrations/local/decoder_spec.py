@@ -5,13 +5,15 @@ Sources: the models' `config.json` and cards, and FlagEmbedding 1.4.2 as it beha
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
-from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
+from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.registry import Family
 from bge_rerank_integrations.types import HeadIndexing
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,21 @@ class LayerRequest:
     compress_ratio: int = 1
     compress_layers: tuple[int, ...] = ()
     head_indexing: HeadIndexing = "request"
+
+    def __post_init__(self) -> None:
+        for name in ("cutoff_layers", "compress_layers"):
+            for layer in getattr(self, name) or ():
+                if not isinstance(layer, int):
+                    raise InvalidInputError(f"{name} has {layer!r}; it must hold whole numbers")
+        if not isinstance(self.compress_ratio, int) or self.compress_ratio < 1:
+            raise InvalidInputError(
+                f"compress_ratio is {self.compress_ratio!r}; it must be a whole number from 1"
+            )
+        if self.head_indexing not in get_args(HeadIndexing):
+            raise InvalidInputError(
+                f"head_indexing is {self.head_indexing!r}; "
+                f"it must be one of {', '.join(get_args(HeadIndexing))}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +59,9 @@ class DecoderSpec:
     """Everything the decoder's forward needs to know about an architecture."""
 
     heads: tuple[Head, ...]
+    hidden: int
+    vocabulary: int
+    stored_layers: int
     query_heads: int
     kv_heads: int
     head_size: int
@@ -85,10 +105,11 @@ class DecoderSpec:
 def decoder_spec(
     family: Family, config: Mapping[str, Any], request: LayerRequest, *, yes: int, tied: bool
 ) -> DecoderSpec:
-    """The spec for this config; `yes` is the id of "Yes", `tied` whether no LM head is stored.
+    """The spec for this config; `yes` is the id of "Yes", `tied` whether embeddings are the head.
 
     Raises `InvalidInputError`, with what is allowed, for layers or ratios the model does not have,
-    and `UnsupportedModel` for variants of the architecture that are not scored.
+    `UnsupportedModel` for variants of the architecture that are not scored, and `CheckpointError`
+    for a config without a number that is needed: none is made up.
     """
     if config.get("rope_scaling"):
         raise UnsupportedModel(f"rope_scaling {config['rope_scaling']!r} is not supported")
@@ -112,13 +133,15 @@ def decoder_spec(
 
 
 def _gemma(config: Mapping[str, Any], *, yes: int, tied: bool) -> DecoderSpec:
-    size = int(config["head_dim"])
+    # what Gemma's own code reads; it leaves hidden_act aside
+    _refuse_unless(config, "hidden_activation", (None, "gelu_pytorch_tanh"))
+    size = _whole(config, "head_dim")
     tensor = "model.embed_tokens.weight" if tied else "lm_head.weight"
     return DecoderSpec(
-        heads=(Head(int(config["num_hidden_layers"]), tensor, yes),),
+        heads=(Head(_whole(config, "num_hidden_layers"), tensor, yes),),
         # the config says "gelu", which Gemma's own code has always read as its tanh form
         activation="gelu_tanh",
-        embedding_scale=math.sqrt(config["hidden_size"]),
+        embedding_scale=math.sqrt(_whole(config, "hidden_size")),
         attention_scale=size**-0.5,
         norm_offset=1.0,
         **_sizes(config, size),
@@ -131,47 +154,52 @@ def _minicpm(config: Mapping[str, Any], request: LayerRequest) -> DecoderSpec:
             f"head_type {config.get('head_type')!r} with head_multi={config.get('head_multi')} is "
             "not supported; supported: one 'simple' head per layer"
         )
-    size = config["hidden_size"] // config["num_attention_heads"]
-    start = int(config["start_layer"])
+    _refuse_unless(config, "hidden_act", ("silu",))
+    size = _whole(config, "hidden_size") // _whole(config, "num_attention_heads")
+    start = _whole(config, "start_layer")
     return DecoderSpec(
         heads=tuple(
             Head(layer, f"lm_head.{layer - start}.linear_head.weight")
             for layer in _cutoffs(config, request.cutoff_layers)
         ),
         activation="silu",
-        embedding_scale=float(config["scale_emb"]),
+        embedding_scale=_number(config, "scale_emb"),
         attention_scale=size**-0.5,
         # of the whole depth, however early the cut-off
-        residual_scale=config["scale_depth"] / math.sqrt(config["num_hidden_layers"]),
+        residual_scale=_number(config, "scale_depth")
+        / math.sqrt(_whole(config, "num_hidden_layers")),
         **_sizes(config, size),
     )
 
 
 def _gemma2(config: Mapping[str, Any], request: LayerRequest) -> DecoderSpec:
-    start, step = int(config["start_layer"]), int(config.get("layer_sep", 1))
+    _refuse_unless(config, "hidden_activation", ("gelu_pytorch_tanh",))
+    _refuse_unless(config, "layer_wise", (True,))
+    start, step = _whole(config, "start_layer"), _whole(config, "layer_sep")
     cutoffs = _cutoffs(config, request.cutoff_layers)
     by_layer = request.head_indexing == "layer"
-    depth = int(config["num_hidden_layers"])
-    if not isinstance(request.compress_ratio, int) or request.compress_ratio < 1:
+    depth = _whole(config, "num_hidden_layers")
+    if request.compress_ratio > 1 and not request.compress_layers:
         raise InvalidInputError(
-            f"compress_ratio is {request.compress_ratio!r}; it must be a whole number from 1"
+            f"compress_ratio is {request.compress_ratio} but compress_layers is empty; "
+            f"allowed: 1 to {depth - 1}"
         )
     if wrong := [layer for layer in request.compress_layers if not 1 <= layer < depth]:
         raise InvalidInputError(f"compress_layers has {wrong[0]}; allowed: 1 to {depth - 1}")
-    size = int(config["head_dim"])
+    size = _whole(config, "head_dim")
     return DecoderSpec(
         heads=tuple(
             Head(layer, f"lm_head.{(layer - start) // step if by_layer else i}.linear_head.weight")
             for i, layer in enumerate(cutoffs)
         ),
         activation="gelu_tanh",
-        embedding_scale=math.sqrt(config["hidden_size"]),
+        embedding_scale=math.sqrt(_whole(config, "hidden_size")),
         # no soft-cap on attention, although the config has one: the reference runs without it
-        attention_scale=config["query_pre_attn_scalar"] ** -0.5,
+        attention_scale=_number(config, "query_pre_attn_scalar") ** -0.5,
         norm_offset=1.0,
         sandwich_norms=True,
-        window=config.get("sliding_window"),
-        logit_cap=config.get("final_logit_softcapping"),
+        window=_or_null(config, "sliding_window", _whole),
+        logit_cap=_or_null(config, "final_logit_softcapping", _number),
         compress_ratio=request.compress_ratio,
         compress_layers=tuple(sorted(set(request.compress_layers))),
         **_sizes(config, size),
@@ -180,18 +208,24 @@ def _gemma2(config: Mapping[str, Any], request: LayerRequest) -> DecoderSpec:
 
 def _sizes(config: Mapping[str, Any], head_size: int) -> dict[str, Any]:
     return {
-        "query_heads": int(config["num_attention_heads"]),
-        "kv_heads": int(config["num_key_value_heads"]),
+        "hidden": _whole(config, "hidden_size"),
+        "vocabulary": _whole(config, "vocab_size"),
+        "stored_layers": _whole(config, "num_hidden_layers"),
+        "query_heads": _whole(config, "num_attention_heads"),
+        "kv_heads": _whole(config, "num_key_value_heads"),
         "head_size": head_size,
-        "eps": float(config["rms_norm_eps"]),
+        "eps": _number(config, "rms_norm_eps"),
         "rope_theta": float(config.get("rope_theta", 10000.0)),
     }
 
 
 def _cutoffs(config: Mapping[str, Any], wanted: Iterable[int] | None) -> Sequence[int]:
     """The layers to score at, ascending and each once; the last by default."""
-    last = int(config["num_hidden_layers"])
-    allowed = range(int(config["start_layer"]), last + 1, int(config.get("layer_sep", 1)))
+    last, start = _whole(config, "num_hidden_layers"), _whole(config, "start_layer")
+    if start > last:
+        raise CheckpointError(f"config.json has start_layer={start} and {last} layers")
+    # only the lightweight model has steps
+    allowed = range(start, last + 1, _whole(config, "layer_sep") if "layer_sep" in config else 1)
     layers = sorted({last} if wanted is None else set(wanted))
     if not layers or any(layer not in allowed for layer in layers):
         step = f" in steps of {allowed.step}" if allowed.step > 1 else ""
@@ -200,3 +234,29 @@ def _cutoffs(config: Mapping[str, Any], wanted: Iterable[int] | None) -> Sequenc
             f"this model scores at layers {allowed.start} to {last}{step}"
         )
     return layers
+
+
+def _whole(config: Mapping[str, Any], name: str) -> int:
+    number = config.get(name)
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise CheckpointError(f"config.json has {name}={number!r}, not a whole number from 1")
+    return number
+
+
+def _number(config: Mapping[str, Any], name: str) -> float:
+    number = config.get(name)
+    if not isinstance(number, int | float) or isinstance(number, bool) or not number > 0:
+        raise CheckpointError(f"config.json has {name}={number!r}, not a number above 0")
+    return float(number)
+
+
+def _or_null(
+    config: Mapping[str, Any], name: str, read: Callable[[Mapping[str, Any], str], T]
+) -> T | None:
+    """The number, or None where the config says null in so many words."""
+    return None if name in config and config[name] is None else read(config, name)
+
+
+def _refuse_unless(config: Mapping[str, Any], name: str, known: tuple[object, ...]) -> None:
+    if config.get(name) not in known:
+        raise UnsupportedModel(f"{name} {config.get(name)!r} is not supported; {known[-1]!r} is")

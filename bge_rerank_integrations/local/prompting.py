@@ -48,6 +48,10 @@ class Prompting:
     scale: Scale = "logit"
 
     @property
+    def columns(self) -> int:
+        return len(self.spec.layers)
+
+    @property
     def description(self) -> str:
         return f"{self.spec.description},{describe(self.options)},prompt={self.prompt!r}"
 
@@ -98,7 +102,9 @@ def prompting(
     prompt = PROMPTS[family] if text.prompt is None else text.prompt
     separator, question = (ids.tolist() for ids in tokenizer.encode(["\n", prompt], [0, 0]))
     around = 1 + 2 * len(separator) + len(question)
-    most = limit - len(separator) - len(question)
+    # first token, query and passage may fill max_length with separator and prompt on top, and
+    # behind them stand separator and prompt once more
+    most = limit - 2 * (len(separator) + len(question))
     length = min(DEFAULT_MAX_LENGTH, most) if text.max_length is None else text.max_length
     if not 16 <= length <= most:
         raise InvalidInputError(

@@ -94,6 +94,11 @@ class Method(Protocol):
     def scale(self) -> Scale: ...
 
     @property
+    def columns(self) -> int:
+        """How many layers give a score."""
+        ...
+
+    @property
     def description(self) -> str:
         """Everything that changes scores, as it appears in `Scorer.name`."""
         ...
@@ -161,7 +166,7 @@ class LocalScorer:
     def _score(self, pairs: Sequence[Pair]) -> FloatArray:
         engine = self._loaded()
         if not pairs:
-            return np.empty((0, 1), dtype=np.float32)
+            return np.empty((0, self._method.columns), dtype=np.float32)
         places: dict[Pair, int] = {}
         positions = []
         for position, pair in enumerate(pairs):

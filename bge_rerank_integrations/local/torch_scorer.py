@@ -71,13 +71,14 @@ def _load_llm(
     )
     tokenizer = read_tokenizer(checkpoint)
     (yes,) = tokenizer.encode(["Yes"], [0])
-    tied = "lm_head.weight" not in checkpoint.files
+    # the config decides, as in the reference, whatever else the file holds
+    tied = bool(checkpoint.config.get("tie_word_embeddings", True))
     spec = decoder_spec(family, checkpoint.config, request.layers, yes=int(yes[0]), tied=tied)
     engine = shared_engine(
         (checkpoint.signature, plan.device, plan.precision, spec),
         lambda: _engine(checkpoint, tokenizer, Decoder(checkpoint, plan, spec)),
     )
-    bos = int(checkpoint.config["bos_token_id"])
+    bos = read_size(checkpoint.config, "bos_token_id", checkpoint.model)
     return engine, prompting(tokenizer, request.text, spec, family=family, bos=bos, limit=limit)
 
 

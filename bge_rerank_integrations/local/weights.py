@@ -45,6 +45,11 @@ class Weights:
         """The whole tensor; raises `CheckpointError` if the checkpoint lacks it."""
         return self._place(self._stored(name))
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape, without reading it."""
+        part = _open(self._file(name)).get_slice(self.prefix + name)
+        return tuple(part.get_shape())
+
     def read_table(self, name: str) -> Tensor:
         """An embedding table: as stored on a CPU, where only the batch's rows are ever read."""
         table = self._stored(name)
