@@ -59,5 +59,5 @@ def spec_of(folder: Path, **options: Any) -> DecoderSpec:
         checkpoint.config,
         LayerRequest(**layers),
         yes=int(yes[0]),
-        tied="lm_head.weight" not in checkpoint.files,
+        tied=checkpoint.config.get("tie_word_embeddings", True),
     )
