@@ -67,7 +67,9 @@ def test_a_load_that_failed_is_tried_again(reranker_base: Path) -> None:
     assert isinstance(shared_engine("again", load), Engine)
 
 
-def test_freed_when_the_last_user_goes(reranker_base: Path) -> None:
+def test_freed_when_the_last_user_goes(tmp_path: Path) -> None:
+    # a folder of its own: another test may still hold the engine of a shared one
+    reranker_base = tiny_models.build_reranker_base(tmp_path)
     loads = 0
 
     def load() -> Engine:
@@ -96,7 +98,9 @@ def test_different_text_options_share_one_engine(reranker_base: Path) -> None:
     assert plain.score(PAIRS).tolist() == expected
 
 
-def test_close_gives_the_model_up(reranker_base: Path) -> None:
+def test_close_gives_the_model_up(tmp_path: Path) -> None:
+    # a folder of its own: another test may still hold the engine of a shared one
+    reranker_base = tiny_models.build_reranker_base(tmp_path)
     first, second = load_scorer(str(reranker_base)), load_scorer(str(reranker_base))
     engine = weakref.ref(first._loaded())
     expected = second.score(PAIRS).tolist()
