@@ -1,22 +1,25 @@
-"""Running a rerank from asyncio without blocking the loop, and stopping it when it is cancelled.
+"""Stopping a rerank: when the task that asked for it is cancelled, or when its time is over.
 
-A cancelled task cannot interrupt a thread, so the work asks: scorers call `check_cancelled()`
-between batches. The flag travels in a context variable, so that scorers around scorers need not
-pass it on.
+Nothing can interrupt a thread, so the work asks: scorers call `check_cancelled()` and look at
+`seconds_left()` between batches. Both travel in context variables, so that scorers around scorers
+need not pass them on.
 """
 
 import asyncio
 import contextvars
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _flag: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("flag", default=None)
+_end: contextvars.ContextVar[float | None] = contextvars.ContextVar("end", default=None)
 _lock = threading.Lock()
 _executor: ThreadPoolExecutor | None = None
 
@@ -30,6 +33,26 @@ def check_cancelled() -> None:
     flag = _flag.get()
     if flag is not None and flag.is_set():
         raise Cancelled
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Give what runs inside this many seconds, or what is left of an outer limit; None adds none."""
+    if seconds is None:
+        yield
+        return
+    end, outer = time.monotonic() + seconds, _end.get()
+    token = _end.set(end if outer is None else min(end, outer))
+    try:
+        yield
+    finally:
+        _end.reset(token)
+
+
+def seconds_left() -> float | None:
+    """What is left of the time limit, at least 0.0; None without one."""
+    end = _end.get()
+    return None if end is None else max(0.0, end - time.monotonic())
 
 
 async def in_worker(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

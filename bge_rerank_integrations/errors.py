@@ -6,14 +6,27 @@
     ├── ModelNotFound (FileNotFoundError)  no such model on disk or on the hub
     ├── UnsupportedModel                   a model that is not a reranker we can score correctly
     ├── CheckpointError                    a model folder that is damaged, incomplete or unsafe
-    ├── NonFiniteScoreError                NaN or infinity instead of a score, also in float32
-    ├── OutOfMemoryError (MemoryError)     one single pair does not fit into the device's memory
     ├── ForkedModelError                   a loaded model was carried into a forked process
-    └── ScorerContractError                a scorer gave the wrong number of scores
+    └── ScoringFailed                      the question was right, the answer did not come
+        ├── ScoringTimeout (TimeoutError)      the time limit passed before all was scored
+        ├── NonFiniteScoreError                NaN or infinity instead of a score, also in float32
+        ├── OutOfMemoryError (MemoryError)     one single pair does not fit into the device's memory
+        ├── ScorerContractError                a scorer gave the wrong number of scores
+        └── RemoteError                        a server gave no scores, or none that can be right
+            ├── RemoteUnavailable                  not reached, overloaded or failing: may pass
+            ├── RemoteRefused                      it refused the request, the key or the model
+            └── RemoteAnswerError                  it answered with what cannot be right
+
+Only what is a `ScoringFailed` may be answered by the retrieval order: see `Reranker`.
 
 Messages name the value that was wrong and what to do. They never hold the text of a query or a
 passage: log files are read by people who may not read the documents.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bge_rerank_integrations.types import FloatArray
 
 
 class RerankError(Exception):
@@ -55,17 +68,49 @@ class CheckpointError(RerankError):
     """A model folder that is damaged, incomplete, or holds only pickle weights."""
 
 
-class NonFiniteScoreError(RerankError):
-    """A score was NaN or infinite, and still was when computed again in float32."""
-
-
-class OutOfMemoryError(RerankError, MemoryError):
-    """One single pair does not fit: batches had already been split down to it."""
-
-
 class ForkedModelError(RerankError):
     """A model loaded before `os.fork` was used after it, where its threads no longer exist."""
 
 
-class ScorerContractError(RerankError):
+class ScoringFailed(RerankError):
+    """The question was right and no full answer came.
+
+    `partial` holds the scores that did come, one float32 for each pair with NaN where none is, or
+    None where there are none at all.
+    """
+
+    def __init__(self, message: str, *, partial: "FloatArray | None" = None) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+class ScoringTimeout(ScoringFailed, TimeoutError):
+    """The time limit of a rerank passed before every pair was scored."""
+
+
+class NonFiniteScoreError(ScoringFailed):
+    """A score was NaN or infinite, and still was when computed again in float32."""
+
+
+class OutOfMemoryError(ScoringFailed, MemoryError):
+    """One single pair does not fit: batches had already been split down to it."""
+
+
+class ScorerContractError(ScoringFailed):
     """A scorer broke the contract of `Scorer`, for example by returning too few scores."""
+
+
+class RemoteError(ScoringFailed):
+    """A server gave no scores, or none that can be right."""
+
+
+class RemoteUnavailable(RemoteError):
+    """The server was not reached, is overloaded or failing, also after what retries were allowed."""
+
+
+class RemoteRefused(RemoteError):
+    """The server refused the request, the key or the model: trying again would not help."""
+
+
+class RemoteAnswerError(RemoteError):
+    """The answer cannot be right: a count, an index or a number is wrong, or it is no answer."""
