@@ -37,7 +37,7 @@ def check_cancelled() -> None:
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Give what runs inside this many seconds, or what is left of an outer limit; None adds none."""
+    """Give what runs inside so many seconds, or what is left of an outer limit; None adds none."""
     if seconds is None:
         yield
         return

@@ -105,7 +105,7 @@ class RemoteError(ScoringFailed):
 
 
 class RemoteUnavailable(RemoteError):
-    """The server was not reached, is overloaded or failing, also after what retries were allowed."""
+    """The server was not reached, is overloaded or failing, also after the retries."""
 
 
 class RemoteRefused(RemoteError):

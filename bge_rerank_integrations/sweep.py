@@ -58,7 +58,7 @@ class SweepRow:
     pairs: int
 
 
-def sweep_layers(sweep: Sweep, queries: Sequence[JudgedQuery]) -> list[SweepRow]:
+def measure_layers(sweep: Sweep, queries: Sequence[JudgedQuery]) -> list[SweepRow]:
     """A row for each cut-off layer, ascending.
 
     Raises `InvalidInputError` for a model without cut-offs or without these, with what is allowed,

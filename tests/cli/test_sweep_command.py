@@ -13,7 +13,7 @@ import pytest
 from bge_rerank_integrations import InvalidInputError, load_scorer
 from bge_rerank_integrations.judged import JudgedQuery, read_beir, read_judged_lines
 from bge_rerank_integrations.passage_lines import UnreadableInput
-from bge_rerank_integrations.sweep import Sweep, mean_ndcg, sweep_layers
+from bge_rerank_integrations.sweep import Sweep, mean_ndcg, measure_layers
 from tests.cli.command import BARE_COMMAND, installation, json_lines, run, to_json_lines
 from tests.llm import tiny_llms
 
@@ -220,7 +220,7 @@ def test_a_model_without_cutoffs_is_refused(reranker_base: Path, tmp_path: Path)
         ("offline", "'offline' has no cut-off layers"),
     ):
         with pytest.raises(InvalidInputError, match=said):
-            sweep_layers(Sweep(model, (3,)), queries)
+            measure_layers(Sweep(model, (3,)), queries)
 
 
 @pytest.mark.parametrize(

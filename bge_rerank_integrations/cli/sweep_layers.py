@@ -1,4 +1,4 @@
-"""The command `bge-rerank sweep-layers`: which cut-off layer is worth its time."""
+"""`bge-rerank sweep-layers`: which cut-off layer is worth its time."""
 
 import json
 import sys
@@ -10,14 +10,26 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bge_rerank_integrations.cli.options import (
+    AsJson,
+    Cache,
+    CompressLayers,
+    CompressRatio,
+    Device,
+    Heads,
+    LocalFilesOnly,
+    MaxLength,
+    Number,
+    Prompt,
+    Revision,
+)
 from bge_rerank_integrations.judged import read_beir, read_judged_lines
 from bge_rerank_integrations.load import ScorerOptions
 from bge_rerank_integrations.passage_lines import UnreadableInput
-from bge_rerank_integrations.sweep import Sweep, check_chart, draw_chart, sweep_layers
-from bge_rerank_integrations.types import HeadIndexing, Precision
+from bge_rerank_integrations.sweep import Sweep, check_chart, draw_chart, measure_layers
 
 
-def sweep_layers_command(
+def sweep_layers(
     *,
     model: Annotated[str, typer.Option(help="Hub id or folder of an LLM reranker.")],
     cutoffs: Annotated[
@@ -52,35 +64,17 @@ def sweep_layers_command(
     chart: Annotated[
         Path | None, typer.Option(help="Draw nDCG@10 against seconds into this image.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, also on a terminal.")
-    ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, xpu or mps; chosen if left out.")
-    ] = None,
-    precision: Annotated[
-        Precision, typer.Option(help="Number format of the forward pass.")
-    ] = "auto",
-    max_length: Annotated[
-        int | None, typer.Option(help="Tokens of query and passage together; 512 if left out.")
-    ] = None,
-    prompt: Annotated[str | None, typer.Option(help="The reranker's question.")] = None,
-    compress_ratio: Annotated[
-        int, typer.Option(help="Average this many passage tokens into one.")
-    ] = 1,
-    compress_layers: Annotated[
-        list[int] | None, typer.Option(help="Layer to compress before; may be repeated.")
-    ] = None,
-    head_indexing: Annotated[
-        HeadIndexing, typer.Option(help="Which head of a lightweight model a layer uses.")
-    ] = "request",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
-    cache_dir: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="The model cache's folder.")
-    ] = None,
-    local_files_only: Annotated[
-        bool, typer.Option("--local-files-only", help="Never download.")
-    ] = False,
+    as_json: AsJson = False,
+    device: Device = None,
+    precision: Number = "auto",
+    max_length: MaxLength = None,
+    prompt: Prompt = None,
+    compress_ratio: CompressRatio = 1,
+    compress_layers: CompressLayers = None,
+    head_indexing: Heads = "request",
+    revision: Revision = None,
+    cache_dir: Cache = None,
+    local_files_only: LocalFilesOnly = False,
 ) -> None:
     """Compare an LLM reranker's cut-off layers: nDCG@10 on judged data, and time.
 
@@ -118,7 +112,7 @@ def sweep_layers_command(
     given = read_beir(data, run, depth=depth) if data is not None else []
     if judged is not None:
         given = read_judged_lines(judged)
-    rows = sweep_layers(sweep, given[:queries])
+    rows = measure_layers(sweep, given[:queries])
     if chart is not None:
         draw_chart(rows, chart, title=Path(model).name if Path(model).is_dir() else model)
     if as_json or not sys.stdout.isatty():
