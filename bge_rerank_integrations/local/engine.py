@@ -13,12 +13,13 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from bge_rerank_integrations.cancellation import check_cancelled
+from bge_rerank_integrations.cancellation import check_cancelled, seconds_left
 from bge_rerank_integrations.errors import (
     ForkedModelError,
     InvalidInputError,
     NonFiniteScoreError,
     OutOfMemoryError,
+    ScoringTimeout,
 )
 from bge_rerank_integrations.local.batching import plan_batches
 from bge_rerank_integrations.local.device import DevicePlan
@@ -100,6 +101,9 @@ class Engine:
     ) -> FloatArray:
         """One row per sequence, in the order given: [sequences, width] float32, all finite.
 
+        Only where the time limit (`cancellation.time_limit`) passed is a row NaN: no batch begins
+        after that. `ScoringTimeout` if it passed before the first batch was done.
+
         `positions` says which of the caller's pairs each sequence came from, for error messages;
         `on_batch` is told how many sequences each finished batch held. Raises `OutOfMemoryError`
         when a single sequence does not fit, `NonFiniteScoreError` when a row is NaN or infinite
@@ -128,7 +132,13 @@ class Engine:
                 middle = len(batch) // 2
                 waiting += [batch[middle:], batch[:middle]]
                 continue
-            result = self._run_batch(sequences, batch, positions)
+            left = seconds_left()
+            if left == 0.0 or not self._gate.acquire(timeout=left):
+                break
+            try:
+                result = self._run_batch(sequences, batch, positions)
+            finally:
+                self._gate.release()
             if result is None:
                 # outside the except block, whose traceback would keep the batch's tensors alive
                 self.forward.release_memory()
@@ -141,7 +151,15 @@ class Engine:
                 rows[index] = row
             if on_batch is not None:
                 on_batch(len(batch))
-        return np.stack([row for row in rows if row is not None]).astype(np.float32, copy=False)
+        finished = next((row for row in rows if row is not None), None)
+        if finished is None:
+            raise ScoringTimeout(
+                f"the time limit passed before the first of {len(sequences)} texts was through "
+                f"{self.model} on {self.plan.device}; allow more time"
+            )
+        late = np.full_like(finished, np.nan)
+        stacked = np.stack([late if row is None else row for row in rows])
+        return stacked.astype(np.float32, copy=False)
 
     def _cost(self, batch: Sequence[int], lengths: Sequence[int]) -> int:
         """Tokens of a batch, padding included where the forward pads."""
@@ -155,14 +173,13 @@ class Engine:
         """The batch's rows, or None when memory ran out."""
         inputs = [sequences[index] for index in batch]
         try:
-            with self._gate:
-                check_cancelled()  # the wait at the gate may have been long
-                rows = self.forward.run(inputs)
-                bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-                if len(bad):
-                    # those alone: a score must not depend on whether a neighbour overflowed
-                    rows = rows.copy()
-                    rows[bad] = self.forward.run([inputs[row] for row in bad], exact=True)
+            check_cancelled()  # the wait at the gate may have been long
+            rows = self.forward.run(inputs)
+            bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+            if len(bad):
+                # those alone: a score must not depend on whether a neighbour overflowed
+                rows = rows.copy()
+                rows[bad] = self.forward.run([inputs[row] for row in bad], exact=True)
         except Exception as error:
             if self.forward.is_out_of_memory(error):
                 return None

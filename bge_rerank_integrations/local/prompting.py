@@ -22,7 +22,7 @@ from bge_rerank_integrations.local.decoder_spec import DecoderSpec
 from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, TextRequest
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
 from bge_rerank_integrations.registry import Family
-from bge_rerank_integrations.types import FloatArray, Pair, Scale
+from bge_rerank_integrations.types import FloatArray, Pair, Scale, SpecialTokens
 
 YES_OR_NO = (
     "Given a query A and a passage B, determine whether the passage contains an answer to the "
@@ -100,7 +100,10 @@ def prompting(
     Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`.
     """
     prompt = PROMPTS[family] if text.prompt is None else text.prompt
-    separator, question = (ids.tolist() for ids in tokenizer.encode(["\n", prompt], [0, 0]))
+    # the prompt is the caller's own text and no document: it is literal unless all is to be parsed
+    mode: SpecialTokens = "parse" if text.special_tokens == "parse" else "literal"
+    encoded = tokenizer.encode(["\n", prompt], [0, 0], special_tokens=mode)
+    separator, question = (ids.tolist() for ids in encoded)
     around = 1 + 2 * len(separator) + len(question)
     # first token, query and passage may fill max_length with separator and prompt on top, and
     # behind them stand separator and prompt once more

@@ -11,7 +11,12 @@ from typing import Any, Protocol, Self, get_args
 
 import numpy as np
 
-from bge_rerank_integrations.errors import InvalidInputError, MissingExtra, RerankError
+from bge_rerank_integrations.errors import (
+    InvalidInputError,
+    MissingExtra,
+    RerankError,
+    ScoringTimeout,
+)
 from bge_rerank_integrations.local.decoder_spec import LayerRequest
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.engine import BatchLimits, Engine
@@ -152,7 +157,8 @@ class LocalScorer:
 
         `pairs` is a list of (query, passage), a list of {"query":, "passage":}, or a pandas
         DataFrame with those columns, for which a Series with its index comes back. Equal pairs
-        are scored once. Raises `InvalidInputError`, `OutOfMemoryError`, `NonFiniteScoreError`.
+        are scored once. Raises `InvalidInputError`, `OutOfMemoryError`, `NonFiniteScoreError`, and
+        under a time limit `ScoringTimeout`, which holds the scores that there are.
         """
         return like_input(pairs, self._score(read_pairs(pairs))[:, -1])
 
@@ -177,7 +183,16 @@ class LocalScorer:
             list(places), positions, engine.tokenizer, lambda s, p: self._run(engine, s, p)
         )
         self._warn_once(cut, len(places))
-        return scores[[places[pair] for pair in pairs]]
+        scores = scores[[places[pair] for pair in pairs]]
+        if np.isnan(scores).any():  # the engine lets no other NaN through
+            late = int(np.isnan(scores[:, -1]).sum())
+            raise ScoringTimeout(
+                f"the time limit passed with {late} of {len(pairs)} pairs unscored by "
+                f"{self._model} on {engine.plan.device}; allow more time, or fewer passages, or "
+                "keep the retrieval order for the rest with on_error='keep'",
+                partial=scores[:, -1],
+            )
+        return scores
 
     def close(self) -> None:
         """Give the model up: its memory goes when the last scorer that shares it is closed."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from bge_rerank_integrations import InvalidInputError, load_scorer
 from tests.contract.pairs import PAIRS
@@ -75,6 +76,18 @@ def test_control_tokens_in_a_text_are_text(
         strict.score([("a", "b"), pairs[0]])
     assert refused.value.index == 1
     assert "panda" not in str(refused.value)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_prompt_is_parsed_with_the_texts_and_literal_otherwise(
+    llm: Callable[[str], Path], model: str
+) -> None:
+    folder, name = llm(model), CONTROL[model][1]
+    parsed = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(name)
+    tokenizer, literal = method_of(folder, prompt=f"Yes{name}or no?")
+    _, parse = method_of(folder, prompt=f"Yes{name}or no?", special_tokens="parse")
+    assert parsed in parse.prompt_ids
+    assert not tokenizer.control_ids & set(literal.prompt_ids)
 
 
 def ids_of(folder: Path, text: str) -> list[int]:
