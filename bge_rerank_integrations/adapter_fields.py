@@ -27,7 +27,13 @@ from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.load import ScorerOptions, load_scorer
 from bge_rerank_integrations.registry import DEFAULT_MODEL
 from bge_rerank_integrations.reranker import Reranker
-from bge_rerank_integrations.types import HeadIndexing, Precision, Scorer, SpecialTokens
+from bge_rerank_integrations.types import HeadIndexing, OnError, Precision, Scorer, SpecialTokens
+
+RAW_SCORE_KEY = "rerank_raw_score"
+"""Metadata key that `include_logit` writes, in both frameworks."""
+
+SCORED_KEY = "rerank_scored"
+"""Metadata key that is False where `on_error="keep"` stood in for a score, in both frameworks."""
 
 
 class ScorerFields(BaseModel):
@@ -216,6 +222,14 @@ class RerankFields(ScorerFields):
     normalize: bool = Field(
         default=True, description="Show a logit as its sigmoid; the order is always the logit's."
     )
+    timeout: float | None = Field(
+        default=None, gt=0, description="Seconds that one call may take, loading the model apart."
+    )
+    on_error: OnError = Field(
+        default="raise",
+        description="When scoring fails or the time is over: 'raise', or 'keep' the retrieval "
+        "order for what has no score, marked 'rerank_scored': False in its metadata.",
+    )
 
     def reranker(self) -> Reranker:
         """A reranker with this adapter's present settings over its (shared) scorer."""
@@ -224,6 +238,8 @@ class RerankFields(ScorerFields):
             top_n=self.top_n,
             score_threshold=self.score_threshold,
             normalize=self.normalize,
+            timeout=self.timeout,
+            on_error=self.on_error,
         )
 
 

@@ -36,7 +36,12 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
-from bge_rerank_integrations.adapter_fields import RerankFields, ScorerFields
+from bge_rerank_integrations.adapter_fields import (
+    RAW_SCORE_KEY,
+    SCORED_KEY,
+    RerankFields,
+    ScorerFields,
+)
 
 if TYPE_CHECKING:
     from langchain_core.cross_encoders import BaseCrossEncoder
@@ -60,9 +65,6 @@ else:
                 return super().__new__(cls)
 
 
-RAW_SCORE_KEY = "rerank_raw_score"
-"""Metadata key that `include_logit` writes, in both frameworks."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -83,7 +85,8 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
 
     The score is None for a document that was not scored: one without text, which comes last, or is
     dropped when there is a `score_threshold`; and every document when the query is blank, which
-    gives the first `top_n` in the caller's order. Both are logged.
+    gives the first `top_n` in the caller's order. Both are logged. Where `on_error="keep"` stood in
+    for a score, it is None too, and metadata["rerank_scored"] is False.
     """
 
     top_n: int | None = Field(default=3, ge=1, description="How many to keep; None keeps all.")
@@ -156,7 +159,10 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
             }
         )
         return [
-            {"index": index, "relevance_score": None if result is None else result.score}
+            {
+                "index": index,
+                "relevance_score": result.score if result is not None and result.scored else None,
+            }
             for index, result in self._rank(request, limit)
         ]
 
@@ -222,9 +228,12 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         return f"{heading}\n\n{document.page_content}" if heading else document.page_content
 
     def _with_score(self, document: Document, result: RerankResult | None) -> Document:
-        scores = {self.score_key: None if result is None else result.score}
+        shown = result if result is not None and result.scored else None
+        scores: dict[str, Any] = {self.score_key: None if shown is None else shown.score}
         if self.include_logit:
-            scores[RAW_SCORE_KEY] = None if result is None else result.raw_score
+            scores[RAW_SCORE_KEY] = None if shown is None else shown.raw_score
+        if result is not None and (not result.scored or SCORED_KEY in document.metadata):
+            scores[SCORED_KEY] = result.scored
         return document.model_copy(update={"metadata": {**document.metadata, **scores}})
 
     @model_validator(mode="after")
@@ -233,7 +242,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
             raise ValueError(
                 "give metadata_keys or document_formatter, not both: the formatter has the metadata"
             )
-        written = {self.score_key, RAW_SCORE_KEY}.intersection(self.metadata_keys)
+        written = {self.score_key, RAW_SCORE_KEY, SCORED_KEY}.intersection(self.metadata_keys)
         if written:
             raise ValueError(
                 f"metadata_keys holds {min(written)!r}, which is written: a second pass would "

@@ -31,15 +31,12 @@ except ModuleNotFoundError as error:
 
 from pydantic import Field, PrivateAttr
 
-from bge_rerank_integrations.adapter_fields import RerankFields
+from bge_rerank_integrations.adapter_fields import RAW_SCORE_KEY, SCORED_KEY, RerankFields
 from bge_rerank_integrations.cancellation import in_worker
 from bge_rerank_integrations.types import RerankResult
 
 RETRIEVAL_SCORE_KEY = "retrieval_score"
 """Where `keep_retrieval_score` writes: the name that LlamaIndex's own rerankers use."""
-
-RAW_SCORE_KEY = "rerank_raw_score"
-"""Where `include_logit` writes."""
 
 logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
@@ -52,7 +49,8 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
     caller's nodes, with the score as a Python float on the scale that `normalize` chooses. Nodes
     without text are not scored: see `no_text`; they come back with the score None. A blank query
     has no best answer: the first `top_n` nodes come back in the given order, with a warning in the
-    log and neither threshold nor events.
+    log and neither threshold nor events. Where `on_error="keep"` stood in for a score, it is None
+    too, and metadata["rerank_scored"] of a copy is False.
 
     Raises `InvalidInputError` (a `ValueError`), before any event, without a query and for an item
     that is not a `NodeWithScore`, and whatever loading and scoring raise.
@@ -151,7 +149,7 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
 
     def _text(self, node: BaseNode) -> str:
         # What we wrote ourselves must not be read: the second pass would score another text.
-        own = {RETRIEVAL_SCORE_KEY, RAW_SCORE_KEY}
+        own = {RETRIEVAL_SCORE_KEY, RAW_SCORE_KEY, SCORED_KEY}
         if not own.isdisjoint(node.metadata):
             kept = {key: value for key, value in node.metadata.items() if key not in own}
             node = node.model_copy(update={"metadata": kept})
@@ -180,15 +178,18 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
 
     def _placed(self, given: NodeWithScore, result: RerankResult | None) -> NodeWithScore:
         notes: dict[str, Any] = {}
+        if result is not None and (not result.scored or SCORED_KEY in given.node.metadata):
+            notes[SCORED_KEY] = result.scored
+        shown = result if result is not None and result.scored else None
         if self.keep_retrieval_score:
             score = None if given.score is None else float(given.score)
             notes[RETRIEVAL_SCORE_KEY] = given.node.metadata.get(RETRIEVAL_SCORE_KEY, score)
         if self.include_logit:
-            notes[RAW_SCORE_KEY] = None if result is None else result.raw_score
+            notes[RAW_SCORE_KEY] = None if shown is None else shown.raw_score
         return given.model_copy(
             update={
                 "node": _with_notes(given.node, notes) if notes else given.node,
-                "score": None if result is None else result.score,
+                "score": None if shown is None else shown.score,
             }
         )
 

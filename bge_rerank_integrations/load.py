@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 from bge_rerank_integrations.errors import MissingExtra
 from bge_rerank_integrations.registry import DEFAULT_MODEL, OFFLINE_MODELS
 from bge_rerank_integrations.reranker import Reranker
-from bge_rerank_integrations.types import HeadIndexing, Precision, SpecialTokens
+from bge_rerank_integrations.types import HeadIndexing, OnError, Precision, SpecialTokens
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.local.scorer import LocalScorer
@@ -143,16 +143,20 @@ def load_reranker(
     top_n: int | None = None,
     score_threshold: float | None = None,
     normalize: bool = True,
+    timeout: float | None = None,
+    on_error: OnError = "raise",
     **options: Unpack[ScorerOptions],
 ) -> Reranker:
     """Load a model and return a reranker over it; the options are those of `load_scorer`.
 
-    See `Reranker` for `top_n`, `score_threshold` (inclusive, on the scale that is shown) and
-    `normalize`.
+    See `Reranker` for `top_n`, `score_threshold` (inclusive, on the scale that is shown),
+    `normalize`, `timeout` and `on_error`.
     """
     return Reranker(
         load_scorer(model, **options),
         top_n=top_n,
         score_threshold=score_threshold,
         normalize=normalize,
+        timeout=timeout,
+        on_error=on_error,
     )

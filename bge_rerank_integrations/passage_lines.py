@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,12 @@ def result_rows(
     """Each result with its passage and what that carried; the result's own keys come first."""
     for result in results:
         passage = passages[result.index]
-        ours = {**asdict(result), "passage": passage.text}
+        ours: dict[str, Any] = {"index": result.index}
+        if result.scored:
+            ours |= {"score": result.score, "raw_score": result.raw_score}
+        else:  # JSON has no NaN
+            ours |= {"score": None, "raw_score": None, "scored": False}
+        ours["passage"] = passage.text
         yield {**ours, **{k: v for k, v in passage.carried.items() if k not in ours}}
 
 

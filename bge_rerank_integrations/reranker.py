@@ -1,18 +1,23 @@
 """A scorer turned into an ordering: sort on the raw score, show on one scale, threshold, cut."""
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 import numpy as np
 
-from bge_rerank_integrations.cancellation import in_worker
+from bge_rerank_integrations.cancellation import in_worker, time_limit
 from bge_rerank_integrations.errors import (
     InvalidInputError,
     NonFiniteScoreError,
     ScorerContractError,
+    ScoringFailed,
 )
 from bge_rerank_integrations.pairs import check_text
-from bge_rerank_integrations.types import FloatArray, Pair, RerankResult, Scale, Scorer
+from bge_rerank_integrations.types import FloatArray, OnError, Pair, RerankResult, Scale, Scorer
+
+logger = logging.getLogger("bge_rerank_integrations")
 
 
 class Reranker:
@@ -22,6 +27,12 @@ class Reranker:
     least that. With `normalize` a logit is shown as its sigmoid, in (0, 1); cosines and
     probabilities are shown as they are. The order is always that of the raw scores, because a
     sigmoid makes ties of logits that differ; equal raw scores keep the caller's order.
+
+    `timeout` is the time in seconds that one rerank may take, loading the model apart; scorers look
+    at it between two batches or requests. When it passes, or scoring fails otherwise
+    (`ScoringFailed`), `on_error="raise"` raises. `"keep"` says so in the log and ranks what is
+    scored; the rest follows in the caller's order with `scored` False, whatever the
+    `score_threshold`. Errors of the input, of loading and of programs always raise.
     """
 
     def __init__(
@@ -31,16 +42,23 @@ class Reranker:
         top_n: int | None = None,
         score_threshold: float | None = None,
         normalize: bool = True,
+        timeout: float | None = None,
+        on_error: OnError = "raise",
     ) -> None:
         self.scorer = scorer
         self.top_n = check_top_n(top_n)
         self.score_threshold = check_threshold(score_threshold)
         self.normalize = normalize
+        self.timeout = check_timeout(timeout)
+        if on_error not in get_args(OnError):
+            raise InvalidInputError(f"on_error is {on_error!r}; it must be 'raise' or 'keep'")
+        self.on_error = on_error
 
     def __repr__(self) -> str:
         return (
             f"Reranker({self.scorer.name!r}, top_n={self.top_n}, "
-            f"score_threshold={self.score_threshold}, normalize={self.normalize})"
+            f"score_threshold={self.score_threshold}, normalize={self.normalize}, "
+            f"timeout={self.timeout}, on_error={self.on_error!r})"
         )
 
     def rerank(
@@ -63,18 +81,46 @@ class Reranker:
         ]
         if not pairs:
             return []
-        raw = checked_scores(self.scorer, pairs)
-        order = np.argsort(-raw, kind="stable")
-        results = [RerankResult(int(i), self.shown(float(raw[i])), float(raw[i])) for i in order]
-        if self.score_threshold is not None:
-            results = [result for result in results if result.score >= self.score_threshold]
+        raw = self._raw_scores(pairs)
+        results = []
+        for index in np.argsort(-raw, kind="stable").tolist():  # NaN goes last
+            number = float(raw[index])
+            result = RerankResult(index, self.shown(number), number, scored=not math.isnan(number))
+            if (
+                self.score_threshold is None
+                or not result.scored
+                or result.score >= self.score_threshold
+            ):
+                results.append(result)
         return results[:limit]
+
+    def _raw_scores(self, pairs: Sequence[Pair]) -> FloatArray:
+        """One raw score for each pair; NaN where scoring failed and `on_error` is "keep"."""
+        try:
+            with time_limit(self.timeout):
+                return checked_scores(self.scorer, pairs)
+        except ScoringFailed as error:
+            if self.on_error == "raise":
+                raise
+            raw = _checked_partial(error, len(pairs))
+            logger.warning(
+                "%d of %d passages were not scored and keep the order they came in: %s: %s",
+                int(np.isnan(raw).sum()),
+                len(pairs),
+                type(error).__name__,
+                error,
+            )
+            return raw
 
     async def arerank(
         self, query: str, passages: Sequence[str], top_n: int | None = None
     ) -> list[RerankResult]:
-        """`rerank` on a worker thread; cancelling the task stops it between two batches."""
-        return await in_worker(self.rerank, query, passages, top_n)
+        """`rerank` on a worker thread; cancelling the task stops it between two batches.
+
+        Waiting for a thread counts as part of the `timeout`.
+        """
+        with time_limit(self.timeout):
+            return await in_worker(self.rerank, query, passages, top_n)
 
     def shown(self, raw_score: float) -> float:
         """The raw score on the scale that is shown: see `normalize`."""
@@ -99,6 +145,20 @@ def checked_scores(scorer: Scorer, pairs: Sequence[Pair]) -> FloatArray:
     return raw
 
 
+def _checked_partial(error: ScoringFailed, pairs: int) -> FloatArray:
+    """What a failure left scored; where that cannot be right, nothing."""
+    partial = error.partial
+    if partial is None:
+        return np.full(pairs, np.nan, dtype=np.float32)
+    partial = np.asarray(partial, dtype=np.float32)
+    if partial.shape != (pairs,) or np.isinf(partial).any():
+        raise ScorerContractError(
+            f"a {type(error).__name__} held partial scores of shape {partial.shape} for {pairs} "
+            "pairs, or infinite ones"
+        ) from error
+    return partial
+
+
 def show_score(raw_score: float, scale: Scale, *, normalize: bool) -> float:
     """A logit's sigmoid in double precision if `normalize`; anything else unchanged."""
     if scale != "logit" or not normalize:
@@ -121,6 +181,17 @@ def check_threshold(threshold: object) -> float | None:
     ):
         raise InvalidInputError(f"score_threshold is {threshold!r}; it must be a number or None")
     return float(threshold)
+
+
+def check_timeout(timeout: object) -> float | None:
+    """Return the seconds; raise `InvalidInputError` unless None or a number above 0."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise InvalidInputError(
+            f"timeout is {timeout!r}; it must be seconds, more than 0, or None for no limit"
+        )
+    return float(timeout)
 
 
 def check_top_n(top_n: object) -> int | None:

@@ -26,6 +26,9 @@ SpecialTokens = Literal["literal", "error", "parse"]
 HeadIndexing = Literal["request", "layer"]
 """Which head a layer of the lightweight model uses: by its place in the request, or its own."""
 
+OnError = Literal["raise", "keep"]
+"""What a rerank does when no full answer came: raise, or keep the retrieval order for the rest."""
+
 FloatArray = NDArray[np.float32]
 
 
@@ -55,8 +58,10 @@ class RerankResult:
 
     `index` is the passage's position in the caller's list, `score` the score on the scale that was
     asked for, `raw_score` the scorer's own number (a logit or a cosine), which decided the order.
+    Both are NaN where `scored` is False: scoring failed, and the caller's order was kept instead.
     """
 
     index: int
     score: float
     raw_score: float
+    scored: bool = True

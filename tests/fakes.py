@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bge_rerank_integrations.errors import ScoringFailed, ScoringTimeout
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
 
@@ -30,6 +31,20 @@ class WordOverlapScorer:
         return np.array(
             [len(_words(query) & _words(passage)) for query, passage in pairs], dtype=np.float32
         )
+
+
+class FailingScorer(WordOverlapScorer):
+    """Scores the first `scored` pairs by word overlap, then fails: `error` with what there is."""
+
+    def __init__(self, error: type[ScoringFailed] = ScoringTimeout, *, scored: int = 0) -> None:
+        super().__init__("failing")
+        self.error = error
+        self.scored = scored
+
+    def score(self, pairs: Sequence[Pair]) -> FloatArray:
+        partial = super().score(pairs)
+        partial[self.scored :] = np.nan
+        raise self.error("the server is down", partial=partial if self.scored else None)
 
 
 def _words(text: str) -> set[str]:

@@ -38,7 +38,7 @@ from bge_rerank_integrations.passage_lines import (
     result_rows,
 )
 from bge_rerank_integrations.registry import DEFAULT_MODEL
-from bge_rerank_integrations.types import SpecialTokens
+from bge_rerank_integrations.types import OnError, SpecialTokens
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.reranker import Reranker
@@ -65,6 +65,13 @@ def rerank(
     normalize: Annotated[
         bool, typer.Option(help="Show a logit as its sigmoid, between 0 and 1.")
     ] = True,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds one query may take, loading the model apart.")
+    ] = None,
+    on_error: Annotated[
+        OnError,
+        typer.Option(help="If scoring fails: raise, or keep the given order for the rest."),
+    ] = "raise",
     device: Device = None,
     precision: Number = "auto",
     max_length: MaxLength = None,
@@ -108,7 +115,8 @@ def rerank(
     or passage that begins with a dash.
 
     On a terminal a table is printed. Otherwise, and with --json, each line is an object: index
-    (the passage's position in the input, from 0), score, raw_score, passage, carried keys.
+    (the passage's position in the input, from 0), score, raw_score, passage, carried keys. What
+    --on-error keep left unscored has null for both scores and "scored": false.
 
     Without QUERY each line of the input is a whole request,
     {"query": "...", "passages": ["...", {"text": "...", "id": 7}]}, and is answered as soon as it
@@ -143,7 +151,13 @@ def rerank(
     @cache
     def load() -> Reranker:
         return load_reranker(
-            model, top_n=top_n, score_threshold=threshold, normalize=normalize, **options
+            model,
+            top_n=top_n,
+            score_threshold=threshold,
+            normalize=normalize,
+            timeout=timeout,
+            on_error=on_error,
+            **options,
         )
 
     if query is None:
@@ -188,5 +202,8 @@ def _print_ranking(given: Sequence[Passage], results: Iterable[RerankResult]) ->
         start = " ".join(given[result.index].text[:1000].split())
         # a passage must not be able to send escape sequences to the terminal
         start = "".join(character for character in start if character.isprintable())
-        table.add_row(str(rank), f"{result.score:.4f}", f"{result.raw_score:.3f}", Text(start))
+        score, raw = (
+            (f"{result.score:.4f}", f"{result.raw_score:.3f}") if result.scored else ("-", "-")
+        )
+        table.add_row(str(rank), score, raw, Text(start))
     Console().print(table)

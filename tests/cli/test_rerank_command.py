@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner, Result
 
 from bge_rerank_integrations import RerankResult, load_reranker
-from bge_rerank_integrations.cli import app, rerank
+from bge_rerank_integrations.cli import app
+from bge_rerank_integrations.cli.rerank import rerank
 from bge_rerank_integrations.errors import InvalidInputError, RerankError
 from bge_rerank_integrations.load import ScorerOptions
 from bge_rerank_integrations.passage_lines import UnreadableInput
@@ -118,7 +119,10 @@ def test_every_option_of_load_reranker_is_there_but_the_token() -> None:
     # a token on the command line would stand in the list of processes
     taken = set(ScorerOptions.__annotations__) - {"token"}
     ours = {"query", "passages", "file", "jsonl", "as_json"}
-    assert offered == taken | ours | {"model", "top_n", "threshold", "normalize"}
+    assert offered == taken | ours | {"model", "top_n", "threshold", "normalize"} | {
+        "timeout",
+        "on_error",
+    }
 
 
 def test_an_option_out_of_range_is_refused_with_its_value(reranker_base: Path) -> None:

@@ -42,6 +42,8 @@ RERANK_FIELDS = SCORER_FIELDS | {
     "top_n": None,
     "score_threshold": 0.25,
     "normalize": False,
+    "timeout": 2.5,
+    "on_error": "keep",
     "metadata_keys": ["title", "author"],
     "score_key": "bge",
     "include_logit": True,

@@ -25,6 +25,8 @@ CHANGED: dict[str, Any] = {
     "query_instruction": "A: ",
     "passage_instruction": "B: ",
     "special_tokens": "error",
+    "timeout": 2.5,
+    "on_error": "keep",
     "prompt": "Is passage B about query A?",
     "cutoff_layers": (8, 28),
     "compress_ratio": 2,
