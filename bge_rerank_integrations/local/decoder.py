@@ -5,7 +5,7 @@ the last token alone, and one dot product instead of a logit per word of the voc
 part that passages share is computed once per batch where that saves time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bge_rerank_integrations.errors import CheckpointError
-from bge_rerank_integrations.local.attention import PackedAttention, Segment
+from bge_rerank_integrations.local.attention import AttentionShape, PackedAttention, Segment
+from bge_rerank_integrations.local.attention_choice import lay_out, with_attention
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec
 from bge_rerank_integrations.local.device import DevicePlan
@@ -32,10 +33,9 @@ from bge_rerank_integrations.local.torch_runtime import (
     survive_forks,
     weight_format,
 )
+from bge_rerank_integrations.local.transfer import computed, fetch, run_ahead, to_device
 from bge_rerank_integrations.local.weights import Weights
 from bge_rerank_integrations.types import FloatArray
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,8 @@ class Layout:
     """Cosines and sines of each row's position: [2, rows, head size]."""
     ends: Tensor
     """The row of each part's last token."""
+    sent: Mapping[str, Tensor]
+    """The arrays of attention."""
 
 
 class Decoder:
@@ -83,8 +85,15 @@ class Decoder:
         share_prefix: bool = True,
     ) -> None:
         path, reason = gemm_path(plan)
+        self._shape = AttentionShape(
+            spec.query_heads, spec.kv_heads, causal=True, scale=spec.attention_scale
+        )
+        plan = with_attention(
+            plan, self._shape, head_size=spec.head_size, windowed=spec.window is not None
+        )
         self.plan = replace(plan, reasons=(*plan.reasons, reason))
         self.spec = spec
+        self._ahead = run_ahead(plan.device)
         self.concurrency = 1 if plan.device != "cpu" else 2
         self._checkpoint = checkpoint
         self._share_prefix = share_prefix
@@ -150,7 +159,7 @@ class Decoder:
                 f"{rows} x {self.spec.hidden}: they belong to different models"
             )
 
-    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> Any:
         if exact and self.plan.precision != "fp32":
             return self._exact.run(batch)
         parts, places = split_batch(
@@ -167,8 +176,12 @@ class Decoder:
                 rows = torch.stack(logits, dim=1)
                 if cap := self.spec.logit_cap:
                     rows = cap * torch.tanh(rows / cap)
-        result: FloatArray = rows.cpu().numpy()
-        return result
+        if self._ahead is not None:
+            self._ahead.launched()
+        return computed(rows)
+
+    def fetch(self, rows: Sequence[Any]) -> FloatArray:
+        return fetch(rows)
 
     @cached_property
     def _exact(self) -> "Decoder":
@@ -179,9 +192,10 @@ class Decoder:
     def _decode(self, parts: list[Part], places: Sequence[int]) -> list[Tensor]:
         """The hidden state of each scored part's last token at each layer that scores."""
         spec, dtype = self.spec, self._format
-        scored = self._on_device(np.asarray(places))
         ids = np.concatenate([part.ids for part in parts]).astype(np.int64)
-        x = F.embedding(self._on_device(ids), self._words).to(dtype)
+        sent = to_device({"ids": ids, "scored": np.asarray(places)}, self.plan.device)
+        scored = sent["scored"]
+        x = F.embedding(sent["ids"], self._words).to(dtype)
         x = x * torch.tensor(spec.embedding_scale, dtype=dtype, device=x.device)
         layout = self._lay_out(parts, dtype)
         states = []
@@ -208,7 +222,7 @@ class Decoder:
         if asking is not None:
             x, h, rotary = x[asking], h[asking], rotary[:, asking]
         query = rotate(layer.query(h), rotary, self.spec.head_size)
-        out = layer.attended(layout.attend(query, key, value, window=window))
+        out = layer.attended(layout.attend(layout.sent, query, key, value, window=window))
         if layer.after_attention is not None:
             out = self._norm(out, layer.after_attention)
         x = x + out * scale
@@ -229,20 +243,12 @@ class Decoder:
         angles = positions[:, None] / spec.rope_theta ** half[None]
         angles = np.concatenate([angles, angles], axis=1)
         rotary = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
-        attend = PackedAttention(
-            [Segment(part.length, part.prefix) for part in parts],
-            heads=spec.query_heads,
-            kv_heads=spec.kv_heads,
-            causal=True,
-            scale=spec.attention_scale,
-            path=self.plan.attention,
-            device=self.plan.device,
+        attend = lay_out(
+            [Segment(part.length, part.prefix) for part in parts], self._shape, self.plan.attention
         )
-        ends = self._on_device(np.cumsum(lengths) - 1)
-        return Layout(attend, self._on_device(rotary).to(dtype), ends)
-
-    def _on_device(self, array: Array) -> Tensor:
-        return torch.from_numpy(array).to(self.plan.device)
+        arrays = {"rotary": rotary, "ends": np.cumsum(lengths) - 1, **attend.arrays}
+        sent = to_device(arrays, self.plan.device)
+        return Layout(attend, sent["rotary"].to(dtype), sent["ends"], sent)
 
     def is_out_of_memory(self, error: Exception) -> bool:
         return is_out_of_memory(error)

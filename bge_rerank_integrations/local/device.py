@@ -12,7 +12,7 @@ from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.types import Precision
 
 Dtype = Literal["float32", "float16", "bfloat16"]
-Attention = Literal["runs", "padded"]
+Attention = Literal["runs", "padded", "varlen", "efficient", "nested"]
 
 # Measured on CPU: below 1k tokens the matrices are too small, above 4k the activations leave the
 # cache. The accelerators' figure is an estimate from memory per token (about 20 kB).
@@ -74,7 +74,7 @@ def plan_device(
 ) -> DevicePlan:
     """Decide device, number format, attention path and batch budget.
 
-    `prefer` is the half format the model family runs in by default on accelerators: activations of
+    `prefer` is the half format that the family runs in by default where it is native: values of
     the LLM rerankers may leave fp16's range.
 
     Raises `InvalidInputError` for a device that is not there, naming those that are. A half
@@ -152,7 +152,8 @@ def _choose_precision(
     if precision == "fp32":
         return "fp32", "precision fp32: asked for"
     if precision == "auto":
-        if kind in ("cuda", "xpu") and prefer in half:
+        # encoders prefer fp16, which no CPU computes: they stay exact there
+        if prefer in half and kind != "mps":
             return prefer, f"precision {prefer}: native here, this family's default on {kind}"
         return "fp32", f"precision fp32: exact, the default on {kind}"
     if precision.removesuffix("-autocast") in half:
