@@ -69,7 +69,7 @@ MPS = Hardware(cores=8, mps=True)
         # the family that would rather have bf16
         (AMPERE, {"prefer": "bf16"}, "cuda:0", "bf16"),
         (TURING, {"prefer": "bf16"}, "cuda:0", "fp32"),
-        (CPU_BF16, {"prefer": "bf16"}, "cpu", "fp32"),
+        (CPU_BF16, {"prefer": "bf16"}, "cpu", "bf16"),
         (AMPERE, {"prefer": "bf16", "precision": "fp16"}, "cuda:0", "fp16"),
     ],
 )

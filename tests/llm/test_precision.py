@@ -41,6 +41,8 @@ def test_bf16_stays_near_float32(
 def test_an_llm_prefers_bf16_where_the_hardware_has_it() -> None:
     fast = Hardware(cores=8, cpu_bf16=True)
     assert plan_device(fast, device="cpu", precision="bf16", prefer="bf16").precision == "bf16"
+    assert plan_device(fast, device="cpu", prefer="bf16").precision == "bf16"
+    assert plan_device(fast, device="cpu").precision == "fp32"
     slow = Hardware(cores=8, cpu_bf16=False)
     plan = plan_device(slow, device="cpu", precision="bf16", prefer="bf16")
     assert plan.precision == "fp32"
