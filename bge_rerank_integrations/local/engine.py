@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -38,8 +38,15 @@ class Forward(Protocol):
     max_sequences: int | None
     """The most sequences a batch may hold, where that changes the numbers; None: any."""
 
-    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
-        """One float32 row per sequence, [sequences, width]; `exact` computes in float32."""
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> Any:
+        """One float32 row per sequence, [sequences, width], wherever the device has them.
+
+        `exact` computes in float32.
+        """
+        ...
+
+    def fetch(self, rows: Sequence[Any]) -> FloatArray:
+        """What several `run`s gave, one below the other, on the host: waits for the device."""
         ...
 
     def is_out_of_memory(self, error: Exception) -> bool: ...
@@ -65,11 +72,24 @@ class BatchLimits:
                 raise InvalidInputError(f"{name} is {number!r}; it must be at least 1, or None")
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call: sequences, the caller's pair that each came from, and what was asked of batches.
+
+    `on_batch` is told how many sequences each batch held that was given to the device.
+    """
+
+    sequences: Sequence[TokenSequence]
+    positions: Sequence[int]
+    limits: BatchLimits
+    on_batch: Callable[[int], object] | None = None
+
+
 class Engine:
     """A loaded model, shared by every scorer of the process that asked for the same one.
 
     `run` may be called from any number of threads: it holds no state, and a gate bounds how many
-    batches the device sees at once.
+    batches the device is given at once.
     """
 
     def __init__(
@@ -91,6 +111,10 @@ class Engine:
     def plan(self) -> DevicePlan:
         return self.forward.plan
 
+    def release_memory(self) -> None:
+        """Give cached, unused device memory back."""
+        self.forward.release_memory()
+
     def run(
         self,
         sequences: Sequence[TokenSequence],
@@ -105,102 +129,142 @@ class Engine:
         after that. `ScoringTimeout` if it passed before the first batch was done.
 
         `positions` says which of the caller's pairs each sequence came from, for error messages;
-        `on_batch` is told how many sequences each finished batch held. Raises `OutOfMemoryError`
-        when a single sequence does not fit, `NonFiniteScoreError` when a row is NaN or infinite
-        in float32 too, `ForkedModelError` in a forked child; any other error of the model comes
+        `on_batch` is told how many sequences each batch held. Raises `OutOfMemoryError` when a
+        single sequence does not fit, `NonFiniteScoreError` when a row is NaN or infinite in
+        float32 too, `ForkedModelError` in a forked child; any other error of the model comes
         through unchanged.
+        """
+        request = Request(sequences, positions, limits, on_batch)
+        batches = iter(self.plan_batches(request))
+        part = self.drain(request, lambda: next(batches, None))
+        return in_order([part], len(sequences), f"{self.model} on {self.plan.device}")
+
+    def plan_batches(
+        self, request: Request, indices: Sequence[int] | None = None
+    ) -> list[list[int]]:
+        """Indices of all sequences, or of those given, in batches for this device."""
+        if indices is None:
+            indices = range(len(request.sequences))
+        planned = plan_batches(
+            [len(request.sequences[index].ids) for index in indices],
+            max_tokens=request.limits.max_tokens or self.plan.max_batch_tokens,
+            max_sequences=_least(request.limits.max_sequences, self.forward.max_sequences),
+            padded=self.forward.padded,
+        )
+        return [[indices[number] for number in batch] for batch in planned]
+
+    def drain(
+        self, request: Request, take: Callable[[], list[int] | None], *, exact: bool = False
+    ) -> "Part":
+        """Run the batches that `take` gives until it gives None or time is over.
+
+        Rows leave the device once, at the end. What is not finite is then computed again in
+        float32, those rows alone: a score must not depend on whether a neighbour overflowed.
         """
         if os.getpid() != self._process:
             raise ForkedModelError(
                 f"{self.model} was loaded before this process was forked, and its threads did not "
                 "come along; load it in the child (adapters load again by themselves)"
             )
-        lengths = [len(sequence.ids) for sequence in sequences]
-        waiting = plan_batches(
-            lengths,
-            max_tokens=limits.max_tokens or self.plan.max_batch_tokens,
-            max_sequences=_least(limits.max_sequences, self.forward.max_sequences),
-            padded=self.forward.padded,
-        )
-        waiting.reverse()
+        split: list[list[int]] = []
         most = None  # tokens a batch may still hold, once memory has run out
-        rows: list[FloatArray | None] = [None] * len(sequences)
-        while waiting:
-            batch = waiting.pop()
-            cost = self._cost(batch, lengths)
+        done: list[int] = []
+        computed: list[Any] = []
+        while (batch := split.pop() if split else take()) is not None:
+            cost = self._cost(request, batch)
             if most is not None and cost > most and len(batch) > 1:
                 middle = len(batch) // 2
-                waiting += [batch[middle:], batch[:middle]]
+                split += [batch[middle:], batch[:middle]]
                 continue
             left = seconds_left()
             if left == 0.0 or not self._gate.acquire(timeout=left):
                 break
             try:
-                result = self._run_batch(sequences, batch, positions)
+                rows = self._run_batch([request.sequences[index] for index in batch], exact=exact)
             finally:
                 self._gate.release()
-            if result is None:
+            if rows is None:
                 # outside the except block, whose traceback would keep the batch's tensors alive
                 self.forward.release_memory()
                 if len(batch) == 1:
-                    raise self._too_large(positions[batch[0]], lengths[batch[0]])
+                    raise self._too_large(request, batch[0])
                 most = cost // 2
-                waiting.append(batch)
+                split.append(batch)
                 continue
-            for index, row in zip(batch, result, strict=True):
-                rows[index] = row
-            if on_batch is not None:
-                on_batch(len(batch))
-        finished = next((row for row in rows if row is not None), None)
-        if finished is None:
-            raise ScoringTimeout(
-                f"the time limit passed before the first of {len(sequences)} texts was through "
-                f"{self.model} on {self.plan.device}; allow more time"
-            )
-        late = np.full_like(finished, np.nan)
-        stacked = np.stack([late if row is None else row for row in rows])
-        return stacked.astype(np.float32, copy=False)
+            done += batch
+            computed.append(rows)
+            if request.on_batch is not None and not exact:
+                request.on_batch(len(batch))
+        if not done:
+            return [], None
+        return self._finite(request, done, self.forward.fetch(computed), exact=exact)
 
-    def _cost(self, batch: Sequence[int], lengths: Sequence[int]) -> int:
+    def _cost(self, request: Request, batch: Sequence[int]) -> int:
         """Tokens of a batch, padding included where the forward pads."""
-        if self.forward.padded:
-            return len(batch) * max(lengths[index] for index in batch)
-        return sum(lengths[index] for index in batch)
+        lengths = [len(request.sequences[index].ids) for index in batch]
+        return len(batch) * max(lengths) if self.forward.padded else sum(lengths)
 
-    def _run_batch(
-        self, sequences: Sequence[TokenSequence], batch: list[int], positions: Sequence[int]
-    ) -> FloatArray | None:
+    def _run_batch(self, inputs: Sequence[TokenSequence], *, exact: bool) -> Any:
         """The batch's rows, or None when memory ran out."""
-        inputs = [sequences[index] for index in batch]
+        check_cancelled()  # the wait at the gate may have been long
         try:
-            check_cancelled()  # the wait at the gate may have been long
-            rows = self.forward.run(inputs)
-            bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-            if len(bad):
-                # those alone: a score must not depend on whether a neighbour overflowed
-                rows = rows.copy()
-                rows[bad] = self.forward.run([inputs[row] for row in bad], exact=True)
+            return self.forward.run(inputs, exact=exact)
         except Exception as error:
             if self.forward.is_out_of_memory(error):
                 return None
             raise
-        finite = np.isfinite(rows).all(axis=1)
-        if not finite.all():
-            row = int(np.flatnonzero(~finite)[0])
-            number = rows[row][~np.isfinite(rows[row])][0]
-            raise NonFiniteScoreError(
-                f"the pair at position {positions[batch[row]]} gives {number} in {self.model} on "
-                f"{self.plan.device}, in {self.plan.precision} and again in fp32: its weights may "
-                "be damaged; fetch the model again"
-            )
-        return rows
 
-    def _too_large(self, index: int, tokens: int) -> OutOfMemoryError:
+    def _finite(
+        self, request: Request, done: list[int], rows: FloatArray, *, exact: bool
+    ) -> "Part":
+        """The rows that are finite, now or in float32."""
+        finite: list[bool] = np.logical_and.reduce(np.isfinite(rows), axis=1).tolist()
+        if all(finite):
+            return done, rows
+        bad = sorted(index for index, good in zip(done, finite, strict=True) if not good)
+        if exact:
+            row = rows[done.index(bad[0])]
+            raise NonFiniteScoreError(
+                f"the pair at position {request.positions[bad[0]]} gives "
+                f"{row[~np.isfinite(row)][0]} in {self.model} on {self.plan.device}, in "
+                f"{self.plan.precision} and again in fp32: its weights may be damaged; fetch the "
+                "model again"
+            )
+        batches = iter(self.plan_batches(request, bad))
+        again, exact_rows = self.drain(request, lambda: next(batches, None), exact=True)
+        kept = [index for index, good in zip(done, finite, strict=True) if good]
+        found = [part for part in (rows[finite], exact_rows) if part is not None and len(part)]
+        return kept + again, np.concatenate(found) if found else None
+
+    def _too_large(self, request: Request, index: int) -> OutOfMemoryError:
+        tokens = len(request.sequences[index].ids)
         return OutOfMemoryError(
-            f"the pair at position {index}, of {tokens} tokens, does not fit into the memory of "
-            f"{self.plan.device} by itself ({self.model}, {self.plan.precision}); use a shorter "
-            "max_length, a half precision, a smaller model or device='cpu'"
+            f"the pair at position {request.positions[index]}, of {tokens} tokens, does not fit "
+            f"into the memory of {self.plan.device} by itself ({self.model}, "
+            f"{self.plan.precision}); use a shorter max_length, a half precision, a smaller model "
+            "or device='cpu'"
         )
+
+
+Part = tuple[list[int], FloatArray | None]
+"""Indices of sequences, and their rows in that order; None where there are none."""
+
+
+def in_order(parts: Sequence[Part], count: int, where: str) -> FloatArray:
+    """The rows of all parts in the caller's order, NaN where none came: [count, width] float32.
+
+    Raises `ScoringTimeout` if there is no row at all.
+    """
+    found = [(done, rows) for done, rows in parts if rows is not None]
+    if not found:
+        raise ScoringTimeout(
+            f"the time limit passed before the first of {count} texts was through {where}; allow "
+            "more time"
+        )
+    result = np.full((count, found[0][1].shape[1]), np.nan, dtype=np.float32)
+    for done, rows in found:
+        result[done] = rows
+    return result
 
 
 _engines: WeakValueDictionary[Hashable, Engine] = WeakValueDictionary()

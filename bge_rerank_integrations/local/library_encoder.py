@@ -25,6 +25,7 @@ from bge_rerank_integrations.local.torch_runtime import (
     survive_forks,
     weight_format,
 )
+from bge_rerank_integrations.local.transfer import computed, fetch, to_device
 from bge_rerank_integrations.types import FloatArray
 
 
@@ -86,7 +87,7 @@ class LibraryEncoder:
             and checkpoint.config.get("model_type") not in OFFSET_POSITIONS
         )
 
-    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> Any:
         if exact and self.plan.precision != "fp32":
             return self._exact.run(batch)
         lengths = np.asarray([len(sequence.ids) for sequence in batch])
@@ -100,9 +101,7 @@ class LibraryEncoder:
             inputs["token_type_ids"] = ((places >= firsts) & (places < lengths[:, None])).astype(
                 np.int64
             )
-        on_device: dict[str, Any] = {
-            name: torch.from_numpy(array).to(self.plan.device) for name, array in inputs.items()
-        }
+        on_device = to_device(inputs, self.plan.device)
         model = self._model
         with torch.inference_mode(), autocast(self.plan):
             out = model(**on_device)
@@ -113,8 +112,10 @@ class LibraryEncoder:
             else:
                 mask = on_device["attention_mask"][:, :, None]
                 rows = (out.last_hidden_state.float() * mask).sum(1) / mask.sum(1)
-        result: FloatArray = rows.cpu().numpy()
-        return result
+        return computed(rows)
+
+    def fetch(self, rows: Sequence[Any]) -> FloatArray:
+        return fetch(rows)
 
     @cached_property
     def _exact(self) -> "LibraryEncoder":

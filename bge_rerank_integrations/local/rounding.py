@@ -49,4 +49,4 @@ def _cosines(vectors: FloatArray) -> FloatArray:
 
 def run_all(forward: Forward, inputs: Sequence[TokenSequence]) -> FloatArray:
     """The rows of each input by itself."""
-    return np.concatenate([forward.run([sequence]) for sequence in inputs])
+    return forward.fetch([forward.run([sequence]) for sequence in inputs])

@@ -197,9 +197,8 @@ class LocalScorer:
     def close(self) -> None:
         """Give the model up: its memory goes when the last scorer that shares it is closed."""
         if self._engine is not None:
-            forward = self._engine.forward
-            self._engine = None
-            forward.release_memory()
+            engine, self._engine = self._engine, None
+            engine.release_memory()
 
     def __enter__(self) -> Self:
         return self

@@ -4,7 +4,9 @@ import random
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, NonFiniteScoreError, OutOfMemoryError
+from bge_rerank_integrations.cancellation import time_limit
 from bge_rerank_integrations.local.engine import BatchLimits
 from bge_rerank_integrations.local.tokens import TokenSequence
 from tests.core.oracle import (
@@ -159,7 +162,7 @@ def test_infinity_is_no_score_either(reranker_base: Path, number: float) -> None
         def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> np.ndarray:
             return super().run(batch, exact=exact) * np.float32(number)
 
-    with pytest.raises(NonFiniteScoreError, match=f"position 6 gives {number}"):
+    with pytest.raises(NonFiniteScoreError, match=f"position 0 gives {number}"):
         engine_over(Infinite(), reranker_base).run(BATCH, POSITIONS, NO_LIMITS)
 
 
@@ -212,6 +215,57 @@ def test_the_forwards_own_limit_holds_beside_the_callers(reranker_base: Path) ->
         limits = BatchLimits(max_tokens=1000, max_sequences=asked)
         engine_over(forward, reranker_base).run(BATCH, POSITIONS, limits)
         assert max(forward.batches) == expected
+
+
+class OnDevice:
+    """Rows that nobody can look at before they are fetched."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = rows
+
+
+class Asynchronous(OracleForward):
+    """Gives what is still being computed, as a CUDA device does."""
+
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> Any:
+        return OnDevice(super().run(batch, exact=exact))
+
+    def fetch(self, rows: Sequence[Any]) -> np.ndarray:
+        return super().fetch([given.rows for given in rows])
+
+
+def test_rows_of_all_batches_leave_the_device_once(reranker_base: Path) -> None:
+    forward = Asynchronous()
+    rows = engine_over(forward, reranker_base).run(BATCH, POSITIONS, NO_LIMITS)
+    assert rows.tolist() == EXPECTED.tolist()
+    assert len(forward.batches) > 3
+    assert forward.fetches == 1
+
+
+def test_what_overflowed_is_found_at_the_end_and_computed_in_one_more_go(
+    reranker_base: Path,
+) -> None:
+    forward = Asynchronous(overflowing=frozenset({0, 6, 15}))
+    rows = engine_over(forward, reranker_base).run(BATCH, POSITIONS, BatchLimits(max_sequences=1))
+    for number, row in enumerate(rows):
+        assert row.tolist() == row_of(BATCH[number], exact=number in {0, 6, 15}).tolist()
+    assert forward.fetches == 2
+    assert forward.recomputed.total() == 3
+
+
+def test_what_overflowed_and_came_too_late_is_no_score(reranker_base: Path) -> None:
+    with ExitStack() as over:
+
+        class TimeIsOverWhenRowsAreThere(Asynchronous):
+            def fetch(self, rows: Sequence[Any]) -> np.ndarray:
+                over.enter_context(time_limit(0))
+                return super().fetch(rows)
+
+        forward = TimeIsOverWhenRowsAreThere(overflowing=frozenset({3}))
+        rows = engine_over(forward, reranker_base).run(BATCH, POSITIONS, NO_LIMITS)
+    assert np.isnan(rows[3]).all()
+    others = [number for number in POSITIONS if number != 3]
+    assert rows[others].tolist() == EXPECTED[others].tolist()
 
 
 def test_progress_counts_every_sequence_once(reranker_base: Path) -> None:

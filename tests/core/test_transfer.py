@@ -1,5 +1,7 @@
 """What goes to a device and comes back, and how far the host may be ahead of it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,7 @@ def test_a_packed_buffer_gives_back_what_was_put_in(
     kinds: list[tuple[type, tuple[int, ...]]], seed: int
 ) -> None:
     dice = np.random.default_rng(seed)
-    arrays = {
+    arrays: dict[str, Any] = {
         str(number): dice.integers(-1000, 1000, shape).astype(dtype)
         for number, (dtype, shape) in enumerate(kinds)
     }
