@@ -1,0 +1,1 @@
+"""Rerankers on other machines: many protocols as values, and one client that checks answers."""

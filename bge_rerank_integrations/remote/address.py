@@ -1,0 +1,84 @@
+"""Where a server is and what is shown of that: never a password, a query string or a key."""
+
+import ipaddress
+from dataclasses import dataclass, field
+from urllib.parse import quote, urlsplit
+
+from bge_rerank_integrations.errors import InvalidInputError
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A checked `http` or `https` URL without user, query string and fragment."""
+
+    url: str
+    host: str
+    encrypted: bool
+
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether nothing leaves this machine: `localhost` or a loopback address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def with_path(self, path: str, *, model: str | None = None) -> str:
+        """The URL with the path behind it; what both have in the middle is there once.
+
+        `http://h/v1` and `/v1/rerank` give `http://h/v1/rerank`, and so does the whole address.
+        """
+        filled = path.replace("{model}", quote(model or "", safe="/@"))
+        ours, theirs = self.url.split("/")[3:], filled.split("/")[1:]
+        for shared in range(min(len(ours), len(theirs)), 0, -1):
+            if ours[-shared:] == theirs[:shared]:
+                theirs = theirs[shared:]
+                break
+        return "/".join([self.url, *theirs])
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A key that shows itself to nobody and is in no pickle."""
+
+    value: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a key is not pickled; give it again where it is needed")
+
+
+def read_address(url: object) -> Address:
+    """Check the URL; raises `InvalidInputError`, which shows no part that could be secret."""
+    if not isinstance(url, str):
+        raise InvalidInputError(f"base_url is {type(url).__name__}; it must be a string")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or parts.scheme not in ("http", "https"):
+        raise InvalidInputError(
+            "base_url is no address of a server; it looks like http://host:port or https://host"
+        )
+    if parts.username is not None or parts.password is not None:
+        raise InvalidInputError(
+            "base_url holds a user or password, which would be seen in logs; give api_key instead"
+        )
+    if parts.query or parts.fragment:
+        raise InvalidInputError(
+            f"base_url has something behind {'?' if parts.query else '#'}, which no server here "
+            "takes and which may be a key; leave it out and give a key as api_key"
+        )
+    shown = f"[{host}]" if ":" in host else host
+    at = shown if port is None else f"{shown}:{port}"
+    return Address(f"{parts.scheme}://{at}{parts.path.rstrip('/')}", host, parts.scheme == "https")
+
+
+def is_address(model: str) -> bool:
+    """Whether what was given as a model is the address of a server."""
+    return model.startswith(("http://", "https://"))
