@@ -4,7 +4,10 @@ Two layouts: JSON lines, each a query with its good and bad passages, as reranki
 published; and a BEIR folder (corpus.jsonl, queries.jsonl, qrels) with a TREC run of candidates.
 """
 
+import itertools
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,8 @@ from bge_rerank_integrations.passage_lines import UnreadableInput
 class JudgedQuery:
     """A query, its candidates (id to text, in their first order) and the judged passages' grades.
 
-    A judged passage need not be a candidate: then no reranker can find it, and nDCG says so.
+    A judged passage need not be a candidate: then no reranker can find it, and nDCG says so. A
+    query of which nothing was found has no candidates at all.
     """
 
     id: str
@@ -49,50 +53,95 @@ def read_judged_lines(file: Path) -> list[JudgedQuery]:
                 candidates[f"{kind}-{number}"] = text
                 grades[f"{kind}-{number}"] = grade
         queries.append(JudgedQuery(str(len(queries) + 1), line["query"], candidates, grades))
-    return _not_empty(queries, file)
+    if not queries:
+        raise UnreadableInput(f"{file} holds no judged query")
+    return queries
 
 
-def read_beir(folder: Path, run: Path | None = None, *, depth: int) -> list[JudgedQuery]:
+def read_beir(
+    folder: Path, run: Path | None = None, *, qrels: Path | None = None, depth: int | None
+) -> list[JudgedQuery]:
     """The judged queries of a BEIR folder, each with the first `depth` candidates of the run.
 
-    `run` is a TREC run; by default the one file *.trec of the folder. Judgements are read from
-    qrels/test.tsv or qrels.tsv. Raises `UnreadableInput` for what is missing or not as it should.
+    `depth` None takes all of them. `run` is a TREC run; by default the one file *.trec of the
+    folder. `qrels` are lines of three fields, as BEIR has them, or four, as TREC has; by default
+    qrels/test.tsv or qrels.tsv. A judged query that the run leaves out has no candidates: the
+    retriever found nothing, which counts. Raises `UnreadableInput` for what is missing or not as
+    it should be, such as a run whose ranks and scores give two orders.
     """
     run = run or _only_run(folder)
-    qrels = folder / "qrels" / "test.tsv"
-    if not qrels.is_file():
-        qrels = folder / "qrels.tsv"
-    grades: dict[str, dict[str, int]] = {}
-    for place, fields in _fields(qrels):
-        if fields[0] in ("query-id", "query_id"):
-            continue
-        query, passage, grade = _whole(place, fields, (0, 1, 2), 3)
-        grades.setdefault(query, {})[passage] = int(grade)
-    ranked: dict[str, list[tuple[int, str]]] = {}
-    for place, fields in _fields(run):
-        query, passage, rank = _whole(place, fields, (0, 2, 3), 6)
-        ranked.setdefault(query, []).append((int(rank), passage))
-    chosen = {
-        query: [passage for _, passage in sorted(those)[:depth]]
-        for query, those in ranked.items()
-        if query in grades
-    }
+    if qrels is None:
+        qrels = folder / "qrels" / "test.tsv"
+        qrels = qrels if qrels.is_file() else folder / "qrels.tsv"
+    grades = _read_grades(qrels)
+    queries = {key: text for key, _, text in _documents(folder / "queries.jsonl") if key in grades}
+    if unknown := sorted(grades.keys() - queries.keys()):
+        raise UnreadableInput(
+            f"{qrels} judges query {unknown[0]!r}, which {folder / 'queries.jsonl'} lacks"
+        )
+    ranked = _read_run(run)
+    chosen = {query: ranked.get(query, [])[:depth] for query in queries}
     wanted = {passage for passages in chosen.values() for passage in passages}
+    if not wanted:
+        raise UnreadableInput(f"{folder} holds no judged query that has candidates in {run}")
     texts = {
-        key: f"{line.get('title') or ''} {line['text']}".strip()
-        for key, line in _documents(folder / "corpus.jsonl")
+        key: f"{title} {text}".strip()
+        for key, title, text in _documents(folder / "corpus.jsonl")
         if key in wanted
     }
     if lost := sorted(wanted - texts.keys()):
         raise UnreadableInput(f"{run} names {lost[0]!r}, which {folder / 'corpus.jsonl'} lacks")
-    return _not_empty(
-        [
-            JudgedQuery(key, line["text"], {p: texts[p] for p in chosen[key]}, grades[key])
-            for key, line in _documents(folder / "queries.jsonl")
-            if key in chosen
-        ],
-        folder,
-    )
+    return [
+        JudgedQuery(query, text, {p: texts[p] for p in chosen[query]}, grades[query])
+        for query, text in queries.items()
+    ]
+
+
+def _read_grades(qrels: Path) -> dict[str, dict[str, int]]:
+    """By query and passage; a grade below 0, as TREC has for spam, is no more than a 0."""
+    grades: dict[str, dict[str, int]] = {}
+    for place, fields in _fields(qrels):
+        if fields[0] in ("query-id", "query_id"):
+            continue
+        count = 4 if len(fields) == 4 else 3
+        if len(fields) != count:
+            raise UnreadableInput(f"{place} must have 3 fields (BEIR) or 4 (TREC)")
+        query, passage, grade = fields[0], fields[count - 2], fields[count - 1]
+        if re.fullmatch(r"-?[0-9]+", grade) is None:
+            raise UnreadableInput(f"{place} must have {count} fields, field {count} a whole number")
+        judged = grades.setdefault(query, {})
+        if judged.get(passage, int(grade)) != int(grade):
+            raise UnreadableInput(f"{place} judges {passage!r} for {query!r} a second time")
+        judged[passage] = int(grade)
+    return grades
+
+
+def _read_run(run: Path) -> dict[str, list[str]]:
+    """By query, its passages in the order of their ranks, and of their scores where ranks tie.
+
+    TREC's own program goes by the scores and others by the ranks, so both must say the same.
+    """
+    ranked: dict[str, list[tuple[int, float, str]]] = {}
+    for place, fields in _fields(run):
+        if len(fields) != 6 or re.fullmatch(r"[0-9]+", fields[3]) is None:
+            raise UnreadableInput(f"{place} must have 6 fields, field 4 a whole number")
+        try:
+            score = float(fields[4])
+        except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
+            raise UnreadableInput(f"{place} must have 6 fields, field 5 a finite number")
+        ranked.setdefault(fields[0], []).append((int(fields[3]), -score, fields[2]))
+    for query, rows in ranked.items():
+        rows.sort(key=lambda row: row[:2])
+        if any(row[1] > following[1] for row, following in itertools.pairwise(rows)):
+            raise UnreadableInput(
+                f"{run} ranks the passages of query {query!r} one way and scores them another; "
+                "the best must have the first rank and the highest score"
+            )
+        if len({passage for _, _, passage in rows}) < len(rows):
+            raise UnreadableInput(f"{run} has a passage of query {query!r} twice")
+    return {query: [passage for _, _, passage in rows] for query, rows in ranked.items()}
 
 
 def _only_run(folder: Path) -> Path:
@@ -105,12 +154,13 @@ def _only_run(folder: Path) -> Path:
     return runs[0]
 
 
-def _documents(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _documents(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Id, title and text."""
     for place, line in _json_lines(file):
-        key = line.get("_id", line.get("id"))
-        if key is None or not isinstance(line.get("text"), str):
+        key, title, text = line.get("_id", line.get("id")), line.get("title"), line.get("text")
+        if key is None or not isinstance(text, str) or not isinstance(title, str | None):
             raise UnreadableInput(f'{place} must have an "_id" and a "text"')
-        yield str(key), line
+        yield str(key), title or "", text
 
 
 def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -129,15 +179,6 @@ def _fields(file: Path) -> Iterator[tuple[str, list[str]]]:
         yield place, text.split()
 
 
-def _whole(place: str, fields: list[str], picked: tuple[int, int, int], count: int) -> list[str]:
-    """Two ids and a whole number out of a line of `count` fields."""
-    if len(fields) != count or not fields[picked[2]].isdecimal():
-        raise UnreadableInput(
-            f"{place} must have {count} fields, field {picked[2] + 1} a whole number"
-        )
-    return [fields[number] for number in picked]
-
-
 def _lines(file: Path) -> Iterator[tuple[str, str]]:
     """Where each line that is not blank stands, and the line."""
     try:
@@ -149,9 +190,3 @@ def _lines(file: Path) -> Iterator[tuple[str, str]]:
         raise UnreadableInput(f"there is no {file}") from None
     except UnicodeDecodeError as error:
         raise UnreadableInput(f"{file} is not UTF-8: {error.reason}") from None
-
-
-def _not_empty(queries: list[JudgedQuery], source: Path) -> list[JudgedQuery]:
-    if not queries:
-        raise UnreadableInput(f"{source} holds no judged query that has candidates")
-    return queries

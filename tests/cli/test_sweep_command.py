@@ -152,9 +152,23 @@ def test_a_beir_folder_is_read_as_it_is_published(tmp_path: Path) -> None:
     ]
     assert first.grades == {"p0": 2, "p7": 1, "p5": 0}
     assert (second.id, list(second.candidates)) == ("q2", ["p2"])
+    whole, _ = read_beir(tmp_path, depth=None)
+    assert whole == first
     shallow, _ = read_beir(tmp_path, depth=2)
     assert list(shallow.candidates) == ["p0", "p1"]
     assert shallow.grades == first.grades, "what is judged counts, found or not"
+
+
+def test_judgements_may_be_in_trec_s_own_form(tmp_path: Path) -> None:
+    trec = tmp_path / "qrels.txt"
+    trec.write_text("q1 0 p0 2\nq1 0 p7 1\nq1 0 p5 -2\nq2 0 p2 1\nq3 0 p1 1\n", encoding="utf-8")
+    found = read_beir(beir(tmp_path), qrels=trec, depth=None)
+    assert [query.grades for query in found] == [{"p0": 2, "p7": 1, "p5": -2}, {"p2": 1}, {"p1": 1}]
+    run = tmp_path / "other.trec"
+    # ranks that say nothing: the scores decide; and nothing was found for q2 and q3
+    run.write_text("q1 Q0 p1 0 0.5 x\nq1 Q0 p0 0 0.9 x\n", encoding="utf-8")
+    found = read_beir(tmp_path, run, qrels=trec, depth=None)
+    assert [list(query.candidates) for query in found] == [["p0", "p1"], [], []]
 
 
 def test_rows_of_a_beir_folder(minicpm: Path, tmp_path: Path) -> None:
@@ -248,7 +262,13 @@ def test_a_line_that_is_no_judged_query_is_named(tmp_path: Path, line: str, said
     [
         ("qrels/test.tsv", None, "there is no .*qrels.tsv"),
         ("qrels/test.tsv", "q1\tp0\tgood\n", "line 1 of .*test.tsv must have 3 fields, field 3"),
-        ("qrels/test.tsv", "q9\tp0\t1\n", "holds no judged query that has candidates"),
+        ("qrels/test.tsv", "q9\tp0\t1\n", "judges query 'q9', which .*queries.jsonl lacks"),
+        ("qrels/test.tsv", "q3\tp0\t1\nq3\tp0\t2\n", "line 2 of .* 'p0' for 'q3' a second time"),
+        ("qrels/test.tsv", "q1\tp0\n", r"must have 3 fields \(BEIR\) or 4 \(TREC\)"),
+        ("run.bm25.trec", "q9 Q0 p0 1 1 x\n", "holds no judged query that has candidates"),
+        ("run.bm25.trec", "q1 Q0 p0 1 nan x\n", "line 1 of .*trec must have 6 fields, field 5"),
+        ("run.bm25.trec", "q1 Q0 p0 1 1 x\nq1 Q0 p1 2 3 x\n", "query 'q1' one way and scores"),
+        ("run.bm25.trec", "q1 Q0 p0 1 3 x\nq1 Q0 p0 2 1 x\n", "a passage of query 'q1' twice"),
         ("run.bm25.trec", None, r"has 0 files \*.trec"),
         ("run.bm25.trec", "q1 p0 1\n", "line 1 of .*trec must have 6 fields, field 4"),
         ("run.bm25.trec", "q1 Q0 p99 1 1 x\n", "names 'p99', which .*corpus.jsonl lacks"),
