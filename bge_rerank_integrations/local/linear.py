@@ -7,7 +7,7 @@ they are tried on real shapes before use and never required.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -84,41 +84,36 @@ def choose_gemm_path(dtype: torch.dtype) -> tuple[GemmPath, str]:
 
 
 def _probe(dtype: torch.dtype) -> tuple[GemmPath, str]:
-    try:
-        error = max(_largest_error(dtype, activation) for activation in FUSED)
-    except (AttributeError, RuntimeError, TypeError) as problem:
-        # whatever a release without these operators, or with others, raises when asked for them
-        return "plain", f"gemm plain: oneDNN's operators do not run ({type(problem).__name__})"
-    if not error < (1e-5 if dtype == torch.float32 else 2e-2):
-        return "plain", f"gemm plain: oneDNN's result is off by {error:.1e}"
-    packed, plain = _seconds("onednn", dtype), _seconds("plain", dtype)
-    path: GemmPath = "onednn" if packed < plain else "plain"
-    return path, f"gemm {path}: measured now, oneDNN takes {packed / plain:.2f} of torch's own time"
-
-
-def _probe_layer(
-    path: GemmPath, dtype: torch.dtype, activation: Activation
-) -> tuple[Tensor, Linear]:
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (
         torch.randn(size, generator=generator).to(dtype)
         for size in ((256, 384), (768, 384), (768,))
     )
-    return x, linear(weight, bias, path, activation)
+    exact = F.linear(x.float(), weight.float(), bias.float())
+    plain = linear(weight, bias, "plain", "gelu")
+    try:
+        packed = linear(weight, bias, "onednn", "gelu")
+        error = max(
+            _share_of_largest(replace(packed, activation=activation)(x), PLAIN[activation](exact))
+            for activation in FUSED
+        )
+    except (AttributeError, RuntimeError, TypeError) as problem:
+        # whatever a release without these operators, or with others, raises when asked for them
+        return "plain", f"gemm plain: oneDNN's operators do not run ({type(problem).__name__})"
+    if not error < (1e-5 if dtype == torch.float32 else 2e-2):
+        return "plain", f"gemm plain: oneDNN's result is off by {error:.1e}"
+    share = _seconds(packed, x) / _seconds(plain, x)
+    path: GemmPath = "onednn" if share < 1 else "plain"
+    return path, f"gemm {path}: measured now, oneDNN takes {share:.2f} of torch's own time"
 
 
-def _largest_error(dtype: torch.dtype, activation: Activation) -> float:
-    """Largest difference to torch's own float32 product, as a share of the largest result."""
-    x, packed = _probe_layer("onednn", dtype, activation)
-    _, plain = _probe_layer("plain", dtype, activation)
-    bias = None if plain.bias is None else plain.bias.float()
-    right = PLAIN[activation](F.linear(x.float(), plain.weight.float(), bias))
-    return float((packed(x).float() - right).abs().max() / right.abs().max())
+def _share_of_largest(result: Tensor, right: Tensor) -> float:
+    """The largest error, as a share of the largest result."""
+    return float((result.float() - right).abs().max() / right.abs().max())
 
 
-def _seconds(path: GemmPath, dtype: torch.dtype) -> float:
-    """The fastest of a few runs of a feed-forward layer."""
-    x, layer = _probe_layer(path, dtype, "gelu")
+def _seconds(layer: Linear, x: Tensor) -> float:
+    """The fastest of a few runs."""
     times = []
     for _ in range(6):
         begin = time.perf_counter()

@@ -13,12 +13,15 @@ from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.linear import Activation, GemmPath, Linear, linear
 from bge_rerank_integrations.local.torch_runtime import weight_format
 
+# about one layer of an encoder; each mapping reads the file's table of tensors again
+PER_MAPPING = 16
+
 
 class Weights:
     """Reads tensors whose names begin with `prefix`, in the plan's number format.
 
-    A file is mapped anew for each tensor, so that the mapping goes with the tensor: a model that
-    packs its weights would otherwise hold them twice.
+    A file is mapped anew after every `PER_MAPPING` tensors, and a mapping goes with its last one: a
+    model that packs its weights would otherwise hold them twice.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class Weights:
         self._checkpoint = checkpoint
         self._plan = plan
         self._dtype = dtype or weight_format(plan)
+        self._mapped: tuple[Path, Any, int] | None = None
 
     def of_dtype(self, dtype: torch.dtype, *, prefix: str | None = None) -> "Weights":
         """The same checkpoint in another number format, and under another prefix if given."""
@@ -47,7 +51,7 @@ class Weights:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape, without reading it."""
-        part = _open(self._file(name)).get_slice(self.prefix + name)
+        part = self._open(name).get_slice(self.prefix + name)
         return tuple(part.get_shape())
 
     def read_table(self, name: str) -> Tensor:
@@ -57,7 +61,7 @@ class Weights:
 
     def read_row(self, name: str, row: int) -> Tensor:
         """One row of a matrix, without reading the rest: [1, width]."""
-        part = _open(self._file(name)).get_slice(self.prefix + name)
+        part = self._open(name).get_slice(self.prefix + name)
         return self._place(part[row : row + 1])
 
     def linear(
@@ -69,7 +73,7 @@ class Weights:
         return linear(weight, bias, path, activation)
 
     def _stored(self, name: str) -> Tensor:
-        tensor: Tensor = _open(self._file(name)).get_tensor(self.prefix + name)
+        tensor: Tensor = self._open(name).get_tensor(self.prefix + name)
         if not tensor.is_floating_point():
             raise UnsupportedModel(
                 f"{self._checkpoint.model} holds {self.prefix + name!r} as {tensor.dtype}: "
@@ -80,6 +84,15 @@ class Weights:
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(device=self._plan.device, dtype=self._dtype)
 
+    def _open(self, name: str) -> Any:
+        """The file that holds the tensor, mapped."""
+        file = self._file(name)
+        if self._mapped is None or self._mapped[0] != file or self._mapped[2] == PER_MAPPING:
+            self._mapped = (file, safe_open(str(file), framework="pt"), 0)
+        _, opened, taken = self._mapped
+        self._mapped = (file, opened, taken + 1)
+        return opened
+
     def _file(self, name: str) -> Path:
         file = self._checkpoint.files.get(self.prefix + name)
         if file is None:
@@ -88,10 +101,6 @@ class Weights:
                 "untrained random weights in its place would give random scores"
             )
         return file
-
-
-def _open(file: Path) -> Any:
-    return safe_open(str(file), framework="pt")
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:

@@ -202,6 +202,12 @@ def test_strange_texts_are_texts(tokenizer: TextTokenizer, reference: Tokenizer,
     assert encode(tokenizer, [text], [0]) == [raw_ids(reference, text)]
 
 
+def test_the_size_is_one_more_than_the_largest_id(
+    tokenizer: TextTokenizer, reference: Tokenizer
+) -> None:
+    assert tokenizer.size == 1 + max(reference.get_vocab().values())
+
+
 def test_no_texts(tokenizer: TextTokenizer) -> None:
     assert encode(tokenizer, [], []) == []
 
