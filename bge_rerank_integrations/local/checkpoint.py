@@ -5,27 +5,27 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from bge_rerank_integrations.errors import CheckpointError, ModelNotFound
 
 # What a download may bring. Pickle weights (*.bin, *.pt) are not in it.
-DOWNLOADED = (
+SETTINGS = (
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
     "1_Pooling/config.json",
 )
+DOWNLOADED = (*SETTINGS, "model*.safetensors", "model.safetensors.index.json")
+# Where a model has its ONNX graph: as BAAI and sentence-transformers lay it out, or on its own.
+GRAPHS = ("onnx/model.onnx", "model.onnx")
 PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -84,6 +84,11 @@ class Checkpoint:
         return dict.fromkeys(self._header(single), single)
 
     def _no_weights(self) -> str:
+        if any((self.folder / name).is_file() for name in GRAPHS):
+            return (
+                f"{self.folder} has no model.safetensors, only an ONNX graph: run that with "
+                "backend='onnx'"
+            )
         pickles = sorted({f.name for pattern in PICKLES for f in self.folder.glob(pattern)})
         if not pickles:
             return f"{self.folder} has no model.safetensors"
@@ -95,6 +100,9 @@ class Checkpoint:
 
     def _header(self, file: Path) -> list[str]:
         """The names of a file's tensors."""
+        # here, because a folder with an ONNX graph needs no safetensors and is a checkpoint too
+        from safetensors import SafetensorError, safe_open
+
         try:
             with safe_open(str(file), framework="np") as opened:
                 return list(opened.keys())
@@ -105,10 +113,15 @@ class Checkpoint:
             ) from error
 
     @property
+    def weight_files(self) -> set[Path]:
+        """The files that hold the weights."""
+        return set(self.files.values())
+
+    @property
     def _sources(self) -> list[Path]:
         names = ("config.json", "tokenizer.json", "1_Pooling/config.json")
         files = [self.folder / name for name in names]
-        return [file for file in files if file.is_file()] + sorted(set(self.files.values()))
+        return [file for file in files if file.is_file()] + sorted(self.weight_files)
 
     @cached_property
     def signature(self) -> tuple[tuple[str, int, int], ...]:
@@ -126,7 +139,7 @@ class Checkpoint:
 
     def check_unchanged(self) -> None:
         """Raise `CheckpointError` if a file has changed since `signature` was first read."""
-        if self.signature != Checkpoint(self.model, self.folder).signature:
+        if self.signature != type(self)(self.model, self.folder).signature:
             raise CheckpointError(f"{self.folder} has changed since it was loaded; load it again")
 
     def fingerprint(self) -> str:
@@ -159,22 +172,48 @@ def open_checkpoint(
 ) -> Checkpoint:
     """A local folder, or a hub id whose files are downloaded unless they are cached.
 
-    Raises `ModelNotFound`, saying what was looked for and where, if there is neither; and
-    `CheckpointError` for a folder without safetensors weights.
+    Raises `ModelNotFound` as `find_folder` does.
+    """
+    return Checkpoint(
+        model,
+        find_folder(
+            model,
+            DOWNLOADED,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+        ),
+    )
+
+
+def find_folder(
+    model: str,
+    patterns: Sequence[str],
+    *,
+    revision: str | None,
+    cache_dir: str | None,
+    local_files_only: bool,
+    token: str | None,
+) -> Path:
+    """The model's folder; of a hub id the files that match are downloaded unless they are cached.
+
+    Raises `ModelNotFound`, saying what was looked for and where, if there is neither.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return Checkpoint(model, folder.resolve())
+        return folder.resolve()
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
     if looks_local:
         raise ModelNotFound(f"no folder {folder} (looked for it in {Path.cwd()})")
-    return Checkpoint(
-        model, _download(model, revision, cache_dir, local_files_only=local_files_only, token=token)
+    return _download(
+        model, patterns, revision, cache_dir, local_files_only=local_files_only, token=token
     )
 
 
 def _download(
     model: str,
+    patterns: Sequence[str],
     revision: str | None,
     cache_dir: str | None,
     *,
@@ -200,7 +239,7 @@ def _download(
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
                 token=token,
-                allow_patterns=list(DOWNLOADED),
+                allow_patterns=list(patterns),
             )
         )
     except HFValidationError as error:

@@ -14,7 +14,9 @@ from bge_rerank_integrations.local.bi_encoding import with_defaults
 from bge_rerank_integrations.local.cross_encoding import cross_encoding
 from bge_rerank_integrations.local.device import check_precision
 from bge_rerank_integrations.local.engine import Engine, shared_engine
-from bge_rerank_integrations.local.onnx import OnnxEncoder, Output
+from bge_rerank_integrations.local.graph_encoder import GraphEncoder, GraphUse, Output
+from bge_rerank_integrations.local.onnx import OnnxRuntime
+from bge_rerank_integrations.local.onnx_file import read_onnx_file
 from bge_rerank_integrations.local.scorer import (
     LoadRequest,
     LocalScorer,
@@ -113,11 +115,13 @@ def _load_engine(embedded: EmbeddedModel, spec: ModelSpec, folder: Path) -> Engi
         f"model {embedded.title}: {embedded.origin} ({spec.license}), from "
         f"{CARRIER} {CARRIER_VERSION}, SHA-256 checked"
     )
+    tokenizer, file = TextTokenizer(folder), read_onnx_file(folder / "model.onnx")
+    use = GraphUse(embedded.output, vocabulary=tokenizer.size, padding=0, segments=True)
     return Engine(
         f"offline:{embedded.title}",
         lambda: embedded.digests["model.onnx"][:12],
-        TextTokenizer(folder),
-        OnnxEncoder(folder / "model.onnx", embedded.output, reasons=[about]),
+        tokenizer,
+        GraphEncoder(OnnxRuntime(file), file, use, reasons=[about]),
     )
 
 

@@ -1,14 +1,17 @@
 """From a checkpoint to a scorer on torch: family, device plan, forward, method."""
 
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
 
-from bge_rerank_integrations.errors import CheckpointError, MissingExtra
+from bge_rerank_integrations.errors import MissingExtra
 from bge_rerank_integrations.local.bi_encoding import bi_encoding, read_pooling
 from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.local.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.cross_encoding import cross_encoding
 from bge_rerank_integrations.local.decoder import Decoder
 from bge_rerank_integrations.local.decoder_spec import decoder_spec
-from bge_rerank_integrations.local.device import DevicePlan, plan_device, read_hardware
+from bge_rerank_integrations.local.device import DevicePlan, plan_devices, read_hardware
 from bge_rerank_integrations.local.encoder import FlatEncoder, Output
 from bge_rerank_integrations.local.encoder_config import (
     position_limit,
@@ -20,11 +23,13 @@ from bge_rerank_integrations.local.engine import Engine, Forward, shared_engine
 from bge_rerank_integrations.local.prompting import prompting
 from bge_rerank_integrations.local.rounding import describe_rounding, probe_inputs, run_all
 from bge_rerank_integrations.local.scorer import (
+    AnyEngine,
     LoadRequest,
     LocalScorer,
     Method,
     refuse_llm_options,
 )
+from bge_rerank_integrations.local.several_devices import EngineGroup
 from bge_rerank_integrations.local.tokens import TextTokenizer
 from bge_rerank_integrations.local.torch_runtime import exact_plan
 from bge_rerank_integrations.registry import LLM_FAMILIES, Family, family_of
@@ -45,17 +50,24 @@ def load_torch_scorer(checkpoint: Checkpoint, request: LoadRequest) -> LocalScor
 
 def _load_encoder(
     checkpoint: Checkpoint, family: Family, request: LoadRequest, limit: int
-) -> tuple[Engine, Method]:
+) -> tuple[AnyEngine, Method]:
     output: Output = "logit" if family is Family.ENCODER else read_pooling(checkpoint)
-    plan = plan_device(read_hardware(), device=request.device, precision=request.precision)
+    plans = plan_devices(read_hardware(), devices=request.device, precision=request.precision)
 
-    def load() -> Engine:
+    def load(plan: DevicePlan) -> Engine:
         tokenizer = read_tokenizer(checkpoint)
         return _engine(
             checkpoint, tokenizer, _measured_encoder(checkpoint, tokenizer, plan, output)
         )
 
-    engine = shared_engine((checkpoint.signature, plan.device, plan.precision, output), load)
+    engine = _together(
+        [
+            shared_engine(
+                (checkpoint.signature, plan.device, plan.precision, output), partial(load, plan)
+            )
+            for plan in plans
+        ]
+    )
     if output == "logit":
         return engine, cross_encoding(engine.tokenizer, request.text, limit=limit)
     return engine, bi_encoding(
@@ -65,40 +77,37 @@ def _load_encoder(
 
 def _load_llm(
     checkpoint: Checkpoint, family: Family, request: LoadRequest, limit: int
-) -> tuple[Engine, Method]:
-    plan = plan_device(
-        read_hardware(), device=request.device, precision=request.precision, prefer="bf16"
+) -> tuple[AnyEngine, Method]:
+    plans = plan_devices(
+        read_hardware(), devices=request.device, precision=request.precision, prefer="bf16"
     )
     tokenizer = read_tokenizer(checkpoint)
     (yes,) = tokenizer.encode(["Yes"], [0])
     # the config decides, as in the reference, whatever else the file holds
     tied = bool(checkpoint.config.get("tie_word_embeddings", True))
     spec = decoder_spec(family, checkpoint.config, request.layers, yes=int(yes[0]), tied=tied)
-    engine = shared_engine(
-        (checkpoint.signature, plan.device, plan.precision, spec),
-        lambda: _engine(checkpoint, tokenizer, Decoder(checkpoint, plan, spec)),
+
+    def load(plan: DevicePlan) -> Engine:
+        return _engine(checkpoint, tokenizer, Decoder(checkpoint, plan, spec))
+
+    engine = _together(
+        [
+            shared_engine(
+                (checkpoint.signature, plan.device, plan.precision, spec), partial(load, plan)
+            )
+            for plan in plans
+        ]
     )
     bos = read_size(checkpoint.config, "bos_token_id", checkpoint.model)
     return engine, prompting(tokenizer, request.text, spec, family=family, bos=bos, limit=limit)
 
 
-def read_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
-    """The checkpoint's tokenizer; raises `CheckpointError` if it belongs to another model."""
-    config = checkpoint.config
-    names = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
-    declared = [config[name] for name in names if isinstance(config.get(name), int)]
-    tokenizer = TextTokenizer(checkpoint.folder, declared)
-    vocabulary = read_size(config, "vocab_size", checkpoint.model)
-    if tokenizer.size > vocabulary:
-        raise CheckpointError(
-            f"{checkpoint.folder / 'tokenizer.json'} has {tokenizer.size} tokens and the model "
-            f"{vocabulary}: they belong to different models"
-        )
-    return tokenizer
-
-
 def _engine(checkpoint: Checkpoint, tokenizer: TextTokenizer, forward: Forward) -> Engine:
     return Engine(checkpoint.model, checkpoint.fingerprint, tokenizer, forward)
+
+
+def _together(engines: Sequence[Engine]) -> AnyEngine:
+    return engines[0] if len(engines) == 1 else EngineGroup(engines)
 
 
 def _measured_encoder(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_rerank_integrations.local.checkpoint import open_checkpoint
+from bge_rerank_integrations.local.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.decoder import Decoder
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec, LayerRequest, decoder_spec
 from bge_rerank_integrations.local.device import plan_device, read_hardware
@@ -12,7 +13,6 @@ from bge_rerank_integrations.local.engine import BatchLimits, Engine
 from bge_rerank_integrations.local.prompting import Prompting, prompting
 from bge_rerank_integrations.local.scorer import LocalScorer, TextRequest
 from bge_rerank_integrations.local.tokens import TextTokenizer
-from bge_rerank_integrations.local.torch_scorer import read_tokenizer
 from bge_rerank_integrations.registry import family_of
 
 LAYER_OPTIONS = ("cutoff_layers", "compress_ratio", "compress_layers", "head_indexing")
