@@ -27,7 +27,14 @@ from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.load import ScorerOptions, load_scorer
 from bge_rerank_integrations.registry import DEFAULT_MODEL
 from bge_rerank_integrations.reranker import Reranker
-from bge_rerank_integrations.types import HeadIndexing, OnError, Precision, Scorer, SpecialTokens
+from bge_rerank_integrations.types import (
+    Backend,
+    HeadIndexing,
+    OnError,
+    Precision,
+    Scorer,
+    SpecialTokens,
+)
 
 RAW_SCORE_KEY = "rerank_raw_score"
 """Metadata key that `include_logit` writes, in both frameworks."""
@@ -50,7 +57,12 @@ class ScorerFields(BaseModel):
 
     model: str = Field(
         default=DEFAULT_MODEL,
-        description="A hub id, a local folder, or 'offline' for the embedded model.",
+        description="A hub id, a local folder, 'offline' for the embedded model, or what a server "
+        "is asked for.",
+    )
+    backend: Backend = Field(
+        default="auto",
+        description="'torch', or an ONNX graph on 'onnx' or 'openvino'; 'auto' chooses.",
     )
     device: str | None = Field(
         default=None, description="'cpu', 'cuda', 'cuda:1', 'xpu', 'mps'; None chooses."
@@ -100,6 +112,36 @@ class ScorerFields(BaseModel):
         default=None, exclude=True, repr=False, description="Hub token; in no dump, repr or pickle."
     )
     show_progress: bool = Field(default=False, description="A progress bar over the batches.")
+    base_url: str | None = Field(
+        default=None, description="A server to score on, as in 'http://host:port'."
+    )
+    dialect: str = Field(
+        default="auto", description="The server's protocol: docs/remote.md; 'auto' asks it."
+    )
+    api_key: SecretStr | None = Field(
+        default=None,
+        exclude=True,
+        repr=False,
+        description="The server's key, else the environment's; in no dump, repr or pickle.",
+    )
+    deployment: str | None = Field(
+        default=None, description="The deployment of an Azure endpoint to ask."
+    )
+    connect_timeout: float = Field(
+        default=5.0, gt=0, description="Seconds to wait for a connection to the server."
+    )
+    read_timeout: float = Field(
+        default=30.0, gt=0, description="Longest silence of the server, in seconds."
+    )
+    request_timeout: float = Field(
+        default=60.0, gt=0, description="Seconds for one request to the server and its retries."
+    )
+    max_retries: int = Field(
+        default=3, ge=0, description="How often a request that the server failed is tried again."
+    )
+    max_concurrency: int = Field(
+        default=8, ge=1, description="Most requests to the server at once."
+    )
     lazy_load: bool = Field(default=True, description="False loads the model at construction.")
     scorer: Any = Field(
         default=None,
@@ -157,6 +199,7 @@ class ScorerFields(BaseModel):
         if self.use_fp16 is not None:
             precision = "fp16" if self.use_fp16 else "fp32"
         return ScorerOptions(
+            backend=self.backend,
             device=self.device,
             precision=precision,
             max_length=self.max_length,
@@ -176,6 +219,15 @@ class ScorerFields(BaseModel):
             local_files_only=self.local_files_only,
             token=self.token.get_secret_value() if self.token else None,
             show_progress=self.show_progress,
+            base_url=self.base_url,
+            dialect=self.dialect,
+            api_key=self.api_key.get_secret_value() if self.api_key else None,
+            deployment=self.deployment,
+            connect_timeout=self.connect_timeout,
+            read_timeout=self.read_timeout,
+            request_timeout=self.request_timeout,
+            max_retries=self.max_retries,
+            max_concurrency=self.max_concurrency,
         )
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
 from bge_rerank_integrations.judged import JudgedQuery
-from bge_rerank_integrations.load import ScorerOptions, load_scorer
+from bge_rerank_integrations.load import LocalOptions, load_scorer
 from bge_rerank_integrations.registry import LLM_FAMILIES, OFFLINE_MODELS, Family, family_of
 from bge_rerank_integrations.types import FloatArray, Pair
 
@@ -37,7 +37,7 @@ class Sweep:
 
     model: str
     cutoffs: tuple[int, ...]
-    options: ScorerOptions = field(default_factory=ScorerOptions)
+    options: LocalOptions = field(default_factory=LocalOptions)
     timed_pairs: int = 64
     rounds: int = 3
 
@@ -197,6 +197,6 @@ def _time_layers(sweep: Sweep, pairs: Sequence[Pair]) -> dict[int, float]:
 
 @contextmanager
 def _loaded(sweep: Sweep, cutoffs: tuple[int, ...]) -> "Iterator[LocalScorer]":
-    options: ScorerOptions = {**sweep.options, "cutoff_layers": cutoffs}
+    options: LocalOptions = {**sweep.options, "cutoff_layers": cutoffs}
     with load_scorer(sweep.model, **options) as scorer:
         yield scorer

@@ -162,7 +162,7 @@ def test_options_it_does_not_have_are_refused(model: str) -> None:
     with pytest.raises(InvalidInputError, match=r"513; this model takes \d+ to 512"):
         load_scorer(model, max_length=513)
     with pytest.raises(InvalidInputError, match=r"'int4'; it must be one of auto, fp32"):
-        load_scorer(model, precision="int4")  # type: ignore[arg-type]
+        load_scorer(model, precision="int4")  # type: ignore[call-overload]
     with pytest.raises(InvalidInputError, match="LLM rerankers"):
         load_scorer(model, prompt="Is this it?")
 

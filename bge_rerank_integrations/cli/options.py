@@ -4,11 +4,14 @@ from typing import Annotated
 
 import typer
 
-from bge_rerank_integrations.types import HeadIndexing, Precision
+from bge_rerank_integrations.types import Backend, HeadIndexing, Precision
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, also on a terminal.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, xpu or mps; chosen if left out.")
+]
+Runtime = Annotated[
+    Backend, typer.Option(help="torch, or an encoder's ONNX graph on onnx or openvino.")
 ]
 Number = Annotated[Precision, typer.Option(help="Number format of the forward pass.")]
 MaxLength = Annotated[
@@ -25,3 +28,13 @@ Heads = Annotated[
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit.")]
 Cache = Annotated[str | None, typer.Option(metavar="FOLDER", help="The model cache's folder.")]
 LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help="Never download.")]
+ServerAddress = Annotated[
+    str | None, typer.Option("--url", help="Score on this server, as in http://host:port.")
+]
+Dialect = Annotated[str, typer.Option(help="The server's protocol; 'auto' asks the server.")]
+Deployment = Annotated[str | None, typer.Option(help="Deployment of an Azure endpoint.")]
+ConnectTimeout = Annotated[float, typer.Option(help="Seconds to wait for a server's connection.")]
+ReadTimeout = Annotated[float, typer.Option(help="Longest silence of a server, in seconds.")]
+RequestTimeout = Annotated[float, typer.Option(help="Seconds for a request and its retries.")]
+MaxRetries = Annotated[int, typer.Option(help="Retries of a request that a server failed.")]
+MaxConcurrency = Annotated[int, typer.Option(help="Most requests to a server at once.")]

@@ -19,13 +19,22 @@ from bge_rerank_integrations.cli.options import (
     Cache,
     CompressLayers,
     CompressRatio,
+    ConnectTimeout,
+    Deployment,
     Device,
+    Dialect,
     Heads,
     LocalFilesOnly,
+    MaxConcurrency,
     MaxLength,
+    MaxRetries,
     Number,
     Prompt,
+    ReadTimeout,
+    RequestTimeout,
     Revision,
+    Runtime,
+    ServerAddress,
 )
 from bge_rerank_integrations.errors import RerankError
 from bge_rerank_integrations.load import ScorerOptions, load_reranker
@@ -72,6 +81,7 @@ def rerank(
         OnError,
         typer.Option(help="If scoring fails: raise, or keep the given order for the rest."),
     ] = "raise",
+    backend: Runtime = "auto",
     device: Device = None,
     precision: Number = "auto",
     max_length: MaxLength = None,
@@ -99,6 +109,14 @@ def rerank(
     revision: Revision = None,
     cache_dir: Cache = None,
     local_files_only: LocalFilesOnly = False,
+    base_url: ServerAddress = None,
+    dialect: Dialect = "auto",
+    deployment: Deployment = None,
+    connect_timeout: ConnectTimeout = 5.0,
+    read_timeout: ReadTimeout = 30.0,
+    request_timeout: RequestTimeout = 60.0,
+    max_retries: MaxRetries = 3,
+    max_concurrency: MaxConcurrency = 8,
     show_progress: Annotated[
         bool | None,
         typer.Option(
@@ -122,9 +140,11 @@ def rerank(
     {"query": "...", "passages": ["...", {"text": "...", "id": 7}]}, and is answered as soon as it
     is read by the same object with "results" in place of "passages".
 
-    A private model needs HF_TOKEN in the environment.
+    A private model needs HF_TOKEN in the environment; the key of a server at --url comes from
+    BGE_RERANK_API_KEY, or the variable of its dialect. --model is what the server is asked for.
     """
     options: ScorerOptions = {
+        "backend": backend,
         "device": device,
         "precision": precision,
         "max_length": max_length,
@@ -142,8 +162,16 @@ def rerank(
         "revision": revision,
         "cache_dir": cache_dir,
         "local_files_only": local_files_only,
+        "base_url": base_url,
+        "dialect": dialect,
+        "deployment": deployment,
+        "connect_timeout": connect_timeout,
+        "read_timeout": read_timeout,
+        "request_timeout": request_timeout,
+        "max_retries": max_retries,
+        "max_concurrency": max_concurrency,
         # a bar for every line of a stream of requests would be noise
-        "show_progress": query is not None and sys.stderr.isatty()
+        "show_progress": query is not None and base_url is None and sys.stderr.isatty()
         if show_progress is None
         else show_progress,
     }

@@ -24,7 +24,7 @@ from bge_rerank_integrations.cli.options import (
     Revision,
 )
 from bge_rerank_integrations.judged import read_beir, read_judged_lines
-from bge_rerank_integrations.load import ScorerOptions
+from bge_rerank_integrations.load import LocalOptions
 from bge_rerank_integrations.passage_lines import UnreadableInput
 from bge_rerank_integrations.sweep import Sweep, check_chart, draw_chart, measure_layers
 
@@ -96,7 +96,7 @@ def sweep_layers(
         ) from None
     if chart is not None:
         check_chart(chart)
-    options: ScorerOptions = {
+    options: LocalOptions = {
         "device": device,
         "precision": precision,
         "max_length": max_length,

@@ -50,7 +50,9 @@ class RemoteScorer:
     A request holds at most `batch_size` passages (by default what the server takes), and at most
     `max_concurrency` of them are under way at once, from however many threads and event loops.
     `connect_timeout`, `read_timeout` (the longest silence) and `request_timeout` (one request with
-    its retries) are in seconds.
+    its retries) are in seconds. What is worth it (no connection, 408, 429, 502, 503, 504) is tried
+    again up to `max_retries` times, after random waits up to `first_wait`, then twice that, and so
+    on, or as long as `Retry-After` says.
 
     Raises `InvalidInputError` for an address or option that cannot be. Nothing is sent yet: at the
     first use a server of your own is tried with two sentences, to see that it serves a reranker
@@ -70,7 +72,8 @@ class RemoteScorer:
         read_timeout: float = 30.0,
         request_timeout: float = 60.0,
         max_concurrency: int = 8,
-        retries: RetryPolicy | None = None,
+        max_retries: int = 3,
+        first_wait: float = 0.5,
     ) -> None:
         address = read_address(base_url)
         if isinstance(dialect, str):
@@ -91,7 +94,10 @@ class RemoteScorer:
                 read_timeout=_seconds("read_timeout", read_timeout),
                 request_timeout=_seconds("request_timeout", request_timeout),
                 max_concurrency=_count("max_concurrency", max_concurrency),
-                retries=retries or RetryPolicy(),
+                retries=RetryPolicy(
+                    max_retries=_count("max_retries", max_retries, least=0),
+                    first_wait=_seconds("first_wait", first_wait),
+                ),
             ),
         )
         self._server: Server | None = None
@@ -254,7 +260,7 @@ def _seconds(name: str, value: float) -> float:
     return float(value)
 
 
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidInputError(f"{name} is {value!r}; it must be a whole number from 1")
+def _count(name: str, value: int, *, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidInputError(f"{name} is {value!r}; it must be a whole number from {least}")
     return value

@@ -114,10 +114,10 @@ def test_options_of_llm_rerankers_reach_the_model_which_refuses_them(
     assert "options of the LLM rerankers" in str(result.exception)
 
 
-def test_every_option_of_load_reranker_is_there_but_the_token() -> None:
+def test_every_option_of_load_reranker_is_there_but_the_secrets() -> None:
     offered = set(inspect.signature(rerank).parameters)
-    # a token on the command line would stand in the list of processes
-    taken = set(ScorerOptions.__annotations__) - {"token"}
+    # a secret on the command line would stand in the list of processes
+    taken = set(ScorerOptions.__annotations__) - {"token", "api_key"}
     ours = {"query", "passages", "file", "jsonl", "as_json"}
     assert offered == taken | ours | {"model", "top_n", "threshold", "normalize"} | {
         "timeout",

@@ -19,6 +19,7 @@ from tests.langchain_adapter.foxes import QUERY, documents, positions, word_over
 SCORER_FIELDS: dict[str, Any] = {
     "model": "/some/folder",
     "device": "cuda:1",
+    "backend": "openvino",
     "precision": "bf16",
     "use_fp16": True,
     "max_length": 256,
@@ -37,6 +38,14 @@ SCORER_FIELDS: dict[str, Any] = {
     "cache_dir": "/some/cache",
     "local_files_only": True,
     "show_progress": True,
+    "base_url": "http://127.0.0.1:8080",
+    "dialect": "vllm",
+    "deployment": "blue",
+    "connect_timeout": 1.5,
+    "read_timeout": 9.0,
+    "request_timeout": 20.0,
+    "max_retries": 0,
+    "max_concurrency": 2,
 }
 RERANK_FIELDS = SCORER_FIELDS | {
     "top_n": None,
@@ -49,7 +58,7 @@ RERANK_FIELDS = SCORER_FIELDS | {
     "include_logit": True,
 }
 ENCODER_FIELDS = SCORER_FIELDS | {"normalize": False}
-NOT_WRITTEN = {"token", "scorer", "document_formatter"}
+NOT_WRITTEN = {"token", "api_key", "scorer", "document_formatter"}
 EVERY_FIELD: list[tuple[type[BGERerank | BGECrossEncoder], str, Any]] = [
     *((BGERerank, name, value) for name, value in RERANK_FIELDS.items()),
     *((BGECrossEncoder, name, value) for name, value in ENCODER_FIELDS.items()),
@@ -60,7 +69,7 @@ TOKEN = "hf_not_to_be_seen"
 def test_the_tables_above_name_every_field() -> None:
     loads = {"lazy_load"}  # True would load, and has a test of its own
     assert set(BGERerank.model_fields) == set(RERANK_FIELDS) | NOT_WRITTEN | loads
-    assert set(BGECrossEncoder.model_fields) == set(ENCODER_FIELDS) | {"token", "scorer"} | loads
+    assert set(BGECrossEncoder.model_fields) == set(ENCODER_FIELDS) | {"token", "api_key", "scorer"} | loads
     for cls, name, value in EVERY_FIELD:
         assert cls.model_fields[name].default != value
 

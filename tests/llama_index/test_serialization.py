@@ -17,6 +17,7 @@ from tests.fakes import WordOverlapScorer
 
 CHANGED: dict[str, Any] = {
     "model": "BAAI/bge-reranker-base",
+    "backend": "onnx",
     "device": "cpu",
     "precision": "bf16",
     "use_fp16": True,
@@ -38,6 +39,14 @@ CHANGED: dict[str, Any] = {
     "cache_dir": "/models",
     "local_files_only": True,
     "show_progress": True,
+    "base_url": "http://127.0.0.1:8080",
+    "dialect": "vllm",
+    "deployment": "blue",
+    "connect_timeout": 1.5,
+    "read_timeout": 9.0,
+    "request_timeout": 20.0,
+    "max_retries": 0,
+    "max_concurrency": 2,
     "top_n": None,
     "score_threshold": 0.0,
     "normalize": False,

@@ -38,7 +38,8 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 def load(folder: Path, **options: Any) -> LocalScorer:
-    return load_scorer(str(folder), device="cpu", precision="fp32", **options)
+    scorer: LocalScorer = load_scorer(str(folder), device="cpu", precision="fp32", **options)
+    return scorer
 
 
 @pytest.mark.parametrize(("model", "before", "after"), CHANGES, ids=str)
