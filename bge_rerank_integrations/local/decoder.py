@@ -32,6 +32,7 @@ from bge_rerank_integrations.local.torch_runtime import (
     release_memory,
     survive_forks,
     weight_format,
+    with_token_budget,
 )
 from bge_rerank_integrations.local.transfer import computed, fetch, run_ahead, to_device
 from bge_rerank_integrations.local.weights import Weights
@@ -119,6 +120,8 @@ class Decoder:
                     for head in spec.heads
                 ]
             )
+        # the gate's, the other's, and their product
+        self.plan = with_token_budget(self.plan, self._layers[0].up, inner_copies=3)
 
     def _read_layer(self, model: Weights, number: int, path: GemmPath) -> Layer:
         prefix, exact = f"layers.{number}.", model.of_dtype(torch.float32)

@@ -5,6 +5,7 @@ be tested.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -97,6 +98,37 @@ def plan_device(
         max_batch_tokens=CPU_BATCH_TOKENS if kind == "cpu" else ACCELERATOR_BATCH_TOKENS,
         reasons=tuple(reasons),
     )
+
+
+def plan_devices(
+    hardware: Hardware,
+    *,
+    devices: str | Sequence[str] | None = None,
+    precision: Precision = "auto",
+    prefer: Literal["fp16", "bf16"] = "fp16",
+) -> list[DevicePlan]:
+    """A plan for each of the devices, or for the one; see `plan_device`.
+
+    Raises `InvalidInputError` also for no device, and for devices that would compute in different
+    number formats: a pair's score would depend on which of them was free.
+    """
+    if devices is None or isinstance(devices, str):
+        return [plan_device(hardware, device=devices, precision=precision, prefer=prefer)]
+    if not devices:
+        raise InvalidInputError(
+            "device is an empty list; name the devices, or leave it out for one that is chosen"
+        )
+    plans = [
+        plan_device(hardware, device=device, precision=precision, prefer=prefer)
+        for device in devices
+    ]
+    if len({plan.precision for plan in plans}) > 1:
+        formats = ", ".join(f"{plan.device} in {plan.precision}" for plan in plans)
+        raise InvalidInputError(
+            f"the devices would compute in different number formats ({formats}), and scores would "
+            "depend on which was free; choose a precision that all have, such as 'fp32'"
+        )
+    return plans
 
 
 def check_precision(precision: str) -> None:

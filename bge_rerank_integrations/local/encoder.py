@@ -20,7 +20,7 @@ from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.encoder_config import read_encoder_config
 from bge_rerank_integrations.local.encoder_inputs import input_arrays, owner_arrays
-from bge_rerank_integrations.local.encoder_weights import TensorNames, tensor_prefix
+from bge_rerank_integrations.local.encoder_weights import Layer, TensorNames, tensor_prefix
 from bge_rerank_integrations.local.tokens import TokenSequence
 from bge_rerank_integrations.local.torch_runtime import (
     autocast,
@@ -30,6 +30,7 @@ from bge_rerank_integrations.local.torch_runtime import (
     release_memory,
     survive_forks,
     weight_format,
+    with_token_budget,
 )
 from bge_rerank_integrations.local.transfer import (
     Array,
@@ -74,7 +75,9 @@ class FlatEncoder:
             self._layers = [names.layer(f"encoder.layer.{i}.") for i in range(config.layers)]
             self._head = names.head() if output == "logit" else ()
         self._typed = config.model_type == "bert" and len(self._types) > 1
-        self.plan = replace(plan, reasons=(*plan.reasons, reason))
+        plan = replace(plan, reasons=(*plan.reasons, reason))
+        # before and after the activation
+        self.plan = with_token_budget(plan, self._layers[0].up, inner_copies=2)
 
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> Any:
         if exact and self.plan.precision != "fp32":
@@ -124,18 +127,29 @@ class FlatEncoder:
         cls_only = self._output != "mean"
         for number, layer in enumerate(self._layers):
             last = cls_only and number == len(self._layers) - 1
-            # keys and values of every token, but queries of the first tokens alone
             asking = x[first] if last else x
-            given = x.to(self._format)
-            key, value = layer.key_value(given).chunk(2, dim=1)
-            mixed = attend(sent, layer.query(given[first] if last else given), key, value)
+            mixed = self._mix(layer, sent, attend, x, first if last else None)
             x = layer.attention_norm(layer.attended(mixed) + asking)
+            del mixed, asking  # the peak of memory comes now
             x = layer.output_norm(layer.down(layer.up(x.to(self._format))) + x)
         if cls_only:
             return x if self._layers else x[first]
         x, lengths = x.float(), sent["lengths"]
         total = x.new_zeros(len(lengths), x.shape[1]).index_add_(0, sent["owner"], x)
         return total / lengths[:, None]
+
+    def _mix(
+        self,
+        layer: Layer,
+        sent: Mapping[str, Tensor],
+        attend: PackedAttention,
+        x: Tensor,
+        asking: Tensor | None,
+    ) -> Tensor:
+        """Attention of every token, or of queries at the rows of `asking` alone."""
+        given = x.to(self._format)
+        key, value = layer.key_value(given).chunk(2, dim=1)
+        return attend(sent, layer.query(given if asking is None else given[asking]), key, value)
 
     def _embed(self, sent: Mapping[str, Tensor]) -> Tensor:
         x = F.embedding(sent["ids"], self._words).float()

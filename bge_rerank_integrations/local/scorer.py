@@ -20,11 +20,14 @@ from bge_rerank_integrations.errors import (
 from bge_rerank_integrations.local.decoder_spec import LayerRequest
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.engine import BatchLimits, Engine
+from bge_rerank_integrations.local.several_devices import EngineGroup
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
 from bge_rerank_integrations.pairs import check_text, like_input, read_pairs
 from bge_rerank_integrations.types import FloatArray, Pair, Precision, Scale, SpecialTokens
 
 logger = logging.getLogger("bge_rerank_integrations")
+
+AnyEngine = Engine | EngineGroup
 
 RunSequences = Callable[[Sequence[TokenSequence], Sequence[int]], FloatArray]
 """Sequences, and the position of the pair that each came from, to one row per sequence."""
@@ -75,7 +78,7 @@ class LoadRequest:
     text: TextRequest
     layers: LayerRequest
     limits: BatchLimits
-    device: str | None
+    device: str | tuple[str, ...] | None
     precision: Precision
     show_progress: bool
 
@@ -123,9 +126,9 @@ class LocalScorer:
     """A loaded model with its text options; see `types.Scorer` for the laws it keeps."""
 
     def __init__(
-        self, engine: Engine, method: Method, *, limits: BatchLimits, show_progress: bool
+        self, engine: AnyEngine, method: Method, *, limits: BatchLimits, show_progress: bool
     ) -> None:
-        self._engine: Engine | None = engine
+        self._engine: AnyEngine | None = engine
         self._model = engine.model
         self._fingerprint = engine.fingerprint
         self._precision = engine.plan.precision
@@ -212,7 +215,7 @@ class LocalScorer:
         self.close()
 
     def _run(
-        self, engine: Engine, sequences: Sequence[TokenSequence], positions: Sequence[int]
+        self, engine: AnyEngine, sequences: Sequence[TokenSequence], positions: Sequence[int]
     ) -> FloatArray:
         if not self._show_progress:
             return engine.run(sequences, positions, self._limits)
@@ -235,7 +238,7 @@ class LocalScorer:
                 self._method.options.max_length,
             )
 
-    def _loaded(self) -> Engine:
+    def _loaded(self) -> AnyEngine:
         if self._engine is None:
             raise RerankError(f"the scorer of {self._model} was closed; load it again")
         return self._engine

@@ -8,7 +8,8 @@ from functools import cache
 import torch
 
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.linear import GemmPath, choose_gemm_path
+from bge_rerank_integrations.local.linear import GemmPath, Linear, choose_gemm_path
+from bge_rerank_integrations.local.memory import bytes_per_token, token_budget
 
 # torch has one class for accelerators; the CPU's and MPS' allocators raise a plain RuntimeError.
 PLAIN_MESSAGES = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
@@ -26,6 +27,32 @@ def release_memory(device: str) -> None:
     kind = device.partition(":")[0]
     if kind in ("cuda", "xpu", "mps"):
         getattr(torch, kind).empty_cache()
+
+
+def with_token_budget(plan: DevicePlan, layer: Linear, *, inner_copies: int) -> DevicePlan:
+    """The plan with batches that fit a CUDA device's free memory now; elsewhere as it is.
+
+    `layer` widens a token's vector in the model's feed-forward part.
+    """
+    if not plan.device.startswith("cuda"):
+        return plan
+    inner, hidden = layer.weight.shape
+    # under autocast many values are there twice, in float32 and in half
+    each = 6 if plan.autocast else weight_format(plan).itemsize
+    per_token = bytes_per_token(hidden, inner, inner_copies=inner_copies, bytes_each=each)
+    free = free_memory(plan.device)
+    budget = token_budget(free, per_token, most=plan.max_batch_tokens)
+    reason = (
+        f"batches of {budget} tokens: each takes about {per_token / 1e3:.0f} kB at the peak, and "
+        f"{free / 1e9:.1f} GB are free with the weights loaded"
+    )
+    return replace(plan, max_batch_tokens=budget, reasons=(*plan.reasons, reason))
+
+
+def free_memory(device: str) -> int:
+    """Bytes of a CUDA device that nobody uses, torch's own cache counted as free."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def weight_format(plan: DevicePlan) -> torch.dtype:
