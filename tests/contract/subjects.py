@@ -20,6 +20,7 @@ from transformers import (
 from bge_rerank_integrations import Scorer, load_scorer
 from tests.fakes import WordOverlapScorer
 from tests.llm import tiny_llms
+from tests.remote.stand_ins import MODEL, MODELS, STAND_INS, Served
 
 
 class Load(Protocol):
@@ -51,12 +52,19 @@ LLMS: dict[str, dict[str, Any]] = {
 OFFLINE = ("offline", "offline-embedder")
 TORCH = (*FOLDERS, *LIBRARY, *LLMS)
 LOCAL = (*TORCH, *OFFLINE)
-NAMES = ("word-overlap", *LOCAL)
+REMOTE = tuple(f"remote-{dialect}" for dialect in STAND_INS)
+NAMES = ("word-overlap", *LOCAL, *REMOTE)
 
 
 def loading(name: str, request: pytest.FixtureRequest, folders: pytest.TempPathFactory) -> Load:
     if name == "word-overlap":
         return lambda **options: WordOverlapScorer()
+    if name in REMOTE:
+        dialect = name.removeprefix("remote-")
+        served = Served(STAND_INS[dialect])
+        request.addfinalizer(served.close)
+        model = MODELS.get(dialect, MODEL)
+        return lambda **options: load_scorer(model, base_url=served.url, dialect=dialect, **options)
     if name in OFFLINE:
         return lambda **options: load_scorer(name, **options)
     folder: Path
