@@ -94,12 +94,17 @@ def score_chart(result: RerankerResult) -> str:
     return _uri(figure)
 
 
-def _chart() -> "tuple[Figure, Axes]":
+def figure_type() -> "type[Figure]":
+    """The figure of matplotlib; raises `MissingExtra` without it."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise MissingExtra(str(error.name), "eval") from error
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    return Figure
+
+
+def _chart() -> "tuple[Figure, Axes]":
+    figure = figure_type()(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.grid(visible=True, alpha=0.25)
     return figure, axes

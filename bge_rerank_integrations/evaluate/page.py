@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
+from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.evaluate.bootstrap import Difference, Estimate
 from bge_rerank_integrations.evaluate.charts import (
     depth_chart,
     difference_chart,
+    figure_type,
     letter,
     score_chart,
 )
@@ -35,6 +37,13 @@ th:first-child, td:first-child, .text { text-align: left; }
 .text { overflow-wrap: anywhere; max-width: 22rem; }
 small, .note { color: #555; } img { max-width: 100%; }
 """
+
+
+def check_page(file: Path) -> None:
+    """Raise now what `write_html` would after hours: `MissingExtra`, or `InvalidInputError`."""
+    figure_type()
+    if not file.parent.is_dir():
+        raise InvalidInputError(f"{file} cannot be written: there is no folder {file.parent}")
 
 
 def write_html(report: Report, file: Path) -> None:

@@ -26,17 +26,21 @@ def verdict(result: RerankerResult, main: str, *, before: Estimate, questions: i
             f"{questions} questions are too few to tell whether {name} helps: {figures}. Judge at "
             f"least {FEWEST}, better {FEW}."
         )
+    narrow = (
+        f" With only {questions} questions intervals are somewhat too narrow."
+        if questions < FEW
+        else ""
+    )
     if not gain.is_clear:
         return (
             f"No measurable difference: with {name}, {figures}; the interval holds 0. On these "
             f"questions nothing shows that it is worth its {_seconds(latency.median)} each."
             + _shallow(result)
+            + narrow
         )
     if gain.value < 0:
-        return f"{name} makes the order worse: {figures}." + _shallow(result)
-    parts = [f"{name} helps: {figures}, for {_seconds(latency.median)} a question."]
-    if questions < FEW:
-        parts.append(f"With only {questions} questions the interval is somewhat too narrow.")
+        return f"{name} makes the order worse: {figures}." + _shallow(result) + narrow
+    parts = [f"{name} helps: {figures}, for {_seconds(latency.median)} a question.{narrow}"]
     parts += recommendations(result.depth, result.top_n, result.threshold)
     return " ".join(parts)
 
