@@ -64,8 +64,10 @@ class ScorerFields(BaseModel):
         default="auto",
         description="'torch', or an ONNX graph on 'onnx' or 'openvino'; 'auto' chooses.",
     )
-    device: str | None = Field(
-        default=None, description="'cpu', 'cuda', 'cuda:1', 'xpu', 'mps'; None chooses."
+    device: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="'cpu', 'cuda', 'cuda:1', 'xpu', 'mps', or several of them that share each "
+        "call; None chooses.",
     )
     precision: Precision = Field(
         default="auto", description="Number format of the forward pass; scores are always float32."

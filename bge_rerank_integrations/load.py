@@ -33,7 +33,7 @@ class LocalOptions(TypedDict, total=False):
     """The options of `load_scorer` for a model that runs in this process."""
 
     backend: Backend
-    device: str | None
+    device: str | Sequence[str] | None
     precision: Precision
     max_length: int | None
     query_max_length: int | None
@@ -86,7 +86,7 @@ def load_scorer(
     model: str = DEFAULT_MODEL,
     *,
     backend: Backend = "auto",
-    device: str | None = None,
+    device: str | Sequence[str] | None = None,
     precision: Precision = "auto",
     max_length: int | None = None,
     query_max_length: int | None = None,
@@ -125,12 +125,13 @@ def load_scorer(
     an encoder on the CPU: one that its authors publish as `onnx/model.onnx`, or that
     `export.export_onnx` wrote. By default it is torch where that is installed, else ONNX Runtime.
 
-    `device` is `"cpu"`, `"cuda"`, `"cuda:1"`, `"xpu"` or `"mps"`, `precision` the number format of
-    the forward pass; by default both are chosen, and `scorer.plan` says why. `max_length` (by
-    default 512, or less if the model takes less) and `query_max_length` (three quarters of it)
-    count tokens; longer texts are cut by FlagEmbedding's rule. The instructions are put before
-    each text. `special_tokens` says what `</s>` in a text is: `"literal"` text, an `"error"`, or
-    parsed as FlagEmbedding does.
+    `device` is `"cpu"`, `"cuda"`, `"cuda:1"`, `"xpu"` or `"mps"`, or a list of devices, which share
+    the batches of each call and must compute in one number format. `precision` is the number
+    format of the forward pass; by default both are chosen, and `scorer.plan` says why.
+    `max_length` (by default 512, or less if the model takes less) and `query_max_length` (three
+    quarters of it) count tokens; longer texts are cut by FlagEmbedding's rule. The instructions
+    are put before each text. `special_tokens` says what `</s>` in a text is: `"literal"` text, an
+    `"error"`, or parsed as FlagEmbedding does.
 
     The LLM rerankers take a `prompt` and instructions in place of their own ("A: " and "B: "). The
     layerwise and lightweight ones score at `cutoff_layers` (by default the last; `score` gives the
@@ -191,7 +192,7 @@ def load_scorer(
                 head_indexing,
             ),
             limits=BatchLimits(max_batch_tokens, batch_size),
-            device=device,
+            device=_one_or_several(device),
             precision=precision,
             show_progress=show_progress,
         )
@@ -242,6 +243,12 @@ class HubOptions(TypedDict):
     cache_dir: str | None
     local_files_only: bool
     token: str | None
+
+
+def _one_or_several(device: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
+    if device is None or isinstance(device, str):
+        return device
+    return device[0] if len(device) == 1 else tuple(device)
 
 
 def _choose_backend(

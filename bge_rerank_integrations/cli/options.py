@@ -10,6 +10,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, also on a term
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, xpu or mps; chosen if left out.")
 ]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device", help="cpu, cuda, cuda:1, xpu or mps; chosen if left out, shared if repeated."
+    ),
+]
 Runtime = Annotated[
     Backend, typer.Option(help="torch, or an encoder's ONNX graph on onnx or openvino.")
 ]

@@ -21,7 +21,7 @@ from bge_rerank_integrations.cli.options import (
     CompressRatio,
     ConnectTimeout,
     Deployment,
-    Device,
+    Devices,
     Dialect,
     Heads,
     LocalFilesOnly,
@@ -82,7 +82,7 @@ def rerank(
         typer.Option(help="If scoring fails: raise, or keep the given order for the rest."),
     ] = "raise",
     backend: Runtime = "auto",
-    device: Device = None,
+    device: Devices = None,
     precision: Number = "auto",
     max_length: MaxLength = None,
     query_max_length: Annotated[
@@ -145,7 +145,7 @@ def rerank(
     """
     options: ScorerOptions = {
         "backend": backend,
-        "device": device,
+        "device": device or None,
         "precision": precision,
         "max_length": max_length,
         "query_max_length": query_max_length,

@@ -79,6 +79,7 @@ def test_gives_the_order_and_scores_of_load_reranker(reranker_base: Path) -> Non
         (["--batch-size", 1], {"batch_size": 1}, "as before"),
         (["--max-batch-tokens", 40], {"max_batch_tokens": 40}, "as before"),
         (["--device", "cpu", "--precision", "fp32"], {"device": "cpu"}, "as before"),
+        (["--device", "cpu", "--device", "cpu"], {"device": ["cpu", "cpu"]}, "as before"),
         (["--local-files-only"], {"local_files_only": True}, "as before"),
     ],
     ids=lambda value: str(value[0]) if isinstance(value, list) else "",

@@ -14,7 +14,7 @@ LARGE = bytes_per_token(1024, 4096, inner_copies=2, bytes_each=2)
 
 
 def test_bytes_per_token_of_the_known_models() -> None:
-    # large: (2 * 1024 + 2 * 4096) * 2 = 20480; base: (2 * 768 + 2 * 3072) * 2 = 15360
+    # of large: twice 1024 and twice 4096 values, two bytes each; of base twice 768 and twice 3072
     assert LARGE == 20_480
     assert bytes_per_token(768, 3072, inner_copies=2, bytes_each=2) == 15_360
     # v2-gemma in bfloat16: (2 * 2048 + 3 * 16384) * 2

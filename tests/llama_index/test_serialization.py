@@ -18,7 +18,7 @@ from tests.fakes import WordOverlapScorer
 CHANGED: dict[str, Any] = {
     "model": "BAAI/bge-reranker-base",
     "backend": "onnx",
-    "device": "cpu",
+    "device": ("cuda:0", "cuda:1"),
     "precision": "bf16",
     "use_fp16": True,
     "max_length": 300,
