@@ -7,6 +7,7 @@ it the key.
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 from bge_rerank_integrations.errors import MissingExtra
@@ -56,6 +57,7 @@ class Transport:
                 max_connections=connections, max_keepalive_connections=connections
             ),
             follow_redirects=False,
+            verify=_tls(),
         )
 
     async def send(
@@ -99,6 +101,12 @@ class Transport:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    # reading the certificates takes longer than a hundred requests
+    return httpx2.create_ssl_context()
 
 
 def _is_about_tls(error: BaseException) -> bool:
