@@ -200,8 +200,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         scored = [index for index, text in texts.items() if text.strip()]
         if scored:
             passages = [texts[index] for index in scored]
-            # uncut: documents without text follow the last of these
-            results = self.reranker().rerank(query, passages, top_n=len(passages))
+            results = self.reranker().rerank(query, passages, top_n=limit or len(passages))
             ranking = [(scored[result.index], result) for result in results]
         textless = [index for index, text in texts.items() if not text.strip()]
         if textless and not self._told_of_no_text:

@@ -2,12 +2,17 @@
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
+from bge_rerank_integrations.calibration import Calibration
 from bge_rerank_integrations.cancellation import in_worker, time_limit
+from bge_rerank_integrations.cutoffs import Cutoff, keep
 from bge_rerank_integrations.errors import (
     InvalidInputError,
     NonFiniteScoreError,
@@ -15,7 +20,16 @@ from bge_rerank_integrations.errors import (
     ScoringFailed,
 )
 from bge_rerank_integrations.pairs import check_text
-from bge_rerank_integrations.types import FloatArray, OnError, Pair, RerankResult, Scale, Scorer
+from bge_rerank_integrations.trace import RerankTrace, passage_traces, recording
+from bge_rerank_integrations.types import (
+    CountsTokens,
+    FloatArray,
+    OnError,
+    Pair,
+    RerankResult,
+    Scale,
+    Scorer,
+)
 
 logger = logging.getLogger("bge_rerank_integrations")
 
@@ -33,6 +47,10 @@ class Reranker:
     (`ScoringFailed`), `on_error="raise"` raises. `"keep"` says so in the log and ranks what is
     scored; the rest follows in the caller's order with `scored` False, whatever the
     `score_threshold`. Errors of the input, of loading and of programs always raise.
+
+    With a `calibration` (or its file) the score shown is the probability that it gives. `cutoff`
+    has further rules for how many to keep. `on_trace` is called with a `RerankTrace` after each
+    rerank that had passages, on the thread that ran it.
     """
 
     def __init__(
@@ -44,6 +62,9 @@ class Reranker:
         normalize: bool = True,
         timeout: float | None = None,
         on_error: OnError = "raise",
+        calibration: Calibration | str | Path | None = None,
+        cutoff: Cutoff | None = None,
+        on_trace: Callable[[RerankTrace], object] | None = None,
     ) -> None:
         self.scorer = scorer
         self.top_n = check_top_n(top_n)
@@ -53,6 +74,9 @@ class Reranker:
         if on_error not in get_args(OnError):
             raise InvalidInputError(f"on_error is {on_error!r}; it must be 'raise' or 'keep'")
         self.on_error = on_error
+        self.calibration = read_calibration(calibration, scorer)
+        self.cutoff = check_cutoff(cutoff or Cutoff(), scorer, self.calibration)
+        self.on_trace = on_trace
 
     def __repr__(self) -> str:
         return (
@@ -81,24 +105,59 @@ class Reranker:
         ]
         if not pairs:
             return []
-        raw = self._raw_scores(pairs)
-        results = []
-        for index in np.argsort(-raw, kind="stable").tolist():  # NaN goes last
-            number = float(raw[index])
-            result = RerankResult(index, self.shown(number), number, scored=not math.isnan(number))
-            if (
-                self.score_threshold is None
-                or not result.scored
-                or result.score >= self.score_threshold
-            ):
-                results.append(result)
-        return results[:limit]
+        if self.on_trace is None:
+            raw, _ = self._raw_scores(pairs)
+            return self._best(raw, pairs, limit)[0]
+        begin = time.perf_counter()
+        with recording() as recorder:
+            raw, failure = self._raw_scores(pairs)
+            results, kept_by = self._best(raw, pairs, limit)
+        self.on_trace(
+            RerankTrace(
+                passages=passage_traces(raw, self.shown, results),
+                scale=self.scorer.scale,
+                calibrated=self.calibration is not None,
+                kept_by=kept_by,
+                failure=None if failure is None else type(failure).__name__,
+                counts=recorder.counts,
+                seconds={"total": time.perf_counter() - begin, **recorder.seconds},
+                facts=recorder.facts,
+            )
+        )
+        return results
 
-    def _raw_scores(self, pairs: Sequence[Pair]) -> FloatArray:
+    def _best(
+        self, raw: FloatArray, pairs: Sequence[Pair], limit: int | None
+    ) -> tuple[list[RerankResult], str | None]:
+        """What to return, and the rule that decided how many."""
+        order = np.argsort(-raw, kind="stable").tolist()  # NaN goes last
+        results = [RerankResult(i, self.shown(float(raw[i])), float(raw[i])) for i in order]
+        late = [replace(result, scored=False) for result in results if math.isnan(result.raw_score)]
+        ranked = results[: len(results) - len(late)]
+        kept_by = None
+        if self.score_threshold is not None:
+            above = [result for result in ranked if result.score >= self.score_threshold]
+            if len(above) < len(ranked):
+                kept_by = f"score_threshold {self.score_threshold} leaves {len(above)}"
+            ranked = above
+
+        def count_tokens(place: int) -> int:
+            return token_counter(self.scorer)([pairs[ranked[place].index][1]])[0]
+
+        kept = keep(
+            [result.raw_score for result in ranked],
+            self.cutoff,
+            limit=limit,
+            calibration=self.calibration,
+            count_tokens=count_tokens,
+        )
+        return [*ranked[: kept.number], *late][:limit], kept.reason or kept_by
+
+    def _raw_scores(self, pairs: Sequence[Pair]) -> tuple[FloatArray, ScoringFailed | None]:
         """One raw score for each pair; NaN where scoring failed and `on_error` is "keep"."""
         try:
             with time_limit(self.timeout):
-                return checked_scores(self.scorer, pairs)
+                return checked_scores(self.scorer, pairs), None
         except ScoringFailed as error:
             if self.on_error == "raise":
                 raise
@@ -110,7 +169,7 @@ class Reranker:
                 type(error).__name__,
                 error,
             )
-            return raw
+            return raw, error
 
     async def arerank(
         self, query: str, passages: Sequence[str], top_n: int | None = None
@@ -123,7 +182,9 @@ class Reranker:
             return await in_worker(self.rerank, query, passages, top_n)
 
     def shown(self, raw_score: float) -> float:
-        """The raw score on the scale that is shown: see `normalize`."""
+        """The raw score on the scale that is shown: see `normalize` and `calibration`."""
+        if self.calibration is not None:
+            return self.calibration.probability(raw_score)
         return show_score(raw_score, self.scorer.scale, normalize=self.normalize)
 
 
@@ -168,6 +229,38 @@ def show_score(raw_score: float, scale: Scale, *, normalize: bool) -> float:
         return 1.0 / (1.0 + math.exp(-raw_score))
     odds = math.exp(raw_score)
     return odds / (1.0 + odds)
+
+
+def read_calibration(given: Calibration | str | Path | None, scorer: Scorer) -> Calibration | None:
+    """The calibration, read if it is a file; raises `InvalidInputError` if of another scorer."""
+    if given is None:
+        return None
+    calibration = given if isinstance(given, Calibration) else Calibration.load(given)
+    calibration.check_scorer(scorer.name)
+    return calibration
+
+
+def check_cutoff(cutoff: Cutoff, scorer: Scorer, calibration: Calibration | None) -> Cutoff:
+    """The cut-off; raises `InvalidInputError` if this scorer or calibration cannot apply it."""
+    if cutoff.needs_calibration and calibration is None:
+        raise InvalidInputError(
+            "min_probability and target_recall need a calibration, which says what a raw score "
+            "means on your data: make one with bge-rerank calibrate"
+        )
+    if cutoff.target_recall is not None and calibration is not None:
+        calibration.threshold(cutoff.target_recall)  # too few relevant pairs raise here
+    if cutoff.token_budget is not None:
+        token_counter(scorer)
+    return cutoff
+
+
+def token_counter(scorer: Scorer) -> Callable[[Sequence[str]], list[int]]:
+    """The scorer's `count_tokens`; raises `InvalidInputError` if it has none."""
+    if not isinstance(scorer, CountsTokens):
+        raise InvalidInputError(
+            f"token_budget needs a scorer that can count tokens; {scorer.name} cannot"
+        )
+    return scorer.count_tokens
 
 
 def check_threshold(threshold: object) -> float | None:

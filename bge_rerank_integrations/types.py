@@ -23,6 +23,9 @@ Precision = Literal["auto", "fp32", "fp16", "bf16", "fp16-autocast", "bf16-autoc
 Backend = Literal["auto", "torch", "onnx", "openvino"]
 """What computes: torch from safetensors, or ONNX Runtime or OpenVINO from an ONNX graph."""
 
+GraphFormat = Literal["fp32", "int8"]
+"""The number format of an exported graph's matrices."""
+
 SpecialTokens = Literal["literal", "error", "parse"]
 """What a control token's name inside a text is: text, an error, or (as in FlagEmbedding) itself."""
 
@@ -53,6 +56,13 @@ class Scorer(Protocol):
     def scale(self) -> Scale: ...
 
     def score(self, pairs: Sequence[Pair]) -> FloatArray: ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A scorer that can say how many tokens its model makes of a text."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,256 @@
+"""What a raw score means on your own data: the probability that such a passage is relevant.
+
+A calibration belongs to one scorer, by its `name`. Applying one needs numpy alone, fitting one the
+`eval` extra.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
+
+CalibrationMethod = Literal["platt", "isotonic"]
+
+LEAST = 10
+"""Fewest relevant, and fewest other, pairs that a calibration is fitted on."""
+
+ENOUGH_FOR_ISOTONIC = 500
+"""From so many relevant, and so many other, pairs on a curve of any shape is fitted."""
+
+FOLDS, BINS = 5, 10
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Pairs whose probability falls into one tenth: the mean of it, and the share that is relevant.
+
+    The probabilities are those that a fit without these queries gives.
+    """
+
+    pairs: int
+    probability: float
+    relevant: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Raw scores of the scorer named `scorer` to probabilities.
+
+    `curve` is ((slope, intercept),) of a logistic curve for Platt's method, and (raw score,
+    probability) at each corner for isotonic regression. `relevant_scores` are the raw scores of the
+    relevant pairs it was fitted on, ascending. `error` is the expected calibration error: the mean
+    distance between probability and share of relevant pairs over the `bins`.
+    """
+
+    scorer: str
+    method: CalibrationMethod
+    curve: tuple[tuple[float, float], ...]
+    relevant_scores: tuple[float, ...]
+    pairs: int
+    bins: tuple[Bin, ...]
+    error: float
+    made: str
+
+    def probability(self, raw_score: float) -> float:
+        """How likely a passage of this raw score is relevant, in (0, 1)."""
+        return float(_apply(self.method, self.curve, np.array([raw_score]))[0])
+
+    def threshold(self, recall: float) -> float:
+        """The raw score that a relevant passage reaches with probability `recall` at least.
+
+        Split conformal prediction (Vovk and others 2005; Angelopoulos and Bates, arXiv 2107.07511):
+        of n relevant scores the k-th smallest, k = floor((n + 1)(1 - recall)). It holds on average
+        over queries and samples if the relevant passages you meet are exchangeable with those of
+        the calibration: the same kind of queries, the same collection, the same first stage.
+
+        Raises `InvalidInputError` for a recall outside (0, 1) or beyond what n can promise.
+        """
+        if not 0 < recall < 1:
+            raise InvalidInputError(f"target_recall is {recall!r}; it must lie between 0 and 1")
+        known = len(self.relevant_scores)
+        # the margin keeps 0.05 * 20 from being 0.99999...
+        place = math.floor((known + 1) * (1 - recall) + 1e-9)
+        if place < 1:
+            raise InvalidInputError(
+                f"target_recall={recall} needs a calibration of at least "
+                f"{math.ceil(1 / (1 - recall) - 1e-9) - 1} relevant pairs; this one has {known}"
+            )
+        return self.relevant_scores[place - 1]
+
+    def check_scorer(self, name: str) -> None:
+        """Raise `InvalidInputError` unless it was made for the scorer of this name."""
+        if name != self.scorer:
+            raise InvalidInputError(
+                f"this calibration was made for {self.scorer} and not for {name}; another model, "
+                "precision or option gives other scores: make one with bge-rerank calibrate"
+            )
+
+    def save(self, file: str | Path) -> None:
+        """Write it as JSON."""
+        text = json.dumps(asdict(self), ensure_ascii=False, indent=1)
+        Path(file).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, file: str | Path) -> Calibration:
+        """Read what `save` wrote; raises `InvalidInputError` for anything else."""
+        try:
+            given = json.loads(Path(file).read_text(encoding="utf-8"))
+            return cls._from_json(given)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InvalidInputError(
+                f"{file} is no calibration ({type(error).__name__}: {error}); make one with "
+                "bge-rerank calibrate"
+            ) from error
+
+    @classmethod
+    def _from_json(cls, given: dict[str, Any]) -> Calibration:
+        missing = {field.name for field in fields(cls)} ^ given.keys()
+        if missing:
+            raise ValueError(f"keys that are missing or unknown: {sorted(missing)}")
+        if given["method"] not in get_args(CalibrationMethod):
+            raise ValueError(f"method is {given['method']!r}")
+        curve = tuple((float(x), float(y)) for x, y in given["curve"])
+        relevant = tuple(float(score) for score in given["relevant_scores"])
+        numbers = np.array([*np.ravel(curve), *relevant])
+        if not curve or not np.isfinite(numbers).all() or list(relevant) != sorted(relevant):
+            raise ValueError("curve and relevant_scores must be finite numbers in order")
+        if not _rises(given["method"], curve):
+            raise ValueError("a larger score must not have a smaller probability")
+        return cls(
+            scorer=str(given["scorer"]),
+            method=given["method"],
+            curve=curve,
+            relevant_scores=relevant,
+            pairs=int(given["pairs"]),
+            bins=tuple(Bin(**some) for some in given["bins"]),
+            error=float(given["error"]),
+            made=str(given["made"]),
+        )
+
+
+def fit_calibration(
+    scorer: str,
+    raw_scores: Sequence[float],
+    relevant: Sequence[bool],
+    queries: Sequence[str],
+    *,
+    method: CalibrationMethod | Literal["auto"] = "auto",
+) -> Calibration:
+    """Fit a calibration for the scorer of this name on judged pairs, each with its query.
+
+    `"platt"` fits a logistic curve with Platt's smoothed targets (Platt 1999), `"isotonic"` any
+    curve that does not fall (Zadrozny and Elkan 2002); `"auto"` takes the second from 500 relevant
+    and 500 other pairs on. The error is of five fits, each tried on the queries it has not seen.
+
+    Raises `InvalidInputError` for fewer than 10 relevant or 10 other pairs, for fewer than five
+    queries, and where relevant pairs do not score higher than others; `MissingExtra` without
+    scikit-learn.
+    """
+    raw, labels = np.asarray(raw_scores, dtype=np.float64), np.asarray(relevant, dtype=bool)
+    groups = np.unique(np.asarray(queries), return_inverse=True)[1]
+    if not len(raw) == len(labels) == len(groups):
+        raise InvalidInputError(
+            f"{len(raw)} scores, {len(labels)} judgements and {len(groups)} queries: each pair has "
+            "one of each"
+        )
+    if not np.isfinite(raw).all():
+        raise InvalidInputError("a raw score is NaN or infinite; only scored pairs calibrate")
+    least = int(min(labels.sum(), (~labels).sum()))
+    if least < LEAST or groups.max() + 1 < FOLDS:
+        raise InvalidInputError(
+            f"{int(labels.sum())} relevant and {int((~labels).sum())} other pairs of "
+            f"{groups.max() + 1} queries are too few; a calibration needs {LEAST} of each and "
+            f"{FOLDS} queries"
+        )
+    if method == "auto":
+        method = "isotonic" if least >= ENOUGH_FOR_ISOTONIC else "platt"
+    curve = _fit(method, raw, labels)
+    bins = _reliability(method, raw, labels, groups)
+    return Calibration(
+        scorer=scorer,
+        method=method,
+        curve=curve,
+        relevant_scores=tuple(np.sort(raw[labels]).tolist()),
+        pairs=len(raw),
+        bins=bins,
+        error=sum(b.pairs * abs(b.probability - b.relevant) for b in bins) / len(raw),
+        made=dt.datetime.now(dt.UTC).date().isoformat(),
+    )
+
+
+def _apply(
+    method: CalibrationMethod, curve: Sequence[tuple[float, float]], raw: np.ndarray
+) -> np.ndarray:
+    if method == "isotonic":
+        corners, probabilities = np.asarray(curve).T
+        likely: np.ndarray = np.interp(raw, corners, probabilities)
+        return likely
+    slope, intercept = curve[0]
+    # tanh saturates where exp would overflow
+    return 0.5 * (1 + np.tanh(0.5 * (slope * raw + intercept)))
+
+
+def _rises(method: CalibrationMethod, curve: Sequence[tuple[float, float]]) -> bool:
+    if method == "platt":
+        return curve[0][0] > 0
+    return bool((np.diff(np.asarray(curve), axis=0) >= 0).all())
+
+
+def _fit(
+    method: CalibrationMethod, raw: np.ndarray, labels: np.ndarray
+) -> tuple[tuple[float, float], ...]:
+    try:
+        from sklearn.isotonic import IsotonicRegression
+        from sklearn.linear_model import LogisticRegression
+    except ModuleNotFoundError as error:
+        raise MissingExtra(str(error.name), "eval") from error
+    # Platt's targets: without them, data that a score separates would give a slope without end
+    most, least = (labels.sum() + 1) / (labels.sum() + 2), 1 / ((~labels).sum() + 2)
+    if method == "isotonic":
+        model = IsotonicRegression(y_min=least, y_max=most, out_of_bounds="clip")
+        model.fit(raw, labels)
+        return tuple(zip(model.X_thresholds_.tolist(), model.y_thresholds_.tolist(), strict=True))
+    targets = np.where(labels, most, least)
+    logistic = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
+    logistic.fit(
+        np.concatenate([raw, raw])[:, None],
+        np.repeat([1, 0], len(raw)),
+        sample_weight=np.concatenate([targets, 1 - targets]),
+    )
+    slope, intercept = float(logistic.coef_[0, 0]), float(logistic.intercept_[0])
+    if slope <= 0:
+        raise InvalidInputError(
+            f"relevant pairs do not score higher than others (slope {slope:.3g}): are the "
+            "judgements the right way round, and of these texts?"
+        )
+    return ((slope, intercept),)
+
+
+def _reliability(
+    method: CalibrationMethod, raw: np.ndarray, labels: np.ndarray, groups: np.ndarray
+) -> tuple[Bin, ...]:
+    """Probabilities of each fifth of the queries by a fit on the others, in ten bins."""
+    probability = np.empty(len(raw))
+    fold = np.random.default_rng(0).permutation(groups.max() + 1)[groups] % FOLDS
+    for number in range(FOLDS):
+        held = fold == number
+        if not 0 < labels[~held].sum() < (~held).sum():
+            raise InvalidInputError(
+                "nearly all relevant pairs belong to a few queries: a calibration needs more"
+            )
+        probability[held] = _apply(method, _fit(method, raw[~held], labels[~held]), raw[held])
+    place = np.minimum((probability * BINS).astype(int), BINS - 1)
+    return tuple(
+        Bin(int(here.sum()), float(probability[here].mean()), float(labels[here].mean()))
+        for here in (place == number for number in range(BINS))
+        if here.any()
+    )

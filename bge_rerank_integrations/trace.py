@@ -1,0 +1,144 @@
+"""What happened in one rerank: ranks, scores, what decided the cut, where the time went.
+
+A `Recorder` travels in a context variable, so that scorers around scorers need not pass it on.
+Where nobody asked for a trace there is none, and noting costs a look at that variable. A trace
+holds no text.
+"""
+
+import contextvars
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bge_rerank_integrations.types import FloatArray, RerankResult
+
+Stage = Literal["tokenizing", "queueing", "computing"]
+Count = Literal["computed", "cut", "windows", "cached"]
+
+_recorder: contextvars.ContextVar["Recorder | None"] = contextvars.ContextVar(
+    "recorder", default=None
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PassageTrace:
+    """One passage: its place before and after, from 0; None after where it was not kept.
+
+    The scores are None where the passage was not scored.
+    """
+
+    before: int
+    after: int | None
+    raw_score: float | None
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RerankTrace:
+    """One rerank, as plain data.
+
+    `kept_by` says which rule decided how many came back, None if all did; `failure` is the class
+    of error that `on_error="keep"` stood in for. `counts` holds how many pairs were computed, cut
+    to fit, split into windows, and answered by a cache; `seconds` the whole time under "total", and
+    of it what tokenizing, waiting for the device and computing took. `facts` are what the scorers
+    said of themselves: model, device, precision, kernels.
+    """
+
+    passages: tuple[PassageTrace, ...]
+    scale: str
+    calibrated: bool
+    kept_by: str | None
+    failure: str | None
+    counts: Mapping[str, int]
+    seconds: Mapping[str, float]
+    facts: Mapping[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as dictionaries, lists, numbers and strings, as JSON takes them."""
+        return {
+            "passages": [
+                {
+                    "before": passage.before,
+                    "after": passage.after,
+                    "raw_score": passage.raw_score,
+                    "score": passage.score,
+                }
+                for passage in self.passages
+            ],
+            "scale": self.scale,
+            "calibrated": self.calibrated,
+            "kept_by": self.kept_by,
+            "failure": self.failure,
+            "counts": dict(self.counts),
+            "seconds": dict(self.seconds),
+            "facts": dict(self.facts),
+        }
+
+
+@dataclass(slots=True)
+class Recorder:
+    """What scorers note while they work, from however many threads."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, counts: Mapping[Count, int], facts: Mapping[str, str]) -> None:
+        with self._lock:
+            for name, number in counts.items():
+                self.counts[name] = self.counts.get(name, 0) + number
+            self.facts.update(facts)
+
+    def spend(self, stage: Stage, seconds: float) -> None:
+        with self._lock:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+@contextmanager
+def recording() -> Iterator[Recorder]:
+    """Collect what is noted inside; an outer recorder is told nothing of it."""
+    recorder = Recorder()
+    token = _recorder.set(recorder)
+    try:
+        yield recorder
+    finally:
+        _recorder.reset(token)
+
+
+def note(counts: Mapping[Count, int], facts: Mapping[str, str] | None = None) -> None:
+    """Add to the counts of the present rerank, and say facts of its scorers, if it is recorded."""
+    recorder = _recorder.get()
+    if recorder is not None:
+        recorder.add(counts, facts or {})
+
+
+@contextmanager
+def timed(stage: Stage) -> Iterator[None]:
+    """Add the time that passes inside to a stage of the present rerank, if it is recorded."""
+    recorder = _recorder.get()
+    if recorder is None:
+        yield
+        return
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        recorder.spend(stage, time.perf_counter() - begin)
+
+
+def passage_traces(
+    raw: FloatArray, shown: Callable[[float], float], results: Sequence[RerankResult]
+) -> tuple[PassageTrace, ...]:
+    """Each passage of the caller's list, in its order; `raw` is NaN where it was not scored."""
+    after = {result.index: place for place, result in enumerate(results)}
+    return tuple(
+        PassageTrace(index, after.get(index), None, None)
+        if math.isnan(number)
+        else PassageTrace(index, after.get(index), number, shown(number))
+        for index, number in enumerate(raw.tolist())
+    )

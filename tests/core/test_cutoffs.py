@@ -1,0 +1,181 @@
+"""How many results stay, by numbers checked by hand."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bge_rerank_integrations import InvalidInputError, Reranker
+from bge_rerank_integrations.calibration import Calibration
+from bge_rerank_integrations.cutoffs import Cutoff, keep
+from bge_rerank_integrations.trace import PassageTrace, RerankTrace
+from tests.fakes import FailingScorer, WordOverlapScorer
+
+# the probability is the sigmoid itself; nineteen relevant pairs scored 0 to 18
+PLAIN = Calibration(
+    scorer="word-overlap",
+    method="platt",
+    curve=((1.0, 0.0),),
+    relevant_scores=tuple(float(n) for n in range(19)),
+    pairs=100,
+    bins=(),
+    error=0.0,
+    made="2026-01-01",
+)
+PASSAGES = ["a dog", "the red fox", "a fox", "red fox quick", "a red hat"]
+QUERY = "quick red fox"
+
+
+def number(raw: Sequence[float], limit: int | None = None, **rules: Any) -> int:
+    tokens = [5, 3, 4, 2, 1, 1]
+    return keep(
+        raw,
+        Cutoff(**rules),
+        limit=limit,
+        calibration=PLAIN,
+        count_tokens=lambda place: tokens[place],
+    ).number
+
+
+RAW = [6.0, 5.0, 1.0, 0.5, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({}, 5),
+        ({"limit": 3}, 3),
+        ({"min_probability": 0.5}, 4),
+        ({"min_probability": 0.99}, 2),
+        ({"min_probability": 0.999}, 0),
+        ({"target_recall": 0.9}, 3),  # the second smallest of 0 to 18 is 1
+        ({"target_recall": 0.5}, 0),
+        ({"min_n": 1}, 2),  # between 5 and 1
+        ({"min_n": 3}, 4),  # between 0.5 and -2
+        ({"min_n": 5}, 5),
+        ({"min_n": 9}, 5),
+        ({"min_n": 1, "limit": 1}, 1),
+        ({"min_n": 3, "limit": 2}, 2),
+        ({"min_n": 3, "min_probability": 0.99}, 2),
+        ({"token_budget": 4}, 0),
+        ({"token_budget": 5}, 1),
+        ({"token_budget": 11}, 2),
+        ({"token_budget": 12}, 3),
+        ({"token_budget": 99}, 5),
+    ],
+    ids=str,
+)
+def test_by_hand(rules: dict[str, Any], expected: int) -> None:
+    assert number(RAW, **rules) == expected
+
+
+@given(
+    st.lists(st.floats(-20, 20), max_size=6).map(lambda raw: sorted(raw, reverse=True)),
+    st.none() | st.integers(1, 6),
+    st.none() | st.floats(0.01, 0.99),
+    st.none() | st.integers(1, 6),
+    st.none() | st.integers(1, 20),
+)
+def test_each_rule_only_shortens(
+    raw: list[float],
+    limit: int | None,
+    likely: float | None,
+    least: int | None,
+    budget: int | None,
+) -> None:
+    rules = {"min_probability": likely, "min_n": least, "token_budget": budget}
+    kept = number(raw, limit, **rules)
+    assert 0 <= kept <= len(raw)
+    for name in rules:
+        assert kept <= number(raw, limit, **{**rules, "min_n": None, name: None})
+
+
+def test_no_results_need_no_rule() -> None:
+    assert number([], min_probability=0.5, min_n=1, token_budget=1) == 0
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"min_probability": 0},
+        {"min_probability": 1.0},
+        {"target_recall": "0.9"},
+        {"min_n": 0},
+        {"min_n": True},
+        {"token_budget": 1.5},
+    ],
+    ids=str,
+)
+def test_a_rule_out_of_range_is_refused(rules: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match=f"{next(iter(rules))} is"):
+        Cutoff(**rules)
+
+
+def test_probabilities_need_a_calibration_and_tokens_a_scorer_that_counts() -> None:
+    for cutoff in (Cutoff(min_probability=0.5), Cutoff(target_recall=0.5)):
+        with pytest.raises(InvalidInputError, match="need a calibration"):
+            Reranker(WordOverlapScorer(), cutoff=cutoff)
+    with pytest.raises(InvalidInputError, match="word-overlap cannot"):
+        Reranker(WordOverlapScorer(), cutoff=Cutoff(token_budget=5))
+    with pytest.raises(InvalidInputError, match="at least 99 relevant pairs"):
+        Reranker(WordOverlapScorer(), calibration=PLAIN, cutoff=Cutoff(target_recall=0.99))
+
+
+def test_a_trace_says_what_decided_and_holds_no_text() -> None:
+    traces: list[RerankTrace] = []
+    reranker = Reranker(
+        WordOverlapScorer(),
+        top_n=4,
+        calibration=PLAIN,
+        cutoff=Cutoff(min_probability=0.8),
+        on_trace=traces.append,
+    )
+    results = reranker.rerank(QUERY, PASSAGES)
+    assert [result.index for result in results] == [3, 1]
+    (trace,) = traces
+    probability = {n: PLAIN.probability(float(n)) for n in range(4)}
+    assert trace.passages == (
+        PassageTrace(0, None, 0.0, probability[0]),
+        PassageTrace(1, 1, 2.0, probability[2]),
+        PassageTrace(2, None, 1.0, probability[1]),
+        PassageTrace(3, 0, 3.0, probability[3]),
+        PassageTrace(4, None, 1.0, probability[1]),
+    )
+    assert trace.kept_by == "min_probability 0.8 leaves 2"
+    assert (trace.scale, trace.calibrated, trace.failure) == ("logit", True, None)
+    assert "fox" not in str(trace.as_dict())
+
+
+def test_nothing_relevant_is_an_empty_list_and_a_reason() -> None:
+    traces: list[RerankTrace] = []
+    reranker = Reranker(
+        WordOverlapScorer(),
+        calibration=PLAIN,
+        cutoff=Cutoff(min_probability=0.99),
+        on_trace=traces.append,
+    )
+    assert reranker.rerank(QUERY, PASSAGES) == []
+    assert traces[0].kept_by == "min_probability 0.99 leaves none: the best is 0.953 likely"
+
+
+def test_what_was_not_scored_is_kept_and_traced_as_such() -> None:
+    traces: list[RerankTrace] = []
+    reranker = Reranker(
+        FailingScorer(scored=2),
+        on_error="keep",
+        calibration=replace(PLAIN, scorer="failing"),
+        cutoff=Cutoff(min_probability=0.8),
+        on_trace=traces.append,
+    )
+    results = reranker.rerank(QUERY, PASSAGES)
+    assert [(result.index, result.scored) for result in results] == [
+        (1, True),
+        (2, False),
+        (3, False),
+        (4, False),
+    ]
+    assert traces[0].failure == "ScoringTimeout"
+    assert traces[0].passages[2] == PassageTrace(2, 1, None, None)
