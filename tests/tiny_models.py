@@ -80,6 +80,12 @@ _SIZES: dict[str, Any] = {
     "num_attention_heads": 4,
     "intermediate_size": 64,
 }
+_SERVED_SIZES: dict[str, Any] = {
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,  # of 64 numbers each: vLLM on a CPU takes no smaller ones
+    "intermediate_size": 256,
+}
 
 
 def build_reranker_base(folder: Path, *, seed: int = 0) -> Path:
@@ -113,6 +119,19 @@ def build_m3_embedder(folder: Path, *, seed: int = 5) -> Path:
     """Like the dense half of bge-m3: XLM-R, the vector of <s>, normalized, 8194 position rows."""
     _build_xlmr(XLMRobertaModel, folder, seed, positions=8194)
     return _add_pooling(folder, "cls", max_length=8192)
+
+
+def build_served_reranker(folder: Path, *, seed: int = 6) -> Path:
+    """Like bge-reranker-base, in sizes that every server of `tests/servers` takes."""
+    return _build_xlmr(
+        XLMRobertaForSequenceClassification, folder, seed, positions=514, sizes=_SERVED_SIZES
+    )
+
+
+def build_served_embedder(folder: Path, *, seed: int = 7) -> Path:
+    """Like the dense half of bge-m3, in sizes that every server of `tests/servers` takes."""
+    _build_xlmr(XLMRobertaModel, folder, seed, positions=514, sizes=_SERVED_SIZES)
+    return _add_pooling(folder, "cls", max_length=512)
 
 
 def build_two_labels(folder: Path) -> Path:
@@ -231,10 +250,11 @@ def _build_xlmr(
     *,
     positions: int,
     labels: int = 1,
+    sizes: dict[str, Any] = _SIZES,
 ) -> Path:
     tokenizer = _unigram_tokenizer()
     config = XLMRobertaConfig(
-        **_SIZES,
+        **sizes,
         vocab_size=tokenizer.get_vocab_size(),
         max_position_embeddings=positions,
         type_vocab_size=1,
@@ -286,6 +306,7 @@ def _build_bert(architecture: Callable[[Any], PreTrainedModel], folder: Path, se
 
 def _save(model: PreTrainedModel, seed: int, folder: Path) -> None:
     generator = torch.Generator().manual_seed(seed)
+    width = 0.25 * (32 / model.config.hidden_size) ** 0.5  # sums are as large in a wider model
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
             draw = torch.randn(weight.shape, generator=generator)
@@ -296,7 +317,7 @@ def _save(model: PreTrainedModel, seed: int, folder: Path) -> None:
             elif "classifier" in name and weight.shape[0] <= 2:
                 weight.copy_(0.6 * draw)
             else:
-                weight.copy_(0.25 * draw)
+                weight.copy_(width * draw)
     model.save_pretrained(folder)
 
 
@@ -380,6 +401,7 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path, **settings: Any) -> None
 
 
 def _add_pooling(folder: Path, mode: str, *, max_length: int) -> Path:
+    hidden_size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"]
     kind = "sentence_transformers.models."
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     _write_json(
@@ -393,7 +415,7 @@ def _add_pooling(folder: Path, mode: str, *, max_length: int) -> Path:
     _write_json(
         folder / "1_Pooling" / "config.json",
         {
-            "word_embedding_dimension": _SIZES["hidden_size"],
+            "word_embedding_dimension": hidden_size,
             "pooling_mode_cls_token": mode == "cls",
             "pooling_mode_mean_tokens": mode == "mean",
             "pooling_mode_max_tokens": False,
