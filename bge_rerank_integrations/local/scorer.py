@@ -197,6 +197,12 @@ class LocalScorer:
             )
         return scores
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens the model makes of each text, uncut, without control tokens."""
+        texts = [check_text(text, "text", index) for index, text in enumerate(texts)]
+        ids = self._loaded().tokenizer.encode(texts, range(len(texts)))
+        return [len(found) for found in ids]
+
     def close(self) -> None:
         """Give the model up: its memory goes when the last scorer that shares it is closed."""
         if self._engine is not None:
