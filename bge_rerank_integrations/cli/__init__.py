@@ -12,6 +12,8 @@ try:
     import typer
 
     from bge_rerank_integrations.cli.doctor import doctor
+    from bge_rerank_integrations.cli.eval import evaluate_models
+    from bge_rerank_integrations.cli.export import export
     from bge_rerank_integrations.cli.models import models
     from bge_rerank_integrations.cli.rerank import rerank
     from bge_rerank_integrations.cli.sweep_layers import sweep_layers
@@ -28,8 +30,9 @@ app = typer.Typer(
 )
 
 
-for command in (rerank, models, doctor, sweep_layers):
+for command in (rerank, models, doctor, sweep_layers, export):
     app.command(command.__name__.replace("_", "-"))(command)
+app.command("eval")(evaluate_models)
 
 
 def main() -> None:

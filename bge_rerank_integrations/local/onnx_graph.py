@@ -11,7 +11,7 @@ Embeddings, LayerNorm, attention products and the head stay in float32.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -19,13 +19,12 @@ from onnx import TensorProto, helper
 from onnx.external_data_helper import set_external_data
 
 from bge_rerank_integrations.local.checkpoint import Checkpoint
-from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.device import Hardware, plan_device
 from bge_rerank_integrations.local.encoder_config import EncoderConfig, read_encoder_config
 from bge_rerank_integrations.local.encoder_weights import tensor_prefix
-from bge_rerank_integrations.local.graph_encoder import Output
 from bge_rerank_integrations.local.weights import Weights
-
-GraphFormat = Literal["fp32", "int8"]
+from bge_rerank_integrations.registry import Family
+from bge_rerank_integrations.types import GraphFormat
 
 # What ONNX Runtime 1.20 and OpenVINO 2025.0 read: the oldest releases that the extras allow.
 OPSET, IR_VERSION = 20, 10
@@ -41,29 +40,27 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, str]]] = {
     "gelu_pytorch_tanh": ("Gelu", {"approximate": "tanh"}),
     "relu": ("Relu", {}),
 }
-DATA = "model.onnx_data"
+GRAPH, DATA = "model.onnx", "model.onnx_data"
+GRAPH_FILES = (f"onnx/{GRAPH}", f"onnx/{DATA}")
 
 
 def write_graph(
-    checkpoint: Checkpoint,
-    folder: Path,
-    output: Output,
-    number_format: GraphFormat,
-    plan: DevicePlan,
+    checkpoint: Checkpoint, folder: Path, family: Family, number_format: GraphFormat
 ) -> Path:
-    """Write `model.onnx` and `model.onnx_data` into `folder`; returns the graph's path.
+    """Write `model.onnx` and `model.onnx_data` into `folder`, and return the graph's path.
 
     Inputs are int64 [batch, tokens]: `input_ids`, `attention_mask`, and `token_type_ids` for BERT.
     The output is `logits` [batch, 1] for a reranker, else `last_hidden_state`
-    [batch, tokens, width]. `plan` is the CPU's in float32. Raises `CheckpointError` for weights
-    that are missing or do not fit the config.
+    [batch, tokens, width]. Raises `CheckpointError` for weights that are missing or do not fit the
+    config.
     """
     config = read_encoder_config(checkpoint.config, checkpoint.model)
+    plan = plan_device(Hardware(cores=1), device="cpu", precision="fp32")
     weights = Weights(checkpoint, plan, tensor_prefix(checkpoint, config))
     head = Weights(checkpoint, plan)
-    graph = folder / "model.onnx"
+    graph = folder / GRAPH
     with (folder / DATA).open("wb") as data:
-        model = _EncoderGraph(config, weights, head, data, number_format).build(output)
+        model = _EncoderGraph(config, weights, head, data, number_format).build(family)
     onnx.save(model, str(graph))
     onnx.checker.check_model(str(graph), full_check=True)
     return graph
@@ -86,7 +83,7 @@ class _EncoderGraph:
         self._tensors: list[Any] = []
         self._count = 0
 
-    def build(self, output: Output) -> Any:
+    def build(self, family: Family) -> Any:
         config = self._config
         names = ["input_ids", "attention_mask"]
         types = self._weights.read("embeddings.token_type_embeddings.weight").numpy()
@@ -98,10 +95,10 @@ class _EncoderGraph:
         zero, masked = self._small(0.0), self._small(MASKED)
         bias = self._op("Where", [seen, zero, masked])
         for number in range(config.layers):
-            last = output == "logit" and number == config.layers - 1
+            last = family is Family.ENCODER and number == config.layers - 1
             x = self._layer(f"encoder.layer.{number}.", x, bias, first_token_only=last)
         shape: list[str | int | None]
-        if output == "logit":
+        if family is Family.ENCODER:
             result, shape = self._head(x, "logits"), ["batch", 1]
         else:
             result = self._op("Identity", [x], result="last_hidden_state")
@@ -219,8 +216,9 @@ class _EncoderGraph:
         tensor.name = f"weight.{len(self._tensors)}"
         tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
         tensor.dims.extend(array.shape)
-        # runtimes map what begins at a page; others copy it
-        self._data.write(bytes(-self._data.tell() % 4096))
+        # at a page, as the ONNX standard asks of what is to be mapped; small ones are read anyway
+        step = 4096 if array.nbytes >= 2**16 else 64
+        self._data.write(bytes(-self._data.tell() % step))
         tensor.raw_data = b""
         set_external_data(tensor, DATA, offset=self._data.tell(), length=array.nbytes)
         tensor.ClearField("raw_data")
