@@ -9,7 +9,7 @@ setup: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[all]" --group test
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[all,ray]" --group test
 	touch $@
 
 # an older transformers, put before the environment's own for one run

@@ -69,6 +69,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         "cli",
         "eval",
         "remote",
+        "ray",
         "all",
     }
     assert set(described.get_all("Provides-Extra", [])) == extras

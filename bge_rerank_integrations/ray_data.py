@@ -1,0 +1,332 @@
+"""Files of pairs reranked by a pool of Ray Data actors, each with a scorer of its own.
+
+The input is cut into shards of consecutive rows. Only the shards' places travel through Ray: a
+worker reads a shard, scores it and puts its results into the folder in one step. What is in the
+folder is done; a run that was killed goes on with the rest. See `sharded/` for the parts that
+know no Ray.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bge_rerank_integrations.errors import InvalidInputError, MissingExtra, RerankError
+from bge_rerank_integrations.types import Scorer
+
+try:
+    import ray
+    import ray.data
+
+    from bge_rerank_integrations.sharded.attempts import Attempts
+    from bge_rerank_integrations.sharded.plan import cut_into_shards
+    from bge_rerank_integrations.sharded.results import ResultFolder
+    from bge_rerank_integrations.sharded.scoring import SuspectRow, score_rows
+    from bge_rerank_integrations.sharded.source import (
+        DEFAULT_COLUMNS,
+        Columns,
+        Layout,
+        RowReader,
+        Shard,
+        copied_types,
+        find_files,
+        fingerprint,
+        read_layout,
+    )
+    from bge_rerank_integrations.sharded.tables import Copied, failed_table, scored_table
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in ("ray", "pyarrow", "pandas"):
+        raise
+    raise MissingExtra(str(error.name), "ray") from error
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+__all__ = ["BatchReport", "Columns", "WorkerPlan", "plan_workers", "rerank_files"]
+
+MOST_TASKS = 4096
+CPUS_OF_A_WORKER = 4
+"""By default on a machine without GPUs: more workers would each hold the weights again."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """How many workers there may be, and what of the cluster each one holds."""
+
+    workers: int
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What is in the folder of results: `rows` of the input, of which `failed` have no score.
+
+    `shards_before` of the `shards` were done by an earlier run; `seconds` is this run's time.
+    """
+
+    rows: int
+    failed: int
+    shards: int
+    shards_before: int
+    seconds: float
+    scorer: str
+
+
+def plan_workers(
+    nodes: Sequence[dict[str, float]],
+    *,
+    workers: int | None = None,
+    cpus: float | None = None,
+    gpus: float | None = None,
+) -> WorkerPlan:
+    """The pool for a cluster whose nodes have these resources ("CPU" and "GPU").
+
+    By default a worker for each GPU, with one CPU; without GPUs a worker for every four CPUs. A
+    pool larger than the cluster runs with what can be placed. Raises `InvalidInputError` if not
+    even one worker could ever be: Ray would wait for it without end.
+    """
+    have_gpus = sum(node.get("GPU", 0) for node in nodes)
+    if gpus is None:
+        gpus = 1 if have_gpus else 0
+    if cpus is None:
+        most = max((node.get("CPU", 0) for node in nodes), default=0)
+        cpus = 1 if gpus else max(1, min(CPUS_OF_A_WORKER, most))
+    for name, value, least in (("cpus", cpus, 0), ("gpus", gpus, 0), ("workers", workers, 1)):
+        if value is not None and not (least <= value < math.inf):
+            raise InvalidInputError(f"{name} is {value!r}; it must be at least {least}")
+    if not cpus and not gpus:
+        raise InvalidInputError("a worker of no CPUs and no GPUs cannot be counted: give one")
+    need = {"CPU": cpus, "GPU": gpus}
+    fitting = [
+        min(int(node.get(kind, 0) / much) for kind, much in need.items() if much) for node in nodes
+    ]
+    if not any(fitting):
+        largest = ", ".join(
+            f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes
+        )
+        raise InvalidInputError(
+            f"a worker of {cpus:g} CPUs and {gpus:g} GPUs fits on no node of the cluster "
+            f"({largest or 'which has none'}): ask for less, or add a node"
+        )
+    return WorkerPlan(sum(fitting) if workers is None else workers, cpus, gpus)
+
+
+def rerank_files(
+    inputs: Path | str | Sequence[Path | str],
+    output: Path | str,
+    *,
+    load: Callable[[], Scorer],
+    columns: Columns = DEFAULT_COLUMNS,
+    shard_rows: int = 1000,
+    normalize: bool = True,
+    workers: int | None = None,
+    cpus: float | None = None,
+    gpus: float | None = None,
+    show_progress: bool = False,
+) -> BatchReport:
+    """Score every row of Parquet or JSON-lines files, and write the results as Parquet.
+
+    `inputs` are files, or folders of them: a row is a query with a passage, or with a list of
+    passages (see `Columns`). `load` gives each worker its scorer, as does
+    `functools.partial(load_scorer, "BAAI/bge-reranker-v2-m3", device="cuda")`: it is pickled,
+    without any weights. Both paths must be seen by every node, and `output` take hard links and
+    atomic renames: a local disk, NFS, Lustre.
+
+    `output/results` has for each row its number, its query id and what `columns.carry` names,
+    then score (shown as by `Reranker`, see `normalize`), raw_score (float32) and rank (from 1,
+    within the query); for rows with lists, lists in the order of the passages. The rows of a
+    query must stand together. `output/errors` has the rows that could not be scored: number,
+    query id, the error's class and a message without any of the text.
+
+    Killed at any point, the same call goes on: what is done stays, and each row is there once.
+    `shard_rows` rows are the unit of that. A row that a worker dies of costs that row, and three
+    workers.
+
+    `workers`, `cpus` and `gpus` (of each worker) size the pool, see `plan_workers`. Ray is used
+    as it is initialised; else the cluster that RAY_ADDRESS names; else one is started in this
+    machine for the call.
+
+    Raises `InvalidInputError` for an input or option that cannot be, and for a folder that was
+    begun with another input, other columns or another scorer; `MissingExtra`; and what no single
+    row can be blamed for, such as `ModelNotFound`.
+    """
+    began = time.monotonic()
+    if not callable(load):
+        raise InvalidInputError(f"load is a {type(load).__name__}, not a function giving a scorer")
+    given = [inputs] if isinstance(inputs, Path | str) else inputs
+    files = find_files([Path(place).absolute() for place in given])
+    layout = read_layout(files, columns)
+    folder = ResultFolder(Path(output).absolute())
+    shards = cut_into_shards(files, layout, shard_rows=shard_rows)
+    folder.open(
+        {
+            "input": fingerprint(files),
+            "columns": {**asdict(layout), "carry": list(layout.carry)},
+            "shard_rows": shard_rows,
+            "normalize": normalize,
+        }
+    )
+    with folder.alone():
+        folder.tidy()
+        done = folder.done()
+        todo = [shard for shard in shards if shard.number not in done]
+        work = _Work(
+            folder, layout, copied_types(files, layout), load, normalize, run=uuid.uuid4().hex
+        )
+        if todo:
+            with _ray():
+                alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+                nodes = [node["Resources"] for node in alive]
+                plan = plan_workers(nodes, workers=workers, cpus=cpus, gpus=gpus)
+                outcomes = _outcomes(todo, work, plan)
+                total = sum(shard.rows for shard in shards)
+                _follow(outcomes, total, sum(s.rows for s in todo), show_progress=show_progress)
+        return BatchReport(
+            rows=sum(shard.rows for shard in shards),
+            failed=folder.failed_rows(),
+            shards=len(shards),
+            shards_before=len(shards) - len(todo),
+            seconds=time.monotonic() - began,
+            scorer=folder.scorer_name(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What every worker is told."""
+
+    folder: ResultFolder
+    layout: Layout
+    copied: Copied
+    load: Callable[[], Scorer]
+    normalize: bool
+    run: str
+
+
+class _Worker:
+    """An actor: loads its scorer at the first shard, then scores shard after shard."""
+
+    def __init__(self, work: _Work) -> None:
+        self._work = work
+        self._reader = RowReader(work.layout)
+        self._scorer: Scorer | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[Any]]]:
+        for number, file, start, first_row, rows in zip(
+            *(batch[name].tolist() for name in ("number", "file", "start", "first_row", "rows")),
+            strict=True,
+        ):
+            shard = Shard(number, Path(file), start, first_row, rows)
+            try:
+                failed, stop = self._do(shard), b""
+            except (RerankError, OSError) as error:
+                # as a value: an exception would come out in Ray's words, and a page of them
+                failed, stop = 0, pickle.dumps(error)
+            yield {"rows": [rows], "failed": [failed], "stop": [stop]}
+            if stop:
+                return
+
+    def _do(self, shard: Shard) -> int:
+        """How many rows failed; 0 also for a shard that was done before this worker's task."""
+        work = self._work
+        if work.folder.is_done(shard.number):
+            return 0
+        attempts = Attempts(
+            work.folder.attempts_file(shard.number), run=work.run, shard=shard.number
+        )
+        scorer = self._loaded(attempts)
+        scored, failed = score_rows(scorer, self._reader.read(shard), work.layout, attempts)
+        work.folder.commit(
+            shard.number,
+            scored_table(
+                scored, work.layout, work.copied, scale=scorer.scale, normalize=work.normalize
+            ),
+            failed_table(failed, work.layout, work.copied),
+        )
+        attempts.finished()
+        return len(failed)
+
+    def _loaded(self, attempts: Attempts) -> Scorer:
+        if self._scorer is None:
+            attempts.begin_load()
+            scorer = self._work.load()
+            if not isinstance(scorer, Scorer):
+                raise InvalidInputError(
+                    f"load gave a {type(scorer).__name__} without name, scale and score(pairs)"
+                )
+            # here and not where the run begins, because the precision depends on the device
+            self._work.folder.claim_scorer(scorer.name, scorer.scale)
+            self._scorer = scorer
+        return self._scorer
+
+
+def _outcomes(todo: Sequence[Shard], work: _Work, plan: WorkerPlan) -> Iterator[dict[str, Any]]:
+    """For each shard, when it is done, its rows and how many of them failed."""
+    items = [{**asdict(shard), "file": str(shard.file)} for shard in todo]
+    # Data that is there from the start, and nothing behind the actors: no other task that would
+    # wait for a CPU while they hold them all, which on two CPUs is a deadlock.
+    places = ray.data.from_items(items, override_num_blocks=min(len(items), MOST_TASKS))
+    dataset = places.map_batches(
+        _Worker,
+        fn_constructor_args=(work,),
+        batch_size=None,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=plan.workers),
+        num_cpus=plan.cpus,
+        num_gpus=plan.gpus,
+    )
+    context = dataset.context
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.actor_task_retry_on_errors = [SuspectRow]  # type: ignore[list-item] # classes
+    context.max_errored_blocks = 0
+    for outcome in dataset.iter_rows():
+        if outcome["stop"]:
+            raise pickle.loads(outcome["stop"])  # noqa: S301 - this run's own worker wrote it
+        yield outcome
+
+
+def _follow(
+    outcomes: Iterable[dict[str, Any]], total: int, todo: int, *, show_progress: bool
+) -> None:
+    bar: tqdm[Any] | None = None
+    if show_progress:
+        try:
+            from tqdm import tqdm
+        except ModuleNotFoundError as error:
+            raise MissingExtra("tqdm", "ray") from error
+        bar = tqdm(total=total, initial=total - todo, desc="reranking", unit="row")
+    failed = 0
+    try:
+        for outcome in outcomes:
+            failed += outcome["failed"]
+            if bar is not None:
+                bar.set_postfix(failed=failed, refresh=False)
+                bar.update(outcome["rows"])
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+    else:
+        # "local", or Ray would join whatever cluster someone has started on this machine
+        ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
