@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +39,14 @@ def order_agreement(
     1 where both order every such pair alike, -1 where they order each the other way; 1 where there
     is none.
     """
-    expected = reference[:, None] - reference
-    told_apart = np.abs(expected) > tolerance
-    if not told_apart.any():
-        return 1.0
-    given = np.sign(scores[:, None] - scores)
-    return float((np.sign(expected) * given)[told_apart].mean())
+    agreed = told_apart = 0.0
+    # a row at a time: ten thousand scores have a hundred million pairs
+    for score, expected in zip(scores, reference, strict=True):
+        difference = expected - reference
+        apart = np.abs(difference) > tolerance
+        agreed += float((np.sign(difference) * np.sign(score - scores))[apart].sum())
+        told_apart += float(apart.sum())
+    return agreed / told_apart if told_apart else 1.0
 
 
 def encoder_flops(hidden: int, layers: int, ffn: int, lengths: Sequence[int]) -> float:
@@ -51,7 +54,34 @@ def encoder_flops(hidden: int, layers: int, ffn: int, lengths: Sequence[int]) ->
 
     Every layer for every token and no padding: what the model asks for, whatever a library does.
     """
-    tokens = sum(lengths)
-    products = 2 * tokens * (4 * hidden * hidden + 2 * hidden * ffn)
-    attention = 4 * hidden * sum(length * length for length in lengths)
-    return float(layers * (products + attention))
+    return _layers_flops(layers, 4 * hidden * hidden + 2 * hidden * ffn, hidden, lengths)
+
+
+def decoder_flops(config: Mapping[str, Any], lengths: Sequence[int]) -> float:
+    """The same of a Gemma with this `config.json`, without the vocabulary's product.
+
+    Attention counts every pair of tokens though half of them are masked, as is usual.
+    """
+    hidden, ffn = config["hidden_size"], config["intermediate_size"]
+    queries = config["num_attention_heads"] * config["head_dim"]
+    keys = config["num_key_value_heads"] * config["head_dim"]
+    weights = hidden * (2 * queries + 2 * keys + 3 * ffn)
+    return _layers_flops(config["num_hidden_layers"], weights, queries, lengths)
+
+
+def _layers_flops(layers: int, weights: int, attention: int, lengths: Sequence[int]) -> float:
+    """So many layers of so many weights, and of attention that wide over all heads."""
+    products = 2 * weights * sum(lengths)
+    mixing = 4 * attention * sum(length * length for length in lengths)
+    return float(layers * (products + mixing))
+
+
+def turns_within(seconds: float, each: Mapping[str, float], most: int) -> dict[str, int]:
+    """How often each contender can take its turn, given what one of its turns is expected to take.
+
+    The time is shared out evenly, everybody has at least one turn and nobody more than `most`.
+    """
+    return {
+        name: max(1, min(most, int(seconds / len(each) / expected)))
+        for name, expected in each.items()
+    }

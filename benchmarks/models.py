@@ -13,10 +13,14 @@ import itertools
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from benchmarks.gemma import GEMMAS, write_gemma
+from benchmarks.measures import decoder_flops, encoder_flops
 
 DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "bge-rerank-bench"
 LOGIT_STD = 2.4
@@ -57,6 +61,21 @@ def read_shape(folder: Path) -> Shape:
     )
 
 
+def model_flops(folder: Path, lengths: Sequence[int]) -> float:
+    """FLOPs of this model over sequences of these lengths: see `measures`."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config["model_type"] == "gemma":
+        return decoder_flops(config, lengths)
+    shape = read_shape(folder)
+    return encoder_flops(shape.hidden, shape.layers, shape.ffn, lengths)
+
+
+def read_width(folder: Path) -> int:
+    """The hidden size of a built model."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return int(config["hidden_size"])
+
+
 def model_folder(cache: Path, name: str) -> Path:
     """Where the model is, or will be."""
     return cache.expanduser() / name
@@ -71,11 +90,14 @@ def build_model(cache: Path, name: str) -> Path:
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    if name == MINI:
+    if name in GEMMAS:
+        write_gemma(partial, GEMMAS[name])
+    elif name == MINI:
         _save_mini(partial)
+        _spread_logits(partial)
     else:
         _save_xlmr(partial, SHAPES[name])
-    _spread_logits(partial)
+        _spread_logits(partial)
     partial.rename(folder)
     return folder
 
@@ -92,13 +114,15 @@ def export_onnx(folder: Path) -> Path:
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    ids = torch.full((2, 16), 5)
-    names = ["input_ids", "attention_mask"]
+    ids = torch.ones(2, 16, dtype=torch.int64)
+    # in BERT the passage has a token type of its own
+    bert = model.config.model_type == "bert"
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if bert else [])]
     free = {0: "sequences", 1: "tokens"}
     partial = file.with_suffix(".partial")
     torch.onnx.export(
-        _Logits(model),
-        (ids, torch.ones_like(ids)),
+        _logits(model, names),
+        (ids,) * len(names),
         str(partial),
         input_names=names,
         output_names=["logits"],
@@ -110,20 +134,18 @@ def export_onnx(folder: Path) -> Path:
     return file
 
 
-def _Logits(model: Any) -> Any:  # noqa: N802  # a class, made late because torch is imported late
+def _logits(model: Any, names: list[str]) -> Any:
     import torch
 
     class Logits(torch.nn.Module):
-        """The model as a function of two tensors to one."""
+        """The model as a function of tensors, in the order of the graph's inputs, to one."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.model = model
+            self.model, self.names = model, names
 
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.model(
-                input_ids=input_ids, attention_mask=attention_mask
-            ).logits
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.model(**dict(zip(self.names, inputs, strict=True))).logits
             return logits
 
     return Logits()
@@ -149,7 +171,7 @@ def _save_xlmr(folder: Path, shape: Shape) -> None:
     )
     config.num_labels = 1
     torch.manual_seed(0)
-    model = XLMRobertaForSequenceClassification(config)
+    model: Any = XLMRobertaForSequenceClassification(config)
     # As drawn, all passages look nearly alike, and rescaling their logits would blow rounding
     # errors up. As in a trained model, words weigh more than positions, and attention mixes more.
     with torch.no_grad():
@@ -263,7 +285,7 @@ def _spread_logits(folder: Path) -> None:
 def main() -> None:
     """Build the models named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="+", choices=[*SHAPES, MINI])
+    parser.add_argument("names", nargs="+", choices=[*SHAPES, MINI, *GEMMAS])
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     parser.add_argument("--onnx", action="store_true", help="also export them to ONNX")
     asked = parser.parse_args()

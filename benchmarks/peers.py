@@ -3,12 +3,15 @@
 Each runs as its documentation shows, with its own defaults for batches, sorting and threads; only
 an activation is switched off where that is an option, so that logits can be compared. All pairs of
 a call have the same question, as in a reranking request.
+
+The frameworks' adapters are in `adapter_peers`.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +29,17 @@ class Peer:
     """How to load a contender, and what its numbers are.
 
     `module` is what a program that uses it imports first; "rank" are the negative places of an
-    adapter that returns an order without scores. `exact` contenders compute in float32.
+    adapter that returns an order without scores. `pace` is the rough share of float32's fastest
+    matrix product that it reaches, to guess how long a race will take. `packages` is a folder in
+    the repository that goes before the environment's own packages.
     """
 
     module: str
     load: Callable[[Path], Score]
+    pace: float
     scale: Literal["logit", "sigmoid", "rank"] = "logit"
-    exact: bool = True
+    precision: Literal["fp32", "bf16"] = "fp32"
+    packages: str | None = None
 
 
 def sentence_transformers(folder: Path) -> Score:
@@ -44,11 +51,41 @@ def sentence_transformers(folder: Path) -> Score:
     return lambda pairs: np.asarray(model.predict(list(pairs)), np.float64)
 
 
+def sentence_transformers_onnx(folder: Path) -> Score:
+    """`CrossEncoder.predict` on its ONNX backend, in float32, on the exported graph."""
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    if not onnx_file(folder).is_file():
+        raise no_graph(folder)
+    model = CrossEncoder(
+        str(folder), backend="onnx", device="cpu", activation_fn=torch.nn.Identity()
+    )
+    return lambda pairs: np.asarray(model.predict(list(pairs)), np.float64)
+
+
 def flag_embedding(folder: Path) -> Score:
     """`FlagReranker.compute_score`."""
     from FlagEmbedding import FlagReranker
 
     model = FlagReranker(str(folder), devices="cpu")
+    return lambda pairs: np.asarray(model.compute_score([list(pair) for pair in pairs]), np.float64)
+
+
+def flag_llm(folder: Path) -> Score:
+    """`FlagLLMReranker.compute_score` in float32."""
+    return _flag_llm(folder, use_bf16=False)
+
+
+def flag_llm_bf16(folder: Path) -> Score:
+    """`FlagLLMReranker.compute_score` in bfloat16."""
+    return _flag_llm(folder, use_bf16=True)
+
+
+def _flag_llm(folder: Path, *, use_bf16: bool) -> Score:
+    from FlagEmbedding import FlagLLMReranker
+
+    model = FlagLLMReranker(str(folder), use_fp16=False, use_bf16=use_bf16, devices="cpu")
     return lambda pairs: np.asarray(model.compute_score([list(pair) for pair in pairs]), np.float64)
 
 
@@ -80,28 +117,44 @@ def onnxruntime(folder: Path) -> Score:
 
     from bge_rerank_integrations.local.batching import plan_batches
 
-    file = folder / "onnx" / "model.onnx"
+    file = onnx_file(folder)
     if not file.is_file():
-        raise Unavailable(f"no {file.name}: python -m benchmarks.models {folder.name} --onnx")
+        raise no_graph(folder)
     session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    takes_types = any(given.name == "token_type_ids" for given in session.get_inputs())
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
 
     def score(pairs: Sequence[Pair]) -> NDArray[np.float64]:
-        ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(pairs))]
+        encoded = tokenizer.encode_batch_fast(list(pairs))
+        ids = [encoding.ids for encoding in encoded]
         scores = np.empty(len(pairs))
         for batch in plan_batches([len(row) for row in ids], max_tokens=2048, padded=True):
             inputs = np.full((len(batch), len(ids[batch[0]])), 1, np.int64)
-            mask = np.zeros_like(inputs)
+            mask, types = np.zeros_like(inputs), np.zeros_like(inputs)
             for row, index in enumerate(batch):
                 inputs[row, : len(ids[index])] = ids[index]
                 mask[row, : len(ids[index])] = 1
-            logits = session.run(None, {"input_ids": inputs, "attention_mask": mask})[0]
+                types[row, : len(ids[index])] = encoded[index].type_ids
+            feeds = {"input_ids": inputs, "attention_mask": mask}
+            if takes_types:
+                feeds["token_type_ids"] = types
+            logits = session.run(None, feeds)[0]
             scores[batch] = np.asarray(logits)[:, 0]
         return scores
 
     return score
+
+
+def onnx_file(folder: Path) -> Path:
+    """Where a model's exported graph is, or will be."""
+    return folder / "onnx" / "model.onnx"
+
+
+def no_graph(folder: Path) -> Unavailable:
+    """The error of who needs the graph that is not there."""
+    return Unavailable(f"no ONNX graph: python -m benchmarks.models {folder.name} --onnx")
 
 
 def rerankers(folder: Path) -> Score:
@@ -135,124 +188,39 @@ def ours_bf16(folder: Path) -> Score:
 def _ours(folder: Path, precision: Literal["fp32", "bf16"]) -> Score:
     from bge_rerank_integrations import load_scorer
 
-    scorer = load_scorer(str(folder), device="cpu", precision=precision)
+    # as the others read it, so that no one cuts what another scores
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    limit = settings.get("model_max_length")
+    scorer = load_scorer(str(folder), device="cpu", precision=precision, max_length=limit)
     if scorer.plan.precision != precision:
         raise Unavailable(f"this CPU has no {precision} instructions")
     return lambda pairs: scorer.score(list(pairs)).astype(np.float64)
 
 
-def llama_index_sbert(folder: Path) -> Score:
-    """LlamaIndex's adapter to sentence-transformers."""
-    from llama_index.postprocessor.sbert_rerank import SentenceTransformerRerank
-
-    return _nodes(SentenceTransformerRerank(model=str(folder), device="cpu", top_n=10**6))
-
-
-def llama_index_flag(folder: Path) -> Score:
-    """LlamaIndex's adapter to FlagEmbedding."""
-    from llama_index.postprocessor.flag_embedding_reranker import FlagEmbeddingReranker
-
-    return _nodes(FlagEmbeddingReranker(model=str(folder), top_n=10**6))
-
-
-def llama_index_ours(folder: Path) -> Score:
-    """Our adapter for LlamaIndex."""
-    from bge_rerank_integrations.llama_index import BGERerank
-
-    return _nodes(BGERerank(model=str(folder), device="cpu", top_n=None, lazy_load=False))
-
-
-def _nodes(postprocessor: Any) -> Score:
-    from llama_index.core.schema import NodeWithScore, TextNode
-
-    def score(pairs: Sequence[Pair]) -> NDArray[np.float64]:
-        nodes = [
-            NodeWithScore(node=TextNode(text=passage, id_=str(index)), score=0.0)
-            for index, (_, passage) in enumerate(pairs)
-        ]
-        scores = np.empty(len(pairs))
-        for node in postprocessor.postprocess_nodes(nodes, query_str=pairs[0][0]):
-            scores[int(node.node.node_id)] = node.score
-        return scores
-
-    return score
-
-
-def langchain_huggingface(folder: Path) -> Score:
-    """LangChain's adapters to sentence-transformers."""
-    from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
-    from langchain_community.cross_encoders import HuggingFaceCrossEncoder
-
-    model = HuggingFaceCrossEncoder(model_name=str(folder), model_kwargs={"device": "cpu"})
-    compressor = CrossEncoderReranker(model=model, top_n=10**6)
-
-    def score(pairs: Sequence[Pair]) -> NDArray[np.float64]:
-        # it says which documents are best, and not how good they are
-        places = np.empty(len(pairs))
-        ranked = compressor.compress_documents(_documents(pairs), pairs[0][0])
-        for place, document in enumerate(ranked):
-            places[int(document.id or 0)] = -place
-        return places
-
-    return score
-
-
-def langchain_ours(folder: Path) -> Score:
-    """Our adapter for LangChain."""
-    from bge_rerank_integrations.langchain import BGERerank
-
-    compressor = BGERerank(model=str(folder), device="cpu", top_n=None, lazy_load=False)
-
-    def score(pairs: Sequence[Pair]) -> NDArray[np.float64]:
-        scores = np.empty(len(pairs))
-        for document in compressor.compress_documents(_documents(pairs), pairs[0][0]):
-            scores[int(document.id or 0)] = document.metadata["relevance_score"]
-        return scores
-
-    return score
-
-
-def _documents(pairs: Sequence[Pair]) -> list[Any]:
-    from langchain_core.documents import Document
-
-    return [
-        Document(page_content=passage, id=str(index)) for index, (_, passage) in enumerate(pairs)
-    ]
-
-
 OURS = "ours fp32"
+OURS_BF16 = "ours bf16"
 REFERENCE = "sentence-transformers"
+FLAG = "FlagEmbedding"
+ORT = "ONNX Runtime"
+ST_ONNX = "sentence-transformers ONNX"
+FLAG_LLM = "FlagEmbedding LLM"
+FLAG_LLM_BF16 = "FlagEmbedding LLM bf16"
+
+TRANSFORMERS_4 = ".venv-bench-transformers4"
 
 PEERS = {
-    OURS: Peer("bge_rerank_integrations", ours_fp32),
-    "ours bf16": Peer("bge_rerank_integrations", ours_bf16, exact=False),
-    REFERENCE: Peer("sentence_transformers", sentence_transformers),
-    "FlagEmbedding": Peer("FlagEmbedding", flag_embedding),
-    "transformers": Peer("transformers", transformers),
-    "ONNX Runtime": Peer("onnxruntime", onnxruntime),
-    "rerankers": Peer("rerankers", rerankers),
-}
-
-LLAMA_INDEX_OURS = "LlamaIndex: ours"
-LANGCHAIN_OURS = "LangChain: ours"
-
-LLAMA_INDEX = {
-    LLAMA_INDEX_OURS: Peer(
-        "bge_rerank_integrations.llama_index", llama_index_ours, scale="sigmoid"
+    OURS: Peer("bge_rerank_integrations", ours_fp32, 0.75),
+    OURS_BF16: Peer("bge_rerank_integrations", ours_bf16, 1.8, precision="bf16"),
+    REFERENCE: Peer("sentence_transformers", sentence_transformers, 0.4),
+    FLAG: Peer("FlagEmbedding", flag_embedding, 0.12),
+    "transformers": Peer("transformers", transformers, 0.3),
+    ORT: Peer("onnxruntime", onnxruntime, 0.55),
+    "rerankers": Peer("rerankers", rerankers, 0.3),
+    ST_ONNX: Peer(
+        "sentence_transformers", sentence_transformers_onnx, 0.35, packages=TRANSFORMERS_4
     ),
-    "LlamaIndex: SentenceTransformerRerank": Peer(
-        "llama_index.postprocessor.sbert_rerank", llama_index_sbert, scale="sigmoid"
-    ),
-    "LlamaIndex: FlagEmbeddingReranker": Peer(
-        "llama_index.postprocessor.flag_embedding_reranker", llama_index_flag
+    FLAG_LLM: Peer("FlagEmbedding", flag_llm, 0.15, packages=TRANSFORMERS_4),
+    FLAG_LLM_BF16: Peer(
+        "FlagEmbedding", flag_llm_bf16, 0.8, precision="bf16", packages=TRANSFORMERS_4
     ),
 }
-
-LANGCHAIN = {
-    LANGCHAIN_OURS: Peer("bge_rerank_integrations.langchain", langchain_ours, scale="sigmoid"),
-    "LangChain: HuggingFaceCrossEncoder": Peer(
-        "langchain_community.cross_encoders", langchain_huggingface, scale="rank"
-    ),
-}
-
-EVERYONE = PEERS | LLAMA_INDEX | LANGCHAIN

@@ -1,14 +1,34 @@
-"""A race's results as JSON for programs, Markdown for readers and a chart."""
+"""From the stored results to tables and charts.
 
-import json
+    python -m benchmarks.report
+
+For every machine's JSON in benchmarks/results: its Markdown and its charts beside it. And in
+docs/speed.md, what stands between `<!-- results: NAME -->` and `<!-- end -->` is written anew, so
+that no number there is typed by hand. NAME is a part of the programme, "summary" or "machine".
+"""
+
+import argparse
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from benchmarks.charts import CHARTS, draw_charts
+from benchmarks.plan import PARTS
+from benchmarks.results import RESULTS, stored
+from benchmarks.tables import markdown_table, part_tables, summary_table
+
+__all__ = ["describe_machine", "fill", "markdown_table", "write_reports"]
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
+REGION = re.compile(r"(<!-- results: ([^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+QUIET = 0.5
+"""Load above which other work is in the numbers."""
+SUMMARY = CHARTS["throughput"].parts
 
 PACKAGES = (
     "bge-rerank-integrations",
@@ -27,6 +47,13 @@ PACKAGES = (
     "langchain-community",
 )
 
+ABOUT = """\
+Random weights of the true shapes, everybody with their own defaults and in a process of their own,
+taking turns; medians. *times ours*: how many times as long as the first of ours in that race.
+*of peak*: the model's arithmetic over the fastest matrix product that the machine does in that
+number format. *error*: the largest difference of a score from the reference's, where logits spread
+by 2.4; *tau*: agreement of the order. Ratios below about 1.15 are ties."""
+
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores, versions, date, and how busy the machine is."""
@@ -42,143 +69,90 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def write_report(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write the three files, named by date and processor; returns them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    machine = results["machine"]
-    slug = re.sub(r"[^a-z0-9]+", "-", machine["processor"].lower()).strip("-")
-    stem = folder / f"{machine['date'][:10]}-{slug}"
-    files = [stem.with_name(stem.name + suffix) for suffix in (".json", ".md", ".png")]
-    files[0].write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    files[1].write_text(as_markdown(results, files[2].name), encoding="utf-8")
-    draw_chart(results, files[2])
-    return files
+def write_reports(folder: Path) -> list[Path]:
+    """Markdown and charts for every machine's results in the folder; returns the files."""
+    written = []
+    for file, parts in stored(folder).items():
+        charts = draw_charts(parts, file.with_suffix(""))
+        report = file.with_suffix(".md")
+        report.write_text(as_markdown(parts, charts), encoding="utf-8")
+        written += [file, report, *charts.values()]
+    return written
 
 
-def as_markdown(results: Mapping[str, Any], chart: str) -> str:
-    """The whole report as text with tables."""
-    machine = results["machine"]
-    packages = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    peak = ", ".join(f"{kind} {rate / 1e9:.0f} GFLOP/s" for kind, rate in results["peak"].items())
-    about = (
-        "Random weights of the true shapes; every contender with its own defaults, in a process of "
-        "its own, taking turns; medians. 'x ours' is how many times as long it took as the first "
-        "of ours in that race; the error is the largest difference of scores to the library "
-        "that ours is compared with, on the contender's own scale; below about 1.15 is a tie."
-    )
-    setting = (
-        f"{machine['system']}, Python {machine['python']}, load at the start {machine['load']:.2f}."
-        f"\nFastest matrix product: {peak}.\n{packages}."
-    )
-    parts = [
-        f"# Races of {machine['date'][:10]} on {machine['processor']}, {machine['cores']} cores",
-        about,
-        setting,
-        f"![pairs per second]({chart})",
-        *(race_table(table) for table in results["races"]),
+def as_markdown(parts: Mapping[str, Mapping[str, Any]], charts: Mapping[str, Path]) -> str:
+    """One machine's whole report."""
+    texts = ["# Races", ABOUT, machine_lines(parts), summary_table(parts, SUMMARY)]
+    texts += [
+        f"## {name}: {part.title}\n\n{part_tables(parts[name])}"
+        for name, part in PARTS.items()
+        if name in parts
     ]
-    if rows := results.get("concurrency"):
-        parts.append(concurrency_table(rows))
-    if cold := results.get("cold start"):
-        parts.append(cold_table(cold))
-    if left_out := results["left_out"]:
-        lines = [f"- {name}: {why}" for name, why in left_out.items()]
-        parts.append("\n".join(["## Left out", "", *lines]))
-    return "\n\n".join(parts) + "\n"
+    texts += [f"## {CHARTS[name].title}\n\n![]({file.name})" for name, file in charts.items()]
+    return "\n\n".join(text for text in texts if text) + "\n"
 
 
-def race_table(table: Mapping[str, Any]) -> str:
-    """One workload's contenders, the fastest first."""
-    rows = sorted(table["rows"].items(), key=lambda item: item[1]["median"])
-    head = f"## {table['section']}: {table['workload']}, {table['model']}"
-    about = (
-        f"{table['pairs']} pairs of {table['tokens']:.0f} tokens with question and control tokens; "
-        f"rounds: {table['rounds']}."
+def machine_lines(parts: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the parts were run on, when, and with which versions."""
+    machines = [found["machine"] for found in parts.values()]
+    last = max(machines, key=lambda machine: machine["date"])
+    dates = sorted({machine["date"][:10] for machine in machines})
+    peak = max(parts.values(), key=lambda found: found["machine"]["date"])["peak"]
+    rates = ", ".join(f"{kind} {rate / 1e9:,.0f} GFLOP/s" for kind, rate in peak.items())
+    versions = ", ".join(
+        f"{package} {'/'.join(numbers)}"
+        for package in PACKAGES
+        if (numbers := sorted({str(machine["versions"].get(package)) for machine in machines}))
     )
-    body = [
-        [
-            name,
-            f"{row['median']:.3f}",
-            f"{row['pairs_per_second']:.1f}",
-            _or_dash(row["times_ours"], "{:.2f}"),
-            f"{100 * row['share_of_peak']:.0f}%",
-            f"{row['peak_memory'] / 1e6:.0f}",
-            _or_dash(row.get("largest_error"), "{:.1e}"),
-            _or_dash(row.get("tau"), "{:.4f}"),
+    where = f"{last['processor']}, {last['cores']} cores, {last['system']}, Python {last['python']}"
+    lines = [
+        f"- {where}; {' and '.join(dates)}",
+        f"- fastest matrix products: {rates}",
+        f"- {versions}",
+    ]
+    busy = [
+        f"{name} ({found['machine']['load']:.1f})"
+        for name, found in parts.items()
+        if found["machine"]["load"] > QUIET
+    ]
+    if busy:
+        lines.append(
+            f"- other work ran at the start of (load): {', '.join(busy)}; trust ratios only"
+        )
+    return "\n".join(lines)
+
+
+def fill(document: str, results: Mapping[Path, Mapping[str, Any]], to_results: str) -> str:
+    """The document with every region written from the results.
+
+    `to_results` is the way from the document to the folder with the charts. Raises `KeyError` for
+    a region of an unknown name.
+    """
+    return REGION.sub(
+        lambda region: region[1] + region_text(region[2], results, to_results) + region[3], document
+    )
+
+
+def region_text(name: str, results: Mapping[Path, Mapping[str, Any]], to_results: str) -> str:
+    """What stands in one region: a block for each machine that has something to say."""
+    blocks = []
+    for file, parts in results.items():
+        text = {
+            "machine": lambda parts=parts: machine_lines(parts),
+            "summary": lambda parts=parts: summary_table(parts, SUMMARY),
+        }.get(name, lambda parts=parts: part_tables(parts[name]) if name in parts else "")()
+        pictures = [
+            f"![{chart.title}]({to_results}/{file.stem}-{chart_name}.png)"
+            for chart_name, chart in CHARTS.items()
+            if file.with_name(f"{file.stem}-{chart_name}.png").is_file()
+            and name == ("summary" if chart.parts == SUMMARY else chart.parts[-1])
         ]
-        for name, row in rows
-    ]
-    columns = ["", "s", "pairs/s", "x ours", "of peak", "peak MB", "error", "tau"]
-    return "\n\n".join([head, about, markdown_table(columns, body)])
-
-
-def concurrency_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Many callers at once."""
-    body = [
-        [
-            str(row["callers"]),
-            row["peer"],
-            f"{row['pairs_per_second']:.1f}",
-            _or_dash(row["p50"], "{:.3f}"),
-            _or_dash(row["p95"], "{:.3f}"),
-            f"{row['wrong']} of {row['requests']}",
-            row["problem"] or "none",
-        ]
-        for row in rows
-    ]
-    columns = ["callers", "", "pairs/s", "p50 s", "p95 s", "wrong answers", "error"]
-    about = "Requests of 10 passages; wrong answers differ from those the same request gets alone."
-    return "\n\n".join(["## Concurrency", about, markdown_table(columns, body)])
-
-
-def cold_table(cold: Mapping[str, Mapping[str, float]]) -> str:
-    """From starting Python to the first score."""
-    steps = ("import", "load", "first", "total")
-    body = [
-        [name, *(f"{of[step]:.2f}" for step in steps), f"{of['modules']:.0f}"]
-        for name, of in sorted(cold.items(), key=lambda item: item[1]["total"])
-    ]
-    columns = ["", "import s", "load s", "first score s", "total s", "modules"]
-    about = "Fresh processes with the files in the system's cache; the total includes Python's own."
-    return "\n\n".join(["## Cold start", about, markdown_table(columns, body)])
-
-
-def markdown_table(columns: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Rows of cells between bars."""
-    rows = [columns, ["---"] * len(columns), *body]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def draw_chart(results: Mapping[str, Any], file: Path) -> None:
-    """Pairs per second: a panel for each workload that more than three took part in."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    tables = [table for table in results["races"] if len(table["rows"]) > 3]
-    tables = tables or results["races"]
-    if not tables:
-        return
-    figure, panels = plt.subplots(len(tables), 1, figsize=(8, 2.6 * len(tables)), squeeze=False)
-    for table, axes in zip(tables, panels[:, 0], strict=True):
-        rows = sorted(table["rows"].items(), key=lambda item: item[1]["median"], reverse=True)
-        names = [name for name, _ in rows]
-        rates = [row["pairs_per_second"] for _, row in rows]
-        colors = ["tab:orange" if "ours" in name else "tab:gray" for name in names]
-        bars = axes.barh(names, rates, color=colors)
-        axes.bar_label(bars, fmt="%.1f", padding=3)
-        axes.margins(x=0.12)
-        axes.set_title(f"{table['section']}: {table['workload']}, {table['model']}")
-        axes.set_xlabel("pairs per second")
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(file, dpi=120, metadata={"Software": None})
-    plt.close(figure)
-
-
-def _or_dash(number: float | None, form: str) -> str:
-    return "-" if number is None else form.format(number)
+        if text and len(results) > 1:
+            blocks.append(f"On {file.stem}:")
+        blocks += [block for block in (text, *pictures) if block]
+    if name not in (*PARTS, "machine", "summary"):
+        raise KeyError(f"{name!r} is no part: {', '.join(PARTS)}, machine, summary")
+    return "\n" + "\n\n".join(blocks or ["Not measured yet."]) + "\n\n"
 
 
 def _processor() -> str:
@@ -195,3 +169,23 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def main() -> None:
+    """Write the reports and the document."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--document", type=Path, default=DOCUMENT)
+    asked = parser.parse_args()
+    for file in write_reports(asked.results):
+        print(file)
+    to_results = os.path.relpath(asked.results, asked.document.parent)
+    text = asked.document.read_text(encoding="utf-8")
+    asked.document.write_text(fill(text, stored(asked.results), to_results), encoding="utf-8")
+    print(asked.document)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,13 +1,8 @@
 """A contender in a process of its own, loaded once, which works only while it is asked to.
 
 So contenders share neither threads nor allocator nor settings, and can still take turns.
-
-    python -m benchmarks.worker "ours fp32" FOLDER     a cold start: import, load, one pair
 """
 
-import argparse
-import importlib
-import json
 import os
 import resource
 import sys
@@ -24,11 +19,17 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers import EVERYONE, Pair, Score, Unavailable
+from benchmarks.peers import Pair, Score, Unavailable
+from benchmarks.plan import EVERYONE
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Worker:
     """The parent's end: `score`, `serve_many` and `peak_memory` wait for the answer.
+
+    `loaded` says which versions the contender runs on, if they are not the environment's own, and
+    how many bytes the process held once it was loaded.
 
     Raises `Unavailable` for a contender that cannot be loaded here, and `ConnectionError` when its
     process has died; what killed it is on stderr.
@@ -41,9 +42,12 @@ class Worker:
         self._process = context.Process(target=_work, args=(theirs, peer, folder), daemon=True)
         self._process.start()
         theirs.close()
-        problem = self._receive()
-        if problem is not None:
-            raise Unavailable(problem)
+        try:
+            self.loaded: dict[str, Any] = self._receive()
+        except ConnectionError as error:
+            raise Unavailable(str(error)) from error
+        if "problem" in self.loaded:
+            raise Unavailable(self.loaded["problem"])
 
     def score(self, pairs: Sequence[Pair]) -> tuple[NDArray[np.float64], float]:
         """The scores, and the seconds they took."""
@@ -51,7 +55,7 @@ class Worker:
         return scores, seconds
 
     def serve_many(self, requests: Sequence[Sequence[Pair]], callers: int) -> dict[str, Any]:
-        """Requests answered by so many callers at once: seconds, latencies, what went wrong."""
+        """Requests answered by so many callers at once: see the function of that name."""
         served: dict[str, Any] = self._ask("serve_many", requests, callers)
         return served
 
@@ -90,15 +94,16 @@ class Worker:
 def _work(connection: Connection, peer: str, folder: Path) -> None:
     silence()
     try:
+        put_packages_first(peer)
         score = EVERYONE[peer].load(folder)
     except (ModuleNotFoundError, Unavailable) as error:
-        connection.send(str(error))
+        connection.send({"problem": str(error)})
         return
-    connection.send(None)
+    connection.send({"versions": own_versions(peer), "memory": memory("VmRSS")})
     tasks: dict[str, Callable[..., Any]] = {
         "score": lambda pairs: _timed(score, pairs),
         "serve_many": lambda requests, callers: serve_many(score, requests, callers),
-        "peak_memory": peak_memory,
+        "peak_memory": lambda: memory("VmHWM"),
     }
     while True:
         try:
@@ -108,6 +113,27 @@ def _work(connection: Connection, peer: str, folder: Path) -> None:
         connection.send(tasks[task](*arguments))
 
 
+def put_packages_first(peer: str) -> None:
+    """Put the contender's own folder of packages before the environment's.
+
+    Raises `Unavailable` where it was not installed.
+    """
+    packages = EVERYONE[peer].packages
+    if packages is None:
+        return
+    if not (ROOT / packages / "transformers").is_dir():
+        raise Unavailable(f"no {packages}: make {packages}/ready")
+    sys.path.insert(0, str(ROOT / packages))
+
+
+def own_versions(peer: str) -> dict[str, str]:
+    """The versions of what was loaded from the contender's own folder of packages."""
+    if EVERYONE[peer].packages is None:
+        return {}
+    names = ("transformers", "sentence_transformers")
+    return {name: sys.modules[name].__version__ for name in names if name in sys.modules}
+
+
 def _timed(score: Score, pairs: Sequence[Pair]) -> tuple[NDArray[np.float64], float]:
     begin = time.perf_counter()
     scores = score(pairs)
@@ -115,41 +141,38 @@ def _timed(score: Score, pairs: Sequence[Pair]) -> tuple[NDArray[np.float64], fl
 
 
 def serve_many(score: Score, requests: Sequence[Sequence[Pair]], callers: int) -> dict[str, Any]:
-    """Answer the requests from `callers` threads, and compare with the answers given alone."""
-    alone = [score(request) for request in requests]
+    """Answer the requests from `callers` threads: scores (None where it failed) and seconds."""
     latencies: list[float] = []
-    start = threading.Barrier(callers)
+    scores: list[NDArray[np.float64] | None] = [None] * len(requests)
+    start = threading.Barrier(callers + 1)
 
-    def call(mine: Sequence[int]) -> int:
+    def call(mine: Sequence[int]) -> None:
         start.wait()
-        wrong = 0
         for number in mine:
             begin = time.perf_counter()
-            scores = score(requests[number])
+            scores[number] = score(requests[number])
             latencies.append(time.perf_counter() - begin)
-            wrong += not np.allclose(scores, alone[number], atol=1e-3)
-        return wrong
 
-    begin = time.perf_counter()
     with ThreadPoolExecutor(callers) as pool:
         shares = [range(caller, len(requests), callers) for caller in range(callers)]
         calls = [pool.submit(call, share) for share in shares]
-    seconds = time.perf_counter() - begin
-    problems = [problem for done in calls if (problem := done.exception()) is not None]
+        start.wait()
+        begin = time.perf_counter()
+        problems = [problem for done in calls if (problem := done.exception()) is not None]
+        seconds = time.perf_counter() - begin
     return {
         "seconds": seconds,
         "latencies": latencies,
-        "wrong": sum(done.result() for done in calls if done.exception() is None),
-        "failed": len(problems),
+        "scores": scores,
         "problem": repr(problems[0]) if problems else None,
     }
 
 
-def peak_memory() -> int:
-    """Peak resident bytes of this process."""
+def memory(kind: str) -> int:
+    """Resident bytes of this process: now with "VmRSS", at the most so far with "VmHWM"."""
     status = Path("/proc/self/status")
     if status.is_file():  # unlike getrusage's, this figure has nothing of the parent's
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        line = next(x for x in status.read_text().splitlines() if x.startswith(kind))
         return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
@@ -164,31 +187,3 @@ def silence() -> None:
         "TRANSFORMERS_VERBOSITY": "error",
         "PYTHONWARNINGS": "ignore",
     }
-
-
-def main() -> None:
-    """Print, as JSON, the seconds that import, load and the first pair take in this process."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("peer", choices=EVERYONE)
-    parser.add_argument("folder", type=Path)
-    asked = parser.parse_args()
-    peer = EVERYONE[asked.peer]
-    silence()
-    times = [time.perf_counter()]
-    importlib.import_module(peer.module)
-    times.append(time.perf_counter())
-    score = peer.load(asked.folder)
-    times.append(time.perf_counter())
-    score([("What is a panda?", "A bear that eats bamboo.")])
-    times.append(time.perf_counter())
-    steps = {
-        name: later - earlier
-        for name, earlier, later in zip(
-            ("import", "load", "first"), times[:-1], times[1:], strict=True
-        )
-    }
-    print(json.dumps(steps | {"modules": len(sys.modules)}))
-
-
-if __name__ == "__main__":
-    main()

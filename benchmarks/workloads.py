@@ -18,6 +18,11 @@ from tokenizers import Tokenizer
 CORPUS = Path(__file__).resolve().parent.parent / "examples" / "corpus"
 LONGEST = 440
 """Most tokens of a passage drawn at random: with any of the questions it stays below 512."""
+LLM_PROMPT = (
+    "A: \nB: \nGiven a query A and a passage B, determine whether the passage contains an answer "
+    "to the query by providing a prediction of either 'Yes' or 'No'."
+)
+"""What stands around a pair for an LLM reranker, to count its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,38 @@ class Workload:
     @property
     def pairs(self) -> list[tuple[str, str]]:
         return [(self.query, passage) for passage in self.passages]
+
+
+@dataclass(frozen=True, slots=True)
+class Passages:
+    """So many passages of log-normal length around a mean."""
+
+    count: int
+    mean: int
+    spread: float = 0.45
+
+    def draw(self, texts: "Texts") -> Workload:
+        name = f"{self.count:,} passages of about {self.mean} tokens"
+        return texts.workload(name, self.count, mean=self.mean, spread=self.spread)
+
+    def small(self) -> "Passages":
+        """As few and short as a smoke run wants them."""
+        return Passages(min(self.count, 8), min(self.mean, 30), self.spread)
+
+
+@dataclass(frozen=True, slots=True)
+class EqualPairs:
+    """So many pairs, all of one length in tokens."""
+
+    count: int
+    tokens: int
+
+    def draw(self, texts: "Texts") -> Workload:
+        return texts.equal_pairs(self.count, pair_tokens=self.tokens)
+
+    def small(self) -> "EqualPairs":
+        """As few and short as a smoke run wants them."""
+        return EqualPairs(min(self.count, 8), min(self.tokens, 64))
 
 
 class Texts:
@@ -57,7 +94,8 @@ class Texts:
         """Pairs of at most `pair_tokens` tokens, short of that by less than a word."""
         query = self._passage(min(12, pair_tokens // 3), read_lines("queries"))
         room = pair_tokens - self._control - self.tokens(query)
-        return self._workload(f"{pair_tokens} tokens", [room] * passages, query)
+        name = f"{passages} of {pair_tokens:,} tokens"
+        return self._workload(name, [room] * passages, query)
 
     def tokens(self, text: str) -> int:
         return sum(self._count(word) for word in text.split())
@@ -89,11 +127,14 @@ def texts_for(folder: Path, *, seed: int = 0) -> Texts:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return Texts(
-        lambda word: len(tokenizer.encode(word, add_special_tokens=False).ids),
-        tokenizer.num_special_tokens_to_add(is_pair=True),
-        seed=seed,
-    )
+
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config["model_type"] == "gemma":
+        return Texts(count, count(LLM_PROMPT), seed=seed)
+    return Texts(count, tokenizer.num_special_tokens_to_add(is_pair=True), seed=seed)
 
 
 @cache

@@ -1,0 +1,102 @@
+"""Many callers at once: throughput, the slowest answers, and whether the answers are right."""
+
+import statistics
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.conditions import LOADING, Conditions
+from benchmarks.measures import quantile
+from benchmarks.plan import Callers
+from benchmarks.worker import Worker
+from benchmarks.workloads import Passages, Workload
+
+PASSAGES = Passages(10, 80)
+TOLERANCE = 1e-3
+"""Largest difference of a score from the one that the same request gets alone."""
+MOST_TURNS = 3
+
+Scores = NDArray[np.float64]
+
+
+def serve_callers(task: Callers, conditions: Conditions) -> dict[str, Any]:
+    """A row for each number of callers and each contender, which are loaded one at a time."""
+    left_out: dict[str, str] = {}
+    rows: list[dict[str, Any]] = []
+    for name in conditions.wanted(task.peers):
+        with conditions.worker(name, task.model, left_out) as worker:
+            if worker is None:
+                continue
+            try:
+                rows += [serve(worker, task, callers, conditions) for callers in task.callers]
+            except ConnectionError as error:
+                left_out[name] = str(error)
+    return {"callers": rows, "left_out": left_out}
+
+
+def expected_callers(task: Callers, conditions: Conditions) -> float:
+    """Seconds that they will take, roughly."""
+    seconds = 0.0
+    names = conditions.wanted(task.peers)
+    for callers in task.callers:
+        lengths = all_lengths(requests_for(task, callers, conditions))
+        for name, turns in planned_turns(task, callers, conditions).items():
+            seconds += (turns + 1) * conditions.expected(name, task.model, lengths)
+    return seconds + LOADING * len(names)
+
+
+def requests_for(task: Callers, callers: int, conditions: Conditions) -> list[Workload]:
+    """A request of ten passages for each time that a caller asks."""
+    return conditions.draw(task.model, [PASSAGES] * (callers * task.requests))
+
+
+def all_lengths(requests: list[Workload]) -> list[int]:
+    """The tokens of every pair of every request."""
+    return [length for request in requests for length in request.lengths]
+
+
+def planned_turns(task: Callers, callers: int, conditions: Conditions) -> dict[str, int]:
+    """How often each contender answers all requests."""
+    return conditions.turns(
+        conditions.wanted(task.peers),
+        task.model,
+        all_lengths(requests_for(task, callers, conditions)),
+        seconds=task.seconds / len(task.callers),
+        most=MOST_TURNS,
+    )
+
+
+def serve(worker: Worker, task: Callers, callers: int, conditions: Conditions) -> dict[str, Any]:
+    """What one contender does with so many callers."""
+    requests = requests_for(task, callers, conditions)
+    pairs = [request.pairs for request in requests]
+    alone = [worker.score(request)[0] for request in pairs]
+    turns = planned_turns(task, callers, conditions)[worker.peer]
+    served = [worker.serve_many(pairs, callers) for _ in range(turns)]
+    latencies = [latency for turn in served for latency in turn["latencies"]]
+    rate = statistics.median(len(turn["latencies"]) / turn["seconds"] for turn in served)
+    passages = len(pairs[0])
+    row = {
+        "model": task.model,
+        "callers": callers,
+        "peer": worker.peer,
+        "passages": passages,
+        "pairs_per_second": passages * rate,
+        "p50": quantile(latencies, 0.5) if latencies else None,
+        "p95": quantile(latencies, 0.95) if latencies else None,
+        "requests": len(requests) * turns,
+        "wrong": sum(wrong_answers(turn["scores"], alone) for turn in served),
+        "failed": sum(scores is None for turn in served for scores in turn["scores"]),
+        "problem": next((turn["problem"] for turn in served if turn["problem"]), None),
+    }
+    print(f"  {callers} callers, {worker.peer}: {row['pairs_per_second']:.1f} pairs/s", flush=True)
+    return row
+
+
+def wrong_answers(scores: list[Scores | None], alone: list[Scores]) -> int:
+    """How many answers differ from those given alone; those that never came are not counted."""
+    return sum(
+        given is not None and not np.allclose(given, expected, rtol=0, atol=TOLERANCE)
+        for given, expected in zip(scores, alone, strict=True)
+    )
