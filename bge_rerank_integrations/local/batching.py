@@ -9,26 +9,28 @@ def plan_batches(
     max_tokens: int,
     max_sequences: int | None = None,
     padded: bool = False,
+    in_order: bool = False,
 ) -> list[list[int]]:
-    """Pack indices, longest first, into batches of at most `max_tokens` tokens.
+    """Pack indices, longest first or `in_order`, into batches of at most `max_tokens` tokens.
 
     With `padded` a batch costs its longest sequence times their number, otherwise the sum of their
     lengths. A sequence longer than the budget gets a batch of its own. Every index appears once;
     equal lengths keep their order.
     """
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    order: Sequence[int] = range(len(lengths))
+    if not in_order:
+        order = sorted(order, key=lambda index: -lengths[index])
     batches: list[list[int]] = []
     batch: list[int] = []
-    used = 0
+    longest = total = 0
     for index in order:
-        # longest first, so a padded batch is as wide as its first sequence
-        cost = lengths[batch[0]] if padded and batch else lengths[index]
+        longest, total = max(longest, lengths[index]), total + lengths[index]
         full = max_sequences is not None and len(batch) >= max_sequences
-        if batch and (full or used + cost > max_tokens):
+        cost = longest * (len(batch) + 1) if padded else total
+        if batch and (full or cost > max_tokens):
             batches.append(batch)
-            batch, used, cost = [], 0, lengths[index]
+            batch, longest, total = [], lengths[index], lengths[index]
         batch.append(index)
-        used += cost
     if batch:
         batches.append(batch)
     return batches

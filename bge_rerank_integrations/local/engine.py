@@ -24,6 +24,7 @@ from bge_rerank_integrations.errors import (
 from bge_rerank_integrations.local.batching import plan_batches
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
+from bge_rerank_integrations.trace import timed
 from bge_rerank_integrations.types import FloatArray
 
 
@@ -150,6 +151,8 @@ class Engine:
             max_tokens=request.limits.max_tokens or self.plan.max_batch_tokens,
             max_sequences=_least(request.limits.max_sequences, self.forward.max_sequences),
             padded=self.forward.padded,
+            # when time may run out the first are scored first: the retriever thought them the best
+            in_order=seconds_left() is not None,
         )
         return [[indices[number] for number in batch] for batch in planned]
 
@@ -177,7 +180,9 @@ class Engine:
                 split += [batch[middle:], batch[:middle]]
                 continue
             left = seconds_left()
-            if left == 0.0 or not self._gate.acquire(timeout=left):
+            with timed("queueing"):
+                ready = left != 0.0 and self._gate.acquire(timeout=left)
+            if not ready:
                 break
             try:
                 rows = self._run_batch([request.sequences[index] for index in batch], exact=exact)
@@ -197,7 +202,9 @@ class Engine:
                 request.on_batch(len(batch))
         if not done:
             return [], None
-        return self._finite(request, done, self.forward.fetch(computed), exact=exact)
+        with timed("computing"):  # a device may still be at it
+            rows = self.forward.fetch(computed)
+        return self._finite(request, done, rows, exact=exact)
 
     def _cost(self, request: Request, batch: Sequence[int]) -> int:
         """Tokens of a batch, padding included where the forward pads."""
@@ -208,7 +215,8 @@ class Engine:
         """The batch's rows, or None when memory ran out."""
         check_cancelled()  # the wait at the gate may have been long
         try:
-            return self.forward.run(inputs, exact=exact)
+            with timed("computing"):
+                return self.forward.run(inputs, exact=exact)
         except Exception as error:
             if self.forward.is_out_of_memory(error):
                 return None

@@ -23,6 +23,7 @@ from bge_rerank_integrations.local.engine import BatchLimits, Engine
 from bge_rerank_integrations.local.several_devices import EngineGroup
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
 from bge_rerank_integrations.pairs import check_text, like_input, read_pairs
+from bge_rerank_integrations.trace import note, timed
 from bge_rerank_integrations.types import FloatArray, Pair, Precision, Scale, SpecialTokens
 
 logger = logging.getLogger("bge_rerank_integrations")
@@ -182,9 +183,11 @@ class LocalScorer:
             if pair not in places:
                 places[pair] = len(places)
                 positions.append(position)
-        scores, cut = self._method.score(
-            list(places), positions, engine.tokenizer, lambda s, p: self._run(engine, s, p)
-        )
+        with timed("tokenizing"):
+            scores, cut = self._method.score(
+                list(places), positions, engine.tokenizer, lambda s, p: self._run(engine, s, p)
+            )
+        note({"computed": len(places), "cut": cut}, self._facts(engine.plan))
         self._warn_once(cut, len(places))
         scores = scores[[places[pair] for pair in pairs]]
         if np.isnan(scores).any():  # the engine lets no other NaN through
@@ -196,6 +199,16 @@ class LocalScorer:
                 partial=scores[:, -1],
             )
         return scores
+
+    def _facts(self, plan: DevicePlan) -> dict[str, str]:
+        """What a trace says of this scorer."""
+        about = str(plan).partition("\n")[0]
+        return {
+            "model": self._model,
+            "device": plan.device,
+            "precision": plan.precision,
+            "plan": about,
+        }
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """How many tokens the model makes of each text, uncut, without control tokens."""
@@ -224,13 +237,14 @@ class LocalScorer:
         self, engine: AnyEngine, sequences: Sequence[TokenSequence], positions: Sequence[int]
     ) -> FloatArray:
         if not self._show_progress:
-            return engine.run(sequences, positions, self._limits)
+            with timed(None):  # the engine notes its own
+                return engine.run(sequences, positions, self._limits)
         try:
             from tqdm.auto import tqdm
         except ModuleNotFoundError as error:
             raise MissingExtra("tqdm", "cli") from error
 
-        with tqdm(total=len(sequences), desc="reranking", unit="text") as bar:
+        with timed(None), tqdm(total=len(sequences), desc="reranking", unit="text") as bar:
             return engine.run(sequences, positions, self._limits, on_batch=bar.update)
 
     def _warn_once(self, cut: int, pairs: int) -> None:

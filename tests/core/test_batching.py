@@ -17,11 +17,15 @@ def cost(batch: list[int], lengths: list[int], padded: bool) -> int:
     return max(sizes) * len(sizes) if padded else sum(sizes)
 
 
-@given(lengths=LENGTHS, tokens=TOKENS, most=SEQUENCES, padded=st.booleans())
+@given(lengths=LENGTHS, tokens=TOKENS, most=SEQUENCES, padded=st.booleans(), in_order=st.booleans())
 def test_every_index_once_and_every_batch_within_its_limits(
-    lengths: list[int], tokens: int, most: int | None, padded: bool
+    lengths: list[int], tokens: int, most: int | None, padded: bool, in_order: bool
 ) -> None:
-    batches = plan_batches(lengths, max_tokens=tokens, max_sequences=most, padded=padded)
+    batches = plan_batches(
+        lengths, max_tokens=tokens, max_sequences=most, padded=padded, in_order=in_order
+    )
+    if in_order:
+        assert [index for batch in batches for index in batch] == list(range(len(lengths)))
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         assert batch
