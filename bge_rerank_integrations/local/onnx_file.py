@@ -38,8 +38,8 @@ FIELDS: dict[tuple[str, int], str] = {
 NODE_OPERATOR, TENSOR_SHAPE, TENSOR_TYPE, EXTERNAL_KEY, EXTERNAL_VALUE = 4, 1, 2, 1, 2
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
-# Operators that quantize what they are given, in ONNX and in ONNX Runtime's own set.
-QUANTIZING = ("Quant", "Integer", "NBits", "QLinear", "QAttention", "QGemm", "QOrdered", "QMoE")
+# In the names of operators on quantized numbers, in ONNX and in ONNX Runtime's own set.
+QUANTIZING = ("quant", "integer", "nbits", "qlinear", "qattention", "qgemm", "qordered", "qmoe")
 FLOATS = {1: "fp32", 10: "fp16", 16: "bf16"}
 FOUR_BITS = frozenset({21, 22, 23})
 
@@ -98,7 +98,7 @@ def _check_beside(path: Path, name: str) -> None:
 
 
 def _number_format(found: "_Walk") -> str:
-    if any(mark in operator for operator in found.operators for mark in QUANTIZING):
+    if any(mark in operator.lower() for operator in found.operators for mark in QUANTIZING):
         return "int4" if found.types & FOUR_BITS else "int8"
     # the least exact, where a graph mixes them
     return FLOATS[max(found.types & FLOATS.keys(), default=1)]
