@@ -18,6 +18,8 @@ from transformers import (
 )
 
 from bge_rerank_integrations import Scorer, load_scorer
+from bge_rerank_integrations.export import export_onnx
+from bge_rerank_integrations.types import Backend, GraphFormat
 from tests.fakes import WordOverlapScorer
 from tests.llm import tiny_llms
 from tests.remote.stand_ins import MODEL, MODELS, STAND_INS, Served
@@ -49,9 +51,19 @@ LLMS: dict[str, dict[str, Any]] = {
 }
 """LLM rerankers of `tests/llm/tiny_llms.py`, with options of their own."""
 
+GRAPHS: dict[str, tuple[str, Backend, GraphFormat]] = {
+    "xlmr-onnx": ("reranker_base", "onnx", "fp32"),
+    "bert-onnx-int8": ("bert_reranker", "onnx", "int8"),
+    "bert-mean-embedder-onnx": ("mean_embedder", "onnx", "fp32"),
+    "bert-openvino": ("bert_reranker", "openvino", "fp32"),
+    "xlmr-openvino-int8": ("reranker_base", "openvino", "int8"),
+    "xlmr-embedder-openvino": ("m3_embedder", "openvino", "fp32"),
+}
+"""Subjects that are an exported folder of `tests/conftest.py`, in a runtime of ONNX graphs."""
+
 OFFLINE = ("offline", "offline-embedder")
 TORCH = (*FOLDERS, *LIBRARY, *LLMS)
-LOCAL = (*TORCH, *OFFLINE)
+LOCAL = (*TORCH, *GRAPHS, *OFFLINE)
 REMOTE = tuple(f"remote-{dialect}" for dialect in STAND_INS)
 NAMES = ("word-overlap", *LOCAL, *REMOTE)
 
@@ -68,6 +80,12 @@ def loading(name: str, request: pytest.FixtureRequest, folders: pytest.TempPathF
     if name in OFFLINE:
         return lambda **options: load_scorer(name, **options)
     folder: Path
+    if name in GRAPHS:
+        model, backend, dtype = GRAPHS[name]
+        source: Path = request.getfixturevalue(model)
+        out = folders.mktemp("graph") / name
+        folder = export_onnx(str(source), out, dtype=dtype).folder
+        return lambda **options: load_scorer(str(folder), backend=backend, **options)
     if name in LLMS:
         folder = tiny_llms.MODELS[name](folders.mktemp("llm"))
         # by default bf16 where the CPU has it, in which a batch moves a score by up to 0.02

@@ -23,20 +23,21 @@ from bge_rerank_integrations import (
 from bge_rerank_integrations.export import export_onnx, kendall_tau
 from bge_rerank_integrations.langchain import BGECrossEncoder
 from bge_rerank_integrations.llama_index import BGERerank
+from bge_rerank_integrations.types import Backend, GraphFormat
 from tests import onnx_models, tiny_models
 from tests.contract.pairs import PAIRS
 from tests.contract.subjects import build_library_model
 from tests.llm import tiny_llms
 from tests.onnx.conftest import Exported
 
-BACKENDS = ("onnx", "openvino")
+BACKENDS: tuple[Backend, ...] = ("onnx", "openvino")
 PASSAGES = [passage for _, passage in PAIRS if passage]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("model", tiny_models.MODELS)
 def test_float32_scores_are_torchs(
-    model: str, backend: Any, exported: Exported, request: pytest.FixtureRequest
+    model: str, backend: Backend, exported: Exported, request: pytest.FixtureRequest
 ) -> None:
     expected = load_scorer(str(request.getfixturevalue(model)), device="cpu", precision="fp32")
     scorer = load_scorer(str(exported(model, "fp32")), backend=backend)
@@ -48,7 +49,7 @@ def test_float32_scores_are_torchs(
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("model", ["reranker_base", "bert_reranker"])
 def test_int8_ranks_as_torch_does_within_its_error(
-    model: str, backend: Any, exported: Exported, request: pytest.FixtureRequest
+    model: str, backend: Backend, exported: Exported, request: pytest.FixtureRequest
 ) -> None:
     """The wide random weights have logits over a range of about 10."""
     exact = load_scorer(str(request.getfixturevalue(model)), device="cpu", precision="fp32")
@@ -72,14 +73,14 @@ def test_true_weights_in_float32_and_int8(tmp_path: Path) -> None:
     assert done.difference < 2e-6
     assert done.tau == 1
     for backend in BACKENDS:
-        found = load_scorer(str(done.folder), backend=backend).score(pairs)  # type: ignore[call-overload]
+        found = load_scorer(str(done.folder), backend=backend).score(pairs)
         np.testing.assert_allclose(found, expected, atol=2e-6, rtol=0)
 
     done = export_onnx(str(weights), tmp_path / "int8", dtype="int8")
     assert 1e-3 < done.difference < 0.06
     assert done.tau > 0.85
     for backend in BACKENDS:
-        found = load_scorer(str(done.folder), backend=backend).score(pairs)  # type: ignore[call-overload]
+        found = load_scorer(str(done.folder), backend=backend).score(pairs)
         assert np.abs(found - expected).max() < 0.06
         assert kendall_tau(expected.reshape(4, -1), found.reshape(4, -1)) > 0.9
 
@@ -87,7 +88,7 @@ def test_true_weights_in_float32_and_int8(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("model", ["reranker_base", "bert_reranker", "mean_embedder"])
 def test_a_graph_of_transformers_own(
-    model: str, backend: Any, tmp_path: Path, request: pytest.FixtureRequest
+    model: str, backend: Backend, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """As models are published: a traced graph, with token types even where XLM-R has one row."""
     source: Path = request.getfixturevalue(model)
@@ -103,7 +104,7 @@ def test_a_graph_of_transformers_own(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_architecture_that_only_transformers_runs(
-    backend: Any, tmp_path: Path, request: pytest.FixtureRequest
+    backend: Backend, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     (tmp_path / "source").mkdir()
     source = build_library_model("electra", tmp_path / "source", request)
@@ -119,11 +120,12 @@ def test_an_architecture_that_only_transformers_runs(
 def test_what_scores_alike_may_share_a_name_and_what_does_not_never_does(
     exported: Exported, reranker_base: Path
 ) -> None:
+    kinds: tuple[GraphFormat, ...] = ("fp32", "int8")
     names = {
         (kind, backend): load_scorer(str(exported("reranker_base", kind)), backend=backend).name
-        for kind in ("fp32", "int8")
+        for kind in kinds
         for backend in BACKENDS
-    }  # type: dict[tuple[Any, Any], str]
+    }
     for key in ("int8", "onnx"), ("int8", "openvino"):
         assert [other for other, name in names.items() if name == names[key]] == [key]
     assert ",".join(names.values()).count("int8-openvino") == 1
@@ -137,14 +139,14 @@ def test_the_plan_says_which_backend_and_why(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_one_graph_serves_the_whole_process(backend: Any, exported: Exported) -> None:
+def test_one_graph_serves_the_whole_process(backend: Backend, exported: Exported) -> None:
     folder = str(exported("bert_reranker", "fp32"))
     first, second = (load_scorer(folder, backend=backend, max_length=n) for n in (64, 128))
     assert first._engine is second._engine
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_adapters_hand_the_backend_on(backend: Any, exported: Exported) -> None:
+def test_adapters_hand_the_backend_on(backend: Backend, exported: Exported) -> None:
     folder = str(exported("reranker_base", "fp32"))
     query, texts = "what is a panda?", PASSAGES[:4]
     expected = load_scorer(folder, backend="onnx").score([(query, text) for text in texts])
@@ -207,7 +209,7 @@ def test_torch_says_of_a_folder_with_a_graph_alone_what_runs_it(exported: Export
     ],
 )
 def test_a_graph_of_another_model_than_its_config(
-    backend: Any, key: str, value: object, said: str, exported: Exported, tmp_path: Path
+    backend: Backend, key: str, value: object, said: str, exported: Exported, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(exported("reranker_base", "fp32"), tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -233,7 +235,7 @@ def lose_weights(folder: Path) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("damage", [damage_graph, shorten_weights, lose_weights])
 def test_damaged_folders_are_refused(
-    backend: Any, damage: Callable[[Path], None], exported: Exported, tmp_path: Path
+    backend: Backend, damage: Callable[[Path], None], exported: Exported, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(exported("bert_reranker", "fp32"), tmp_path / "model"))
     damage(folder)
@@ -243,7 +245,7 @@ def test_damaged_folders_are_refused(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_weights_that_change_under_a_scorer_are_noticed(
-    backend: Any, exported: Exported, tmp_path: Path
+    backend: Backend, exported: Exported, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(exported("bert_reranker", "fp32"), tmp_path / "model"))
     scorer = load_scorer(str(folder), backend=backend)

@@ -70,7 +70,7 @@ def test_what_it_says_of_int8_is_what_comes_out(tmp_path: Path, bert_reranker: P
 def test_graphs_are_of_the_standard_alone(exported: Exported) -> None:
     """So that any runtime of ONNX can run them."""
     for dtype in ("fp32", "int8"):
-        path = exported("bert_reranker", dtype) / "onnx" / "model.onnx"  # type: ignore[arg-type]
+        path = exported("bert_reranker", dtype) / "onnx" / "model.onnx"
         onnx.checker.check_model(str(path), full_check=True)
         model = onnx.load(str(path))
         assert [(o.domain, o.version) for o in model.opset_import] == [("", 20)]
@@ -98,7 +98,7 @@ def test_int8_is_as_near_as_onnx_runtimes_own_quantization(
 
     fp32, ours = (
         exported("bert_reranker", dtype) / "onnx" / "model.onnx" for dtype in ("fp32", "int8")
-    )  # type: ignore[arg-type]
+    )
     theirs = tmp_path / "theirs.onnx"
     quantize_dynamic(fp32, theirs, per_channel=True, reduce_range=True)
     use = GraphUse("logit", vocabulary=300, padding=0, segments=True)
