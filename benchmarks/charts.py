@@ -66,6 +66,12 @@ def color(name: str, number: int) -> str:
     return OURS_COLORS[OURS] if "ours" in name else OTHERS[number % len(OTHERS)]
 
 
+def short(number: float) -> str:
+    """The number with three digits or more, and no exponent."""
+    digits = 0 if number >= 100 else 1 if number >= 10 else 2
+    return f"{number:,.{digits}f}"
+
+
 def throughput(parts: Parts, file: Path) -> None:
     """Pairs per second: a panel for each table, a bar for each contender."""
     panels = [
@@ -111,7 +117,7 @@ def draw_bars(
             [value for _, value in ordered],
             color=[color(name, 3) for name, _ in ordered],
         )
-        panel.bar_label(shown, fmt="{:,.3g}" if best == "most" else "{:,.0f}", padding=3)
+        panel.bar_label(shown, fmt=short, padding=3)
         panel.margins(x=0.12)
         panel.set_title(title, loc="left", fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
@@ -174,7 +180,7 @@ def callers(parts: Parts, file: Path) -> None:
                 heights = [row[value] for row in given]
                 width = 0.75 / len(names)
                 drawn = panel.bar(places, heights, width, color=color(name, number), label=name)
-                panel.bar_label(drawn, fmt="{:.3g}", padding=2, fontsize=7)
+                panel.bar_label(drawn, fmt=short, padding=2, fontsize=7)
             middle = 0.4 - 0.4 / len(names)
             panel.set_xticks(
                 [group + middle for group in range(len(groups))],

@@ -37,8 +37,8 @@ def race_table(result: Mapping[str, Any]) -> str:
                     f"{row['pairs_per_second']:.1f}",
                     or_dash(row["times_ours"], "{:.2f}"),
                     or_dash(row["share_of_peak"], "{:.0%}"),
-                    f"{row['loaded_memory'] / 1e6:,.0f}",
-                    f"{row['peak_memory'] / 1e6:,.0f}",
+                    megabytes(row["loaded_memory"]),
+                    megabytes(row["peak_memory"]),
                     or_dash(row["largest_error"], "{:.1e}"),
                     or_dash(row["tau"], "{:.4f}"),
                     str(len(row["seconds"])),
@@ -155,6 +155,11 @@ def markdown_table(columns: Sequence[str], body: Sequence[Sequence[str]]) -> str
     """Rows of cells between bars."""
     rows = [columns, ["---"] * len(columns), *body]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def megabytes(size: int | None) -> str:
+    """Bytes as MB; a dash where they were not measured."""
+    return "-" if size is None else f"{size / 1e6:,.0f}"
 
 
 def or_dash(number: float | None, form: str) -> str:

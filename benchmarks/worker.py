@@ -123,6 +123,9 @@ def put_packages_first(peer: str) -> None:
         return
     if not (ROOT / packages / "transformers").is_dir():
         raise Unavailable(f"no {packages}: make {packages}/ready")
+    already = {"tokenizers", "transformers"} & set(sys.modules)
+    if already:
+        raise RuntimeError(f"{already} imported before {packages} was put first")
     sys.path.insert(0, str(ROOT / packages))
 
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 CORPUS = Path(__file__).resolve().parent.parent / "examples" / "corpus"
 LONGEST = 440
 """Most tokens of a passage drawn at random: with any of the questions it stays below 512."""
@@ -124,6 +122,8 @@ class Texts:
 
 def texts_for(folder: Path, *, seed: int = 0) -> Texts:
     """Texts measured by the tokenizer of this model folder."""
+    from tokenizers import Tokenizer  # late: some contenders bring their own release
+
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
