@@ -7,6 +7,7 @@ through one by one, and only from the fields that hold messages.
 import json
 import re
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from http import HTTPStatus
 from typing import Any
 
@@ -39,7 +40,8 @@ def describe_body(body: bytes, private: Sequence[str]) -> str:
         found = None if "<" in text else {"message": text}
     kept = [text for text in dict.fromkeys(_texts(found, depth=0)) if len(text.strip()) > 0]
     folded = [text.casefold() for text in private]
-    said = " ".join(_redacted(text[: 4 * LONGEST], folded) for text in kept).strip()
+    words = {word.strip(".!?*") for text in folded for word in _WORD.findall(text)}
+    said = " ".join(_redacted(text[: 4 * LONGEST], folded, words) for text in kept).strip()
     said = re.sub(r"(?:\*\*\*\s*){2,}", "*** ", said)
     return said if len(said) <= LONGEST else said[: LONGEST - 1].rstrip() + "…"
 
@@ -63,11 +65,12 @@ def _texts(found: Any, *, depth: int) -> list[str]:
     return texts
 
 
-def _redacted(text: str, private: Sequence[str]) -> str:
+def _redacted(text: str, private: Sequence[str], words: AbstractSet[str]) -> str:
     def allowed(word: str) -> str:
         plain = word.strip(".!?*")
-        if not _PLAIN.fullmatch(plain) or any(plain.casefold() in text for text in private):
-            return _HIDDEN
-        return word
+        folded = plain.casefold()
+        # a server may cut a text anywhere, so a part of a word counts, but not two letters of it
+        is_private = folded in words or (len(folded) > 3 and any(folded in t for t in private))
+        return _HIDDEN if is_private or not _PLAIN.fullmatch(plain) else word
 
     return " ".join(allowed(word) for word in _WORD.findall(text))

@@ -1,0 +1,204 @@
+"""What a server is, and whether its scores can be a reranker's, before one is believed."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bge_rerank_integrations.errors import (
+    InvalidInputError,
+    RemoteAnswerError,
+    RemoteRefused,
+    RemoteUnavailable,
+    UnsupportedModel,
+)
+from bge_rerank_integrations.remote.dialects import DIALECTS
+from bge_rerank_integrations.remote.recognition import ServerInfo
+from bge_rerank_integrations.remote.scorer import RemoteScorer
+from tests.remote.fault_server import Asked, Connection, answer, failing
+from tests.remote.stand_ins import KEY, MODEL, STAND_INS, StandIn, serving
+
+PAIRS = [("a b", "a"), ("a b", "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "most"),
+    [
+        ("tei", MODEL, 32),
+        ("vllm-score", MODEL, 64),
+        ("infinity", MODEL, 64),
+        ("llama.cpp", "m.gguf", 64),
+        ("sglang", MODEL, 64),
+        ("xinference", MODEL, 64),
+    ],
+)
+def test_a_server_that_says_what_it_is_needs_no_dialect(name: str, model: str, most: int) -> None:
+    with serving(name, key=KEY) as served, RemoteScorer(served.url, api_key=KEY) as scorer:
+        assert scorer.probe() == ServerInfo(name, model, most)
+        before = len(served.requests)
+        assert scorer.scale == DIALECTS[name].scale
+        expected = [-0.5, -1.5] if scorer.scale == "logit" else [0.3775407, 0.1824255]
+        assert scorer.score(PAIRS).tolist() == pytest.approx(expected)
+        assert len(served.requests) == before + 1, "it is asked what it is once"
+
+
+def test_the_server_says_how_much_it_takes() -> None:
+    info = {**STAND_INS["tei"].pages["/info"], "max_client_batch_size": 3}
+    few = replace(STAND_INS["tei"], pages={"/info": info}, most=(3, 422))
+    pairs = [("a", f"a {number}") for number in range(7)]
+    with serving(few) as served, RemoteScorer(served.url) as scorer:
+        scorer.probe()
+        before = len(served.requests)
+        assert scorer.score(pairs).tolist() == [-0.5] * 7
+        assert len(served.requests) == before + 3
+
+
+@pytest.mark.parametrize("name", ["nim", "hf-toolkit", "cohere"])
+def test_a_server_that_does_not_say_needs_its_dialect(name: str) -> None:
+    with (
+        serving(name) as served,
+        RemoteScorer(served.url, model="m") as scorer,
+        pytest.raises(RemoteAnswerError, match="give its dialect: one of tei, "),
+    ):
+        scorer.score(PAIRS)
+
+
+def test_a_page_for_people_on_every_route_is_no_server_we_know() -> None:
+    page = answer(b"<html>welcome</html>", kind="text/html")
+    with (
+        failing(page) as server,
+        RemoteScorer(server.url) as scorer,
+        pytest.raises(RemoteAnswerError, match="does not say what it is"),
+    ):
+        scorer.scale  # noqa: B018 - asking for it is what is tried
+
+
+def test_a_wrong_key_is_said_before_anything_is_guessed() -> None:
+    with (
+        serving("tei", key=KEY) as served,
+        RemoteScorer(served.url, api_key="no") as scorer,
+        pytest.raises(RemoteRefused, match="401 Unauthorized"),
+    ):
+        scorer.probe()
+
+
+def test_a_server_that_is_down_at_first_is_asked_again_later() -> None:
+    down = answer({}, 503)
+    info = answer(STAND_INS["tei"].pages["/info"])
+
+    def scores(connection: Connection, asked: Asked) -> None:
+        answer(STAND_INS["tei"].answer(asked.json))(connection, asked)
+
+    with failing(down, info, scores) as server, RemoteScorer(server.url, max_retries=0) as scorer:
+        with pytest.raises(RemoteUnavailable, match="503"):
+            scorer.score(PAIRS)
+        assert scorer.score(PAIRS).tolist() == [-0.5, -1.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "change", "error", "said"),
+    [
+        ("tei", "/info", {"model_type": {"embedding": {"pooling": "cls"}}}, UnsupportedModel,
+         "no reranker but 'embedding'"),
+        ("tei", "/info", {"model_type": {"classifier": {}}}, UnsupportedModel,
+         "no reranker but 'classifier'"),
+        ("tei", "/info", {"model_id": "BAAI/bge-reranker-base"}, RemoteRefused,
+         "does not serve 'BAAI/bge-reranker-v2-m3'; it serves 'BAAI/bge-reranker-base'"),
+        ("infinity", "/models", {"data": [
+            {"id": MODEL, "owned_by": "infinity", "capabilities": ["embed"]}]}, UnsupportedModel,
+         "no reranker but 'embed'"),
+        ("xinference", "/v1/models", {"data": [
+            {"id": MODEL, "model_type": "embedding", "address": "x"}]}, UnsupportedModel,
+         "no reranker but 'embedding'"),
+        ("vllm-score", "/v1/models", {"data": [{"id": "other", "owned_by": "vllm"}]},
+         RemoteRefused, "does not serve 'BAAI/bge-reranker-v2-m3'; it serves 'other'"),
+    ],
+)  # fmt: skip
+def test_a_server_of_another_model_is_refused(
+    name: str, path: str, change: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    other = replace(STAND_INS[name], pages={path: STAND_INS[name].pages[path] | change})
+    with (
+        serving(other) as served,
+        RemoteScorer(served.url, model=MODEL) as scorer,
+        pytest.raises(error, match=said),
+    ):
+        scorer.score(PAIRS)
+
+
+def test_a_path_says_nothing_of_which_model_it_is() -> None:
+    info = {**STAND_INS["tei"].pages["/info"], "model_id": "/repository"}
+    mounted = replace(STAND_INS["tei"], pages={"/info": info})
+    with serving(mounted) as served, RemoteScorer(served.url, model=MODEL) as scorer:
+        assert scorer.score(PAIRS).tolist() == [-0.5, -1.5]
+
+
+def cosine(query: str, passage: str) -> float:
+    """Of bags of words: 1 for a text and itself, alike in both directions."""
+    first, second = set(query.split()), set(passage.split())
+    return len(first & second) / math.sqrt(len(first) * len(second)) if first and second else 0.0
+
+
+@pytest.mark.parametrize("name", [name for name, row in DIALECTS.items() if row.self_hosted])
+def test_an_embedding_model_at_a_rerank_route_is_refused(name: str) -> None:
+    def cosines(self: StandIn, body: dict[str, Any]) -> Any:
+        query, passages = self.texts(body)
+        return self.shape([self.item(i, cosine(query, text)) for i, text in enumerate(passages)])
+
+    embedder = replace(STAND_INS[name], plain=cosine, raw=None)
+    with (
+        serving(embedder) as served,
+        RemoteScorer(served.url, dialect=name, model=MODEL) as scorer,
+        pytest.raises(UnsupportedModel, match="cosines of an embedding model"),
+    ):
+        scorer.score(PAIRS)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, row in DIALECTS.items() if row.self_hosted and row.scale == "logit"]
+)
+def test_probabilities_where_logits_were_stated_are_refused(name: str) -> None:
+    """A server too old to know the switch, or a model that ends in an activation."""
+    deaf = replace(STAND_INS[name], raw=None, plain=lambda q, p: 1 / (1 + math.exp(-len(p) / 50)))
+    with (
+        serving(deaf) as served,
+        RemoteScorer(served.url, dialect=name, model=MODEL) as scorer,
+        pytest.raises(UnsupportedModel, match=r"same scores whether|between 0 and 1 where"),
+    ):
+        scorer.score(PAIRS)
+
+
+def test_logits_both_times_are_logits() -> None:
+    """A model whose own config names no activation has nothing to switch off."""
+    plain = replace(STAND_INS["vllm-score"], raw=None, plain=lambda q, p: len(p) / 9 - len(q) / 7)
+    with serving(plain) as served, RemoteScorer(served.url, dialect="vllm-score") as scorer:
+        assert scorer.score([("q" * 14, "p" * 9)]).tolist() == [-1.0]
+
+
+def test_another_activation_than_the_sigmoid_is_refused() -> None:
+    tanh = replace(STAND_INS["tei"], plain=lambda q, p: math.tanh(len(p) / 100))
+    with (
+        serving(tanh) as served,
+        RemoteScorer(served.url, dialect="tei") as scorer,
+        pytest.raises(UnsupportedModel, match="do not belong together"),
+    ):
+        scorer.score(PAIRS)
+
+
+def test_raw_scores_of_a_dialect_of_probabilities_are_an_error() -> None:
+    raw = replace(STAND_INS["cohere"], plain=lambda q, p: 7.25)
+    with serving(raw) as served:
+        scorer = RemoteScorer(served.url, dialect="cohere", model="m")
+        with pytest.raises(RemoteAnswerError, match=r"7\.25 .* says that scores are prob"):
+            scorer.score(PAIRS)
+        scorer.close()
+
+
+def test_an_option_that_the_recognised_server_lacks_is_refused() -> None:
+    with (
+        serving("tei") as served,
+        RemoteScorer(served.url, deployment="blue") as scorer,
+        pytest.raises(InvalidInputError, match="tei has no deployments"),
+    ):
+        scorer.score(PAIRS)

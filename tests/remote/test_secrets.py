@@ -1,0 +1,202 @@
+"""Keys and texts are seen by the server alone: not in messages, logs, reprs, pickles or dumps."""
+
+import io
+import json
+import logging
+import pickle
+import traceback
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bge_rerank_integrations import InvalidInputError
+from bge_rerank_integrations.adapter_fields import ScorerFields
+from bge_rerank_integrations.errors import RemoteError
+from bge_rerank_integrations.langchain import BGECrossEncoder
+from bge_rerank_integrations.langchain import BGERerank as LangChainRerank
+from bge_rerank_integrations.llama_index import BGERerank as LlamaIndexRerank
+from bge_rerank_integrations.remote.address import Secret, read_address
+from bge_rerank_integrations.remote.dialects import DIALECTS
+from bge_rerank_integrations.remote.refusals import describe_body
+from bge_rerank_integrations.remote.scorer import RemoteScorer
+from tests.remote.fault_server import Fault, answer, failing, reset_at_once, right, silence
+from tests.remote.stand_ins import serving
+
+KEY = "sk-canary-7fa0b1"
+QUERY = "why did Zyxwvut fail"
+PASSAGE = "Qponmlk was at fault, said 704518 and Ünïcödé 大熊猫"
+CANARIES = (KEY, "canary", "7fa0b1", "Zyxwvut", "Qponmlk", "704518", "nïcöd", "熊", "\\u")
+
+TEI = replace(DIALECTS["tei"], self_hosted=False)
+
+ECHO = {"query": QUERY, "texts": [PASSAGE], "key": f"Bearer {KEY}"}
+ECHOES: dict[str, Fault] = {
+    "FastAPI": answer({"detail": [{"type": "t", "loc": ["body"], "input": ECHO}]}, 422),
+    "a message": answer({"error": f"cannot read {PASSAGE!r} for {QUERY!r}, key {KEY}"}, 400),
+    "an escaped message": answer({"error": {"message": json.dumps(ECHO)}}, 500),
+    "a cut word": answer({"detail": f"bad: {PASSAGE[:4]}"}, 400),
+    "plain text": answer(f"failed: {QUERY} {PASSAGE} {KEY}".encode(), 413, kind="text/plain"),
+    "a page": answer(f"<h1>{QUERY} {KEY}</h1>".encode(), 400, kind="text/html"),
+    "in the type": answer({"type": QUERY, "code": KEY, "error_type": PASSAGE}, 400),
+    "in the answer": answer({"error": PASSAGE}),
+    "in the score": answer([{"index": 0, "score": PASSAGE}]),
+    "in the index": answer([{"index": PASSAGE, "score": 1}]),
+    "in broken JSON": answer(json.dumps(ECHO).encode()[:-1]),
+    "in a redirect": answer(b"", 302, Location="http://127.0.0.2/elsewhere"),
+    "silence": silence,
+    "a reset": reset_at_once,
+}
+
+
+@pytest.mark.parametrize("fault", ECHOES.values(), ids=ECHOES)
+def test_no_failure_tells_a_key_or_a_text(fault: Fault, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with (
+        failing(fault) as server,
+        RemoteScorer(
+            server.url, dialect=TEI, api_key=KEY, max_retries=1, first_wait=0.001, read_timeout=0.1
+        ) as scorer,
+    ):
+        with pytest.raises(RemoteError) as failed:
+            scorer.score([(QUERY, PASSAGE)])
+        assert server.asked[0].headers["authorization"] == f"Bearer {KEY}"
+        assert PASSAGE in server.asked[0].body.decode()
+        shown = [
+            repr(scorer),
+            scorer.name,
+            *seen_in(failed.value),
+            caplog.text,
+            *(f"{record.msg} {record.args}" for record in caplog.records),
+        ]
+    for text in shown:
+        assert [canary for canary in CANARIES if canary in text] == []
+
+
+def seen_in(error: BaseException) -> list[str]:
+    """The error as it is printed, kept and sent, with everything it came from."""
+    seen = ["".join(traceback.format_exception(error))]
+    chain: BaseException | None = error
+    while chain is not None:
+        seen += [str(chain), repr(chain), repr(chain.args), repr(vars(chain))]
+        seen.append(repr(getattr(chain, "_request", None)))
+        chain = chain.__cause__ or chain.__context__
+    return seen
+
+
+def test_what_a_server_says_in_plain_words_is_passed_on() -> None:
+    said = {"error": "batch size 40 > maximum allowed batch size 32", "error_type": "Validation"}
+    shown = describe_body(json.dumps(said).encode(), [QUERY])
+    assert shown == "Validation batch size 40 maximum allowed batch size 32"
+    shown = describe_body(b'{"error": {"message": "The model `m` does not exist."}}', ["a model!"])
+    assert shown == "The *** m does not exist."
+    assert describe_body(b"Unauthorized", []) == "Unauthorized"
+    assert describe_body(b"", []) == ""
+    assert len(describe_body(json.dumps({"error": "word " * 1000}).encode(), [])) <= 200
+
+
+def test_a_scorer_is_not_pickled_and_a_key_has_no_face() -> None:
+    scorer = RemoteScorer("http://127.0.0.1:9", dialect="tei", api_key=KEY)
+    for thing in (scorer, Secret(KEY)):
+        with pytest.raises(TypeError, match="not pickled"):
+            pickle.dumps(thing)
+    key = Secret(KEY)
+    assert KEY not in f"{key} {key!r} {[key]} {vars(scorer)} {scorer!r}"
+
+
+@pytest.mark.parametrize("cls", [LlamaIndexRerank, LangChainRerank, BGECrossEncoder])
+def test_an_adapter_writes_no_key_down(cls: type[ScorerFields]) -> None:
+    adapter = cls(base_url="http://127.0.0.1:9", api_key=KEY)  # type: ignore[arg-type]
+    adapter.loaded_scorer()
+    written: list[Any] = [
+        repr(adapter),
+        str(adapter),
+        adapter.model_dump(),
+        adapter.model_dump_json(),
+        pickle.dumps(adapter),
+        pickle.loads(pickle.dumps(adapter)),
+    ]
+    if isinstance(adapter, LlamaIndexRerank):
+        written += [adapter.to_dict(), adapter.to_json()]
+    assert [text for text in written if KEY in f"{text}"] == []
+    with pytest.raises(ValueError, match="connect_timeout") as refused:
+        cls(base_url="http://127.0.0.1:9", api_key=KEY, connect_timeout=-1)  # type: ignore[arg-type]
+    assert KEY not in str(refused.value)
+
+
+def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BGE_RERANK_API_KEY", KEY)
+    monkeypatch.setenv("PINECONE_API_KEY", "pc-other")
+    with failing(right) as server, RemoteScorer(server.url, dialect=TEI) as scorer:
+        scorer.score([("a", "b")])
+        assert server.asked[0].headers["authorization"] == f"Bearer {KEY}"
+    with serving("pinecone", key="pc-other") as served:
+        with RemoteScorer(served.url, dialect="pinecone", model="m") as scorer:
+            assert scorer.score([("a", "a")]).shape == (1,)
+        assert "authorization" not in served.requests[0][2], "the other key stays here"
+    with failing(right) as server, RemoteScorer(server.url, dialect=TEI, api_key="") as scorer:
+        scorer.score([("a", "b")])
+        assert "authorization" not in server.asked[0].headers
+
+
+def test_a_key_that_goes_in_the_clear_is_said_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    RemoteScorer("http://10.0.0.7:8080", dialect="tei", api_key=KEY)
+    assert "http://10.0.0.7:8080 goes over the network unencrypted" in caplog.text
+    assert KEY not in caplog.text
+    caplog.clear()
+    for url in ("https://10.0.0.7", "http://127.0.0.1:1", "http://localhost", "http://[::1]:8"):
+        RemoteScorer(url, dialect="tei", api_key=KEY)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("key", ["sk\n-canary", "sk-cänary"])
+def test_a_key_that_no_header_carries_is_refused_without_being_shown(key: str) -> None:
+    with pytest.raises(InvalidInputError, match="no HTTP header carries") as refused:
+        RemoteScorer("http://127.0.0.1:9", dialect="tei", api_key=key)
+    assert "nary" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://user:sk-canary@127.0.0.1", "user or password"),
+        ("http://sk-canary@127.0.0.1", "user or password"),
+        ("http://127.0.0.1/rerank?key=sk-canary", r"behind \?"),
+        ("http://127.0.0.1/#sk-canary", "behind #"),
+        ("ftp://sk-canary", "no address of a server"),
+        ("sk-canary", "no address of a server"),
+        ("http://", "no address of a server"),
+        ("http://127.0.0.1:sk-canary", "no address of a server"),
+        ("http://127.0.0.1:99999/canary", "no address of a server"),
+        ("", "no address of a server"),
+    ],
+)
+def test_an_address_with_a_secret_is_refused_without_being_shown(url: str, said: str) -> None:
+    with pytest.raises(InvalidInputError, match=said) as refused:
+        read_address(url)
+    assert "canary" not in str(refused.value)
+
+
+def test_the_log_of_the_http_library_holds_no_key() -> None:
+    """At its most talkative: its loggers may be switched on by any program."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    loggers = [logging.getLogger(name) for name in ("httpx2", "httpcore2", "asyncio")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+    try:
+        with (
+            failing(right) as server,
+            RemoteScorer(server.url, dialect=TEI, api_key=KEY) as scorer,
+        ):
+            scorer.score([(QUERY, PASSAGE)])
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+    assert "send_request_headers" in stream.getvalue(), "it did speak"
+    assert [canary for canary in CANARIES if canary in stream.getvalue()] == []
