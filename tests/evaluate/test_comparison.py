@@ -1,0 +1,331 @@
+"""`evaluate` over questions whose figures can be worked out by hand."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bge_rerank_integrations import (
+    InvalidInputError,
+    NonFiniteScoreError,
+    Reranker,
+    ScorerContractError,
+)
+from bge_rerank_integrations.errors import ScoringTimeout
+from bge_rerank_integrations.evaluate import JudgedQuery, Report, RerankerResult, evaluate
+from tests.evaluate.data import StatedScorer, helped, hurt, stated
+from tests.fakes import FailingScorer, WordOverlapScorer
+
+SECOND = 1 / math.log2(3)
+"""nDCG of a question whose one answer is second."""
+
+
+def only(queries: list[JudgedQuery], **options: object) -> tuple[Report, RerankerResult]:
+    report = evaluate(queries, {"words": WordOverlapScorer()}, resamples=500, **options)  # type: ignore[arg-type]
+    (result,) = report.rerankers
+    return report, result
+
+
+def test_where_reranking_helps_everywhere() -> None:
+    report, result = only([helped(number) for number in range(12)])
+    assert report.main == "nDCG@10"
+    assert report.first_stage["nDCG@10"].value == pytest.approx(0.5)
+    assert report.first_stage["RR@10"].value == pytest.approx(1 / 3)
+    assert {name: found.value for name, found in result.measures.items()} == {
+        "nDCG@10": 1,
+        "RR@10": 1,
+        "AP": 1,
+        "R@10": 1,
+        "Success@1": 1,
+        "Success@5": 1,
+    }
+    gain = result.gains["nDCG@10"]
+    assert (gain.value, gain.low, gain.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert (gain.wins, gain.losses, gain.ties) == (12, 0, 0)
+    assert result.gains["R@10"].ties == 12
+    assert [(row.depth, row.quality.value, row.recall) for row in result.depths] == [
+        (1, 0.5, 0),
+        (2, 0.5, 0),
+        (3, 1, 1),
+    ]
+    assert result.depth is not None
+    assert dataclasses.astuple(result.depth) == (3, 3, 3)
+    assert result.top_n is not None
+    assert dataclasses.astuple(result.top_n) == (1, 1, 1, 12)
+    threshold = result.threshold
+    assert threshold is not None
+    assert (threshold.raw.value, threshold.kept, threshold.dropped) == (2, 1, 1)
+    assert threshold.shown.value == pytest.approx(1 / (1 + math.exp(-2)))
+    assert report.verdict.startswith(
+        "words helps: nDCG@10 goes from 0.500 to 1.000, by +0.500 [+0.500, +0.500], p = 0.004"
+    )
+    assert "Rerank the first 3 candidates: " in report.verdict
+    assert "top_n=1 " in report.verdict
+    assert "score_threshold=0.8807 " in report.verdict
+
+
+def test_where_it_helps_some_and_hurts_others() -> None:
+    report, result = only([q for n in range(6) for q in (helped(n), hurt(n))])
+    gain = result.gains["nDCG@10"]
+    assert gain.value == pytest.approx((0.5 + SECOND - 1) / 2)
+    assert gain.low < 0 < gain.high
+    assert (gain.wins, gain.losses) == (6, 6)
+    assert report.verdict.startswith("No measurable difference: with words, nDCG@10")
+    assert "the interval holds 0" in report.verdict
+    assert "score_threshold" not in report.verdict
+    assert {change.id for change in result.wins} == {f"helped-{n}" for n in range(6)}
+    win, loss = result.wins[0], result.losses[0]
+    assert (win.question, win.rank_before, win.rank_after) == ("red fox", 3, 1)
+    assert (win.before, win.after) == pytest.approx((0.5, 1))
+    assert (win.top_before, win.top_after) == ("a dog", "a red fox")
+    assert (loss.rank_before, loss.rank_after) == (1, 2)
+    assert result.differences == pytest.approx([SECOND - 1] * 6 + [0.5] * 6)
+
+
+def test_where_it_hurts() -> None:
+    report, result = only([hurt(number) for number in range(60)])
+    assert report.verdict == (
+        "words makes the order worse: nDCG@10 goes from 1.000 to 0.631, by -0.369 [-0.369, -0.369],"
+        " p = 0.004."
+    )
+    assert result.depth is None
+    assert [row.gain.value for row in result.depths] == pytest.approx([0, SECOND - 1])
+
+
+def test_few_questions_are_no_evidence() -> None:
+    report, _ = only([helped(number) for number in range(9)])
+    assert report.verdict.startswith("9 questions are too few to tell whether words helps")
+    report, _ = only([helped(number) for number in range(10)])
+    assert "With only 10 questions intervals are somewhat too narrow." in report.verdict
+
+
+def test_where_only_fewer_candidates_help() -> None:
+    # the second is the answer, and the third, which is none, has the highest score
+    queries = [stated(n, 1, 2, 3, relevant=[1]) for n in range(10)]
+    queries += [stated(n, 2, 1, 3, relevant=[0]) for n in range(10, 20)]
+    report = evaluate(queries, {"stated": StatedScorer()}, resamples=500)
+    assert report.verdict.startswith("stated makes the order worse")
+    assert "With only the first 2 candidates it gains +0.185 [+" in report.verdict
+    assert "of 3 depths one may do so by chance" in report.verdict
+
+
+def test_what_no_reranker_can_mend_is_told_apart() -> None:
+    missed = JudgedQuery("missed", "red fox", {"p0": "a red fox"}, {"p9": 1})
+    nothing = JudgedQuery("nothing", "red fox", {}, {"p9": 1, "p8": 1})
+    half = JudgedQuery("half", "red fox", {"p0": "a dog", "p1": "a fox"}, {"p1": 1, "p7": 1})
+    pointless = JudgedQuery("pointless", "red fox", {"p0": "a fox"}, {"p0": 0, "p1": -1})
+    report, result = only([helped(0), missed, nothing, half, pointless])
+    assert (report.questions, report.left_out) == (4, 1)
+    found = report.candidates
+    assert (found.most, found.mean, found.none_found) == (3, 1.5, 1)
+    assert found.recall == pytest.approx((1 + 0 + 0 + 0.5) / 4)
+    assert found.answerable == 0.5
+    ideal = 1 / (1 + SECOND)
+    assert found.best["nDCG@10"] == pytest.approx((1 + 0 + 0 + ideal) / 4)
+    assert found.best["Success@1"] == 0.5
+    assert result.measures["nDCG@10"].value == pytest.approx(found.best["nDCG@10"])
+    assert result.top_n is not None
+    assert result.top_n.questions == 2
+
+
+def test_grades_weigh_in_ndcg_and_in_the_best_order() -> None:
+    texts = {"p0": "a red fox", "p1": "a fox", "p2": "a dog"}
+    query = JudgedQuery("1", "red fox", texts, {"p0": 1, "p1": 3})
+    report, result = only([query])
+    ideal = 3 + 1 * SECOND
+    assert result.measures["nDCG@10"].value == pytest.approx((1 + 3 * SECOND) / ideal)
+    assert report.candidates.best["nDCG@10"] == 1
+
+
+def test_equal_scores_keep_the_retrievers_order() -> None:
+    # by the ids' order, as trec_eval breaks ties, the answer would move
+    texts = {"z": "a fox", "m": "a fox", "a": "a fox"}
+    for answer in texts:
+        report, result = only([JudgedQuery("1", "red fox", texts, {answer: 1})])
+        for name, before in report.first_stage.items():
+            assert result.measures[name].value == before.value
+
+
+def test_every_candidate_is_scored_once_and_only_the_warm_up_twice() -> None:
+    scorer = WordOverlapScorer()
+    queries = [helped(0), hurt(0), helped(1)]
+    evaluate(queries, {"words": scorer}, resamples=100, depths=[1, 2])
+    assert scorer.pairs_scored == 3 + 2 + 3 + 1
+    assert scorer.calls == 4
+
+
+def test_a_rerankers_own_cuts_do_not_count() -> None:
+    queries = [helped(number) for number in range(3)]
+    strict = Reranker(WordOverlapScorer(), top_n=1, score_threshold=0.99, on_error="keep")
+    plain = Reranker(WordOverlapScorer(), normalize=False)
+    report = evaluate(queries, {"strict": strict, "plain": plain}, resamples=100)
+    first, second = report.rerankers
+    assert first.measures == second.measures
+    assert first.threshold is not None
+    assert second.threshold is not None
+    assert first.threshold.raw == second.threshold.raw
+    assert second.threshold.shown.value == 2
+    assert (strict.top_n, strict.score_threshold) == (1, 0.99)
+
+
+def test_rerankers_are_compared_with_each_other() -> None:
+    queries = [helped(number) for number in range(20)]
+    backwards = StatedScorer("cosine", "backwards")
+    scored = [
+        dataclasses.replace(
+            query, candidates={k: f"{t} {-n}" for n, (k, t) in enumerate(query.candidates.items())}
+        )
+        for query in queries
+    ]
+    # the order of before, scored in descending numbers, against the right one
+    report = evaluate(scored, {"same": backwards, "words": WordOverlapScorer()}, resamples=500)
+    (comparison,) = report.comparisons
+    assert (comparison.first, comparison.second) == ("same", "words")
+    assert comparison.difference.value == pytest.approx(0.5)
+    assert comparison.difference.is_clear
+    assert report.verdict.startswith("words helps: ")
+    assert report.verdict.endswith("It is measurably better than same.")
+    assert report.verdicts["same"].startswith("No measurable difference: with same, ")
+    twice = {"a": WordOverlapScorer(), "b": WordOverlapScorer()}
+    report = evaluate(queries, twice, resamples=500)
+    assert "No measurable difference between it and b." in report.verdict
+    none = {"a": backwards, "b": backwards}
+    report = evaluate(scored, none, resamples=500)
+    assert report.verdict == (
+        "None of the 2 rerankers measurably improves nDCG@10 over these 20 questions."
+    )
+
+
+def test_top_n_leaves_an_answer_to_95_of_100() -> None:
+    first, fifth = (9.0, 1, 1, 1, 1), (9.0, 8, 7, 6, 5)
+    for late, wanted in ((1, 1), (2, 5)):
+        queries = [stated(n, *first, relevant=[0]) for n in range(20 - late)]
+        queries += [stated(n, *fifth, relevant=[4]) for n in range(20 - late, 20)]
+        report = evaluate(queries, {"stated": StatedScorer()}, resamples=500)
+        top_n = report.rerankers[0].top_n
+        assert top_n is not None
+        assert (top_n.value, top_n.low, top_n.high) == (wanted, 1, 5)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.floats(-20, 20, width=32), st.booleans()), min_size=1, max_size=8),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_the_threshold_keeps_what_it_says_when_it_is_used(
+    questions: list[list[tuple[float, bool]]],
+) -> None:
+    queries = [
+        stated(n, *(s for s, _ in row), relevant=[p for p, (_, good) in enumerate(row) if good])
+        for n, row in enumerate(questions)
+    ]
+    relevant = [score for row in questions for score, good in row if good]
+    if not relevant:
+        with pytest.raises(InvalidInputError, match="there is nothing to measure"):
+            evaluate(queries, {"stated": StatedScorer()}, resamples=100)
+        return
+    longest = max(map(len, questions))
+    report = evaluate(queries, {"stated": StatedScorer()}, resamples=100, depths=[longest])
+    threshold = report.rerankers[0].threshold
+    assert threshold is not None
+    judged = [query for query in queries if query.grades]
+    reranker = Reranker(StatedScorer(), score_threshold=threshold.shown.value)
+    kept = dropped = 0
+    for query in judged:
+        keys = list(query.candidates)
+        results = reranker.rerank(query.text, list(query.candidates.values()))
+        good = sum(keys[result.index] in query.grades for result in results)
+        kept += good
+        dropped += len(keys) - len(query.grades) - (len(results) - good)
+    assert kept == threshold.kept * len(relevant) >= 0.95 * len(relevant)
+    higher = [score for score in relevant if score > threshold.raw.value]
+    assert len(higher) < 0.95 * len(relevant), "a higher one would not do"
+    others = sum(len(query.candidates) - len(query.grades) for query in judged)
+    assert dropped == pytest.approx(threshold.dropped * others)
+
+
+def test_the_depth_is_the_smallest_that_has_95_of_100_of_the_gain() -> None:
+    # the answer is at place 2 for 19 questions and at place 5 for one: 2 candidates have 95.9%
+    queries = [stated(n, 1, 9, 1, 1, 1, relevant=[1]) for n in range(19)]
+    queries.append(stated(19, 1, 1, 1, 1, 9, relevant=[4]))
+    report = evaluate(queries, {"stated": StatedScorer()}, resamples=2000)
+    depth = report.rerankers[0].depth
+    assert depth is not None
+    shallow = 19 * (1 - SECOND)
+    assert shallow / (shallow + 1 - 1 / math.log2(6)) < 0.95
+    assert (depth.value, depth.low, depth.high) == (5, 2, 5)
+    report = evaluate(queries[:-1], {"stated": StatedScorer()}, resamples=500)
+    assert report.rerankers[0].depth is not None
+    assert report.rerankers[0].depth.value == 2
+
+
+def test_measures_are_named_as_in_ir_measures() -> None:
+    queries = [helped(0), hurt(0)]
+    report, result = only(queries, measures=["RR", "P@1", "AP(rel=2)", "nDCG"])
+    assert report.main == "RR"
+    assert [report.first_stage[n].value for n in ("RR", "P@1")] == pytest.approx([2 / 3, 0.5])
+    assert result.measures["AP(rel=2)"].value == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"measures": ["nDCG@0"]}, "there is no measure 'nDCG@0'; there are nDCG@10"),
+        ({"measures": ["R"]}, "there is no measure 'R'"),
+        ({"measures": ["precision@5"]}, "there is no measure 'precision@5'"),
+        ({"measures": ["nDCG@10", "nDCG@10"]}, "name at least one, each once"),
+        ({"measures": []}, "name at least one"),
+        ({"depths": [0]}, r"depths is \[0\]"),
+        ({"depths": []}, r"depths is \[\]"),
+        ({"resamples": 10}, "resamples is 10; it must be at least 100"),
+        ({"examples": -1}, "examples is -1; it must be at least 0"),
+    ],
+)
+def test_an_option_out_of_range_is_named(options: dict[str, object], said: str) -> None:
+    scorer = WordOverlapScorer()
+    with pytest.raises(InvalidInputError, match=said):
+        evaluate([helped(0)], {"words": scorer}, **options)  # type: ignore[arg-type]
+    assert scorer.calls == 0
+
+
+def test_nothing_to_measure_is_an_error() -> None:
+    empty = JudgedQuery("1", "red fox", {}, {"p0": 1})
+    for queries in ([], [empty], [dataclasses.replace(helped(0), grades={})]):
+        with pytest.raises(InvalidInputError, match="there is nothing to measure"):
+            evaluate(queries, {"words": WordOverlapScorer()})
+    with pytest.raises(InvalidInputError, match="rerankers is empty"):
+        evaluate([helped(0)], {})
+
+
+def test_a_scorer_that_fails_fails_the_evaluation() -> None:
+    class NaN(StatedScorer):
+        def score(self, pairs: object) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+            return np.array([math.nan], dtype=np.float32)
+
+    class Short(StatedScorer):
+        def score(self, pairs: object) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+            return np.zeros(1, dtype=np.float32)
+
+    for scorer, error in (
+        (NaN(), NonFiniteScoreError),
+        (Short(), ScorerContractError),
+        (Reranker(FailingScorer(), on_error="keep"), ScoringTimeout),
+    ):
+        with pytest.raises(error):
+            evaluate([helped(0)], {"failing": scorer})
+
+
+def test_the_report_is_json() -> None:
+    report, _ = only([helped(0), hurt(0)], examples=1)
+    read = json.loads(json.dumps(dataclasses.asdict(report), allow_nan=False))
+    assert read["rerankers"][0]["wins"][0]["question"] == "red fox"
+    assert len(read["rerankers"][0]["losses"]) == 1
+    assert sum(read["rerankers"][0]["histogram"]["relevant"]) == 2
+    assert sum(read["rerankers"][0]["histogram"]["others"]) == 3
