@@ -23,6 +23,7 @@ from benchmarks.models import DEFAULT_CACHE, model_folder
 from benchmarks.overhead import expected_overhead, measure_overhead
 from benchmarks.peers import OURS, onnx_file
 from benchmarks.plan import EVERYONE, PARTS, Callers, ColdStart, Overhead, Part, Race
+from benchmarks.quiet import processor_time, share_of_others
 from benchmarks.report import describe_machine, write_reports
 from benchmarks.results import RESULTS, save_part
 from benchmarks.turns import expected_race, race
@@ -52,10 +53,10 @@ def main() -> None:
     # a smoke run's numbers mean nothing, so they are not kept among the results
     out = asked.out or (cache if asked.smoke else RESULTS)
     parts = {name: PARTS[name] for name in asked.only}
-    prepare_models(parts, cache, smoke=asked.smoke)
     machine = describe_machine()
     if machine["load"] > QUIET:
         print(f"NOT QUIET: the load is {machine['load']:.1f}; trust ratios only")
+    prepare_models(parts, cache, smoke=asked.smoke)
     conditions = Conditions(
         cache, asked.peers, run_json("benchmarks.gemm_peak"), asked.smoke, asked.turns
     )
@@ -64,7 +65,12 @@ def main() -> None:
     for name, part in parts.items():
         print(f"{name}: {part.title}", flush=True)
         found: dict[str, Any] = {"machine": describe_machine(), "peak": conditions.peak}
+        before = processor_time()
         found["results"] = [RUN[type(task)](task, conditions) for task in part.tasks]
+        after = processor_time()
+        found["others"] = (
+            share_of_others(before, after, machine["cores"]) if before and after else None
+        )
         save_part(name, found, out)
         for peer, why in left_out(found).items():
             print(f"  left out: {peer}: {why}")

@@ -20,14 +20,14 @@ from typing import Any
 from benchmarks.charts import CHARTS, draw_charts
 from benchmarks.plan import PARTS
 from benchmarks.results import RESULTS, stored
-from benchmarks.tables import markdown_table, part_tables, summary_table
+from benchmarks.tables import markdown_table, or_dash, part_tables, summary_table
 
 __all__ = ["describe_machine", "fill", "markdown_table", "write_reports"]
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
 REGION = re.compile(r"(<!-- results: ([^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-QUIET = 0.5
-"""Load above which other work is in the numbers."""
+QUIET = 0.05
+"""Share of the processor's time from which on other work is in the numbers."""
 SUMMARY = CHARTS["throughput"].parts
 
 PACKAGES = (
@@ -111,13 +111,13 @@ def machine_lines(parts: Mapping[str, Mapping[str, Any]]) -> str:
         f"- {versions}",
     ]
     busy = [
-        f"{name} ({found['machine']['load']:.1f})"
+        f"{name} ({or_dash(found['others'], '{:.0%}')})"
         for name, found in parts.items()
-        if found["machine"]["load"] > QUIET
+        if found["others"] is None or found["others"] > QUIET
     ]
     if busy:
         lines.append(
-            f"- other work ran at the start of (load): {', '.join(busy)}; trust ratios only"
+            f"- not quiet, with others' share of the processor (-: not known): {', '.join(busy)}"
         )
     return "\n".join(lines)
 
