@@ -23,10 +23,13 @@ from pydantic import (
     model_validator,
 )
 
+from bge_rerank_integrations.calibration import Calibration
+from bge_rerank_integrations.cutoffs import Cutoff
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.load import ScorerOptions, load_scorer
 from bge_rerank_integrations.registry import DEFAULT_MODEL
 from bge_rerank_integrations.reranker import Reranker
+from bge_rerank_integrations.trace import RerankTrace
 from bge_rerank_integrations.types import (
     Backend,
     HeadIndexing,
@@ -285,7 +288,29 @@ class RerankFields(ScorerFields):
         "order for what has no score, marked 'rerank_scored': False in its metadata.",
     )
 
-    def reranker(self) -> Reranker:
+    calibration: str | None = Field(
+        default=None,
+        description="File of bge-rerank calibrate: scores are then shown as probabilities.",
+    )
+    min_probability: float | None = Field(
+        default=None, gt=0, lt=1, description="Least calibrated probability to keep."
+    )
+    target_recall: float | None = Field(
+        default=None, gt=0, lt=1, description="Keep each relevant passage with this probability."
+    )
+    min_n: int | None = Field(
+        default=None, ge=1, description="Cut at the largest gap between scores, from here on."
+    )
+    token_budget: int | None = Field(
+        default=None, ge=1, description="Most tokens that what is kept may have together."
+    )
+    trace_texts: bool = Field(
+        default=False, description="Put query and passages into OpenTelemetry spans."
+    )
+
+    _read: tuple[str, Calibration] | None = PrivateAttr(default=None)
+
+    def reranker(self, on_trace: Callable[[RerankTrace], object] | None = None) -> Reranker:
         """A reranker with this adapter's present settings over its (shared) scorer."""
         return Reranker(
             self.loaded_scorer(),
@@ -294,7 +319,19 @@ class RerankFields(ScorerFields):
             normalize=self.normalize,
             timeout=self.timeout,
             on_error=self.on_error,
+            calibration=self._calibration(),
+            cutoff=Cutoff(self.min_probability, self.target_recall, self.min_n, self.token_budget),
+            on_trace=on_trace,
+            trace_texts=self.trace_texts,
         )
+
+    def _calibration(self) -> Calibration | None:
+        if self.calibration is None:
+            return None
+        read = self._read
+        if read is None or read[0] != self.calibration:
+            read = self._read = (self.calibration, Calibration.load(self.calibration))
+        return read[1]
 
 
 def _rebuild(cls: type[ScorerFields], fields: dict[str, Any]) -> ScorerFields:

@@ -17,10 +17,11 @@ from bge_rerank_integrations.errors import (
 )
 from bge_rerank_integrations.pairs import check_text, read_pairs
 from bge_rerank_integrations.reranker import check_top_n, checked_scores, show_score
+from bge_rerank_integrations.trace import RerankTrace
 from bge_rerank_integrations.types import Pair, RerankResult
 
 try:
-    from langchain_core.callbacks import Callbacks
+    from langchain_core.callbacks import Callbacks, dispatch_custom_event
     from langchain_core.documents import BaseDocumentCompressor, Document
     from langchain_core.runnables import Runnable, RunnableLambda
 except ModuleNotFoundError as error:
@@ -66,6 +67,10 @@ else:
 
 
 logger = logging.getLogger(__name__)
+
+
+TRACE_EVENT = "bge_rerank_trace"
+"""Name of the custom event with `RerankTrace.as_dict()`, which holds no texts."""
 
 
 class RerankInput(TypedDict):
@@ -177,14 +182,17 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
     def _compress(self, request: RerankInput) -> list[Document]:
         request = _read_request(request)
         documents = request["documents"]
-        ranking = self._rank(request, self.top_n)
+        ranking = self._rank(request, self.top_n, _send_trace)
         return [self._with_score(documents[index], result) for index, result in ranking]
 
     async def _acompress(self, request: RerankInput) -> list[Document]:
         return await in_worker(self._compress, request)
 
     def _rank(
-        self, request: RerankInput, limit: int | None
+        self,
+        request: RerankInput,
+        limit: int | None,
+        on_trace: Callable[[RerankTrace], object] | None = None,
     ) -> list[tuple[int, RerankResult | None]]:
         """Positions in their new order, each with its result, or None where nothing was scored."""
         documents, query = request["documents"], request["query"]
@@ -200,7 +208,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         scored = [index for index, text in texts.items() if text.strip()]
         if scored:
             passages = [texts[index] for index in scored]
-            results = self.reranker().rerank(query, passages, top_n=limit or len(passages))
+            results = self.reranker(on_trace).rerank(query, passages, top_n=limit or len(passages))
             ranking = [(scored[result.index], result) for result in results]
         textless = [index for index, text in texts.items() if not text.strip()]
         if textless and not self._told_of_no_text:
@@ -286,6 +294,10 @@ class BGECrossEncoder(ScorerFields, BaseCrossEncoder):
         scorer = self.loaded_scorer()
         raw = checked_scores(scorer, pairs)
         return [show_score(score, scorer.scale, normalize=self.normalize) for score in raw.tolist()]
+
+
+def _send_trace(trace: RerankTrace) -> None:
+    dispatch_custom_event(TRACE_EVENT, trace.as_dict())
 
 
 def _read_request(request: Any) -> RerankInput:

@@ -2,9 +2,9 @@
 
 Goes wherever LlamaIndex takes `node_postprocessors`: query engines, chat engines, retriever tools,
 memory blocks; sync and async. Each call tells the instrumentation of one `ReRankStartEvent` and
-one `ReRankEndEvent`, and the older callback handlers of one `CBEventType.RERANKING`. When scoring
-fails or is cancelled the end event holds no nodes, the older callback holds the exception, and
-the surrounding span is dropped with it.
+one `ReRankEndEvent`, with a `BGERerankTraceEvent` in between, and the older callback handlers of
+one `CBEventType.RERANKING`. When scoring fails or is cancelled the end event holds no nodes, the
+older callback holds the exception, and the surrounding span is dropped with it.
 """
 
 import logging
@@ -26,6 +26,7 @@ try:
         QueryBundle,
     )
     from llama_index_instrumentation import get_dispatcher
+    from llama_index_instrumentation.base import BaseEvent
 except ModuleNotFoundError as error:
     raise MissingExtra(error.name or "llama_index", "llama-index") from error
 
@@ -33,6 +34,7 @@ from pydantic import Field, PrivateAttr
 
 from bge_rerank_integrations.adapter_fields import RAW_SCORE_KEY, SCORED_KEY, RerankFields
 from bge_rerank_integrations.cancellation import in_worker
+from bge_rerank_integrations.trace import RerankTrace
 from bge_rerank_integrations.types import RerankResult
 
 RETRIEVAL_SCORE_KEY = "retrieval_score"
@@ -40,6 +42,21 @@ RETRIEVAL_SCORE_KEY = "retrieval_score"
 
 logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
+
+
+class BGERerankTraceEvent(BaseEvent):
+    """Sent between start and end of a rerank: `RerankTrace.as_dict()`, without texts."""
+
+    trace: dict[str, Any]
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name that LlamaIndex's events carry."""
+        return "BGERerankTraceEvent"
+
+
+def _send_trace(trace: RerankTrace) -> None:
+    dispatcher.event(BGERerankTraceEvent(trace=trace.as_dict()))
 
 
 class BGERerank(RerankFields, BaseNodePostprocessor):
@@ -140,7 +157,7 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
         scored = [index for index, text in enumerate(texts) if text.strip()]
         ranked = []
         if scored:  # else no model is needed, nor loaded
-            results = self.reranker().rerank(query, [texts[index] for index in scored])
+            results = self.reranker(_send_trace).rerank(query, [texts[index] for index in scored])
             ranked = [self._placed(given[scored[result.index]], result) for result in results]
         if self.no_text == "last" and self.score_threshold is None:
             unscored = set(range(len(given))).difference(scored)

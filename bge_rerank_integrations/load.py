@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args, overload
 
@@ -12,8 +12,13 @@ from bge_rerank_integrations.reranker import Reranker
 from bge_rerank_integrations.types import Backend, HeadIndexing, OnError, Precision, SpecialTokens
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bge_rerank_integrations.calibration import Calibration
+    from bge_rerank_integrations.cutoffs import Cutoff
     from bge_rerank_integrations.local.scorer import LocalScorer
     from bge_rerank_integrations.remote.scorer import RemoteScorer
+    from bge_rerank_integrations.trace import RerankTrace
 
 
 class RemoteOptions(TypedDict, total=False):
@@ -301,12 +306,16 @@ def load_reranker(
     normalize: bool = True,
     timeout: float | None = None,
     on_error: OnError = "raise",
+    calibration: Calibration | str | Path | None = None,
+    cutoff: Cutoff | None = None,
+    on_trace: Callable[[RerankTrace], object] | None = None,
+    trace_texts: bool = False,
     **options: Unpack[ScorerOptions],
 ) -> Reranker:
     """Load a model and return a reranker over it; the options are those of `load_scorer`.
 
     See `Reranker` for `top_n`, `score_threshold` (inclusive, on the scale that is shown),
-    `normalize`, `timeout` and `on_error`.
+    `normalize`, `timeout`, `on_error`, `calibration`, `cutoff`, `on_trace` and `trace_texts`.
     """
     return Reranker(
         load_scorer(model, **options),
@@ -315,4 +324,8 @@ def load_reranker(
         normalize=normalize,
         timeout=timeout,
         on_error=on_error,
+        calibration=calibration,
+        cutoff=cutoff,
+        on_trace=on_trace,
+        trace_texts=trace_texts,
     )

@@ -20,6 +20,7 @@ from bge_rerank_integrations.errors import (
     ScoringFailed,
 )
 from bge_rerank_integrations.pairs import check_text
+from bge_rerank_integrations.telemetry import rerank_span
 from bge_rerank_integrations.trace import RerankTrace, passage_traces, recording
 from bge_rerank_integrations.types import (
     CountsTokens,
@@ -50,7 +51,8 @@ class Reranker:
 
     With a `calibration` (or its file) the score shown is the probability that it gives. `cutoff`
     has further rules for how many to keep. `on_trace` is called with a `RerankTrace` after each
-    rerank that had passages, on the thread that ran it.
+    rerank that had passages, on the thread that ran it. In a program that has OpenTelemetry loaded
+    each is a span too (see `telemetry`), with texts only if `trace_texts`.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Reranker:
         calibration: Calibration | str | Path | None = None,
         cutoff: Cutoff | None = None,
         on_trace: Callable[[RerankTrace], object] | None = None,
+        trace_texts: bool = False,
     ) -> None:
         self.scorer = scorer
         self.top_n = check_top_n(top_n)
@@ -77,6 +80,7 @@ class Reranker:
         self.calibration = read_calibration(calibration, scorer)
         self.cutoff = check_cutoff(cutoff or Cutoff(), scorer, self.calibration)
         self.on_trace = on_trace
+        self.trace_texts = trace_texts
 
     def __repr__(self) -> str:
         return (
@@ -105,26 +109,35 @@ class Reranker:
         ]
         if not pairs:
             return []
-        if self.on_trace is None:
-            raw, _ = self._raw_scores(pairs)
-            return self._best(raw, pairs, limit)[0]
+        with rerank_span(limit, pairs if self.trace_texts else None) as end_span:
+            if self.on_trace is None and end_span is None:
+                raw, _ = self._raw_scores(pairs)
+                return self._best(raw, pairs, limit)[0]
+            results, trace = self._traced(pairs, limit)
+            if end_span is not None:
+                end_span(trace)
+        if self.on_trace is not None:
+            self.on_trace(trace)
+        return results
+
+    def _traced(
+        self, pairs: Sequence[Pair], limit: int | None
+    ) -> tuple[list[RerankResult], RerankTrace]:
         begin = time.perf_counter()
         with recording() as recorder:
             raw, failure = self._raw_scores(pairs)
             results, kept_by = self._best(raw, pairs, limit)
-        self.on_trace(
-            RerankTrace(
-                passages=passage_traces(raw, self.shown, results),
-                scale=self.scorer.scale,
-                calibrated=self.calibration is not None,
-                kept_by=kept_by,
-                failure=None if failure is None else type(failure).__name__,
-                counts=recorder.counts,
-                seconds={"total": time.perf_counter() - begin, **recorder.seconds},
-                facts=recorder.facts,
-            )
+        trace = RerankTrace(
+            passages=passage_traces(raw, self.shown, results),
+            scale=self.scorer.scale,
+            calibrated=self.calibration is not None,
+            kept_by=kept_by,
+            failure=None if failure is None else type(failure).__name__,
+            counts=recorder.counts,
+            seconds={"total": time.perf_counter() - begin, **recorder.seconds},
+            facts=recorder.facts,
         )
-        return results
+        return results, trace
 
     def _best(
         self, raw: FloatArray, pairs: Sequence[Pair], limit: int | None

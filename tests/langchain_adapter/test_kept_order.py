@@ -1,6 +1,9 @@
 """`on_error="keep"` in LangChain: marked documents, never changed ones."""
 
+from typing import Any
+
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.langchain import BGERerank
@@ -39,3 +42,18 @@ def test_a_later_pass_that_scores_says_so() -> None:
 def test_raising_is_the_default() -> None:
     with pytest.raises(ScoringTimeout):
         BGERerank(scorer=FailingScorer()).compress_documents(documents(), QUERY)
+
+
+def test_a_trace_is_sent_without_texts() -> None:
+    traces: list[dict[str, Any]] = []
+
+    class Handler(BaseCallbackHandler):
+        def on_custom_event(self, name: str, data: Any, **kwargs: Any) -> None:
+            traces.append({"name": name, **data})
+
+    reranker = BGERerank(scorer=WordOverlapScorer(), top_n=1)
+    reranker.compress_documents(documents(), QUERY, callbacks=[Handler()])
+    (trace,) = traces
+    assert trace["name"] == "bge_rerank_trace"
+    assert sum(passage["after"] is not None for passage in trace["passages"]) == 1
+    assert "fox" not in str(trace)

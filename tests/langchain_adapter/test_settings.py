@@ -53,6 +53,12 @@ RERANK_FIELDS = SCORER_FIELDS | {
     "normalize": False,
     "timeout": 2.5,
     "on_error": "keep",
+    "calibration": "calibration.json",
+    "min_probability": 0.25,
+    "target_recall": 0.9,
+    "min_n": 1,
+    "token_budget": 2000,
+    "trace_texts": True,
     "metadata_keys": ["title", "author"],
     "score_key": "bge",
     "include_logit": True,
@@ -69,7 +75,10 @@ TOKEN = "hf_not_to_be_seen"
 def test_the_tables_above_name_every_field() -> None:
     loads = {"lazy_load"}  # True would load, and has a test of its own
     assert set(BGERerank.model_fields) == set(RERANK_FIELDS) | NOT_WRITTEN | loads
-    assert set(BGECrossEncoder.model_fields) == set(ENCODER_FIELDS) | {"token", "api_key", "scorer"} | loads
+    assert (
+        set(BGECrossEncoder.model_fields)
+        == set(ENCODER_FIELDS) | {"token", "api_key", "scorer"} | loads
+    )
     for cls, name, value in EVERY_FIELD:
         assert cls.model_fields[name].default != value
 

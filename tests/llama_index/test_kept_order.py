@@ -1,10 +1,15 @@
 """`on_error="keep"` in LlamaIndex: marked nodes, never changed ones."""
 
+from typing import Any
+
 import pytest
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.schema import MetadataMode, NodeWithScore
 
 from bge_rerank_integrations.errors import ScoringTimeout
-from bge_rerank_integrations.llama_index import BGERerank
+from bge_rerank_integrations.llama_index import BGERerank, BGERerankTraceEvent
 from tests.fakes import FailingScorer, WordOverlapScorer
 
 
@@ -34,3 +39,23 @@ def test_a_later_pass_that_scores_says_so(nodes: list[NodeWithScore]) -> None:
 def test_raising_is_the_default(nodes: list[NodeWithScore]) -> None:
     with pytest.raises(ScoringTimeout):
         BGERerank(scorer=FailingScorer()).postprocess_nodes(nodes, query_str="red fox")
+
+
+def test_a_trace_is_sent_without_texts(nodes: list[NodeWithScore]) -> None:
+    traces: list[dict[str, Any]] = []
+
+    class Handler(BaseEventHandler):
+        def handle(self, event: BaseEvent, **kwargs: Any) -> None:
+            if isinstance(event, BGERerankTraceEvent):
+                traces.append(event.trace)
+
+    handler = Handler()
+    dispatcher = get_dispatcher()
+    dispatcher.add_event_handler(handler)
+    try:
+        BGERerank(scorer=WordOverlapScorer(), top_n=1).postprocess_nodes(nodes, query_str="red fox")
+    finally:
+        dispatcher.event_handlers.remove(handler)
+    assert [passage["before"] for passage in traces[0]["passages"]] == [0, 1, 2, 3]
+    assert sum(passage["after"] is not None for passage in traces[0]["passages"]) == 1
+    assert "fox" not in str(traces)
