@@ -20,7 +20,7 @@ from bge_rerank_integrations.local.attention import (
     Segment,
 )
 from bge_rerank_integrations.local.device import Attention, DevicePlan
-from bge_rerank_integrations.local.flat_attention import FlatAttention, efficient, nested, varlen
+from bge_rerank_integrations.local.flat_attention import KERNELS, FlatAttention
 from bge_rerank_integrations.local.padded_attention import PaddedAttention
 from bge_rerank_integrations.local.torch_runtime import is_out_of_memory
 from bge_rerank_integrations.local.transfer import to_device
@@ -28,9 +28,7 @@ from bge_rerank_integrations.local.transfer import to_device
 ATTENTIONS: dict[Attention, BuildAttention] = {
     "runs": RunAttention,
     "padded": PaddedAttention,
-    "varlen": partial(FlatAttention, kernel=varlen),
-    "efficient": partial(FlatAttention, kernel=efficient),
-    "nested": partial(FlatAttention, kernel=nested),
+    **{name: partial(FlatAttention, kernel=kernel) for name, kernel in KERNELS.items()},
 }
 # by kind of device, the fastest first; a device that is not here has one, which its plan names
 CANDIDATES: dict[str, tuple[Attention, ...]] = {"cuda": ("varlen", "efficient", "nested", "padded")}

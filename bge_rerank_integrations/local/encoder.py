@@ -17,10 +17,18 @@ from torch import Tensor
 from bge_rerank_integrations.local.attention import AttentionShape, PackedAttention, Segment
 from bge_rerank_integrations.local.attention_choice import lay_out, with_attention
 from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.local.cuda_graphs import (
+    RECORDABLE,
+    Bucket,
+    Graphs,
+    bucket_of,
+    recorder,
+)
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.encoder_config import read_encoder_config
 from bge_rerank_integrations.local.encoder_inputs import input_arrays, owner_arrays
 from bge_rerank_integrations.local.encoder_weights import Layer, TensorNames, tensor_prefix
+from bge_rerank_integrations.local.flat_attention import KERNELS, FlatAttention
 from bge_rerank_integrations.local.tokens import TokenSequence
 from bge_rerank_integrations.local.torch_runtime import (
     autocast,
@@ -78,14 +86,23 @@ class FlatEncoder:
         plan = replace(plan, reasons=(*plan.reasons, reason))
         # before and after the activation
         self.plan = with_token_budget(plan, self._layers[0].up, inner_copies=2)
+        self._graphs = self._make_graphs()
 
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> Any:
         if exact and self.plan.precision != "fp32":
             return self._exact.run(batch)
-        segments = [Segment(len(sequence.ids)) for sequence in batch]
-        attend = lay_out(segments, self._shape, self.plan.attention)
-        sent = to_device({**self.arrays(batch), **attend.arrays}, self.plan.device)
-        rows = self.compute(sent, attend)
+        attend, arrays = self._arrays(batch)
+
+        def plain() -> Tensor:
+            return self.compute(to_device(arrays, self.plan.device), attend)
+
+        bucket = bucket_of([len(sequence.ids) for sequence in batch])
+        if self._graphs is None or bucket is None:
+            rows = plain()
+        else:
+            rows = self._graphs.rows(
+                bucket, arrays, other=lambda: self._arrays([_half(batch[0])])[1], plain=plain
+            )
         if self._ahead is not None:
             self._ahead.launched()
         return computed(rows)
@@ -93,10 +110,38 @@ class FlatEncoder:
     def fetch(self, rows: Sequence[Any]) -> FloatArray:
         return fetch(rows)
 
-    def arrays(self, batch: Sequence[TokenSequence]) -> dict[str, Array]:
-        """What the layers read of a batch, but for attention's own arrays."""
-        arrays = input_arrays(batch, self._config, typed=self._typed)
-        return {**arrays, **owner_arrays(batch)} if self._output == "mean" else arrays
+    def _arrays(
+        self, batch: Sequence[TokenSequence]
+    ) -> tuple[PackedAttention, Mapping[str, Array]]:
+        """A batch's attention, and all that the layers read of the batch."""
+        segments = [Segment(len(sequence.ids)) for sequence in batch]
+        attend = lay_out(segments, self._shape, self.plan.attention)
+        owners = owner_arrays(batch) if self._output == "mean" else {}
+        inputs = input_arrays(batch, self._config, typed=self._typed)
+        return attend, {**inputs, **owners, **attend.arrays}
+
+    def _make_graphs(self) -> Graphs | None:
+        """Recorded forwards of small batches, where a kernel can be recorded."""
+        plan = self.plan
+        recordable = plan.attention in RECORDABLE and self._output != "mean" and not plan.autocast
+        if not (plan.device.startswith("cuda") and recordable):
+            return None
+        kernel = KERNELS[plan.attention]
+
+        def compute(sent: Mapping[str, Tensor], bucket: Bucket) -> Tensor:
+            attend = FlatAttention([Segment(1)], self._shape, kernel=kernel, most=bucket.longest)
+            return self.compute(sent, attend)
+
+        def say(reason: str) -> None:
+            self.plan = replace(self.plan, reasons=(*self.plan.reasons, reason))
+
+        return Graphs(
+            compute,
+            device=plan.device,
+            dtype=self._format,
+            record=recorder(plan.device),
+            say=say,
+        )
 
     def compute(self, sent: Mapping[str, Tensor], attend: PackedAttention) -> Tensor:
         """The rows, [sequences, width] float32, from arrays that are on the device.
@@ -165,3 +210,7 @@ class FlatEncoder:
             return pooled
         dense, out = self._head
         return out(torch.tanh(dense(pooled)))
+
+
+def _half(sequence: TokenSequence) -> TokenSequence:
+    return sequence._replace(ids=sequence.ids[: -(-len(sequence.ids) // 2)])

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bge_rerank_integrations.local.attention import AttentionShape, Segment
+from bge_rerank_integrations.local.device import Attention
 from bge_rerank_integrations.local.transfer import Array
 
 
@@ -178,3 +179,6 @@ def _nest(packed: Tensor, ends: Tensor, most: int) -> Tensor:
         packed.clone(), ends.clone().long(), min_seqlen=1, max_seqlen=most
     )
     return jagged.transpose(1, 2)
+
+
+KERNELS: dict[Attention, Kernel] = {"varlen": varlen, "efficient": efficient, "nested": nested}
