@@ -115,8 +115,8 @@ class Graphs:
     ) -> Tensor:
         """The batch's rows, from a graph where there is one, else from `plain`.
 
-        `other` gives a different batch that the bucket takes: what a graph is recorded with, so that the
-        comparison would show numbers of it that were recorded as if they never changed.
+        `other` gives a different batch that the bucket takes: what a graph is recorded with, so
+        that the comparison would show numbers of it that were recorded as if they never changed.
         """
         if bucket in self._graphs:
             graph = self._graphs[bucket]
