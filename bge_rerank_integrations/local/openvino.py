@@ -1,5 +1,6 @@
 """OpenVINO on the CPU, as a runtime of `graph_encoder.py`; it reads the same ONNX files."""
 
+import os
 import queue
 import shutil
 import sys
@@ -140,19 +141,29 @@ def _compile(file: OnnxFile) -> _Compiled:
 def _readable(file: OnnxFile) -> Iterator[Path]:
     """A path where OpenVINO finds the graph and its weights.
 
-    It looks for the weights beside what a link points at. In the hub's cache that is a folder of
-    files named by their contents, so there the graph is put beside links to its weights.
+    It looks for the weights beside what a link points at, and refuses a link that leads out of the
+    graph's folder. The hub's cache is made of links to files that are named by their contents: from
+    there the files get their names back in a folder of their own, without being copied.
     """
     graph, *weights = file.files
-    if not (weights and graph.is_symlink()):
+    if not (weights and any(part.is_symlink() for part in file.files)):
         yield graph
         return
+    # on the file system of the weights, or they could not have a second name
+    beside = weights[0].resolve().parent
+    place = beside if os.access(beside, os.W_OK) else None
     # on Windows a mapped file cannot be removed: the system's own cleaning takes it later
-    with tempfile.TemporaryDirectory("bge-rerank", ignore_cleanup_errors=True) as folder:
-        shutil.copyfile(graph, Path(folder) / graph.name)
-        for weight in weights:
-            (Path(folder) / weight.name).symlink_to(weight.resolve())
+    with tempfile.TemporaryDirectory("bge-rerank", dir=place, ignore_cleanup_errors=True) as folder:
+        for part in file.files:
+            _name_again(part.resolve(), Path(folder) / part.name)
         yield Path(folder) / graph.name
+
+
+def _name_again(file: Path, name: Path) -> None:
+    try:
+        name.hardlink_to(file)
+    except OSError:  # another file system, one without such links, or a file of somebody else
+        shutil.copyfile(file, name)
 
 
 def _input(node: Any, file: OnnxFile) -> GraphInput:
