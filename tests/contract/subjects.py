@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,9 @@ from transformers import (
 )
 
 from bge_rerank_integrations import Scorer, load_scorer
+from bge_rerank_integrations.cache import CachedScorer, MemoryStore
 from bge_rerank_integrations.export import export_onnx
+from bge_rerank_integrations.sqlite_store import SqliteStore
 from bge_rerank_integrations.types import Backend, GraphFormat
 from tests.fakes import WordOverlapScorer
 from tests.llm import tiny_llms
@@ -61,9 +64,15 @@ GRAPHS: dict[str, tuple[str, Backend, GraphFormat]] = {
 }
 """Subjects that are an exported folder of `tests/conftest.py`, in a runtime of ONNX graphs."""
 
+WRAPPED: dict[str, Callable[[Scorer, Path], Scorer]] = {
+    "xlmr-cached": lambda scorer, folder: CachedScorer(scorer, MemoryStore()),
+    "xlmr-cached-file": lambda scorer, folder: CachedScorer(scorer, SqliteStore(folder / "cache")),
+}
+"""Scorers around a scorer; those of one subject share the folder."""
+
 OFFLINE = ("offline", "offline-embedder")
 TORCH = (*FOLDERS, *LIBRARY, *LLMS)
-LOCAL = (*TORCH, *GRAPHS, *OFFLINE)
+LOCAL = (*TORCH, *GRAPHS, *OFFLINE, *WRAPPED)
 REMOTE = tuple(f"remote-{dialect}" for dialect in STAND_INS)
 NAMES = ("word-overlap", *LOCAL, *REMOTE)
 
@@ -80,6 +89,11 @@ def loading(name: str, request: pytest.FixtureRequest, folders: pytest.TempPathF
     if name in OFFLINE:
         return lambda **options: load_scorer(name, **options)
     folder: Path
+    if name in WRAPPED:
+        folder, shared = request.getfixturevalue("reranker_base"), folders.mktemp("wrapped")
+        return lambda **options: WRAPPED[name](
+            load_scorer(str(folder), device="cpu", **options), shared
+        )
     if name in GRAPHS:
         model, backend, dtype = GRAPHS[name]
         source: Path = request.getfixturevalue(model)
