@@ -2,13 +2,16 @@
 
     python -m benchmarks.gpu                     bge-reranker-base's shape
     python -m benchmarks.gpu --model large
+    python -m benchmarks.gpu --smoke --device cpu     to try the program itself: tiny, not stored
 
 Every contender runs alone in a process of its own: pairs per second and share of the device's
 fastest matrix product on 1000 passages, latency of requests of 50, peak memory, and the rounding
-error against sentence-transformers in float32. Prints a table and writes JSON beside the CPU's
-results. Where there is no CUDA device it says so and ends with code 2.
+error against sentence-transformers in float32. No text comes twice, so nobody's cache helps. Before
+that, each attention is tried by itself: what the self-test at load sees, and its time. Prints
+tables and our plan, and writes JSON beside the CPU's results. Where there is no CUDA device it says
+so and ends with code 2.
 
-Not run yet on a GPU by its authors: what was tried is `--device cpu --model tiny`.
+Not run yet on a GPU by its authors: what was tried is `--smoke --device cpu`.
 """
 
 import argparse
@@ -17,7 +20,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,28 +29,69 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measures import encoder_flops, order_agreement, quantile
-from benchmarks.models import DEFAULT_CACHE, SHAPES, build_model, read_shape
-from benchmarks.peers import Score
+from benchmarks.measures import order_agreement, quantile
+from benchmarks.models import DEFAULT_CACHE, SHAPES, build_model, model_flops, read_shape
+from benchmarks.peers import Pair, Score
 from benchmarks.report import describe_machine, markdown_table
+from benchmarks.results import RESULTS
 from benchmarks.worker import silence
 from benchmarks.workloads import texts_for
+from bge_rerank_integrations.local.attention import AttentionShape, BuildAttention, Segment
+from bge_rerank_integrations.local.attention_choice import ATTENTIONS, Trial, largest_error
+from bge_rerank_integrations.local.transfer import to_device
 
-SECONDS = 75
-"""The most that one contender may take, loading included: six of them and the model fit in ten
+SECONDS = 70
+"""The most that one contender may take, loading included: seven of them and the model fit in ten
 minutes."""
 
+Say = Callable[[], list[str]]
+"""What a contender says of itself when it is done."""
 
-def ours(precision: Any, folder: Path, device: str) -> Score:
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is scored; and for how long, in seconds, requests are repeated."""
+
+    passages: int
+    tokens: int
+    requests: int
+    warm_up: int
+    seconds: float
+
+
+FULL = Sizes(passages=1000, tokens=160, requests=200, warm_up=20, seconds=15)
+SMOKE = Sizes(passages=8, tokens=20, requests=3, warm_up=2, seconds=1)
+
+
+def ours(precision: Any, folder: Path, device: str) -> tuple[Score, Say]:
     """Ours, on this device."""
     from bge_rerank_integrations import load_scorer
 
     scorer = load_scorer(str(folder), device=device, precision=precision)
-    print(scorer.plan, file=sys.stderr)
-    return lambda pairs: scorer.score(list(pairs)).astype(np.float64)
+
+    def score(pairs: Sequence[Pair]) -> Any:
+        return scorer.score(list(pairs)).astype(np.float64)
+
+    return score, lambda: str(scorer.plan).splitlines()
 
 
-def sentence_transformers(dtype: torch.dtype, folder: Path, device: str) -> Score:
+def ours_on_all(folder: Path, device: str) -> tuple[Score, Say]:
+    """Ours, on every device of this kind."""
+    from bge_rerank_integrations import load_scorer
+
+    count = torch.cuda.device_count() if device.startswith("cuda") else 2
+    if device.startswith("cuda") and count == 1:
+        raise SystemExit("there is one device")
+    devices = [f"cuda:{number}" if device.startswith("cuda") else device for number in range(count)]
+    scorer = load_scorer(str(folder), device=devices)
+
+    def score(pairs: Sequence[Pair]) -> Any:
+        return scorer.score(list(pairs)).astype(np.float64)
+
+    return score, lambda: str(scorer.plan).splitlines()
+
+
+def sentence_transformers(dtype: torch.dtype, folder: Path, device: str) -> tuple[Score, Say]:
     """`CrossEncoder.predict`; float32 is its default."""
     from sentence_transformers import CrossEncoder
 
@@ -56,25 +101,31 @@ def sentence_transformers(dtype: torch.dtype, folder: Path, device: str) -> Scor
         activation_fn=torch.nn.Identity(),
         model_kwargs={"dtype": dtype},
     )
-    return lambda pairs: np.asarray(model.predict(list(pairs)), np.float64)
+    return lambda pairs: np.asarray(model.predict(list(pairs)), np.float64), list
 
 
-def flag_embedding(dtype: torch.dtype, folder: Path, device: str) -> Score:
+def flag_embedding(dtype: torch.dtype, folder: Path, device: str) -> tuple[Score, Say]:
     """`FlagReranker.compute_score`; float32 is its default."""
     from FlagEmbedding import FlagReranker
 
     model = FlagReranker(str(folder), use_fp16=dtype == torch.float16, devices=[device])
-    return lambda pairs: np.asarray(model.compute_score([list(pair) for pair in pairs]), np.float64)
+
+    def score(pairs: Sequence[Pair]) -> Any:
+        return np.asarray(model.compute_score([list(pair) for pair in pairs]), np.float64)
+
+    return score, list
 
 
 REFERENCE = "sentence-transformers fp32"
-CONTENDERS: dict[str, Callable[[Path, str], Score]] = {
+CONTENDERS: dict[str, Callable[[Path, str], tuple[Score, Say]]] = {
     "ours (auto: fp16)": partial(ours, "auto"),
+    "ours fp16-autocast": partial(ours, "fp16-autocast"),
     REFERENCE: partial(sentence_transformers, torch.float32),
     "sentence-transformers fp16": partial(sentence_transformers, torch.float16),
     "FlagEmbedding fp16": partial(flag_embedding, torch.float16),
     "FlagEmbedding fp32": partial(flag_embedding, torch.float32),
     "ours fp32": partial(ours, "fp32"),
+    "ours (auto: fp16) on all devices": ours_on_all,
 }
 
 
@@ -85,27 +136,29 @@ def main() -> None:
     )
     parser.add_argument("--model", choices=SHAPES, default="base")
     parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, nothing is stored")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--contender", choices=CONTENDERS, help="this one alone, as JSON")
     asked = parser.parse_args()
-    if asked.device.startswith("cuda") and not torch.cuda.is_available():
+    cuda = asked.device.startswith("cuda")
+    if cuda and not torch.cuda.is_available():
         print("no CUDA device here, nothing measured; on the CPU: python -m benchmarks.race")
         raise SystemExit(2)
-    folder = build_model(asked.cache, asked.model)
+    model = "tiny" if asked.smoke else asked.model
+    folder = build_model(asked.cache, model)
     if asked.contender is not None:
         silence()
-        print(json.dumps(measure(CONTENDERS[asked.contender], folder, asked.device)))
+        sizes = SMOKE if asked.smoke else FULL
+        print(json.dumps(measure(CONTENDERS[asked.contender], folder, asked.device, sizes)))
         return
-    cuda = asked.device.startswith("cuda")
+    formats = {"fp32": torch.float32, "fp16": torch.float16}
     results: dict[str, Any] = {
         "machine": describe_machine(),
         "device": torch.cuda.get_device_name(asked.device) if cuda else asked.device,
-        "model": asked.model,
-        "peak": {
-            "fp32": gemm_flops(torch.float32, asked.device),
-            "fp16": gemm_flops(torch.float16, asked.device),
-        },
+        "model": model,
+        "peak": {name: gemm_flops(dtype, asked.device) for name, dtype in formats.items()},
+        "attention": try_attentions(folder, asked.device, SMOKE if asked.smoke else FULL),
         "contenders": {},
         "left_out": {},
     }
@@ -114,9 +167,11 @@ def main() -> None:
         kind = "contenders" if isinstance(found, dict) else "left_out"
         results[kind][name] = found
     report(results)
+    if asked.smoke:
+        return
     asked.out.mkdir(parents=True, exist_ok=True)
     slug = results["device"].lower().replace(" ", "-")
-    file = asked.out / f"{results['machine']['date'][:10]}-{slug}-{asked.model}.json"
+    file = asked.out / f"{results['machine']['date'][:10]}-{slug}-{model}.gpu.json"
     file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(file)
 
@@ -137,35 +192,86 @@ def run_contender(name: str, options: list[str]) -> dict[str, Any] | str:
     return measured
 
 
-def measure(load: Callable[[Path, str], Score], folder: Path, device: str) -> dict[str, Any]:
+def measure(
+    load: Callable[[Path, str], tuple[Score, Say]], folder: Path, device: str, sizes: Sizes
+) -> dict[str, Any]:
     """Scores of a fixed request, pairs per second, latencies and peak memory."""
     texts = texts_for(folder)
-    probe = texts.workload("probe", 200, mean=80, spread=0.45)
-    many = texts.workload("many", 1000 if device != "cpu" else 20, mean=160, spread=0.5)
-    requests = [texts.workload("request", 50, mean=120, spread=0.5).pairs for _ in range(20)]
-    score = load(folder, device)
+    probe = texts.workload("probe", min(200, sizes.passages), mean=sizes.tokens // 2, spread=0.45)
+    warm, *many = (
+        texts.workload("many", sizes.passages, mean=sizes.tokens, spread=0.5) for _ in range(4)
+    )
+    number = min(50, sizes.passages)
+    requests = [
+        texts.workload("request", number, mean=3 * sizes.tokens // 4, spread=0.5).pairs
+        for _ in range(sizes.warm_up + sizes.requests)
+    ]
+    score, say = load(folder, device)
     scores = score(probe.pairs)
-    for request in requests[:3]:
+    score(warm.pairs)
+    for request in requests[: sizes.warm_up]:
         score(request)
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats(device)
-    throughput = [timed(score, many.pairs) for _ in range(3)]
+    cuda = device.startswith("cuda")
+    every = range(torch.cuda.device_count() if cuda else 0)
+    for index in every:
+        torch.cuda.reset_peak_memory_stats(index)
+    seconds = [timed(score, workload.pairs) for workload in many]
     latencies: list[float] = []
-    end = time.perf_counter() + 15
-    while len(latencies) < 300 and (time.perf_counter() < end or len(latencies) < 5):
-        latencies.append(timed(score, requests[len(latencies) % len(requests)]))
-    shape = read_shape(folder)
-    flops = encoder_flops(shape.hidden, shape.layers, shape.ffn, many.lengths)
-    seconds = statistics.median(throughput)
+    end = time.perf_counter() + sizes.seconds
+    for request in requests[sizes.warm_up :]:
+        latencies.append(timed(score, request))
+        if time.perf_counter() > end:
+            break
+    rates = [
+        (len(workload.pairs) / passed, model_flops(folder, workload.lengths) / passed)
+        for workload, passed in zip(many, seconds, strict=True)
+    ]
     return {
         "scores": scores.tolist(),
-        "pairs_per_second": len(many.pairs) / seconds,
-        "flops": flops / seconds,
+        "pairs_per_second": statistics.median(pairs for pairs, _ in rates),
+        "flops": statistics.median(flops for _, flops in rates),
         "p50": quantile(latencies, 0.5),
         "p99": quantile(latencies, 0.99),
         "requests": len(latencies),
-        "peak_memory": torch.cuda.max_memory_allocated(device) if device != "cpu" else None,
+        "peak_memory": sum(torch.cuda.max_memory_allocated(i) for i in every) if cuda else None,
+        "says": say(),
     }
+
+
+def try_attentions(folder: Path, device: str, sizes: Sizes) -> dict[str, dict[str, Any]]:
+    """Each attention by itself, in both formats: its error as at load, and its time per layer."""
+    shape = read_shape(folder)
+    heads = AttentionShape(shape.heads, shape.heads, causal=False, scale=None)
+    lengths = [sizes.tokens] * max(1, 16384 // sizes.tokens if sizes is FULL else 2)
+    found: dict[str, dict[str, Any]] = {}
+    for dtype in (torch.float16, torch.float32):
+        trial = Trial(heads, shape.hidden // shape.heads, False, dtype, device)
+        for name, build in ATTENTIONS.items():
+            key = f"{name} {str(dtype).removeprefix('torch.')}"
+            try:
+                with torch.inference_mode():
+                    error = largest_error(build, trial)
+                    layer = _attention_seconds(build, heads, lengths, trial)
+            except (AttributeError, ImportError, RuntimeError, TypeError, ValueError) as problem:
+                found[key] = {"problem": f"{type(problem).__name__}: {str(problem)[:80]}"}
+            else:
+                found[key] = {"error": error, "milliseconds": 1000 * layer}
+    return found
+
+
+def _attention_seconds(
+    build: BuildAttention, shape: AttentionShape, lengths: Sequence[int], trial: Trial
+) -> float:
+    attend = build([Segment(length) for length in lengths], shape)
+    sent = to_device(attend.arrays, trial.device)
+    size = (sum(lengths), shape.heads * trial.head_size)
+    vectors = torch.randn(size, device=trial.device, dtype=trial.dtype)
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        attend(sent, vectors, vectors, vectors)[0, 0].item()  # which waits for the device
+        times.append(time.perf_counter() - begin)
+    return min(times)
 
 
 def timed(score: Score, pairs: list[tuple[str, str]]) -> float:
@@ -196,7 +302,9 @@ def report(results: dict[str, Any]) -> None:
         if REFERENCE in scores:
             row["largest_error"] = float(np.abs(scores[name] - scores[REFERENCE]).max())
             row["tau"] = order_agreement(scores[name], scores[REFERENCE])
-        peak = results["peak"]["fp16" if "fp16" in name else "fp32"]
+        # the number format the contender runs in: ours says it first in its plan
+        half = "fp16" in (row["says"] or [name])[0]
+        peak = results["peak"]["fp16" if half else "fp32"]
         memory = row["peak_memory"]
         body.append(
             [
@@ -210,12 +318,20 @@ def report(results: dict[str, Any]) -> None:
                 f"{row['tau']:.4f}" if "tau" in row else "-",
             ]
         )
+    tried = [
+        [name, row.get("problem") or f"{row['error']:.1e}", f"{row.get('milliseconds', 0):.2f}"]
+        for name, row in results["attention"].items()
+    ]
+    print(markdown_table(["attention", "error", "ms a layer"], tried))
     columns = ["", "pairs/s", "of peak", "1x50 p50 ms", "1x50 p99 ms", "peak MB", "error", "tau"]
     rates = ", ".join(f"{kind} {rate / 1e12:.1f} TFLOP/s" for kind, rate in results["peak"].items())
     print(f"\n{results['device']}, {results['model']}; fastest product: {rates}\n")
     print(markdown_table(columns, body))
     for name, why in results["left_out"].items():
         print(f"{name}: {why}")
+    for name, row in measured.items():
+        if row["says"]:
+            print("\n".join([f"\n{name}:", *row["says"]]))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from benchmarks.peers import OURS
 from benchmarks.plan import Overhead
 from benchmarks.worker import silence
 from benchmarks.workloads import Passages, Workload, texts_for
+from bge_rerank_integrations.types import Pair, Scale
 
 CALLS = 50
 """Calls of an adapter alone: each takes about a millisecond."""
@@ -31,12 +32,13 @@ CALLS = 50
 class KnownScores:
     """A scorer that has the scores of one request already."""
 
-    name, scale = "known-scores", "logit"
+    name = "known-scores"
+    scale: Scale = "logit"
 
     def __init__(self, scores: NDArray[np.float32]) -> None:
         self._scores = scores
 
-    def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+    def score(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
         if len(pairs) != len(self._scores):
             raise ValueError(f"{len(pairs)} pairs, and scores of {len(self._scores)}")
         return self._scores.copy()
