@@ -1,7 +1,8 @@
 """README and docs: the Python in them runs, and the commands in them exist.
 
 The hub's models stand in a made-up hub cache as small random ones of the same architecture, so
-the snippets are run as they stand; only their scores differ. Each file's Python blocks run in
+the snippets are run as they stand; only their scores differ. So are those of docs/remote.md: the
+server that they ask is a stand-in, reached as if it were a proxy. Each file's Python blocks run in
 order as one program, in a temporary directory; lines keep their numbers, so that a traceback
 points into the document.
 """
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import pytest
 
 from tests import tiny_models
+from tests.remote.serving import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -82,8 +84,8 @@ def hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
-def run(command: list[str], folder: Path, cache: Path) -> str:
-    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+def run(command: list[str], folder: Path, cache: Path, **variables: str) -> str:
+    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", **variables}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -99,7 +101,19 @@ def test_python_blocks_run(document: Path, tmp_path: Path, hub_cache: Path) -> N
         lines[block.line - 1 : block.line - 1 + len(code)] = code
     program = tmp_path / document.name
     program.write_text("\n".join(lines), encoding="utf-8")
-    run([sys.executable, str(program)], tmp_path, hub_cache)
+    if document.name != "remote.md":
+        run([sys.executable, str(program)], tmp_path, hub_cache)
+        return
+    with serving("tei") as served:
+        shown = run(
+            [sys.executable, str(program)],
+            *(tmp_path, hub_cache),
+            http_proxy=served.url,
+            no_proxy="",
+        )
+        # "the giant panda" has three of its words in the second passage and none in the first
+        assert shown.splitlines() == ["1 0.818 1.5", "0 0.182 -1.5"]
+        assert served.requests
 
 
 @pytest.mark.parametrize(("where", "command"), commands(), ids=lambda value: value)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from bge_rerank_integrations import load_scorer
+from bge_rerank_integrations.export import export_onnx
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -28,11 +31,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bare_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of a new environment with the wheel and what it requires."""
-    folder = tmp_path_factory.mktemp("bare")
+    return new_environment(str(wheel), tmp_path_factory.mktemp("bare"))
+
+
+def new_environment(requirement: str, folder: Path) -> Path:
+    """The interpreter of an environment that has this and what it requires, and nothing else."""
     run(sys.executable, "-m", "venv", str(folder / "venv"), folder=folder)
     python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
     pip = (str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
-    run(*pip, "-c", str(ROOT / "constraints.txt"), str(wheel), folder=folder)
+    run(*pip, "-c", str(ROOT / "constraints.txt"), requirement, folder=folder)
     return python
 
 
@@ -96,11 +103,39 @@ assert math.isclose(best.score, 1 / (1 + math.exp(-4)))
     run(str(bare_python), "-W", "error", "-c", program, folder=tmp_path)
 
 
+def test_onnx_runtime_needs_no_torch(
+    wheel: Path, bert_reranker: Path, mean_embedder: Path, tmp_path: Path
+) -> None:
+    python = new_environment(f"{wheel}[onnx]", tmp_path)
+    listed = run(str(python), "-m", "pip", "list", "--format=json", folder=tmp_path)
+    installed = {package["name"] for package in json.loads(listed)}
+    assert {"onnxruntime", "tokenizers", "huggingface_hub"} <= installed
+    assert installed.isdisjoint({"torch", "transformers", "safetensors", "onnx"})
+    pairs = [("what is a panda?", "The giant panda is a bear."), ("a ship", "")]
+    program = """
+import json, sys
+from bge_rerank_integrations import load_scorer
+scorer = load_scorer(sys.argv[1])
+print(json.dumps([scorer.score(json.loads(sys.argv[2])).tolist(), str(scorer.plan)]))
+"""
+    for model in (bert_reranker, mean_embedder):
+        folder = export_onnx(str(model), tmp_path / model.name).folder
+        command = (str(python), "-W", "error", "-c", program, str(folder), json.dumps(pairs))
+        scores, plan = json.loads(run(*command, folder=tmp_path))
+        expected = load_scorer(str(model), device="cpu", precision="fp32").score(pairs)
+        assert scores == pytest.approx(expected, abs=1e-5)
+        assert "backend onnx: torch is not installed" in plan
+
+
 @pytest.mark.parametrize(
     ("statement", "extra"),
     [
         ("bge_rerank_integrations.load_scorer('offline')", "offline"),
         ("bge_rerank_integrations.load_scorer('BAAI/bge-reranker-base')", "local"),
+        ("bge_rerank_integrations.load_scorer('http://127.0.0.1:9')", "remote"),
+        ("bge_rerank_integrations.load_scorer('x/y', backend='onnx')", "onnx"),
+        ("bge_rerank_integrations.load_scorer('x/y', backend='openvino')", "openvino"),
+        ("from bge_rerank_integrations.export import export_onnx; export_onnx('a', 'b')", "export"),
         ("import bge_rerank_integrations.llama_index", "llama-index"),
         ("import bge_rerank_integrations.langchain", "langchain"),
     ],

@@ -25,7 +25,8 @@ from bge_rerank_integrations.sqlite_store import SqliteStore
 from bge_rerank_integrations.types import Backend, GraphFormat
 from tests.fakes import WordOverlapScorer
 from tests.llm import tiny_llms
-from tests.remote.stand_ins import MODEL, MODELS, STAND_INS, Served
+from tests.remote.serving import Served
+from tests.remote.stand_ins import MODEL, MODELS, STAND_INS
 
 
 class Load(Protocol):

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from bge_rerank_integrations import InvalidInputError, Reranker
 from bge_rerank_integrations.errors import RemoteRefused
 from bge_rerank_integrations.remote.dialects import DIALECTS
 from bge_rerank_integrations.remote.scorer import RemoteScorer
-from tests.remote.stand_ins import KEY, MODEL, MODELS, STAND_INS, Served, logit, serving
+from tests.remote.serving import Served, serving
+from tests.remote.stand_ins import KEY, MODEL, MODELS, STAND_INS, logit
 
+ROOT = Path(__file__).resolve().parents[2]
 QUERY = "what does the red fox eat"
 PASSAGES = [
     "the sun is far",
@@ -201,3 +204,14 @@ def test_the_servers_of_a_cloud_are_known_by_their_host() -> None:
         scorer = RemoteScorer(url, model="m")
         assert scorer.name == f"{name}:{url}[m]"
         assert scorer.scale == "probability"
+
+
+def test_the_documents_table_is_the_table() -> None:
+    text = (ROOT / "docs" / "remote.md").read_text(encoding="utf-8")
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `")]
+    shown = [[cell.strip().strip("`") for cell in row] for row in rows if len(row) == 6]
+    assert [row[0] for row in shown] == list(DIALECTS)
+    for name, _, route, scale, most, key in shown:
+        row = DIALECTS[name]
+        found = (row.path, row.scale, str(row.max_documents), row.key_variable)
+        assert (route, scale, most.split()[0], key) == found

@@ -184,7 +184,7 @@ def test_no_dialect_takes_an_answer_with_one_thing_wrong(row: Dialect) -> None:
     def with_index(value: Any) -> Any:
         return broken(lambda items: items[1].__setitem__(row.index, value))
 
-    numbers = (None, "0.5", True, [], {}, 1e39, -1e39, float("inf"), float("nan"))
+    numbers: tuple[Any, ...] = (None, "0.5", True, [], {}, 1e39, -1e39, float("inf"), float("nan"))
     wrong: list[Any] = [
         broken(lambda items: items.pop()),
         broken(lambda items: items.append(copy.deepcopy(items[0]))),

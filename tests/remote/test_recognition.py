@@ -17,7 +17,8 @@ from bge_rerank_integrations.remote.dialects import DIALECTS
 from bge_rerank_integrations.remote.recognition import ServerInfo
 from bge_rerank_integrations.remote.scorer import RemoteScorer
 from tests.remote.fault_server import Asked, Connection, answer, failing
-from tests.remote.stand_ins import KEY, MODEL, STAND_INS, StandIn, serving
+from tests.remote.serving import serving
+from tests.remote.stand_ins import KEY, MODEL, STAND_INS, StandIn
 
 PAIRS = [("a b", "a"), ("a b", "")]
 

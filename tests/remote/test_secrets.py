@@ -21,7 +21,7 @@ from bge_rerank_integrations.remote.dialects import DIALECTS
 from bge_rerank_integrations.remote.refusals import describe_body
 from bge_rerank_integrations.remote.scorer import RemoteScorer
 from tests.remote.fault_server import Fault, answer, failing, reset_at_once, right, silence
-from tests.remote.stand_ins import serving
+from tests.remote.serving import serving
 
 KEY = "sk-canary-7fa0b1"
 QUERY = "why did Zyxwvut fail"

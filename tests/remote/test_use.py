@@ -22,7 +22,8 @@ from bge_rerank_integrations.remote.scorer import RemoteScorer
 from tests.cli.command import json_lines, run
 from tests.core.forking import in_child
 from tests.remote.fault_server import Asked, Connection, failing, right
-from tests.remote.stand_ins import KEY, MODEL, serving
+from tests.remote.serving import serving
+from tests.remote.stand_ins import KEY, MODEL
 
 TEI = replace(DIALECTS["tei"], self_hosted=False)
 PAIRS = [("a b c", "a"), ("a b c", "a b"), ("x", "x"), ("a b c", "")]
