@@ -9,21 +9,29 @@ from pathlib import Path
 
 import pytest
 
+KEY_VARIABLE, KEY = "BGE_TEST_SERVE_KEY", "a-key-for-tests"
+
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[dict[str, str]]:
-    """What the environment of a process must say to use a cluster of two CPUs."""
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    """The environment of a process that is to use a cluster of two CPUs."""
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_metrics_report_interval_ms": "500",
+        KEY_VARIABLE: KEY,
+    }
     with subprocess.Popen(
         [sys.executable, "-m", "tests.ray.cluster"],
         cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, **token},
+        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        yield {**token, "RAY_ADDRESS": process.stdout.readline().strip()}
+        yield {**environment, "RAY_ADDRESS": process.stdout.readline().strip()}
         process.stdin.close()
         assert process.wait() == 0

@@ -42,7 +42,7 @@ def start_run(
             *(str(source), str(output), loader, json.dumps({"cpus": 1, **options})),
         ],
         cwd=ROOT,
-        env={**os.environ, **cluster},
+        env=cluster,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,0 +1,25 @@
+"""A served reranker as a process: PORT SETTINGS. Says when it is up, and ends with its input."""
+
+import json
+import sys
+
+import ray
+from ray import serve
+
+from bge_rerank_integrations.ray_serve import ServeSettings, rerank_app
+
+
+def main() -> None:
+    port, settings = sys.argv[1:]
+    ray.init(log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
+    serve.run(rerank_app(ServeSettings(**json.loads(settings))))
+    (node,) = ray.nodes()  # type: ignore[no-untyped-call]
+    sys.stdout.write(f"up {node['NodeManagerAddress']}:{node['MetricsExportPort']}\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    main()
