@@ -130,6 +130,7 @@ def curves(value: str, label: str, unit: float) -> Callable[[Parts, Path], None]
 
     def draw(parts: Parts, file: Path) -> None:
         from matplotlib import pyplot as plt
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
         tables = [table for _, table in tables_of(parts)]
         axis = tables[0]["axis"]
@@ -148,7 +149,13 @@ def curves(value: str, label: str, unit: float) -> Callable[[Parts, Path], None]
         ticks = sorted({table["pairs" if axis == "passages" else "tokens"] for table in tables})
         panel.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
         panel.minorticks_off()
-        panel.set_ylim(bottom=0)
+        if axis == "tokens":  # time grows with length, so that a linear scale hides one end
+            panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            panel.set_ylim(0, 1.15 * panel.dataLim.ymax)
         panel.set_xlabel("passages" if axis == "passages" else "tokens of a pair")
         panel.set_ylabel(label)
         panel.grid(axis="y", alpha=0.3)

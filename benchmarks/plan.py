@@ -140,6 +140,7 @@ PARTS = {
                 (OURS,),
                 [Passages(100, 20), Passages(1000, 20), Passages(10_000, 20)],
                 most_turns=1,
+                axis="passages",
             )
         ],
     ),
