@@ -75,6 +75,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         "offline",
         "cli",
         "eval",
+        "mteb",
         "remote",
         "ray",
         "all",
@@ -138,6 +139,7 @@ print(json.dumps([scorer.score(json.loads(sys.argv[2])).tolist(), str(scorer.pla
         ("from bge_rerank_integrations.export import export_onnx; export_onnx('a', 'b')", "export"),
         ("import bge_rerank_integrations.llama_index", "llama-index"),
         ("import bge_rerank_integrations.langchain", "langchain"),
+        ("import bge_rerank_integrations.mteb_model", "mteb"),
     ],
 )
 def test_a_missing_extra_is_named(

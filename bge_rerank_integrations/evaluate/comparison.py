@@ -13,12 +13,6 @@ from bge_rerank_integrations.evaluate.bootstrap import (
     difference,
     estimate,
 )
-from bge_rerank_integrations.evaluate.cutoffs import (
-    depths_to_try,
-    recommend_depth,
-    recommend_threshold,
-    recommend_top_n,
-)
 from bge_rerank_integrations.evaluate.figures import (
     Judged,
     candidates,
@@ -35,6 +29,12 @@ from bge_rerank_integrations.evaluate.rankings import (
     parse_measures,
     reranked,
     score_all,
+)
+from bge_rerank_integrations.evaluate.recommended import (
+    depths_to_try,
+    recommend_depth,
+    recommend_threshold,
+    recommend_top_n,
 )
 from bge_rerank_integrations.evaluate.report import Comparison, Report, RerankerResult
 from bge_rerank_integrations.evaluate.verdict import overall_verdict, verdict

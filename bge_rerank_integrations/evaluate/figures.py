@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bge_rerank_integrations.evaluate.bootstrap import Array, Bootstrap, difference, estimate
-from bge_rerank_integrations.evaluate.cutoffs import relevance
 from bge_rerank_integrations.evaluate.rankings import (
     Orders,
     Scored,
@@ -15,6 +14,7 @@ from bge_rerank_integrations.evaluate.rankings import (
     perfect,
     reranked,
 )
+from bge_rerank_integrations.evaluate.recommended import relevance
 from bge_rerank_integrations.evaluate.report import (
     Candidates,
     Change,

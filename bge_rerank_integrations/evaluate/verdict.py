@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from bge_rerank_integrations.evaluate.bootstrap import Difference, Estimate
-from bge_rerank_integrations.evaluate.cutoffs import Depth, Threshold, TopN
+from bge_rerank_integrations.evaluate.recommended import Depth, Threshold, TopN
 from bge_rerank_integrations.evaluate.report import Comparison, RerankerResult
 
 FEWEST = 10
