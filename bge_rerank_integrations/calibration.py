@@ -139,8 +139,8 @@ class Calibration:
 
 def fit_calibration(
     scorer: str,
-    raw_scores: Sequence[float],
-    relevant: Sequence[bool],
+    raw_scores: Sequence[float] | np.ndarray,
+    relevant: Sequence[bool] | np.ndarray,
     queries: Sequence[str],
     *,
     method: CalibrationMethod | Literal["auto"] = "auto",

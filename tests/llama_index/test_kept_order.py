@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.schema import MetadataMode, NodeWithScore
+from llama_index_instrumentation import get_dispatcher
 
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.llama_index import BGERerank, BGERerankTraceEvent
