@@ -129,7 +129,8 @@ class Reranker:
             results, kept_by = self._best(raw, pairs, limit)
         trace = RerankTrace(
             passages=passage_traces(raw, self.shown, results),
-            scale=self.scorer.scale,
+            # a server that was not reached has not said which scale it has
+            scale=None if np.isnan(raw).all() else self.scorer.scale,
             calibrated=self.calibration is not None,
             kept_by=kept_by,
             failure=None if failure is None else type(failure).__name__,
@@ -196,6 +197,8 @@ class Reranker:
 
     def shown(self, raw_score: float) -> float:
         """The raw score on the scale that is shown: see `normalize` and `calibration`."""
+        if math.isnan(raw_score):
+            return raw_score
         if self.calibration is not None:
             return self.calibration.probability(raw_score)
         return show_score(raw_score, self.scorer.scale, normalize=self.normalize)

@@ -43,7 +43,7 @@ class PassageTrace:
 class RerankTrace:
     """One rerank, as plain data.
 
-    `kept_by` says which rule decided how many came back, None if all did; `failure` is the class
+    `scale` is that of the raw scores, None if there are none. `kept_by` says which rule decided how many came back, None if all did; `failure` is the class
     of error that `on_error="keep"` stood in for. `counts` holds how many pairs were computed, cut
     to fit, split into windows, and answered by a cache; `seconds` the whole time under "total", and
     of it what tokenizing, waiting for the device and computing took. `facts` are what the scorers
@@ -51,7 +51,7 @@ class RerankTrace:
     """
 
     passages: tuple[PassageTrace, ...]
-    scale: str
+    scale: str | None
     calibrated: bool
     kept_by: str | None
     failure: str | None

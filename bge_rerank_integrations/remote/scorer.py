@@ -31,6 +31,7 @@ from bge_rerank_integrations.remote.server import (
     ServerRequest,
     check_dialect_options,
 )
+from bge_rerank_integrations.trace import note, timed
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
 logger = logging.getLogger("bge_rerank_integrations")
@@ -148,12 +149,16 @@ class RemoteScorer:
         fails also after the retries, `RemoteRefused`, `RemoteAnswerError`.
         """
         read = read_pairs(pairs)
-        return like_input(pairs, io_thread.run(self._scores(read, seconds_left())))
+        with timed("computing"):
+            scores = io_thread.run(self._scores(read, seconds_left()))
+        return like_input(pairs, scores)
 
     async def ascore(self, pairs: Iterable[Any]) -> FloatArray:
         """`score` without a thread: for any event loop, also for several. Cancelling stops it."""
         read = read_pairs(pairs)
-        return like_input(pairs, await io_thread.arun(self._scores(read, seconds_left())))
+        with timed("computing"):
+            scores = await io_thread.arun(self._scores(read, seconds_left()))
+        return like_input(pairs, scores)
 
     def close(self) -> None:
         """Close the connections; what is under way fails, and so does a later use."""
@@ -205,6 +210,7 @@ class RemoteScorer:
         try:
             async with asyncio.timeout_at(deadline):
                 await self._present_server().score(list(places), positions, found, deadline)
+            self._note(len(places))
             return found[rows]
         except ScoringFailed as error:
             error.partial = _partial(found[rows])
@@ -217,6 +223,10 @@ class RemoteScorer:
             f"{len(pairs)} pairs",
             partial=_partial(found[rows]),
         )
+
+    def _note(self, computed: int) -> None:
+        url = self._asked.address.url
+        note({"computed": computed}, {"model": self._asked.model or url, "server": url})
 
     def _present_server(self) -> Server:
         """The connections of this process, made on the event loop that all of this runs on."""

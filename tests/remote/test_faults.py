@@ -21,6 +21,7 @@ from bge_rerank_integrations.errors import (
 )
 from bge_rerank_integrations.remote.dialects import DIALECTS
 from bge_rerank_integrations.remote.scorer import RemoteScorer
+from bge_rerank_integrations.trace import RerankTrace
 from tests.remote.fault_server import (
     Asked,
     Connection,
@@ -319,9 +320,29 @@ def test_without_time_nothing_is_sent() -> None:
 
 
 def test_a_reranker_keeps_the_retrieval_order_when_the_server_is_gone() -> None:
-    with failing(reset_at_once) as server, scorer_at(server.url, max_retries=0) as scorer:
-        kept = Reranker(scorer, on_error="keep").rerank("a b", ["x", "a", "a b"])
-    assert [result.index for result in kept] == [0, 1, 2]
+    """Also where the server was never reached, so that not even its dialect is known."""
+    with failing(reset_at_once) as server:
+        for dialect in (TEI, "auto"):
+            traces: list[RerankTrace] = []
+            with scorer_at(server.url, dialect=dialect, max_retries=0) as scorer:
+                reranker = Reranker(scorer, on_error="keep", on_trace=traces.append)
+                kept = reranker.rerank("a b", ["x", "a", "a b"])
+            assert [(result.index, result.scored) for result in kept] == [
+                (0, False),
+                (1, False),
+                (2, False),
+            ]
+            assert (traces[0].failure, traces[0].scale) == ("RemoteUnavailable", None)
+
+
+def test_a_trace_says_which_server_answered_and_how_much_it_was_asked() -> None:
+    traces: list[RerankTrace] = []
+    with failing(right) as server, scorer_at(server.url, model="m") as scorer:
+        Reranker(scorer, on_trace=traces.append).rerank("a b", ["a", "b", "a"])
+        assert traces[0].facts == {"model": "m", "server": server.url}
+    assert traces[0].counts == {"computed": 2}
+    assert set(traces[0].seconds) == {"total", "computing"}
+    assert traces[0].scale == "logit"
 
 
 async def test_cancelling_ends_the_request() -> None:
