@@ -11,6 +11,7 @@ from bge_rerank_integrations.passage_lines import UnreadableInput
 try:
     import typer
 
+    from bge_rerank_integrations.cli.batch import batch
     from bge_rerank_integrations.cli.calibrate import calibrate
     from bge_rerank_integrations.cli.doctor import doctor
     from bge_rerank_integrations.cli.eval import evaluate_models
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 
 
-for command in (rerank, models, doctor, sweep_layers, calibrate, export):
+for command in (rerank, batch, models, doctor, sweep_layers, calibrate, export):
     app.command(command.__name__.replace("_", "-"))(command)
 app.command("eval")(evaluate_models)
 

@@ -1,0 +1,158 @@
+"""`bge-rerank batch`: files of pairs, on every machine of a Ray cluster or on this one."""
+
+import json
+import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bge_rerank_integrations.cli.options import (
+    AsJson,
+    Cache,
+    CompressLayers,
+    CompressRatio,
+    Device,
+    Dialect,
+    Heads,
+    LocalFilesOnly,
+    MaxConcurrency,
+    MaxLength,
+    Number,
+    Prompt,
+    Revision,
+    Runtime,
+    ServerAddress,
+)
+from bge_rerank_integrations.load import ScorerOptions, load_scorer
+from bge_rerank_integrations.registry import DEFAULT_MODEL
+from bge_rerank_integrations.types import SpecialTokens
+
+ROWS_FAILED = 3
+"""The exit code where all is done and some rows have no score."""
+
+
+def batch(
+    inputs: Annotated[list[Path], typer.Argument(help="Parquet or .jsonl files, or folders.")],
+    *,
+    output: Annotated[Path, typer.Option(help="Folder of results; the same one to go on.")],
+    query_column: Annotated[str, typer.Option(help="Column of the query.")] = "query",
+    passage_column: Annotated[
+        str | None, typer.Option(help="'passages' or 'passage' if left out.")
+    ] = None,
+    query_id_column: Annotated[
+        str | None, typer.Option(help="'query_id' if left out and there.")
+    ] = None,
+    carry: Annotated[
+        list[str] | None, typer.Option(help="Column to copy into the results; may be repeated.")
+    ] = None,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows that are done at once.")] = 1000,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Most workers; what fits if left out.")
+    ] = None,
+    cpus: Annotated[float | None, typer.Option(min=0, help="CPUs of a worker.")] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of a worker.")] = None,
+    normalize: Annotated[
+        bool, typer.Option(help="Show a logit as its sigmoid, between 0 and 1.")
+    ] = True,
+    as_json: AsJson = False,
+    model: Annotated[str, typer.Option(help="Hub id, folder or 'offline'.")] = DEFAULT_MODEL,
+    backend: Runtime = "auto",
+    device: Device = None,
+    precision: Number = "auto",
+    max_length: MaxLength = None,
+    query_max_length: Annotated[
+        int | None, typer.Option(help="Tokens of the query; 3/4 of --max-length if left out.")
+    ] = None,
+    query_instruction: Annotated[
+        str | None, typer.Option(help="Text put before the query.")
+    ] = None,
+    passage_instruction: Annotated[
+        str | None, typer.Option(help="Text put before each passage.")
+    ] = None,
+    special_tokens: Annotated[
+        SpecialTokens, typer.Option(help="What a control token such as </s> in a text is.")
+    ] = "literal",
+    prompt: Prompt = None,
+    cutoff_layers: Annotated[
+        list[int] | None, typer.Option(help="Layer to score at; the last if left out.")
+    ] = None,
+    compress_ratio: CompressRatio = 1,
+    compress_layers: CompressLayers = None,
+    head_indexing: Heads = "request",
+    batch_size: Annotated[int | None, typer.Option(help="Most pairs in a batch.")] = None,
+    max_batch_tokens: Annotated[int | None, typer.Option(help="Most tokens in a batch.")] = None,
+    revision: Revision = None,
+    cache_dir: Cache = None,
+    local_files_only: LocalFilesOnly = False,
+    base_url: ServerAddress = None,
+    dialect: Dialect = "auto",
+    max_concurrency: MaxConcurrency = 8,
+    show_progress: Annotated[
+        bool | None,
+        typer.Option(
+            "--show-progress/--no-progress", help="By default if the errors go to a terminal."
+        ),
+    ] = None,
+) -> None:
+    """Score Parquet or JSON-lines files on a pool of workers, and write Parquet.
+
+    A row is a query with a "passage", or with "passages", a list. In OUTPUT, results has for each
+    row its number, query id, score, raw_score and rank; errors has the rows that could not be
+    scored, with a reason. Run the same command again to go on with a run that was ended.
+
+    The workers are Ray's: on the cluster that RAY_ADDRESS names, else on this machine. Exits with
+    3 if all is done and some rows have no score.
+    """
+    options: ScorerOptions = {
+        "backend": backend,
+        "device": device,
+        "precision": precision,
+        "max_length": max_length,
+        "query_max_length": query_max_length,
+        "query_instruction": query_instruction,
+        "passage_instruction": passage_instruction,
+        "special_tokens": special_tokens,
+        "prompt": prompt,
+        "cutoff_layers": cutoff_layers or None,
+        "compress_ratio": compress_ratio,
+        "compress_layers": compress_layers or (),
+        "head_indexing": head_indexing,
+        "batch_size": batch_size,
+        "max_batch_tokens": max_batch_tokens,
+        "revision": revision,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+        "dialect": dialect,
+        "max_concurrency": max_concurrency,
+    }
+    from bge_rerank_integrations.ray_data import Columns, rerank_files
+
+    # a worker may have another working directory
+    place = str(Path(model).absolute()) if Path(model).is_dir() else model
+    with redirect_stdout(sys.stderr):  # Ray speaks of its workers there
+        report = rerank_files(
+            inputs,
+            output,
+            load=partial(load_scorer, place, base_url=base_url, **options),
+            columns=Columns(query_column, passage_column, query_id_column, tuple(carry or ())),
+            shard_rows=shard_rows,
+            normalize=normalize,
+            workers=workers,
+            cpus=cpus,
+            gpus=gpus,
+            show_progress=sys.stderr.isatty() if show_progress is None else show_progress,
+        )
+    if as_json or not sys.stdout.isatty():
+        print(json.dumps(asdict(report), ensure_ascii=False))
+    else:
+        print(f"{report.rows - report.failed} of {report.rows} rows scored by {report.scorer}")
+        print(f"{report.shards_before} of {report.shards} shards were done before")
+        print(f"results are in {output / 'results'}, in {report.seconds:.0f} s")
+    if report.failed:
+        message = f"{report.failed} rows have no score; {output / 'errors'} says why"
+        print("bge-rerank:", message, file=sys.stderr)
+        raise typer.Exit(ROWS_FAILED)
