@@ -167,6 +167,7 @@ _ROWS = (
         logits={"raw_scores": True},
         probabilities={"raw_scores": False},
         scale="logit",
+        too_large=frozenset({413, 422}),  # 422 for more than 2048 passages
     ),
     Dialect(
         name="llama.cpp",

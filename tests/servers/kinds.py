@@ -82,7 +82,11 @@ VLLM = Kind(
     dialect="vllm",
     recognised_as="vllm-score",
     command=_vllm,
-    environment={"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
+    environment={
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_NO_USAGE_STATS": "1",
+    },
 )
 XINFERENCE = Kind(
     name="xinference",

@@ -19,12 +19,19 @@ def tolerance(kind: Kind) -> float:
     return GGML_TOLERANCE if kind.takes_gguf else TORCH_TOLERANCE
 
 
-def connect(server: Running, *, dialect: str | None = None, key: str = KEY) -> Scorer:
+def connect(
+    server: Running,
+    *,
+    dialect: str | None = None,
+    key: str = KEY,
+    batch_size: int | None = None,
+) -> Scorer:
     return load_scorer(
         MODEL,
         base_url=server.url,
         dialect=server.kind.dialect if dialect is None else dialect,
         api_key=key,
+        batch_size=batch_size,
     )
 
 

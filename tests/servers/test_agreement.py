@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from bge_rerank_integrations import Pair, Reranker
+from tests.servers.kinds import INFINITY
 from tests.servers.scores import connect, local_scores, tolerance
-from tests.servers.serving import Running
+from tests.servers.serving import MODEL, Running, post
 from tests.tiny_models import TEXT
 
 QUERIES = ("what is a panda", "什么是大熊猫？", "How many people live in Berlin?")
@@ -73,6 +74,26 @@ def test_many_passages_keep_their_places(served: Running, reranker_folder: Path)
     np.testing.assert_allclose(
         scorer.score(pairs),
         local_scores(reranker_folder, pairs, scale=scorer.scale),
+        rtol=0,
+        atol=tolerance(served.kind),
+    )
+
+
+def test_a_request_beyond_the_servers_limit_is_split(
+    served: Running, reranker_folder: Path
+) -> None:
+    if served.kind is not INFINITY:
+        pytest.skip(f"{served.kind.name} has no limit of passages; Infinity takes 2048")
+    pairs: list[Pair] = [(QUERIES[0], passage) for passage in passages(2100)]
+    status, _ = post(
+        f"{served.url}/rerank",
+        {"model": MODEL, "query": QUERIES[0], "documents": [text for _, text in pairs]},
+    )
+    assert status == 422
+    scorer = connect(served, batch_size=len(pairs))
+    np.testing.assert_allclose(
+        scorer.score(pairs),
+        local_scores(reranker_folder, pairs),
         rtol=0,
         atol=tolerance(served.kind),
     )
