@@ -43,6 +43,8 @@ def write_gemma(folder: Path, shape: GemmaShape) -> None:
     write_gemma_tokenizer(folder)
     config = {
         **GEMMA,
+        # v2-gemma says "gelu", which transformers reads as this form or not, by its release
+        "hidden_act": "gelu_pytorch_tanh",
         "hidden_size": shape.hidden,
         "intermediate_size": shape.ffn,
         "num_hidden_layers": shape.layers,
