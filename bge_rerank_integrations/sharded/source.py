@@ -134,7 +134,7 @@ def read_layout(files: Sequence[Path], columns: Columns) -> Layout:
     for name, kinds in ((layout.query, ("text",)), (layout.passage, ("text", "list"))):
         if found.get(name) not in kinds:
             raise InvalidInputError(
-                f"{files[0]} has no column {name!r} of {' or '.join(kinds)}s; "
+                f"{files[0]} has no column {name!r} that holds a {' or a '.join(kinds)}; "
                 f"its columns are {', '.join(sorted(found)) or 'none'}"
             )
     for name in layout.copied:
