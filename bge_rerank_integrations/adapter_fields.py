@@ -18,6 +18,7 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -28,6 +29,7 @@ from bge_rerank_integrations.cutoffs import Cutoff
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.load import ScorerOptions, load_scorer
 from bge_rerank_integrations.registry import DEFAULT_MODEL
+from bge_rerank_integrations.remote.address import is_address, read_address
 from bge_rerank_integrations.reranker import Reranker
 from bge_rerank_integrations.trace import RerankTrace
 from bge_rerank_integrations.types import (
@@ -158,6 +160,14 @@ class ScorerFields(BaseModel):
     # No lock: loading is thread-safe in itself, and two threads that come first at once get two
     # light scorers over one shared engine.
     _loaded: tuple[int, str, ScorerOptions, Scorer] | None = PrivateAttr(default=None)
+
+    @field_validator("base_url", "model")
+    @classmethod
+    def _shows_no_secret(cls, place: str | None, info: ValidationInfo) -> str | None:
+        # an address is in every dump and repr from here on
+        if place is not None and (info.field_name == "base_url" or is_address(place)):
+            read_address(place)
+        return place
 
     @field_validator("scorer")
     @classmethod

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args, ove
 
 from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
 from bge_rerank_integrations.registry import DEFAULT_MODEL, OFFLINE_MODELS
+from bge_rerank_integrations.remote.address import is_address
 from bge_rerank_integrations.reranker import Reranker
 from bge_rerank_integrations.types import Backend, HeadIndexing, OnError, Precision, SpecialTokens
 
@@ -158,7 +159,7 @@ def load_scorer(
     range.
     """
     _refuse_strangers(locals())
-    if base_url is not None or _is_address(model):
+    if base_url is not None or is_address(model):
         from bge_rerank_integrations.remote.scorer import RemoteScorer
 
         return RemoteScorer(
@@ -276,14 +277,10 @@ def _choose_backend(
     return "torch", "torch is installed"
 
 
-def _is_address(model: str) -> bool:
-    return model.startswith(("http://", "https://"))
-
-
 def _refuse_strangers(given: dict[str, Any]) -> None:
     """Raise `InvalidInputError` for an option that has no meaning where the model runs."""
-    remote = given["base_url"] is not None or _is_address(given["model"])
-    if given["base_url"] is not None and _is_address(given["model"]):
+    remote = given["base_url"] is not None or is_address(given["model"])
+    if given["base_url"] is not None and is_address(given["model"]):
         raise InvalidInputError("model and base_url are both addresses; give one server")
     for name, default in (load_scorer.__kwdefaults__ or {}).items():
         if name in ("base_url", "batch_size") or given[name] == default:

@@ -20,6 +20,8 @@ class ServerInfo:
     max_documents: int
 
 
+REMEDY = "name that one, or give the address in place of the model to take what is there"
+
 Reading = Callable[[Any, str | None, str], ServerInfo | None]
 """From a page, the model asked for and the words for messages to what it says, if it is known."""
 
@@ -36,7 +38,7 @@ def _text_embeddings_inference(page: Any, model: str | None, source: str) -> Ser
     served = _text(page["model_id"])
     # a path says where the server found the model, not which it is
     if model is not None and served and served[0] not in "/." and served.lower() != model.lower():
-        raise RemoteRefused(f"{source} does not serve {model!r}; it serves {served!r}")
+        raise RemoteRefused(f"{source} does not serve {model!r}; it serves {served!r}; {REMEDY}")
     most = page.get("max_client_batch_size")
     limit = most if isinstance(most, int) and most > 0 else DIALECTS["tei"].max_documents
     return ServerInfo("tei", served, limit)
@@ -79,7 +81,7 @@ def _entry(
     found = next((entry for entry in models if entry.get("id") == model), None)
     if found is None:
         served = ", ".join(repr(_text(entry.get("id"))) for entry in models[:5])
-        raise RemoteRefused(f"{source} does not serve {model!r}; it serves {served}")
+        raise RemoteRefused(f"{source} does not serve {model!r}; it serves {served}; {REMEDY}")
     return found
 
 

@@ -122,6 +122,10 @@ def test_an_adapter_writes_no_key_down(cls: type[ScorerFields]) -> None:
     with pytest.raises(ValueError, match="connect_timeout") as refused:
         cls(base_url="http://127.0.0.1:9", api_key=KEY, connect_timeout=-1)  # type: ignore[arg-type]
     assert KEY not in str(refused.value)
+    for fields in ({"base_url": f"http://u:{KEY}@h"}, {"model": f"http://h/?key={KEY}"}):
+        with pytest.raises(ValueError, match="base_url h") as refused:
+            cls(**fields)  # type: ignore[arg-type]
+        assert KEY not in str(refused.value)
 
 
 def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
