@@ -123,3 +123,22 @@ def test_a_bge_reranker_on_this_machine_is_preferred(tmp_path: Path, reranker_ba
     assert len(shown(printed)[1]) == 3
     asked = run_example("langchain_compression.py", "--model", "offline", cache=tmp_path)
     assert asked.startswith("Model: offline")
+
+
+def test_ray_data_scores_the_candidates_of_many_questions(tmp_path: Path) -> None:
+    asked = ("--model", "offline", "--output", str(tmp_path / "out"), "--questions", "10")
+    printed = run_example("ray_data_batch.py", *asked, cache=tmp_path)
+    assert "200 pairs in 2 shards, 0 done before\n0 rows could not be scored" in printed
+    right = re.search(r"relevant sentence first: (\d+) of 10 questions", printed)
+    assert right is not None
+    assert int(right[1]) >= 7
+    again = run_example("ray_data_batch.py", *asked, cache=tmp_path)
+    assert f"200 pairs in 2 shards, 2 done before\n0 rows could not be scored\n{right[0]}" in again
+
+
+def test_langchain_s_cohere_client_asks_ray_serve(tmp_path: Path) -> None:
+    printed = run_example("ray_serve_langchain.py", "--model", "offline", QUESTION, cache=tmp_path)
+    found = re.findall(r"^  (0\.\d{4})  (.+)$", printed, flags=re.MULTILINE)
+    assert len(found) == 3
+    assert found[0][1].startswith(ANSWER)
+    assert float(found[0][0]) > 0.95
