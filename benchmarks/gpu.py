@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.attention import try_attentions
 from benchmarks.measures import order_agreement, quantile
 from benchmarks.models import DEFAULT_CACHE, SHAPES, build_model, model_flops, read_shape
 from benchmarks.peers import Pair, Score
@@ -36,9 +37,6 @@ from benchmarks.report import describe_machine, markdown_table
 from benchmarks.results import RESULTS
 from benchmarks.worker import silence
 from benchmarks.workloads import texts_for
-from bge_rerank_integrations.local.attention import AttentionShape, BuildAttention, Segment
-from bge_rerank_integrations.local.attention_choice import ATTENTIONS, Trial, largest_error
-from bge_rerank_integrations.local.transfer import to_device
 
 SECONDS = 70
 """The most that one contender may take, loading included: seven of them and the model fit in ten
@@ -158,7 +156,9 @@ def main() -> None:
         "device": torch.cuda.get_device_name(asked.device) if cuda else asked.device,
         "model": model,
         "peak": {name: gemm_flops(dtype, asked.device) for name, dtype in formats.items()},
-        "attention": try_attentions(folder, asked.device, SMOKE if asked.smoke else FULL),
+        "attention": try_attentions(
+            read_shape(folder), asked.device, tokens=256 if asked.smoke else 16384
+        ),
         "contenders": {},
         "left_out": {},
     }
@@ -236,42 +236,6 @@ def measure(
         "peak_memory": sum(torch.cuda.max_memory_allocated(i) for i in every) if cuda else None,
         "says": say(),
     }
-
-
-def try_attentions(folder: Path, device: str, sizes: Sizes) -> dict[str, dict[str, Any]]:
-    """Each attention by itself, in both formats: its error as at load, and its time per layer."""
-    shape = read_shape(folder)
-    heads = AttentionShape(shape.heads, shape.heads, causal=False, scale=None)
-    lengths = [sizes.tokens] * max(1, 16384 // sizes.tokens if sizes is FULL else 2)
-    found: dict[str, dict[str, Any]] = {}
-    for dtype in (torch.float16, torch.float32):
-        trial = Trial(heads, shape.hidden // shape.heads, False, dtype, device)
-        for name, build in ATTENTIONS.items():
-            key = f"{name} {str(dtype).removeprefix('torch.')}"
-            try:
-                with torch.inference_mode():
-                    error = largest_error(build, trial)
-                    layer = _attention_seconds(build, heads, lengths, trial)
-            except (AttributeError, ImportError, RuntimeError, TypeError, ValueError) as problem:
-                found[key] = {"problem": f"{type(problem).__name__}: {str(problem)[:80]}"}
-            else:
-                found[key] = {"error": error, "milliseconds": 1000 * layer}
-    return found
-
-
-def _attention_seconds(
-    build: BuildAttention, shape: AttentionShape, lengths: Sequence[int], trial: Trial
-) -> float:
-    attend = build([Segment(length) for length in lengths], shape)
-    sent = to_device(attend.arrays, trial.device)
-    size = (sum(lengths), shape.heads * trial.head_size)
-    vectors = torch.randn(size, device=trial.device, dtype=trial.dtype)
-    times = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        attend(sent, vectors, vectors, vectors)[0, 0].item()  # which waits for the device
-        times.append(time.perf_counter() - begin)
-    return min(times)
 
 
 def timed(score: Score, pairs: list[tuple[str, str]]) -> float:

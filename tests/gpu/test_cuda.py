@@ -1,0 +1,249 @@
+"""What only a CUDA device can show. Skipped without one: nothing here has been run by its authors.
+
+Each test holds the device against float32 on the CPU, which the other tests hold against other
+libraries.
+"""
+
+import asyncio
+import gc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bge_rerank_integrations import OutOfMemoryError, Reranker, RerankError, load_scorer
+from bge_rerank_integrations.local.attention import AttentionShape, Segment
+from bge_rerank_integrations.local.attention_choice import (
+    ATTENTIONS,
+    CANDIDATES,
+    LARGEST_ERROR,
+    Trial,
+    choose_attention,
+    largest_error,
+)
+from bge_rerank_integrations.local.cuda_graphs import Bucket, bucket_of
+from bge_rerank_integrations.local.device import plan_device, read_hardware
+from bge_rerank_integrations.local.encoder import FlatEncoder
+from bge_rerank_integrations.local.torch_runtime import free_memory
+from bge_rerank_integrations.local.transfer import fetch, to_device
+from bge_rerank_integrations.types import FloatArray
+from tests.contract.pairs import PAIRS
+from tests.core.encoder_models import build_encoder, flat, random_sequences
+from tests.llm import tiny_llms
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+
+ENCODER = AttentionShape(heads=12, kv_heads=12, causal=False, scale=None)
+GEMMA = AttentionShape(heads=8, kv_heads=1, causal=True, scale=256**-0.5)
+SIZES: dict[str, Any] = {
+    "hidden_size": 128,
+    "num_attention_heads": 2,  # heads of 64, as in the known models: kernels take no odd sizes
+    "intermediate_size": 256,
+    "max_position_embeddings": 600,
+}
+# These random models magnify rounding: on a CPU, half formats are off by up to 0.09 and 1.1, where
+# logits spread by 1.2 to 1.9. Rows of another sequence would be off by more than all of these.
+LARGEST_RMS = {"fp32": 1e-3, "fp16": 0.15, "bf16": 0.9, "fp16-autocast": 0.15}
+
+
+def assert_near(found: FloatArray, exact: FloatArray, precision: str) -> None:
+    assert found.shape == exact.shape
+    assert np.sqrt(np.mean((found - exact) ** 2)) < LARGEST_RMS[precision]
+
+
+def cuda_encoder(folder: Path, precision: Any = "auto") -> FlatEncoder:
+    return flat(folder, plan=plan_device(read_hardware(), device="cuda", precision=precision))
+
+
+@pytest.mark.parametrize("dtype", list(LARGEST_ERROR))
+@pytest.mark.parametrize(("shape", "size"), [(ENCODER, 64), (GEMMA, 256)])
+def test_one_attention_is_right_for_every_format_and_the_last_always_is(
+    shape: AttentionShape, size: int, dtype: torch.dtype
+) -> None:
+    trial = Trial(shape, size, windowed=shape.causal, dtype=dtype, device="cuda:0")
+    candidates = {name: ATTENTIONS[name] for name in CANDIDATES["cuda"]}
+    chosen, reasons = choose_attention(candidates, trial)
+    assert chosen in candidates
+    assert reasons[-1].startswith(f"attention {chosen}: ")
+    with torch.inference_mode():
+        assert largest_error(ATTENTIONS["padded"], trial) < LARGEST_ERROR[dtype]
+
+
+@pytest.mark.parametrize("precision", LARGEST_RMS)
+@pytest.mark.parametrize("kind", ["bert", "xlmr"])
+def test_rows_are_those_of_the_cpu(tmp_path: Path, kind: str, precision: str) -> None:
+    folder = build_encoder(tmp_path, kind, **SIZES)
+    alone, encoder = flat(folder), cuda_encoder(folder, precision)
+    assert encoder.plan.precision == precision
+    for seed, lengths in enumerate([[4, 31, 31, 7, 512], [1], [100] * 60, [3] * 70]):
+        batch = random_sequences(lengths, seed=seed)
+        rows = encoder.fetch([encoder.run(batch)])
+        assert_near(rows, alone.run(batch), precision)
+
+
+def test_a_batch_neither_waits_for_the_device_nor_looks_at_it(tmp_path: Path) -> None:
+    encoder = cuda_encoder(build_encoder(tmp_path, "bert", **SIZES))
+    # of 600 tokens, so too long for a graph, whose recording waits once
+    batch = random_sequences([513, 80])
+    encoder.fetch([encoder.run(batch)])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        rows = encoder.run(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert np.isfinite(fetch([rows])).all()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_a_graph_gives_the_rows_of_the_plain_forward(tmp_path: Path, precision: str) -> None:
+    folder = build_encoder(tmp_path, "xlmr", **SIZES)
+    alone, encoder = flat(folder), cuda_encoder(folder, precision)
+    for seed in range(6):
+        for lengths in ([7, 20, 64, 1], [90] * 40, [300, 200]):
+            batch = random_sequences([*lengths, 2 + seed], seed=seed)
+            rows = encoder.fetch([encoder.run(batch)])
+            assert_near(rows, alone.run(batch), precision)
+    if encoder._graphs is not None:
+        sizes = {Bucket(256, 16, 128), Bucket(4096, 64, 128), Bucket(512, 16, 512)}
+        assert encoder._graphs._graphs.keys() == sizes, "recorded, or tried and said to be dropped"
+        dropped = sum(graph is None for graph in encoder._graphs._graphs.values())
+        assert dropped == sum("no graph of" in reason for reason in encoder.plan.reasons)
+
+
+def test_what_a_recording_leaves_out_is_never_seen(tmp_path: Path) -> None:
+    # the same graph over and over, with fewer and fewer of its rows in use
+    folder = build_encoder(tmp_path, "xlmr", **SIZES)
+    alone, encoder = flat(folder), cuda_encoder(folder)
+    assert bucket_of([128] * 2) == bucket_of([1])
+    for lengths in ([128, 128], [128, 127], [60, 3], [1], [2, 2, 2], [128, 128], [1]):
+        batch = random_sequences(lengths, seed=sum(lengths))
+        rows = encoder.fetch([encoder.run(batch)])
+        assert_near(rows, alone.run(batch), "fp16")
+
+
+@pytest.mark.parametrize("model", ["gemma", "minicpm", "gemma2-window"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_llm_rerankers_score_as_on_the_cpu(tmp_path: Path, model: str, precision: Any) -> None:
+    folder = tiny_llms.MODELS[model](tmp_path)
+    exact = load_scorer(str(folder), device="cpu", precision="fp32").score(PAIRS)
+    found = load_scorer(str(folder), device="cuda", precision=precision).score(PAIRS)
+    largest = 1e-3 if precision == "fp32" else 0.1 * np.abs(exact).max()
+    assert found == pytest.approx(exact, abs=largest)
+
+
+def test_scores_are_those_of_the_cpu_in_any_batches(reranker_base: Path) -> None:
+    exact = load_scorer(str(reranker_base), device="cpu").score(PAIRS)
+    every: tuple[dict[str, Any], ...] = ({}, {"batch_size": 1}, {"max_batch_tokens": 100})
+    for limits in every:
+        scorer = load_scorer(str(reranker_base), device="cuda", precision="fp32", **limits)
+        assert scorer.score(PAIRS) == pytest.approx(exact, abs=1e-3)
+
+
+def test_memory_that_runs_out_splits_batches_and_changes_no_score(tmp_path: Path) -> None:
+    folder = build_encoder(tmp_path, "xlmr", **SIZES)
+    encoder = cuda_encoder(folder)
+    batch = random_sequences([500] * 400)
+    expected = encoder.fetch([encoder.run(batch)])
+    gc.collect()
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    # room for the weights, which are there, and 20 MB more: a batch of 200,000 tokens takes 200
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 20 * 2**20) / total)
+    try:
+        with pytest.raises(torch.OutOfMemoryError) as failed:
+            encoder.run(batch)
+        assert encoder.is_out_of_memory(failed.value)
+        del failed
+        encoder.release_memory()
+        halves = [encoder.run(batch[start : start + 10]) for start in range(0, 400, 10)]
+        assert_near(encoder.fetch(halves), expected, "fp16")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_a_pair_that_does_not_fit_is_named(reranker_base: Path) -> None:
+    scorer = load_scorer(str(reranker_base), device="cuda")
+    scorer.score(PAIRS[:1])
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-9)
+    try:
+        with pytest.raises(OutOfMemoryError, match=r"position \d+, of \d+ tokens.* cuda:0 "):
+            scorer.score([("panda " * 300, "bear " * 300)])
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert np.isfinite(scorer.score(PAIRS)).all()
+
+
+def test_the_budget_is_what_is_free(tmp_path: Path) -> None:
+    encoder = cuda_encoder(build_encoder(tmp_path, "xlmr", **SIZES))
+    assert free_memory("cuda:0") > 0
+    assert any("GB are free" in reason for reason in encoder.plan.reasons)
+    # (2 * 128 + 2 * 256) * 2 bytes
+    assert any("each takes about 2 kB" in reason for reason in encoder.plan.reasons)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    batch = random_sequences([500] * 100)
+    encoder.fetch([encoder.run(batch)])
+    per_token = (torch.cuda.max_memory_allocated() - before) / 50_000
+    assert per_token < 1536 / 0.6, "more than the share that is set aside for it"
+
+
+def test_sixteen_threads_and_many_tasks_get_the_sequential_scores(reranker_base: Path) -> None:
+    scorer = load_scorer(str(reranker_base), device="cuda", precision="fp32")
+    expected = scorer.score(PAIRS)
+    with ThreadPoolExecutor(16) as pool:
+        for found in pool.map(lambda _: scorer.score(PAIRS), range(64)):
+            assert found == pytest.approx(expected, abs=1e-3)
+
+    async def many() -> list[Any]:
+        reranker = Reranker(scorer)
+        return await asyncio.gather(*(reranker.arerank("panda", ["a", "bear"]) for _ in range(50)))
+
+    first, *others = [[r.index for r in results] for results in asyncio.run(many())]
+    assert all(order == first for order in others)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one CUDA device")
+def test_all_devices_give_the_scores_of_one(reranker_base: Path) -> None:
+    devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    pairs = [(query, f"{passage} {number}") for number in range(40) for query, passage in PAIRS]
+    options: dict[str, Any] = {"precision": "fp32", "max_batch_tokens": 512}
+    one = load_scorer(str(reranker_base), device="cuda:0", **options).score(pairs)
+    for _ in range(3):
+        scorer = load_scorer(str(reranker_base), device=devices, **options)
+        assert scorer.score(pairs) == pytest.approx(one, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_kernels_are_right_in_a_filled_up_batch(dtype: torch.dtype) -> None:
+    """Empty sequences and rows outside every sequence, as recorded graphs have them."""
+    segments = [Segment(length) for length in (5, 90, 33)]
+    rows = 128
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(rows, 12 * 64, generator=generator).to("cuda", dtype)
+    for name in ("varlen", "efficient"):
+        trial = Trial(ENCODER, 64, windowed=False, dtype=dtype, device="cuda:0")
+        try:
+            choose_attention({name: ATTENTIONS[name]}, trial)
+        except RerankError:
+            continue  # whether it runs here is another test's question
+        attend = ATTENTIONS[name](segments, ENCODER)
+        right = attend(to_device(attend.arrays, "cuda:0"), *[vectors[:128]] * 3)
+        filled = {key: np.pad(a, (0, 13), mode="edge") for key, a in attend.arrays.items()}
+        poisoned = torch.cat([vectors, vectors.new_full((64, 12 * 64), torch.nan)])
+        found = attend(to_device(filled, "cuda:0"), *[poisoned] * 3)[:128]
+        assert float((found - right).abs().max()) < LARGEST_ERROR[dtype]
+
+
+def test_the_plan_says_what_was_tried(tmp_path: Path) -> None:
+    plan = cuda_encoder(build_encoder(tmp_path, "bert", **SIZES)).plan
+    assert plan.attention in CANDIDATES["cuda"]
+    about = [reason for reason in plan.reasons if reason.startswith("attention ")]
+    assert about[-1].startswith(f"attention {plan.attention}: tried now, off by ")
+    assert len(about) == 1 + CANDIDATES["cuda"].index(plan.attention)
