@@ -34,8 +34,22 @@ LLM_FAMILIES = frozenset({Family.CAUSAL, Family.LAYERWISE, Family.LIGHTWEIGHT})
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedResults:
+    """Figures of one benchmark by data set, as `source` states them: nothing we measured."""
+
+    benchmark: str
+    metric: str
+    figures: Mapping[str, float | str]
+    source: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One row of the table in `models.json`, as the model card states it."""
+    """One row of the table in `models.json`, as the model card states it.
+
+    `results` are empty where no figures were found stated in words.
+    """
 
     id: str
     family: Family
@@ -44,13 +58,19 @@ class ModelSpec:
     max_length: int
     license: str
     query_instruction: str | None = None
+    results: tuple[PublishedResults, ...] = ()
 
 
 @cache
 def known_models() -> tuple[ModelSpec, ...]:
     """Every model of the table, in its order."""
     text = resources.files(__package__).joinpath("models.json").read_text(encoding="utf-8")
-    return tuple(ModelSpec(**{**row, "family": Family(row["family"])}) for row in json.loads(text))
+    return tuple(_spec(row) for row in json.loads(text))
+
+
+def _spec(row: Mapping[str, Any]) -> ModelSpec:
+    results = tuple(PublishedResults(**table) for table in row.get("results", ()))
+    return ModelSpec(**{**row, "family": Family(row["family"]), "results": results})
 
 
 def find_model(model: str) -> ModelSpec | None:
