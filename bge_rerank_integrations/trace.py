@@ -43,11 +43,12 @@ class PassageTrace:
 class RerankTrace:
     """One rerank, as plain data.
 
-    `scale` is that of the raw scores, None if there are none. `kept_by` says which rule decided how many came back, None if all did; `failure` is the class
-    of error that `on_error="keep"` stood in for. `counts` holds how many pairs were computed, cut
-    to fit, split into windows, and answered by a cache; `seconds` the whole time under "total", and
-    of it what tokenizing, waiting for the device and computing took. `facts` are what the scorers
-    said of themselves: model, device, precision, kernels.
+    `scale` is that of the raw scores, None if there are none. `kept_by` says which rule decided how
+    many came back, None if all did; `failure` is the class of error that `on_error="keep"` stood in
+    for. `counts` holds how many pairs were computed, cut to fit, split into windows, and answered
+    by a cache; `seconds` the whole time under "total", and of it what tokenizing, waiting for the
+    device and computing took. `facts` are what the scorers said of themselves: model, device,
+    precision, kernels.
     """
 
     passages: tuple[PassageTrace, ...]

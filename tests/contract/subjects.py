@@ -78,7 +78,9 @@ REMOTE = tuple(f"remote-{dialect}" for dialect in STAND_INS)
 NAMES = ("word-overlap", *LOCAL, *REMOTE)
 
 
-def loading(name: str, request: pytest.FixtureRequest, folders: pytest.TempPathFactory) -> Load:
+def loading(  # noqa: PLR0911 - one way for each kind of subject
+    name: str, request: pytest.FixtureRequest, folders: pytest.TempPathFactory
+) -> Load:
     if name == "word-overlap":
         return lambda **options: WordOverlapScorer()
     if name in REMOTE:
