@@ -35,6 +35,9 @@ HeadIndexing = Literal["request", "layer"]
 OnError = Literal["raise", "keep"]
 """What a rerank does when no full answer came: raise, or keep the retrieval order for the rest."""
 
+LongPassages = Literal["cut", "windows", "error"]
+"""What becomes of a passage that is too long: cut, read in overlapping windows, or refused."""
+
 FloatArray = NDArray[np.float32]
 
 
@@ -63,6 +66,32 @@ class CountsTokens(Protocol):
     """A scorer that can say how many tokens its model makes of a text."""
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PairLength:
+    """How many tokens query and passage have, and how many of each the model would read."""
+
+    query: int
+    query_limit: int
+    passage: int
+    passage_limit: int
+
+
+@runtime_checkable
+class MeasuresPairs(CountsTokens, Protocol):
+    """A scorer that can say where the tokens of a pair lie and how many are too many."""
+
+    def measure(self, pairs: Sequence[Pair]) -> list[PairLength]:
+        """Instructions that are put before a text count as part of it."""
+        ...
+
+    def token_offsets(self, passages: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Start and end of each token in the characters of its passage, [tokens, 2].
+
+        Tokens of an instruction are left out.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
-from bge_rerank_integrations.local.cross_encoding import describe, encode_both
+from bge_rerank_integrations.local.cross_encoding import count_both, describe, encode_both
 from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, TextRequest
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence, join_single
 from bge_rerank_integrations.registry import DEFAULT_MODEL, find_model
-from bge_rerank_integrations.types import FloatArray, Pair, Scale
+from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 
 if TYPE_CHECKING:
     # embedders without a checkpoint come here too, where safetensors may not be installed
@@ -48,8 +48,9 @@ class BiEncoding:
         tokenizer: TextTokenizer,
         run: RunSequences,
     ) -> tuple[FloatArray, int]:
-        options, template = self.options, tokenizer.single_template
-        queries, passages = encode_both(tokenizer, pairs, positions, options)
+        template = tokenizer.single_template
+        query_limit, passage_limit = self._limits(tokenizer)
+        queries, passages = encode_both(tokenizer, pairs, positions, self.options)
         # one row per distinct input: a query and a passage of the same ids are one
         rows: dict[bytes, int] = {}
         inputs: list[TokenSequence] = []
@@ -58,20 +59,18 @@ class BiEncoding:
         cut = 0
         for (query, passage), position in zip(pairs, positions, strict=True):
             place = []
-            for ids, length in (
-                (queries[query], options.query_max_length),
-                (passages[passage], options.max_length),
+            for ids, limit in (
+                (queries[query], query_limit),
+                (passages[passage], passage_limit),
             ):
-                kept = ids[: length - len(template)]
+                kept = ids[:limit]
                 if kept.tobytes() not in rows:
                     rows[kept.tobytes()] = len(rows)
                     inputs.append(join_single(kept, template))
                     owners.append(position)
                 place.append(rows[kept.tobytes()])
             places.append(place)
-            cut += len(queries[query]) > options.query_max_length - len(template) or len(
-                passages[passage]
-            ) > options.max_length - len(template)
+            cut += len(queries[query]) > query_limit or len(passages[passage]) > passage_limit
         vectors = run(inputs, owners)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors = vectors / np.maximum(norms, np.float32(1e-12))
@@ -79,6 +78,20 @@ class BiEncoding:
         cosines = np.einsum("ij,ij->i", vectors[left], vectors[right])
         # rounding can leave a cosine a hair outside
         return np.clip(cosines, -1, 1)[:, None], cut
+
+    def measure(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
+    ) -> list[PairLength]:
+        query_limit, passage_limit = self._limits(tokenizer)
+        return [
+            PairLength(query, query_limit, passage, passage_limit)
+            for query, passage in count_both(tokenizer, pairs, positions, self.options)
+        ]
+
+    def _limits(self, tokenizer: TextTokenizer) -> tuple[int, int]:
+        """Most tokens of a query and of a passage."""
+        control = len(tokenizer.single_template)
+        return self.options.query_max_length - control, self.options.max_length - control
 
 
 def bi_encoding(

@@ -11,7 +11,7 @@ from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, TextRequest
 from bge_rerank_integrations.local.token_cache import Ids
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence, join_pair
-from bge_rerank_integrations.types import FloatArray, Pair, Scale
+from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 
 DEFAULT_MAX_LENGTH = 512
 
@@ -47,12 +47,27 @@ class CrossEncoding:
         sequences, cut = [], 0
         for query_text, passage_text in pairs:
             query, passage = queries[query_text], passages[passage_text]
-            kept_query = query[: options.query_max_length]
-            room = options.max_length - len(template) - len(kept_query)
-            kept_passage = passage[:room]
+            query_limit, passage_limit = self._limits(len(query), tokenizer)
+            kept_query, kept_passage = query[:query_limit], passage[:passage_limit]
             cut += len(kept_query) < len(query) or len(kept_passage) < len(passage)
             sequences.append(join_pair(kept_query, kept_passage, template))
         return sequences, cut
+
+    def measure(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
+    ) -> list[PairLength]:
+        lengths = count_both(tokenizer, pairs, positions, self.options)
+        return [
+            PairLength(query, limits[0], passage, limits[1])
+            for query, passage in lengths
+            for limits in [self._limits(query, tokenizer)]
+        ]
+
+    def _limits(self, query: int, tokenizer: TextTokenizer) -> tuple[int, int]:
+        """Most tokens of a query, and of the passage behind a query of so many."""
+        limit = self.options.query_max_length
+        control = len(tokenizer.pair_template)
+        return limit, self.options.max_length - control - min(query, limit)
 
 
 def cross_encoding(tokenizer: TextTokenizer, text: TextRequest, *, limit: int) -> CrossEncoding:
@@ -89,10 +104,13 @@ def encode_both(
     pairs: Sequence[Pair],
     positions: Sequence[int],
     options: TextOptions,
+    *,
+    whole: bool = False,
 ) -> tuple[dict[str, Ids], dict[str, Ids]]:
     """Each distinct query and each distinct passage with its ids, instructions put before them.
 
-    Of a text longer than its part of `options.max_length` the last ids may be missing.
+    Of a text longer than its part of `options.max_length` the last ids may be missing, unless the
+    `whole` is wanted.
     """
     both = []
     for side, instruction, keep in (
@@ -105,11 +123,22 @@ def encode_both(
         ids = tokenizer.encode(
             [instruction + text for text in first],
             list(first.values()),
-            keep=keep,
+            keep=None if whole else keep,
             special_tokens=options.special_tokens,
         )
         both.append(dict(zip(first, ids, strict=True)))
     return both[0], both[1]
+
+
+def count_both(
+    tokenizer: TextTokenizer,
+    pairs: Sequence[Pair],
+    positions: Sequence[int],
+    options: TextOptions,
+) -> list[tuple[int, int]]:
+    """How many tokens query and passage of each pair have, instructions included."""
+    queries, passages = encode_both(tokenizer, pairs, positions, options, whole=True)
+    return [(len(queries[query]), len(passages[passage])) for query, passage in pairs]
 
 
 def describe(options: TextOptions) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.local.cross_encoding import (
     DEFAULT_MAX_LENGTH,
+    count_both,
     describe,
     encode_both,
 )
@@ -22,7 +23,7 @@ from bge_rerank_integrations.local.decoder_spec import DecoderSpec
 from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, TextRequest
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
 from bge_rerank_integrations.registry import Family
-from bge_rerank_integrations.types import FloatArray, Pair, Scale, SpecialTokens
+from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale, SpecialTokens
 
 YES_OR_NO = (
     "Given a query A and a passage B, determine whether the passage contains an answer to the "
@@ -75,15 +76,31 @@ class Prompting:
         sequences, cut = [], 0
         for query_text, passage_text in pairs:
             query, passage = queries[query_text], passages[passage_text]
-            kept_query = query[: options.query_max_length]
+            query_limit, passage_limit = self._limits(len(query))
+            kept_query, kept = query[:query_limit], passage[:passage_limit]
             head = [self.bos, *kept_query, *self.separator_ids]
-            # prompt and both separators ride on top of max_length, the first token does not
-            room = options.max_length + len(tail) - len(head)
-            kept = passage[: min(options.max_length, room)]
             cut += len(kept_query) < len(query) or len(kept) < len(passage)
             ids = np.concatenate([head, kept, tail]).astype(np.int32)
             sequences.append(TokenSequence(ids, len(head), len(tail)))
         return sequences, cut
+
+    def measure(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
+    ) -> list[PairLength]:
+        lengths = count_both(tokenizer, pairs, positions, self.options)
+        return [
+            PairLength(query, limits[0], passage, limits[1])
+            for query, passage in lengths
+            for limits in [self._limits(query)]
+        ]
+
+    def _limits(self, query: int) -> tuple[int, int]:
+        """Most tokens of a query, and of the passage behind a query of so many."""
+        length, limit = self.options.max_length, self.options.query_max_length
+        # prompt and both separators ride on top of max_length, the first token does not
+        head = 1 + min(query, limit) + len(self.separator_ids)
+        tail = len(self.separator_ids) + len(self.prompt_ids)
+        return limit, min(length, length + tail - head)
 
 
 def prompting(

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bge_rerank_integrations.errors import (
     InvalidInputError,
@@ -24,7 +25,14 @@ from bge_rerank_integrations.local.several_devices import EngineGroup
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
 from bge_rerank_integrations.pairs import check_text, like_input, read_pairs
 from bge_rerank_integrations.trace import note, timed
-from bge_rerank_integrations.types import FloatArray, Pair, Precision, Scale, SpecialTokens
+from bge_rerank_integrations.types import (
+    FloatArray,
+    Pair,
+    PairLength,
+    Precision,
+    Scale,
+    SpecialTokens,
+)
 
 logger = logging.getLogger("bge_rerank_integrations")
 
@@ -122,6 +130,12 @@ class Method(Protocol):
         """Raw scores, [pairs, layers that score], and how many pairs were cut to fit."""
         ...
 
+    def measure(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
+    ) -> list[PairLength]:
+        """The tokens of each pair, uncut, and how many of them `score` would read."""
+        ...
+
 
 class LocalScorer:
     """A loaded model with its text options; see `types.Scorer` for the laws it keeps."""
@@ -215,6 +229,22 @@ class LocalScorer:
         texts = [check_text(text, "text", index) for index, text in enumerate(texts)]
         ids = self._loaded().tokenizer.encode(texts, range(len(texts)))
         return [len(found) for found in ids]
+
+    def measure(self, pairs: Iterable[Any]) -> list[PairLength]:
+        """See `types.MeasuresPairs`; raises `InvalidInputError` as `score` does."""
+        read, engine = read_pairs(pairs), self._loaded()
+        return self._method.measure(read, range(len(read)), engine.tokenizer)
+
+    def token_offsets(self, passages: Sequence[str]) -> list[NDArray[np.int64]]:
+        """See `types.MeasuresPairs`."""
+        options, tokenizer = self._method.options, self._loaded().tokenizer
+        instruction = options.passage_instruction
+        begin, found = len(instruction), []
+        texts = [instruction + check_text(text, "passage", i) for i, text in enumerate(passages)]
+        for offsets in tokenizer.offsets(texts, special_tokens=options.special_tokens):
+            own = offsets[offsets[:, 1] > begin] if begin else offsets
+            found.append(np.maximum(own - begin, 0))
+        return found
 
     def close(self) -> None:
         """Give the model up: its memory goes when the last scorer that shares it is closed."""

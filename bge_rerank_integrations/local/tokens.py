@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, pre_tokenizers
 
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError
@@ -141,6 +142,20 @@ class TextTokenizer:
                 # fewer tokens than thought: the whole text after all
                 ids[number] = encode([text])[0]
         return ids
+
+    def offsets(
+        self, texts: Sequence[str], *, special_tokens: SpecialTokens = "literal"
+    ) -> list[NDArray[np.int64]]:
+        """Start and end of each of the ids of `encode` in the characters of its text, [ids, 2]."""
+        found: list[NDArray[np.int64]] = []
+        for encoding in self._parsing.encode_batch(list(texts), add_special_tokens=False):
+            ids = np.asarray(encoding.ids, dtype=np.int32)
+            offsets = encoding.offsets
+            if special_tokens == "literal" and self._control_token(ids):
+                text = texts[len(found)]
+                offsets = self._literal.encode(text, add_special_tokens=False).offsets
+            found.append(np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
+        return found
 
     def _encode_parsing(self, texts: list[str]) -> list[Ids]:
         return _encode(self._parsing, texts)

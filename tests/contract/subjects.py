@@ -23,6 +23,7 @@ from bge_rerank_integrations.cache import CachedScorer, MemoryStore
 from bge_rerank_integrations.export import export_onnx
 from bge_rerank_integrations.sqlite_store import SqliteStore
 from bge_rerank_integrations.types import Backend, GraphFormat
+from bge_rerank_integrations.windows import WindowedScorer
 from tests.fakes import WordOverlapScorer
 from tests.llm import tiny_llms
 from tests.remote.serving import Served
@@ -68,8 +69,9 @@ GRAPHS: dict[str, tuple[str, Backend, GraphFormat]] = {
 WRAPPED: dict[str, Callable[[Scorer, Path], Scorer]] = {
     "xlmr-cached": lambda scorer, folder: CachedScorer(scorer, MemoryStore()),
     "xlmr-cached-file": lambda scorer, folder: CachedScorer(scorer, SqliteStore(folder / "cache")),
+    "xlmr-windows": lambda scorer, folder: WindowedScorer(scorer, overlap=8),
 }
-"""Scorers around a scorer; those of one subject share the folder."""
+"""Scorers around an XLM-R that reads 64 tokens unless the test says otherwise; those of one subject share the folder."""
 
 OFFLINE = ("offline", "offline-embedder")
 TORCH = (*FOLDERS, *LIBRARY, *LLMS)
@@ -94,8 +96,9 @@ def loading(  # noqa: PLR0911 - one way for each kind of subject
     folder: Path
     if name in WRAPPED:
         folder, shared = request.getfixturevalue("reranker_base"), folders.mktemp("wrapped")
+        short = {"device": "cpu", "max_length": 64}
         return lambda **options: WRAPPED[name](
-            load_scorer(str(folder), device="cpu", **options), shared
+            load_scorer(str(folder), **{**short, **options}), shared
         )
     if name in GRAPHS:
         model, backend, dtype = GRAPHS[name]
