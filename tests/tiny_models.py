@@ -131,6 +131,8 @@ def build_served_reranker(folder: Path, *, seed: int = 6) -> Path:
 def build_served_embedder(folder: Path, *, seed: int = 7) -> Path:
     """Like the dense half of bge-m3, in sizes that every server of `tests/servers` takes."""
     _build_xlmr(XLMRobertaModel, folder, seed, positions=514, sizes=_SERVED_SIZES)
+    # in every published config; vLLM asks for it, and transformers 5 no longer writes it
+    _edit_json(folder / "config.json", position_embedding_type="absolute")
     return _add_pooling(folder, "cls", max_length=512)
 
 

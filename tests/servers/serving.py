@@ -67,7 +67,7 @@ class Running:
 
 
 @contextmanager
-def running(kind: Kind, model: Path, log: Path, *, seconds: float = 300) -> Iterator[Running]:
+def running(kind: Kind, model: Path, log: Path, *, seconds: float = 600) -> Iterator[Running]:
     """The server with `model`, from when it is healthy to the end of the block."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
@@ -106,7 +106,7 @@ def post(url: str, body: object, *, key: str = KEY) -> tuple[int, Any]:
         {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=300) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as refused:
         with refused:
