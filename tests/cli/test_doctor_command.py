@@ -128,7 +128,7 @@ def test_the_embedded_model_is_the_one_tested_by_default() -> None:
     code, report = report_of()
     test = report["self_test"]
     assert (code, test["model"], test["outcome"]) == (0, "offline", "passed")
-    assert test["plan"]["quantized"] is True
+    assert test["plan"]["number_format"] == "int8"
     # whole words of a real vocabulary: about a token for each, and the marks
     words = sum(len(passage.split()) for _, passage in doctor.TIMED)
     assert words < test["speed"]["tokens"] < 1.5 * words
