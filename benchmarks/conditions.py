@@ -16,7 +16,7 @@ from benchmarks.plan import EVERYONE
 from benchmarks.worker import Worker
 from benchmarks.workloads import EqualPairs, Passages, Workload, texts_for
 
-LOADING = 6.0
+LOADING = 5.0
 """Seconds to start a process and load a contender, roughly."""
 FULL_WIDTH = 768
 """Products of narrower models do not reach the peak."""
