@@ -125,10 +125,12 @@ def _error(
     shape = trial.shape
     rows = sum(segment.length for segment in segments)
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (
+    query, both = (
         torch.randn(rows, heads * trial.head_size, generator=generator).to(trial.dtype)
-        for heads in (shape.heads, shape.kv_heads, shape.kv_heads)
+        for heads in (shape.heads, 2 * shape.kv_heads)
     )
+    # as in the models, where keys and values are the halves of one product
+    key, value = both.chunk(2, dim=1)
     exact, tried = RunAttention(segments, shape), build(segments, shape)
     sent = to_device(tried.arrays, trial.device)
     # nobody reads what one query of a prefix gives
@@ -136,8 +138,8 @@ def _error(
     worst = []
     for asking, first in ((query, 0), (query[: len(segments)], unread)):
         right = exact({}, asking.float(), key.float(), value.float(), window=window)
-        q, k, v = (x.to(trial.device) for x in (asking, key, value))
-        found = tried(sent, q, k, v, window=window).float().cpu()
+        k, v = both.to(trial.device).chunk(2, dim=1)
+        found = tried(sent, asking.to(trial.device), k, v, window=window).float().cpu()
         worst.append(_share(found[first:], right[first:]))
     return float(torch.stack(worst).max())
 

@@ -165,7 +165,9 @@ def recorder(device: str) -> Record:
     beside: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def record(work: Replay) -> Replay:
-        with _recording, torch.cuda.device(device):
+        # back to this stream whatever happens: torch stays on the other if a recording fails
+        here = torch.cuda.stream(torch.cuda.current_stream(device))
+        with _recording, torch.cuda.device(device), here:
             # kernels that choose an algorithm at their first run do so before the recording
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):

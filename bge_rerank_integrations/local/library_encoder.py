@@ -25,7 +25,7 @@ from bge_rerank_integrations.local.torch_runtime import (
     survive_forks,
     weight_format,
 )
-from bge_rerank_integrations.local.transfer import computed, fetch, to_device
+from bge_rerank_integrations.local.transfer import computed, fetch, run_ahead, to_device
 from bge_rerank_integrations.types import FloatArray
 
 
@@ -38,6 +38,7 @@ class LibraryEncoder:
     def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, output: str) -> None:
         self.plan = plan
         self.concurrency = 1
+        self._ahead = run_ahead(plan.device)
         self._checkpoint = checkpoint
         self._output = output
         survive_forks()
@@ -112,6 +113,8 @@ class LibraryEncoder:
             else:
                 mask = on_device["attention_mask"][:, :, None]
                 rows = (out.last_hidden_state.float() * mask).sum(1) / mask.sum(1)
+        if self._ahead is not None:
+            self._ahead.launched()
         return computed(rows)
 
     def fetch(self, rows: Sequence[Any]) -> FloatArray:

@@ -58,11 +58,12 @@ def _ends(arrays: Mapping[str, Array]) -> list[int]:
 
 
 def computed(rows: Tensor) -> Any:
-    """Rows as a forward gives them: numpy's where they are on the host, else still on the device.
+    """Rows as a forward gives them: still on the device for CUDA, else on the host, as numpy's.
 
-    Asking the device for them would wait for it, so that is left to `fetch`.
+    Asking CUDA for them would wait for it, so that is left to `fetch`. Other accelerators are
+    asked at once, while no other thread may use them: MPS aborts where two do.
     """
-    return rows.numpy() if rows.device.type == "cpu" else rows
+    return rows if rows.is_cuda else rows.cpu().numpy()
 
 
 def fetch(rows: Sequence[Any]) -> FloatArray:
