@@ -35,11 +35,13 @@ from bge_rerank_integrations.trace import RerankTrace
 from bge_rerank_integrations.types import (
     Backend,
     HeadIndexing,
+    LongPassages,
     OnError,
     Precision,
     Scorer,
     SpecialTokens,
 )
+from bge_rerank_integrations.wrapped import wrapped_scorer
 
 RAW_SCORE_KEY = "rerank_raw_score"
 """Metadata key that `include_logit` writes, in both frameworks."""
@@ -149,6 +151,14 @@ class ScorerFields(BaseModel):
     max_concurrency: int = Field(
         default=8, ge=1, description="Most requests to the server at once."
     )
+    long_passages: LongPassages = Field(
+        default="cut",
+        description="A passage longer than the model reads: 'cut' it, read it in overlapping "
+        "'windows' of which the best counts, or raise an 'error'.",
+    )
+    score_cache: str | None = Field(
+        default=None, description="A file that keeps scores, or ':memory:'; it holds no texts."
+    )
     lazy_load: bool = Field(default=True, description="False loads the model at construction.")
     scorer: Any = Field(
         default=None,
@@ -159,7 +169,7 @@ class ScorerFields(BaseModel):
 
     # No lock: loading is thread-safe in itself, and two threads that come first at once get two
     # light scorers over one shared engine.
-    _loaded: tuple[int, str, ScorerOptions, Scorer] | None = PrivateAttr(default=None)
+    _loaded: tuple[tuple[Any, ...], Scorer] | None = PrivateAttr(default=None)
 
     @field_validator("base_url", "model")
     @classmethod
@@ -184,6 +194,15 @@ class ScorerFields(BaseModel):
             raise ValueError("give precision or use_fp16, not both: they say the same thing")
         return self
 
+    @model_validator(mode="after")
+    def _a_given_scorer_is_taken_as_it_is(self) -> Self:
+        if self.scorer is not None and (self.long_passages != "cut" or self.score_cache):
+            raise ValueError(
+                "long_passages and score_cache are for a model that is loaded here; give "
+                "scorer=CachedScorer(WindowedScorer(...), ...) instead"
+            )
+        return self
+
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
         if not self.lazy_load:
@@ -204,10 +223,17 @@ class ScorerFields(BaseModel):
             scorer: Scorer = self.scorer
             return scorer
         # The process is part of the key: a model loaded before a fork cannot be used after it.
-        key, loaded = (os.getpid(), self.model, self._scorer_options()), self._loaded
-        if loaded is None or loaded[:3] != key:
-            loaded = self._loaded = (*key, load_scorer(self.model, **key[2]))
-        return loaded[3]
+        options, loaded = self._scorer_options(), self._loaded
+        key = (os.getpid(), self.model, self.long_passages, self.score_cache, options)
+        if loaded is None or loaded[0] != key:
+            scorer = wrapped_scorer(
+                load_scorer(self.model, **options),
+                model=self.model,
+                long_passages=self.long_passages,
+                score_cache=self.score_cache,
+            )
+            loaded = self._loaded = (key, scorer)
+        return loaded[1]
 
     def _scorer_options(self) -> ScorerOptions:
         precision = self.precision

@@ -10,7 +10,15 @@ from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
 from bge_rerank_integrations.registry import DEFAULT_MODEL, OFFLINE_MODELS
 from bge_rerank_integrations.remote.address import is_address
 from bge_rerank_integrations.reranker import Reranker
-from bge_rerank_integrations.types import Backend, HeadIndexing, OnError, Precision, SpecialTokens
+from bge_rerank_integrations.types import (
+    Backend,
+    HeadIndexing,
+    LongPassages,
+    OnError,
+    Precision,
+    SpecialTokens,
+)
+from bge_rerank_integrations.wrapped import wrapped_scorer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -307,15 +315,26 @@ def load_reranker(
     cutoff: Cutoff | None = None,
     on_trace: Callable[[RerankTrace], object] | None = None,
     trace_texts: bool = False,
+    long_passages: LongPassages = "cut",
+    score_cache: str | None = None,
     **options: Unpack[ScorerOptions],
 ) -> Reranker:
     """Load a model and return a reranker over it; the options are those of `load_scorer`.
+
+    A passage that is longer than the model reads is cut, or with `long_passages="windows"` read in
+    overlapping windows of which the best counts (see `windows.WindowedScorer`), or an `"error"`.
+    `score_cache`, a file's path or ":memory:", keeps scores (see `cache.CachedScorer`).
 
     See `Reranker` for `top_n`, `score_threshold` (inclusive, on the scale that is shown),
     `normalize`, `timeout`, `on_error`, `calibration`, `cutoff`, `on_trace` and `trace_texts`.
     """
     return Reranker(
-        load_scorer(model, **options),
+        wrapped_scorer(
+            load_scorer(model, **options),
+            model=model,
+            long_passages=long_passages,
+            score_cache=score_cache,
+        ),
         top_n=top_n,
         score_threshold=score_threshold,
         normalize=normalize,

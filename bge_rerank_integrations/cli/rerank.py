@@ -47,7 +47,7 @@ from bge_rerank_integrations.passage_lines import (
     result_rows,
 )
 from bge_rerank_integrations.registry import DEFAULT_MODEL
-from bge_rerank_integrations.types import OnError, SpecialTokens
+from bge_rerank_integrations.types import LongPassages, OnError, SpecialTokens
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.reranker import Reranker
@@ -106,6 +106,13 @@ def rerank(
     head_indexing: Heads = "request",
     batch_size: Annotated[int | None, typer.Option(help="Most pairs in a batch.")] = None,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Most tokens in a batch.")] = None,
+    long_passages: Annotated[
+        LongPassages,
+        typer.Option(help="What is too long: cut, read in overlapping windows, or an error."),
+    ] = "cut",
+    score_cache: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Keep scores in this file for the next run.")
+    ] = None,
     revision: Revision = None,
     cache_dir: Cache = None,
     local_files_only: LocalFilesOnly = False,
@@ -185,6 +192,8 @@ def rerank(
             normalize=normalize,
             timeout=timeout,
             on_error=on_error,
+            long_passages=long_passages,
+            score_cache=score_cache,
             **options,
         )
 

@@ -38,6 +38,8 @@ SCORER_FIELDS: dict[str, Any] = {
     "cache_dir": "/some/cache",
     "local_files_only": True,
     "show_progress": True,
+    "long_passages": "error",
+    "score_cache": "scores.db",
     "base_url": "http://127.0.0.1:8080",
     "dialect": "vllm",
     "deployment": "blue",

@@ -45,6 +45,8 @@ CHANGED: dict[str, Any] = {
     "cache_dir": "/models",
     "local_files_only": True,
     "show_progress": True,
+    "long_passages": "windows",
+    "score_cache": "scores.db",
     "base_url": "http://127.0.0.1:8080",
     "dialect": "vllm",
     "deployment": "blue",
