@@ -38,6 +38,7 @@ PACKAGES = (
     "safetensors",
     "huggingface-hub",
     "onnxruntime",
+    "openvino",
     CARRIER,
     "llama-index-core",
     "langchain-core",

@@ -73,7 +73,7 @@ def read_onnx_file(path: Path) -> OnnxFile:
             found = _Walk(data)
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         raise CheckpointError(f"{path} is missing or empty: {error}; fetch it again") from error
-    except (IndexError, UnicodeDecodeError) as error:
+    except (IndexError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: it is no ONNX file; fetch it again") from error
     for name in sorted(found.external):
         _check_beside(path, name)

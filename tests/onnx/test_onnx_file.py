@@ -166,6 +166,23 @@ def test_a_scorer_refuses_such_a_graph(exported: Exported, tmp_path: Path) -> No
         load_scorer(str(tmp_path), backend="onnx")
 
 
+def test_graphs_in_graphs_without_end_are_damage(tmp_path: Path) -> None:
+    """A node whose attribute is a graph, whose node has an attribute that is a graph, and so on."""
+
+    def field(number: int, content: bytes) -> bytes:
+        length, written = len(content), b""
+        while length > 127:
+            length, written = length >> 7, written + bytes([length & 127 | 128])
+        return bytes([number << 3 | 2]) + written + bytes([length]) + content
+
+    graph = b""
+    for _ in range(2000):
+        graph = field(1, field(5, field(6, graph)))
+    (tmp_path / "model.onnx").write_bytes(field(7, graph))
+    with pytest.raises(CheckpointError, match="is no ONNX file"):
+        read_onnx_file(tmp_path / "model.onnx")
+
+
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damage_is_a_checkpoint_error_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
