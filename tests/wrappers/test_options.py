@@ -36,8 +36,9 @@ def test_windows_find_what_stands_late(reranker_base: Path) -> None:
 
 
 def test_the_embedded_model_finds_it_too() -> None:
-    cut = load_reranker("offline").rerank(QUERY, [LATE, FILLER])
-    read = load_reranker("offline", long_passages="windows").rerank(QUERY, [LATE, FILLER])
+    cut = load_reranker("offline", max_length=64).rerank(QUERY, [LATE, FILLER])
+    windowed = load_reranker("offline", max_length=64, long_passages="windows")
+    read = windowed.rerank(QUERY, [LATE, FILLER])
     assert cut[0].raw_score < 0 < read[0].raw_score
     assert read[0].index == 0
 
@@ -91,7 +92,17 @@ def test_a_cache_in_memory_lasts_as_long_as_its_adapter(reranker_base: Path) -> 
 
 
 def test_the_command_reads_in_windows_and_keeps_scores(tmp_path: Path) -> None:
-    arguments = ["rerank", QUERY, LATE, FILLER, "--model", "offline", "--json"]
+    arguments = [
+        "rerank",
+        QUERY,
+        LATE,
+        FILLER,
+        "--model",
+        "offline",
+        "--json",
+        "--max-length",
+        "64",
+    ]
     arguments += ["--long-passages", "windows", "--score-cache", str(tmp_path / "scores.db")]
     first, second = run(*arguments), run(*arguments)
     assert first.returncode == second.returncode == 0
