@@ -61,12 +61,18 @@ def main() -> None:
         cache, asked.peers, run_json("benchmarks.gemm_peak"), asked.smoke, asked.turns
     )
     print_expected(parts, conditions)
-    ours_left_out = []
+    failed = []
     for name, part in parts.items():
         print(f"{name}: {part.title}", flush=True)
         found: dict[str, Any] = {"machine": describe_machine(), "peak": conditions.peak}
         before = processor_time()
-        found["results"] = [RUN[type(task)](task, conditions) for task in part.tasks]
+        try:
+            found["results"] = [RUN[type(task)](task, conditions) for task in part.tasks]
+        except (ConnectionError, subprocess.CalledProcessError) as error:
+            # a contender that dies takes its part with it, and not the parts after it
+            failed.append(f"{name}: {error}")
+            print(f"  failed: {error}", flush=True)
+            continue
         after = processor_time()
         found["others"] = (
             share_of_others(before, after, machine["cores"]) if before and after else None
@@ -74,11 +80,11 @@ def main() -> None:
         save_part(name, found, out)
         for peer, why in left_out(found).items():
             print(f"  left out: {peer}: {why}")
-            ours_left_out += [peer] if peer.endswith((OURS, ": ours")) else []
+            failed += [f"{name}: {peer}: {why}"] if peer.endswith((OURS, ": ours")) else []
     for file in write_reports(out):
         print(file)
-    if ours_left_out:
-        raise SystemExit(f"ours did not run: {ours_left_out}")
+    if failed:
+        raise SystemExit("\n".join(["these have no results:", *failed]))
 
 
 def read_arguments() -> argparse.Namespace:

@@ -4,8 +4,6 @@ Ray Serve has the HTTP server, the replicas and their restarts. This adds what a
 requests scored together, a bound on what waits, a key, and answers that existing clients read.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import os

@@ -125,12 +125,14 @@ def recommend_threshold(
     # the largest number that enough scores reach is the smallest that their negatives do not exceed
     found = bootstrap.covering(-raw[relevant], owners[relevant], SHARE)
     limit = Estimate(-found.value, -found.high, -found.low)
-    others = raw[~relevant]
+    shown = Estimate(*(reranker.shown(end) for end in (limit.value, limit.low, limit.high)))
+    # as it is used: two raw scores next to each other may be one probability
+    passed = np.array([reranker.shown(score) >= shown.value for score in raw.tolist()])
     return Threshold(
         raw=limit,
-        shown=Estimate(*(reranker.shown(end) for end in (limit.value, limit.low, limit.high))),
-        kept=float((raw[relevant] >= limit.value).mean()),
-        dropped=float((others < limit.value).mean()) if others.size else 0.0,
+        shown=shown,
+        kept=float(passed[relevant].mean()),
+        dropped=0.0 if relevant.all() else 1 - float(passed[~relevant].mean()),
         relevant=int(relevant.sum()),
     )
 

@@ -120,10 +120,8 @@ def test_every_option_of_load_reranker_is_there_but_the_secrets() -> None:
     # a secret on the command line would stand in the list of processes
     taken = set(ScorerOptions.__annotations__) - {"token", "api_key"}
     ours = {"query", "passages", "file", "jsonl", "as_json"}
-    assert offered == taken | ours | {"model", "top_n", "threshold", "normalize"} | {
-        "timeout",
-        "on_error",
-    }
+    ranking = {"model", "top_n", "threshold", "normalize", "timeout", "on_error"}
+    assert offered == taken | ours | ranking | {"long_passages", "score_cache"}
 
 
 def test_an_option_out_of_range_is_refused_with_its_value(reranker_base: Path) -> None:

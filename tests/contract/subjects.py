@@ -56,6 +56,9 @@ LLMS: dict[str, dict[str, Any]] = {
 }
 """LLM rerankers of `tests/llm/tiny_llms.py`, with options of their own."""
 
+ON_TWO = {"xlmr-on-two": "xlmr", "gemma-on-two": "gemma"}
+"""Subjects that are another one on two devices, in batches so small that both get some."""
+
 GRAPHS: dict[str, tuple[str, Backend, GraphFormat]] = {
     "xlmr-onnx": ("reranker_base", "onnx", "fp32"),
     "bert-onnx-int8": ("bert_reranker", "onnx", "int8"),
@@ -71,10 +74,10 @@ WRAPPED: dict[str, Callable[[Scorer, Path], Scorer]] = {
     "xlmr-cached-file": lambda scorer, folder: CachedScorer(scorer, SqliteStore(folder / "cache")),
     "xlmr-windows": lambda scorer, folder: WindowedScorer(scorer, overlap=8),
 }
-"""Scorers around an XLM-R that reads 64 tokens unless the test says otherwise; those of one subject share the folder."""
+"""Scorers around an XLM-R that reads 64 tokens unless told otherwise; a subject has one folder."""
 
 OFFLINE = ("offline", "offline-embedder")
-TORCH = (*FOLDERS, *LIBRARY, *LLMS)
+TORCH = (*FOLDERS, *LIBRARY, *LLMS, *ON_TWO)
 LOCAL = (*TORCH, *GRAPHS, *OFFLINE, *WRAPPED)
 REMOTE = tuple(f"remote-{dialect}" for dialect in STAND_INS)
 NAMES = ("word-overlap", *LOCAL, *REMOTE)
@@ -94,6 +97,7 @@ def loading(  # noqa: PLR0911 - one way for each kind of subject
     if name in OFFLINE:
         return lambda **options: load_scorer(name, **options)
     folder: Path
+    cpu: dict[str, Any] = {"device": "cpu"}
     if name in WRAPPED:
         folder, shared = request.getfixturevalue("reranker_base"), folders.mktemp("wrapped")
         short = {"device": "cpu", "max_length": 64}
@@ -106,16 +110,21 @@ def loading(  # noqa: PLR0911 - one way for each kind of subject
         out = folders.mktemp("graph") / name
         folder = export_onnx(str(source), out, dtype=dtype).folder
         return lambda **options: load_scorer(str(folder), backend=backend, **options)
+    if name in ON_TWO:
+        # a CPU may be named twice: two threads then take the batches of one engine
+        two: dict[str, Any] = {"device": ["cpu", "cpu"], "max_batch_tokens": 64}
+        load = loading(ON_TWO[name], request, folders)
+        return lambda **options: load(**{**two, **options})
     if name in LLMS:
         folder = tiny_llms.MODELS[name](folders.mktemp("llm"))
         # by default bf16 where the CPU has it, in which a batch moves a score by up to 0.02
         exact = {"precision": "fp32", **LLMS[name]}
-        return lambda **options: load_scorer(str(folder), device="cpu", **{**exact, **options})
+        return lambda **options: load_scorer(str(folder), **{**cpu, **exact, **options})
     if name in LIBRARY:
         folder = build_library_model(name, folders.mktemp("library"), request)
     else:
         folder = request.getfixturevalue(FOLDERS[name])
-    return lambda **options: load_scorer(str(folder), device="cpu", **options)
+    return lambda **options: load_scorer(str(folder), **{**cpu, **options})
 
 
 def build_library_model(name: str, folder: Path, request: pytest.FixtureRequest) -> Path:

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bge_rerank_integrations import ModelNotFound, load_scorer
@@ -167,7 +168,8 @@ def test_revision_token_and_patterns_reach_the_hub(
     with running_hub({"org/private": {"main": retrained, "v1": tagged}}) as hub:
         hub.private["org/private"] = "hf_secret"
         found = ask_hub(hub.address, "org/private", revision="v1", token="hf_secret")
-        assert found == scores_of(reranker_base)
+        # how each process multiplies is decided by timing, which the last digits show
+        np.testing.assert_allclose(found, scores_of(reranker_base), atol=1e-5, rtol=0)
         assert {token for _, _, token in hub.asked} == {"hf_secret"}
         assert hub.files_asked_for == {
             "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
@@ -184,8 +186,9 @@ def test_revision_token_and_patterns_reach_the_hub(
 
         hub.asked.clear()
         again = ask_hub(hub.address, "org/private", revision="v1", local_files_only=True)
-        assert again == found
-        assert ask_hub(hub.address, "org/private", revision="v1", offline=True) == found
+        np.testing.assert_allclose(again, found, atol=1e-5, rtol=0)
+        offline = ask_hub(hub.address, "org/private", revision="v1", offline=True)
+        np.testing.assert_allclose(offline, found, atol=1e-5, rtol=0)
         message = ask_hub(hub.address, "org/absent", offline=True)
         assert message.startswith("org/absent is not in the cache")
         assert "downloads are switched off" in message
