@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from bge_rerank_integrations import load_scorer
+from bge_rerank_integrations import load_reranker, load_scorer
 from bge_rerank_integrations.export import export_onnx
+from tests.remote.serving import serving
 
 ROOT = Path(__file__).resolve().parent.parent
+COMPUTES = {"torch", "transformers", "tokenizers", "safetensors", "onnxruntime", "openvino"}
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +106,17 @@ assert math.isclose(best.score, 1 / (1 + math.exp(-4)))
     run(str(bare_python), "-W", "error", "-c", program, folder=tmp_path)
 
 
-def test_onnx_runtime_needs_no_torch(
+def installed_in(python: Path, folder: Path) -> set[str]:
+    listed = run(str(python), "-m", "pip", "list", "--format=json", folder=folder)
+    return {package["name"] for package in json.loads(listed)}
+
+
+def test_onnx_runtime_needs_no_torch_and_serves_llama_index(
     wheel: Path, bert_reranker: Path, mean_embedder: Path, tmp_path: Path
 ) -> None:
-    python = new_environment(f"{wheel}[onnx]", tmp_path)
-    listed = run(str(python), "-m", "pip", "list", "--format=json", folder=tmp_path)
-    installed = {package["name"] for package in json.loads(listed)}
-    assert {"onnxruntime", "tokenizers", "huggingface_hub"} <= installed
+    python = new_environment(f"{wheel}[onnx,llama-index]", tmp_path)
+    installed = installed_in(python, tmp_path)
+    assert {"onnxruntime", "tokenizers", "huggingface_hub", "llama-index-core"} <= installed
     assert installed.isdisjoint({"torch", "transformers", "safetensors", "onnx"})
     pairs = [("what is a panda?", "The giant panda is a bear."), ("a ship", "")]
     program = """
@@ -126,6 +132,52 @@ print(json.dumps([scorer.score(json.loads(sys.argv[2])).tolist(), str(scorer.pla
         expected = load_scorer(str(model), device="cpu", precision="fp32").score(pairs)
         assert scores == pytest.approx(expected, abs=1e-5)
         assert "backend onnx: torch is not installed" in plan
+    passages = ["a ship", "The giant panda is a bear.", "what is a panda?"]
+    program = """
+import json, sys
+from llama_index.core.schema import NodeWithScore, TextNode
+from bge_rerank_integrations.llama_index import BGERerank
+query, *passages = json.loads(sys.argv[2])
+nodes = [NodeWithScore(node=TextNode(text=text)) for text in passages]
+found = BGERerank(model=sys.argv[1], top_n=3).postprocess_nodes(nodes, query_str=query)
+print(json.dumps([[node.text, node.score] for node in found]))
+"""
+    folder = tmp_path / bert_reranker.name
+    texts = json.dumps(["what is a panda?", *passages])
+    shown = json.loads(run(str(python), "-c", program, str(folder), texts, folder=tmp_path))
+    results = load_reranker(str(bert_reranker), device="cpu", precision="fp32").rerank(
+        "what is a panda?", passages
+    )
+    assert [text for text, _ in shown] == [passages[result.index] for result in results]
+    assert [score for _, score in shown] == pytest.approx(
+        [result.score for result in results], abs=1e-5
+    )
+
+
+def test_a_server_asked_from_langchain_needs_no_torch(wheel: Path, tmp_path: Path) -> None:
+    python = new_environment(f"{wheel}[remote,langchain]", tmp_path)
+    installed = installed_in(python, tmp_path)
+    assert {"httpx2", "langchain-core"} <= installed
+    assert installed.isdisjoint(COMPUTES)
+    program = """
+import json, sys
+from langchain_core.documents import Document
+from bge_rerank_integrations import MissingExtra
+from bge_rerank_integrations.langchain import BGERerank
+documents = [Document("a ship"), Document("the giant panda is a bear"), Document("a bear")]
+ranked = BGERerank(base_url=sys.argv[1], top_n=2, include_logit=True)
+found = ranked.compress_documents(documents, "the giant panda")
+print(json.dumps([[one.page_content, one.metadata["rerank_raw_score"]] for one in found]))
+try:
+    BGERerank().compress_documents(documents, "the giant panda")
+except MissingExtra as error:
+    print(error)
+"""
+    with serving("tei") as served:
+        ranked, refusal = run(str(python), "-c", program, served.url, folder=tmp_path).splitlines()
+    # of the query's three words the best passage has all, the others none; equal ones keep order
+    assert json.loads(ranked) == [["the giant panda is a bear", 1.5], ["a ship", -1.5]]
+    assert 'pip install "bge-rerank-integrations[local]"' in refusal
 
 
 @pytest.mark.parametrize(
