@@ -18,12 +18,13 @@ from bge_rerank_integrations.errors import (
 )
 from bge_rerank_integrations.load import load_reranker, load_scorer
 from bge_rerank_integrations.reranker import Reranker
-from bge_rerank_integrations.types import Pair, RerankResult, Scale, Scorer
+from bge_rerank_integrations.types import Evidence, Pair, RerankResult, Scale, Scorer
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "Evidence",
     "ForkedModelError",
     "InvalidInputError",
     "MissingExtra",

@@ -313,6 +313,7 @@ def load_reranker(
     on_error: OnError = "raise",
     calibration: Calibration | str | Path | None = None,
     cutoff: Cutoff | None = None,
+    explain: bool = False,
     on_trace: Callable[[RerankTrace], object] | None = None,
     trace_texts: bool = False,
     long_passages: LongPassages = "cut",
@@ -326,7 +327,8 @@ def load_reranker(
     `score_cache`, a file's path or ":memory:", keeps scores (see `cache.CachedScorer`).
 
     See `Reranker` for `top_n`, `score_threshold` (inclusive, on the scale that is shown),
-    `normalize`, `timeout`, `on_error`, `calibration`, `cutoff`, `on_trace` and `trace_texts`.
+    `normalize`, `timeout`, `on_error`, `calibration`, `cutoff`, `explain`, `on_trace` and
+    `trace_texts`.
     """
     return Reranker(
         wrapped_scorer(
@@ -342,6 +344,7 @@ def load_reranker(
         on_error=on_error,
         calibration=calibration,
         cutoff=cutoff,
+        explain=explain,
         on_trace=on_trace,
         trace_texts=trace_texts,
     )

@@ -4,9 +4,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
@@ -16,14 +15,24 @@ from bge_rerank_integrations.cutoffs import Cutoff, keep
 from bge_rerank_integrations.errors import (
     InvalidInputError,
     NonFiniteScoreError,
+    RerankError,
     ScorerContractError,
     ScoringFailed,
 )
+from bge_rerank_integrations.evidence import find_evidence
 from bge_rerank_integrations.pairs import check_text
+from bge_rerank_integrations.rerank_options import (
+    check_cutoff,
+    check_on_error,
+    check_threshold,
+    check_timeout,
+    check_top_n,
+    read_calibration,
+    token_counter,
+)
 from bge_rerank_integrations.telemetry import rerank_span
 from bge_rerank_integrations.trace import RerankTrace, passage_traces, recording
 from bge_rerank_integrations.types import (
-    CountsTokens,
     FloatArray,
     OnError,
     Pair,
@@ -50,7 +59,9 @@ class Reranker:
     `score_threshold`. Errors of the input, of loading and of programs always raise.
 
     With a `calibration` (or its file) the score shown is the probability that it gives. `cutoff`
-    has further rules for how many to keep. `on_trace` is called with a `RerankTrace` after each
+    has further rules for how many to keep. With `explain` the sentences of what is kept are scored
+    too, in one more call, and each result has the best one as its `evidence`; if that fails, "keep"
+    leaves the ranking without evidence. `on_trace` is called with a `RerankTrace` after each
     rerank that had passages, on the thread that ran it. In a program that has OpenTelemetry loaded
     each is a span too (see `telemetry`), with texts only if `trace_texts`.
     """
@@ -66,6 +77,7 @@ class Reranker:
         on_error: OnError = "raise",
         calibration: Calibration | str | Path | None = None,
         cutoff: Cutoff | None = None,
+        explain: bool = False,
         on_trace: Callable[[RerankTrace], object] | None = None,
         trace_texts: bool = False,
     ) -> None:
@@ -74,11 +86,10 @@ class Reranker:
         self.score_threshold = check_threshold(score_threshold)
         self.normalize = normalize
         self.timeout = check_timeout(timeout)
-        if on_error not in get_args(OnError):
-            raise InvalidInputError(f"on_error is {on_error!r}; it must be 'raise' or 'keep'")
-        self.on_error = on_error
+        self.on_error = check_on_error(on_error)
         self.calibration = read_calibration(calibration, scorer)
         self.cutoff = check_cutoff(cutoff or Cutoff(), scorer, self.calibration)
+        self.explain = explain
         self.on_trace = on_trace
         self.trace_texts = trace_texts
 
@@ -86,34 +97,43 @@ class Reranker:
         return (
             f"Reranker({self.scorer.name!r}, top_n={self.top_n}, "
             f"score_threshold={self.score_threshold}, normalize={self.normalize}, "
-            f"timeout={self.timeout}, on_error={self.on_error!r})"
+            f"timeout={self.timeout}, on_error={self.on_error!r}, explain={self.explain})"
         )
 
     def rerank(
-        self, query: str, passages: Iterable[str], top_n: int | None = None
+        self,
+        query: str,
+        passages: Iterable[str],
+        top_n: int | None = None,
+        *,
+        evidence_texts: Iterable[str] | None = None,
     ) -> list[RerankResult]:
         """Return the best passages first; `top_n` overrides the reranker's own for this call.
 
-        Each result's `index` points into `passages`, which are left as they are. No passages give
-        no results, without touching the scorer. Raises `InvalidInputError` for a query or passage
+        Each result's `index` points into `passages`, which are left as they are. `evidence_texts`,
+        one for each passage, are what `explain` looks for sentences in, and what offsets point
+        into, where a passage is more than that: a title put before a text. No passages give no
+        results, without touching the scorer. Raises `InvalidInputError` for a query or passage
         that is not text and for a `top_n` below 1, and whatever the scorer raises.
         """
         limit = self.top_n if top_n is None else check_top_n(top_n)
         query = check_text(query, "query")
-        if isinstance(passages, str) or not isinstance(passages, Iterable):
-            raise InvalidInputError(
-                f"passages is one {type(passages).__name__}; pass a list of strings"
-            )
-        pairs = [
-            (query, check_text(passage, "passage", index)) for index, passage in enumerate(passages)
-        ]
+        checked = _check_texts(passages, "passage")
+        pairs = [(query, passage) for passage in checked]
+        texts = checked
+        if evidence_texts is not None:
+            texts = _check_texts(evidence_texts, "evidence text")
+            if len(texts) != len(pairs):
+                raise InvalidInputError(
+                    f"there are {len(texts)} evidence_texts for {len(pairs)} passages; give one "
+                    "for each"
+                )
         if not pairs:
             return []
         with rerank_span(limit, pairs if self.trace_texts else None) as end_span:
             if self.on_trace is None and end_span is None:
-                raw, _ = self._raw_scores(pairs)
-                return self._best(raw, pairs, limit)[0]
-            results, trace = self._traced(pairs, limit)
+                return self._ranking(pairs, limit, texts).results
+            results, trace = self._traced(pairs, limit, texts)
             if end_span is not None:
                 end_span(trace)
         if self.on_trace is not None:
@@ -121,24 +141,86 @@ class Reranker:
         return results
 
     def _traced(
-        self, pairs: Sequence[Pair], limit: int | None
+        self, pairs: Sequence[Pair], limit: int | None, texts: Sequence[str]
     ) -> tuple[list[RerankResult], RerankTrace]:
         begin = time.perf_counter()
         with recording() as recorder:
-            raw, failure = self._raw_scores(pairs)
-            results, kept_by = self._best(raw, pairs, limit)
+            done = self._ranking(pairs, limit, texts)
+        seconds = {"total": time.perf_counter() - begin, **recorder.seconds}
+        if self.explain:
+            seconds["explaining"] = done.explaining
         trace = RerankTrace(
-            passages=passage_traces(raw, self.shown, results),
+            passages=passage_traces(done.raw, self.shown, done.results),
             # a server that was not reached has not said which scale it has
-            scale=None if np.isnan(raw).all() else self.scorer.scale,
+            scale=None if np.isnan(done.raw).all() else self.scorer.scale,
             calibrated=self.calibration is not None,
-            kept_by=kept_by,
-            failure=None if failure is None else type(failure).__name__,
+            kept_by=done.kept_by,
+            failure=_class_name(done.failure),
+            evidence_failure=_class_name(done.evidence_failure),
             counts=recorder.counts,
-            seconds={"total": time.perf_counter() - begin, **recorder.seconds},
+            seconds=seconds,
             facts=recorder.facts,
         )
-        return results, trace
+        return done.results, trace
+
+    def _ranking(
+        self, pairs: Sequence[Pair], limit: int | None, texts: Sequence[str]
+    ) -> "_Ranking":
+        with time_limit(self.timeout):
+            raw, failure = self._raw_scores(pairs)
+            if failure is not None:
+                logger.warning(
+                    "%d of %d passages were not scored and keep the order they came in: %s: %s",
+                    int(np.isnan(raw).sum()),
+                    len(pairs),
+                    type(failure).__name__,
+                    failure,
+                )
+            ranking = _Ranking(*self._best(raw, pairs, limit), raw, failure)
+            # what just failed would fail again, and take its time again
+            if self.explain and failure is None:
+                self._add_evidence(ranking, pairs, texts)
+        return ranking
+
+    def _add_evidence(
+        self, ranking: "_Ranking", pairs: Sequence[Pair], texts: Sequence[str]
+    ) -> None:
+        begin = time.perf_counter()
+        kept = [result.index for result in ranking.results]
+
+        def score(sentences: Sequence[Pair]) -> FloatArray:
+            raw, ranking.evidence_failure = self._raw_scores(sentences)
+            return raw
+
+        try:
+            found = find_evidence(
+                pairs[0][0],
+                [texts[index] for index in kept],
+                score=score,
+                shown=self.shown,
+                known={pairs[index]: float(ranking.raw[index]) for index in kept},
+            )
+        except RerankError as error:
+            if isinstance(error, ScoringFailed):
+                error.partial = ranking.raw
+            error.add_note(
+                "all passages were scored; this came of scoring their sentences for explain, "
+                "and positions count sentences"
+            )
+            raise
+        if ranking.evidence_failure is not None:
+            logger.warning(
+                "%d of %d passages are left without evidence: %s: %s",
+                found.count(None),
+                len(found),
+                type(ranking.evidence_failure).__name__,
+                ranking.evidence_failure,
+            )
+        ranking.results = [
+            replace(result, evidence=evidence)
+            for result, evidence in zip(ranking.results, found, strict=True)
+        ]
+        ranking.explaining = time.perf_counter() - begin
 
     def _best(
         self, raw: FloatArray, pairs: Sequence[Pair], limit: int | None
@@ -170,30 +252,28 @@ class Reranker:
     def _raw_scores(self, pairs: Sequence[Pair]) -> tuple[FloatArray, ScoringFailed | None]:
         """One raw score for each pair; NaN where scoring failed and `on_error` is "keep"."""
         try:
-            with time_limit(self.timeout):
-                return checked_scores(self.scorer, pairs), None
+            return checked_scores(self.scorer, pairs), None
         except ScoringFailed as error:
             if self.on_error == "raise":
                 raise
-            raw = _checked_partial(error, len(pairs))
-            logger.warning(
-                "%d of %d passages were not scored and keep the order they came in: %s: %s",
-                int(np.isnan(raw).sum()),
-                len(pairs),
-                type(error).__name__,
-                error,
-            )
-            return raw, error
+            return _checked_partial(error, len(pairs)), error
 
     async def arerank(
-        self, query: str, passages: Sequence[str], top_n: int | None = None
+        self,
+        query: str,
+        passages: Sequence[str],
+        top_n: int | None = None,
+        *,
+        evidence_texts: Sequence[str] | None = None,
     ) -> list[RerankResult]:
         """`rerank` on a worker thread; cancelling the task stops it between two batches.
 
         Waiting for a thread counts as part of the `timeout`.
         """
         with time_limit(self.timeout):
-            return await in_worker(self.rerank, query, passages, top_n)
+            return await in_worker(
+                self.rerank, query, passages, top_n, evidence_texts=evidence_texts
+            )
 
     def shown(self, raw_score: float) -> float:
         """The raw score on the scale that is shown: see `normalize` and `calibration`."""
@@ -202,6 +282,28 @@ class Reranker:
         if self.calibration is not None:
             return self.calibration.probability(raw_score)
         return show_score(raw_score, self.scorer.scale, normalize=self.normalize)
+
+
+@dataclass(slots=True)
+class _Ranking:
+    """What came of a rerank: the results, what decided how many, every raw score, what failed."""
+
+    results: list[RerankResult]
+    kept_by: str | None
+    raw: FloatArray
+    failure: ScoringFailed | None
+    evidence_failure: ScoringFailed | None = None
+    explaining: float = 0.0
+
+
+def _class_name(error: ScoringFailed | None) -> str | None:
+    return None if error is None else type(error).__name__
+
+
+def _check_texts(texts: Iterable[str], what: str) -> list[str]:
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise InvalidInputError(f"{what}s is one {type(texts).__name__}; pass a list of strings")
+    return [check_text(text, what, index) for index, text in enumerate(texts)]
 
 
 def checked_scores(scorer: Scorer, pairs: Sequence[Pair]) -> FloatArray:
@@ -245,68 +347,3 @@ def show_score(raw_score: float, scale: Scale, *, normalize: bool) -> float:
         return 1.0 / (1.0 + math.exp(-raw_score))
     odds = math.exp(raw_score)
     return odds / (1.0 + odds)
-
-
-def read_calibration(given: Calibration | str | Path | None, scorer: Scorer) -> Calibration | None:
-    """The calibration, read if it is a file; raises `InvalidInputError` if of another scorer."""
-    if given is None:
-        return None
-    calibration = given if isinstance(given, Calibration) else Calibration.load(given)
-    calibration.check_scorer(scorer.name)
-    return calibration
-
-
-def check_cutoff(cutoff: Cutoff, scorer: Scorer, calibration: Calibration | None) -> Cutoff:
-    """The cut-off; raises `InvalidInputError` if this scorer or calibration cannot apply it."""
-    if cutoff.needs_calibration and calibration is None:
-        raise InvalidInputError(
-            "min_probability and target_recall need a calibration, which says what a raw score "
-            "means on your data: make one with bge-rerank calibrate"
-        )
-    if cutoff.target_recall is not None and calibration is not None:
-        calibration.threshold(cutoff.target_recall)  # too few relevant pairs raise here
-    if cutoff.token_budget is not None:
-        token_counter(scorer)
-    return cutoff
-
-
-def token_counter(scorer: Scorer) -> Callable[[Sequence[str]], list[int]]:
-    """The scorer's `count_tokens`; raises `InvalidInputError` if it has none."""
-    if not isinstance(scorer, CountsTokens):
-        raise InvalidInputError(
-            f"token_budget needs a scorer that can count tokens; {scorer.name} cannot"
-        )
-    return scorer.count_tokens
-
-
-def check_threshold(threshold: object) -> float | None:
-    """Return the threshold; raise `InvalidInputError` unless it is None or a number, not NaN."""
-    if threshold is None:
-        return None
-    if (
-        isinstance(threshold, bool)
-        or not isinstance(threshold, int | float)
-        or math.isnan(threshold)
-    ):
-        raise InvalidInputError(f"score_threshold is {threshold!r}; it must be a number or None")
-    return float(threshold)
-
-
-def check_timeout(timeout: object) -> float | None:
-    """Return the seconds; raise `InvalidInputError` unless None or a number above 0."""
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        raise InvalidInputError(
-            f"timeout is {timeout!r}; it must be seconds, more than 0, or None for no limit"
-        )
-    return float(timeout)
-
-
-def check_top_n(top_n: object) -> int | None:
-    """Return `top_n`; raise `InvalidInputError` unless it is None or a whole number from 1."""
-    if top_n is None:
-        return None
-    if isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1:
-        raise InvalidInputError(f"top_n is {top_n!r}; it must be at least 1, or None for all")
-    return top_n

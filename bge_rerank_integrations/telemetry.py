@@ -68,7 +68,7 @@ def _answered(trace: RerankTrace, texts: Sequence[Pair] | None) -> dict[str, Any
     for group in ("counts", "seconds", "facts"):
         noted: Mapping[str, Any] = getattr(trace, group)
         answered |= {f"bge_rerank.{group}.{name}": value for name, value in noted.items()}
-    for name in ("scale", "calibrated", "kept_by", "failure"):
+    for name in ("scale", "calibrated", "kept_by", "failure", "evidence_failure"):
         if getattr(trace, name) is not None:
             answered[f"bge_rerank.{name}"] = getattr(trace, name)
     return answered

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from bge_rerank_integrations.types import FloatArray, RerankResult
 
 Stage = Literal["tokenizing", "queueing", "computing"]
-Count = Literal["computed", "cut", "windows", "cached"]
+Count = Literal["computed", "cut", "windows", "cached", "sentences"]
 
 _recorder: contextvars.ContextVar["Recorder | None"] = contextvars.ContextVar(
     "recorder", default=None
@@ -45,10 +45,12 @@ class RerankTrace:
 
     `scale` is that of the raw scores, None if there are none. `kept_by` says which rule decided how
     many came back, None if all did; `failure` is the class of error that `on_error="keep"` stood in
-    for. `counts` holds how many pairs were computed, cut to fit, split into windows, and answered
-    by a cache; `seconds` the whole time under "total", and of it what tokenizing, waiting for the
-    device and computing took. `facts` are what the scorers said of themselves: model, device,
-    precision, kernels.
+    for, and `evidence_failure` that which left passages without evidence. `counts` holds how many
+    pairs were computed, cut to fit, split into windows, and answered by a cache, and how many
+    sentences `explain` had scored, which count as pairs too; `seconds` the whole time under
+    "total", and of it what tokenizing, waiting for the device and computing took, and what
+    explaining took with all of these. `facts` are what the scorers said of themselves: model,
+    device, precision, kernels.
     """
 
     passages: tuple[PassageTrace, ...]
@@ -56,6 +58,7 @@ class RerankTrace:
     calibrated: bool
     kept_by: str | None
     failure: str | None
+    evidence_failure: str | None
     counts: Mapping[str, int]
     seconds: Mapping[str, float]
     facts: Mapping[str, str]
@@ -76,6 +79,7 @@ class RerankTrace:
             "calibrated": self.calibrated,
             "kept_by": self.kept_by,
             "failure": self.failure,
+            "evidence_failure": self.evidence_failure,
             "counts": dict(self.counts),
             "seconds": dict(self.seconds),
             "facts": dict(self.facts),

@@ -95,15 +95,30 @@ class MeasuresPairs(CountsTokens, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """The sentence of a passage that answers best: `passage[start:end]`.
+
+    `score` and `raw_score` are the sentence's own, on the scales of a `RerankResult`.
+    """
+
+    start: int
+    end: int
+    score: float
+    raw_score: float
+
+
+@dataclass(frozen=True, slots=True)
 class RerankResult:
     """One passage's place in a ranking.
 
     `index` is the passage's position in the caller's list, `score` the score on the scale that was
     asked for, `raw_score` the scorer's own number (a logit or a cosine), which decided the order.
     Both are NaN where `scored` is False: scoring failed, and the caller's order was kept instead.
+    `evidence` is None unless it was asked for with `explain` and found.
     """
 
     index: int
     score: float
     raw_score: float
     scored: bool = True
+    evidence: Evidence | None = None

@@ -235,7 +235,9 @@ def test_a_float64_scorer_is_rounded_to_float32_before_sorting() -> None:
 def test_results_are_values_that_print_themselves() -> None:
     result = RerankResult(2, 0.5, 0.0)
     assert result == RerankResult(index=2, score=0.5, raw_score=0.0)
-    assert repr(result) == "RerankResult(index=2, score=0.5, raw_score=0.0, scored=True)"
+    assert repr(result) == (
+        "RerankResult(index=2, score=0.5, raw_score=0.0, scored=True, evidence=None)"
+    )
     text = repr(Reranker(WordOverlapScorer(), top_n=3, score_threshold=0.25, timeout=2))
     assert text == (
         "Reranker('word-overlap', top_n=3, score_threshold=0.25, normalize=True, timeout=2.0, "

@@ -1,0 +1,83 @@
+"""The options of a `Reranker`, each checked where it is given."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+from bge_rerank_integrations.calibration import Calibration
+from bge_rerank_integrations.cutoffs import Cutoff
+from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.types import CountsTokens, OnError, Scorer
+
+
+def read_calibration(given: Calibration | str | Path | None, scorer: Scorer) -> Calibration | None:
+    """The calibration, read if it is a file; raises `InvalidInputError` if of another scorer."""
+    if given is None:
+        return None
+    calibration = given if isinstance(given, Calibration) else Calibration.load(given)
+    calibration.check_scorer(scorer.name)
+    return calibration
+
+
+def check_cutoff(cutoff: Cutoff, scorer: Scorer, calibration: Calibration | None) -> Cutoff:
+    """The cut-off; raises `InvalidInputError` if this scorer or calibration cannot apply it."""
+    if cutoff.needs_calibration and calibration is None:
+        raise InvalidInputError(
+            "min_probability and target_recall need a calibration, which says what a raw score "
+            "means on your data: make one with bge-rerank calibrate"
+        )
+    if cutoff.target_recall is not None and calibration is not None:
+        calibration.threshold(cutoff.target_recall)  # too few relevant pairs raise here
+    if cutoff.token_budget is not None:
+        token_counter(scorer)
+    return cutoff
+
+
+def token_counter(scorer: Scorer) -> Callable[[Sequence[str]], list[int]]:
+    """The scorer's `count_tokens`; raises `InvalidInputError` if it has none."""
+    if not isinstance(scorer, CountsTokens):
+        raise InvalidInputError(
+            f"token_budget needs a scorer that can count tokens; {scorer.name} cannot"
+        )
+    return scorer.count_tokens
+
+
+def check_threshold(threshold: object) -> float | None:
+    """Return the threshold; raise `InvalidInputError` unless it is None or a number, not NaN."""
+    if threshold is None:
+        return None
+    if (
+        isinstance(threshold, bool)
+        or not isinstance(threshold, int | float)
+        or math.isnan(threshold)
+    ):
+        raise InvalidInputError(f"score_threshold is {threshold!r}; it must be a number or None")
+    return float(threshold)
+
+
+def check_timeout(timeout: object) -> float | None:
+    """Return the seconds; raise `InvalidInputError` unless None or a number above 0."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise InvalidInputError(
+            f"timeout is {timeout!r}; it must be seconds, more than 0, or None for no limit"
+        )
+    return float(timeout)
+
+
+def check_top_n(top_n: object) -> int | None:
+    """Return `top_n`; raise `InvalidInputError` unless it is None or a whole number from 1."""
+    if top_n is None:
+        return None
+    if isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1:
+        raise InvalidInputError(f"top_n is {top_n!r}; it must be at least 1, or None for all")
+    return top_n
+
+
+def check_on_error(on_error: OnError) -> OnError:
+    """Return `on_error`; raise `InvalidInputError` unless it is "raise" or "keep"."""
+    if on_error not in get_args(OnError):
+        raise InvalidInputError(f"on_error is {on_error!r}; it must be 'raise' or 'keep'")
+    return on_error

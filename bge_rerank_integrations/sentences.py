@@ -1,0 +1,173 @@
+"""Where the sentences of a text lie: by punctuation, line breaks and length, with no dictionary.
+
+One set of rules for English, Chinese and a mixture of both, because a passage does not say which it
+is. A rule that is in doubt leaves two sentences together.
+"""
+
+import re
+import unicodedata
+
+Span = tuple[int, int]
+"""Start and end in the characters of a text, the end exclusive."""
+
+MOST_CHARACTERS = 400
+"""What is longer is divided although no sentence ends in it: a transcript without full stops."""
+
+WRAPPED_COLUMNS = 60
+"""A line of so many columns was broken for its width, unless it ends a sentence."""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Behind these a sentence goes on, whatever follows.
+_TITLES = _words(
+    """
+    adm capt cf col dr e.g esp gen gov hon i.e lt maj messrs mr mrs ms prof rep rev sen sgt vs viz
+    """
+)
+# Behind these it goes on if a number follows.
+_NUMBERED = _words(
+    """
+    approx art ca ch cl eq eqs fig figs no nos op p para pp ref refs sec sect v vol vols
+    """
+)
+# Behind these, initials and acronyms it goes on unless one of the openers follows.
+_SHORT = _words(
+    """
+    al apr assoc aug ave bldg blvd bros co corp dec dept div ed eds est etc feb ft govt hr hrs inc
+    jan jr jul jun kg km lb lbs ltd mfg misc mph mt nov oct rd sep sept sq sr st tel univ wk yr yrs
+    """
+)
+_INITIALS = re.compile(r"[^\W\d_]|(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,2}")  # J, U.S, p.m, Ph.D
+_OPENERS = _words(
+    """
+    After All Although An And As At Because But By During Each Every For From He Her Here His How
+    However If In It Its Many More Most My No On One Our Several She Since So Some That The Their
+    Then There These They This Those To Under Until We What When Where Which While Who Why With You
+    Your
+    """
+)
+
+_CHINESE = re.compile("[\u3005-\u3007\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_CLOSERS = "\"'\u2019\u201d\u00bb)\\]}\u300d\u300f\uff09\u3011\u300b\u3009"
+_OPENING = "\"'\u2018\u201c\u00ab([{\u300c\u300e\uff08\u3010\u300a*_"
+_GOES_ON = frozenset(",;:)]}\uff0c\u3001\uff1b\uff1a\uff09\u3011\u300b\u300d\u300f")
+_BULLETS = "\u2022\u2023\u25cf\u25aa\u25e6\u25a0\u25cb"
+_BREAKS = "\n\r\v\f\x85\u2028\u2029"
+_END = re.compile(
+    rf"(?P<full>[\u3002\uff01\uff1f\uff61\u06d4\u061f\u0964]+[{_CLOSERS}]*)"
+    rf"|(?P<dots>(?:\.{{2,}}|\u2026+)[{_CLOSERS}]*)"
+    rf"|(?P<mark>[!?][.!?]*[{_CLOSERS}]*)"
+    rf"|(?P<stop>\.[{_CLOSERS}]*)"
+    rf"|(?P<line>\r\n|[{_BREAKS}])"
+    rf"|(?P<bullet>\s(?=[{_BULLETS}]\s))"
+)
+_LINE_BREAK = re.compile(rf"[{_BREAKS}]")
+_ITEM = re.compile(
+    rf"\s*(?:[-*+\u2013\u2014\u00b7#>|{_BULLETS}]|\(?(?:\d{{1,3}}|[A-Za-z]|[ivx]+)[.)\u3001]\s"
+    r"|[\u2460-\u2473]|[\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]+\u3001)"
+)
+_WORD_BEGINS = re.compile(r"[\s()\[\]{}\"'\u2018\u201c/\u2013\u2014]")
+# Where a text that is too long is divided: behind a clause, else at a space.
+_WEAK = (re.compile(r"[;:]\s|[\uff1b\uff1a]"), re.compile(r",\s|[\uff0c\u3001]"), re.compile(r"\s"))
+
+
+def split_sentences(text: str) -> list[Span]:
+    """The sentences of a text in their order, as start and end, without white space at their ends.
+
+    They do not overlap, and every character that is no white space lies in one. An abbreviation, a
+    decimal, an enumeration or a quotation inside a sentence does not end it; a blank line, a list
+    item, or a line break that is not mere wrapping does. What is longer than `MOST_CHARACTERS` is
+    divided near its middle at a semicolon, a comma or a space.
+    """
+    cased = text != text.lower()
+    starts = [0]
+    for match in _END.finditer(text):
+        if _ends(text, starts[-1], match, cased=cased):
+            starts.append(match.end())
+    return [
+        part
+        for start, end in zip(starts, [*starts[1:], len(text)], strict=True)
+        for part in _short_enough(text, *_stripped(text, start, end))
+    ]
+
+
+def _ends(text: str, begin: int, match: re.Match[str], *, cased: bool) -> bool:
+    """Whether a sentence that begins at `begin` ends with this mark."""
+    kind, end = match.lastgroup, match.end()
+    if kind == "line":
+        return _line_ends(text, match.start(), end)
+    if kind == "bullet":
+        return True
+    if kind == "full" or text[end : end + 1] in _GOES_ON:
+        return text[end : end + 1] not in _GOES_ON
+    following = text[end : end + 60].lstrip().lstrip(_OPENING)
+    if _CHINESE.match(text, end):
+        return kind != "dots" and not _abbreviates(text, begin, match, following)
+    if not text[end : end + 1].isspace() or (cased and following[:1].islower()):
+        return False
+    return not _abbreviates(text, begin, match, following)
+
+
+def _abbreviates(text: str, begin: int, match: re.Match[str], following: str) -> bool:
+    """Whether the full stop belongs to the word before it: "Dr.", "U.S.", "J.", the "1." of a list.
+
+    What is short may stand at the end of a sentence too: then the word that follows tells.
+    """
+    if match.lastgroup != "stop":
+        return False
+    before = text[max(begin, match.start() - 40) : match.start()]
+    word = _WORD_BEGINS.split(before)[-1].lower()
+    if word.isdigit():
+        return len(word) <= 3 and not text[begin : match.start() - len(word)].strip()
+    if word in _TITLES or (word in _NUMBERED and following[:1].isdigit()):
+        return True
+    opener = re.match(r"[A-Za-z]*", following)
+    return (word in _SHORT or _INITIALS.fullmatch(word) is not None) and not (
+        opener is not None and opener.group() in _OPENERS
+    )
+
+
+def _line_ends(text: str, start: int, end: int) -> bool:
+    """Whether the line break from `start` to `end` is more than wrapping."""
+    line = _LINE_BREAK.split(text[max(0, start - 4 * WRAPPED_COLUMNS) : start])[-1].rstrip()
+    following = _LINE_BREAK.split(text[end : end + 40])[0]
+    if not line or not following.strip() or _ITEM.match(following):
+        return True
+    if following.lstrip()[0].islower() or line[-1] in ",\uff0c\u3001":
+        return False
+    return _columns(line) < WRAPPED_COLUMNS
+
+
+def _columns(line: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in line)
+
+
+def _short_enough(text: str, start: int, end: int) -> list[Span]:
+    """The span, or parts of it that are each short enough; none of an empty one."""
+    if end - start <= MOST_CHARACTERS:
+        return [(start, end)] if start < end else []
+    middle, quarter = (start + end) // 2, (end - start) // 4
+    for weak in _WEAK:
+        found = [match.end() for match in weak.finditer(text, middle - quarter, middle + quarter)]
+        if found:
+            cut = min(found, key=lambda place: abs(place - middle))
+            break
+    else:
+        cut = middle
+        while cut < middle + quarter and unicodedata.category(text[cut])[0] in "MC":
+            cut += 1  # not between a letter and its accents, or inside a joined emoji
+    return [
+        part
+        for first, last in ((start, cut), (cut, end))
+        for part in _short_enough(text, *_stripped(text, first, last))
+    ]
+
+
+def _stripped(text: str, start: int, end: int) -> Span:
+    """The span without white space at its ends."""
+    part = text[start:end]
+    start += len(part) - len(part.lstrip())
+    return start, start + len(part.strip())
