@@ -71,13 +71,28 @@ class BiEncoding:
                 place.append(rows[kept.tobytes()])
             places.append(place)
             cut += len(queries[query]) > query_limit or len(passages[passage]) > passage_limit
-        vectors = run(inputs, owners)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        vectors = vectors / np.maximum(norms, np.float32(1e-12))
+        vectors = _of_length_one(run(inputs, owners))
         left, right = np.asarray(places).T
         cosines = np.einsum("ij,ij->i", vectors[left], vectors[right])
         # rounding can leave a cosine a hair outside
         return np.clip(cosines, -1, 1)[:, None], cut
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        tokenizer: TextTokenizer,
+        run: RunSequences,
+        *,
+        as_queries: bool,
+    ) -> FloatArray:
+        """Vectors of length 1, [texts, width]; their products are what `score` gives."""
+        positions = range(len(texts))
+        sides = encode_both(tokenizer, [(text, text) for text in texts], positions, self.options)
+        ids, limit = sides[not as_queries], self._limits(tokenizer)[not as_queries]
+        template = tokenizer.single_template
+        return _of_length_one(
+            run([join_single(ids[text][:limit], template) for text in texts], positions)
+        )
 
     def measure(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
@@ -92,6 +107,11 @@ class BiEncoding:
         """Most tokens of a query and of a passage."""
         control = len(tokenizer.single_template)
         return self.options.query_max_length - control, self.options.max_length - control
+
+
+def _of_length_one(vectors: FloatArray) -> FloatArray:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(norms, np.float32(1e-12))
 
 
 def bi_encoding(

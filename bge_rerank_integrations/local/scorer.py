@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self, get_args
+from typing import Any, Protocol, Self, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from bge_rerank_integrations.errors import (
     MissingExtra,
     RerankError,
     ScoringTimeout,
+    UnsupportedModel,
 )
 from bge_rerank_integrations.local.decoder_spec import LayerRequest
 from bge_rerank_integrations.local.device import DevicePlan
@@ -137,6 +138,20 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class Embeds(Protocol):
+    """A method that has a vector for each text, as embedders do."""
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        tokenizer: TextTokenizer,
+        run: RunSequences,
+        *,
+        as_queries: bool,
+    ) -> FloatArray: ...
+
+
 class LocalScorer:
     """A loaded model with its text options; see `types.Scorer` for the laws it keeps."""
 
@@ -223,6 +238,31 @@ class LocalScorer:
             "precision": plan.precision,
             "plan": about,
         }
+
+    def embed(self, texts: Sequence[str], *, as_queries: bool = False) -> FloatArray:
+        """An embedder's vectors of length 1, [texts, width] float32, to be kept in an index.
+
+        `as_queries` puts the query's instruction before each text, else the passage's. The product
+        of a query's and a passage's vector is what `score` gives for the pair. Raises
+        `UnsupportedModel` for a model that reads both together and has no vectors.
+        """
+        if not isinstance(self._method, Embeds):
+            raise UnsupportedModel(
+                f"{self._model} reads query and passage together and has no vectors; use an "
+                "embedder, such as BAAI/bge-m3"
+            )
+        engine, texts = (
+            self._loaded(),
+            [check_text(text, "text", i) for i, text in enumerate(texts)],
+        )
+        vectors = self._method.embed(
+            texts, engine.tokenizer, lambda s, p: self._run(engine, s, p), as_queries=as_queries
+        )
+        if np.isnan(vectors).any():  # the engine lets no other NaN through
+            raise ScoringTimeout(
+                f"the time limit passed with texts without a vector in {self._model}; allow more"
+            )
+        return vectors
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """How many tokens the model makes of each text, uncut, without control tokens."""
