@@ -251,10 +251,10 @@ class LocalScorer:
                 f"{self._model} reads query and passage together and has no vectors; use an "
                 "embedder, such as BAAI/bge-m3"
             )
-        engine, texts = (
-            self._loaded(),
-            [check_text(text, "text", i) for i, text in enumerate(texts)],
-        )
+        engine = self._loaded()
+        if not texts:
+            return np.empty((0, 0), dtype=np.float32)
+        texts = [check_text(text, "text", index) for index, text in enumerate(texts)]
         vectors = self._method.embed(
             texts, engine.tokenizer, lambda s, p: self._run(engine, s, p), as_queries=as_queries
         )
