@@ -49,6 +49,20 @@ def test_v2_m3_takes_more_than_512_tokens(reranker_m3: Path) -> None:
     assert scorer.score(pairs) == pytest.approx(expected, abs=TOLERANCE)
 
 
+def test_v2_m3_reads_to_its_limit_of_8192_tokens(reranker_m3: Path) -> None:
+    query, passage = PLAIN_PAIRS[-1]
+    long = " ".join([passage] * (40_000 // len(passage)))
+    options: Options = {"max_length": 8192}
+    reference = OneByOne(reranker_m3)
+    ends = [long[: len(long) // 8], long]
+    expected = [reference.logit(query, text, options) for text in ends]
+    scorer = load_scorer(str(reranker_m3), device="cpu", precision="fp32", **options)
+    lengths = [length.passage for length in scorer.measure([(query, text) for text in ends])]
+    assert lengths[0] < 8000 < 8192 < lengths[1]
+    assert scorer.score([(query, text) for text in ends]) == pytest.approx(expected, abs=TOLERANCE)
+    assert abs(expected[1] - expected[0]) > 10 * TOLERANCE, "what lies far back is read"
+
+
 @pytest.mark.parametrize("options", BI_OPTIONS, ids=str)
 @pytest.mark.parametrize(("folder", "pooling"), EMBEDDERS, indirect=["folder"])
 def test_bi_encoder(folder: Path, pooling: str, options: Options) -> None:
