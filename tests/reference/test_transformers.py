@@ -58,7 +58,8 @@ def test_v2_m3_reads_to_its_limit_of_8192_tokens(reranker_m3: Path) -> None:
     expected = [reference.logit(query, text, options) for text in ends]
     scorer = load_scorer(str(reranker_m3), device="cpu", precision="fp32", **options)
     lengths = [length.passage for length in scorer.measure([(query, text) for text in ends])]
-    assert lengths[0] < 8000 < 8192 < lengths[1]
+    assert lengths[0] < 8000
+    assert lengths[1] > 8192
     assert scorer.score([(query, text) for text in ends]) == pytest.approx(expected, abs=TOLERANCE)
     assert abs(expected[1] - expected[0]) > 10 * TOLERANCE, "what lies far back is read"
 
