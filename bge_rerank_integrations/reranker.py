@@ -11,6 +11,14 @@ import numpy as np
 
 from bge_rerank_integrations.calibration import Calibration
 from bge_rerank_integrations.cancellation import in_worker, time_limit
+from bge_rerank_integrations.cascade import (
+    CascadeStage,
+    caller_positions,
+    check_cascade,
+    check_reach,
+    narrow,
+    spread,
+)
 from bge_rerank_integrations.cutoffs import Cutoff, keep
 from bge_rerank_integrations.errors import (
     InvalidInputError,
@@ -31,7 +39,12 @@ from bge_rerank_integrations.rerank_options import (
     token_counter,
 )
 from bge_rerank_integrations.telemetry import rerank_span
-from bge_rerank_integrations.trace import RerankTrace, passage_traces, recording
+from bge_rerank_integrations.trace import (
+    RerankTrace,
+    StageTrace,
+    passage_traces,
+    recording,
+)
 from bge_rerank_integrations.types import (
     FloatArray,
     OnError,
@@ -58,6 +71,10 @@ class Reranker:
     scored; the rest follows in the caller's order with `scored` False, whatever the
     `score_threshold`. Errors of the input, of loading and of programs always raise.
 
+    A `cascade` has cheaper scorers before this one, each with the number of passages that it leaves
+    to the next (see `cascade`); what falls out does not come back, so `top_n` cannot be more than
+    the last one keeps. Scores, scale, calibration and cut-offs are this scorer's alone.
+
     With a `calibration` (or its file) the score shown is the probability that it gives. `cutoff`
     has further rules for how many to keep. With `explain` the sentences of what is kept are scored
     too, in one more call, and each result has the best one as its `evidence`; if that fails, "keep"
@@ -77,6 +94,7 @@ class Reranker:
         on_error: OnError = "raise",
         calibration: Calibration | str | Path | None = None,
         cutoff: Cutoff | None = None,
+        cascade: Iterable[CascadeStage] = (),
         explain: bool = False,
         on_trace: Callable[[RerankTrace], object] | None = None,
         trace_texts: bool = False,
@@ -89,9 +107,15 @@ class Reranker:
         self.on_error = check_on_error(on_error)
         self.calibration = read_calibration(calibration, scorer)
         self.cutoff = check_cutoff(cutoff or Cutoff(), scorer, self.calibration)
+        self.cascade = check_cascade(cascade)
+        check_reach(self.top_n, self._keeps)
         self.explain = explain
         self.on_trace = on_trace
         self.trace_texts = trace_texts
+
+    @property
+    def _keeps(self) -> list[int]:
+        return [stage.keep for stage in self.cascade]
 
     def __repr__(self) -> str:
         return (
@@ -117,6 +141,7 @@ class Reranker:
         that is not text and for a `top_n` below 1, and whatever the scorer raises.
         """
         limit = self.top_n if top_n is None else check_top_n(top_n)
+        check_reach(limit, self._keeps)
         query = check_text(query, "query")
         checked = _check_texts(passages, "passage")
         pairs = [(query, passage) for passage in checked]
@@ -160,6 +185,7 @@ class Reranker:
             counts=recorder.counts,
             seconds=seconds,
             facts=recorder.facts,
+            stages=done.stages,
         )
         return done.results, trace
 
@@ -167,16 +193,22 @@ class Reranker:
         self, pairs: Sequence[Pair], limit: int | None, texts: Sequence[str]
     ) -> "_Ranking":
         with time_limit(self.timeout):
-            raw, failure = self._raw_scores(pairs)
+            reached, stages = narrow(self.cascade, pairs, score=self._raw_scores)
+            with caller_positions(reached, len(pairs)):
+                raw, failure = self._raw_scores(self.scorer, [pairs[place] for place in reached])
             if failure is not None:
                 logger.warning(
                     "%d of %d passages were not scored and keep the order they came in: %s: %s",
                     int(np.isnan(raw).sum()),
-                    len(pairs),
+                    len(reached),
                     type(failure).__name__,
                     failure,
                 )
-            ranking = _Ranking(*self._best(raw, pairs, limit), raw, failure)
+            results, kept_by = self._best(raw, reached, pairs, limit)
+            if kept_by is None and stages:
+                kept_by = f"stage {stages[-1].number} of the cascade leaves {stages[-1].keep}"
+            everywhere = spread(raw, reached, len(pairs))
+            ranking = _Ranking(results, kept_by, everywhere, failure, stages)
             # what just failed would fail again, and take its time again
             if self.explain and failure is None:
                 self._add_evidence(ranking, pairs, texts)
@@ -189,7 +221,7 @@ class Reranker:
         kept = [result.index for result in ranking.results]
 
         def score(sentences: Sequence[Pair]) -> FloatArray:
-            raw, ranking.evidence_failure = self._raw_scores(sentences)
+            raw, ranking.evidence_failure = self._raw_scores(self.scorer, sentences)
             return raw
 
         try:
@@ -223,11 +255,13 @@ class Reranker:
         ranking.explaining = time.perf_counter() - begin
 
     def _best(
-        self, raw: FloatArray, pairs: Sequence[Pair], limit: int | None
+        self, raw: FloatArray, reached: Sequence[int], pairs: Sequence[Pair], limit: int | None
     ) -> tuple[list[RerankResult], str | None]:
-        """What to return, and the rule that decided how many."""
+        """What to return of those that were reached, and the rule that decided how many."""
         order = np.argsort(-raw, kind="stable").tolist()  # NaN goes last
-        results = [RerankResult(i, self.shown(float(raw[i])), float(raw[i])) for i in order]
+        results = [
+            RerankResult(reached[i], self.shown(float(raw[i])), float(raw[i])) for i in order
+        ]
         late = [replace(result, scored=False) for result in results if math.isnan(result.raw_score)]
         ranked = results[: len(results) - len(late)]
         kept_by = None
@@ -249,10 +283,12 @@ class Reranker:
         )
         return [*ranked[: kept.number], *late][:limit], kept.reason or kept_by
 
-    def _raw_scores(self, pairs: Sequence[Pair]) -> tuple[FloatArray, ScoringFailed | None]:
+    def _raw_scores(
+        self, scorer: Scorer, pairs: Sequence[Pair]
+    ) -> tuple[FloatArray, ScoringFailed | None]:
         """One raw score for each pair; NaN where scoring failed and `on_error` is "keep"."""
         try:
-            return checked_scores(self.scorer, pairs), None
+            return checked_scores(scorer, pairs), None
         except ScoringFailed as error:
             if self.on_error == "raise":
                 raise
@@ -292,6 +328,7 @@ class _Ranking:
     kept_by: str | None
     raw: FloatArray
     failure: ScoringFailed | None
+    stages: tuple[StageTrace, ...]
     evidence_failure: ScoringFailed | None = None
     explaining: float = 0.0
 
