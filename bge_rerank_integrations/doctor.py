@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
 from bge_rerank_integrations import __version__
-from bge_rerank_integrations.errors import MissingExtra, RerankError
+from bge_rerank_integrations.errors import InvalidInputError, MissingExtra, RerankError
 from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.registry import OFFLINE_MODELS, ModelSpec, known_models
+from bge_rerank_integrations.remote.address import is_address
 from bge_rerank_integrations.types import Pair, Precision
 
 if TYPE_CHECKING:
@@ -211,8 +212,13 @@ def _self_test(
     name = model or "no model"
     try:
         with _chosen(model, plan) as (name, source):
-            scorer = load_scorer(source, device=device, precision=precision)
-            with scorer:
+            if is_address(source):
+                raise InvalidInputError(
+                    "this is a server, and only this machine is looked at: try the server with "
+                    "bge-rerank rerank --url"
+                )
+            loaded = load_scorer(source, device=device, precision=precision)
+            with cast("LocalScorer", loaded) as scorer:
                 return _measured(name, source, scorer)
     except MissingExtra as error:
         return SelfTest("not run" if model is None else "failed", name, str(error))

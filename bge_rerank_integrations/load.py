@@ -43,11 +43,9 @@ class RemoteOptions(TypedDict, total=False):
     max_concurrency: int
 
 
-class LocalOptions(TypedDict, total=False):
-    """The options of `load_scorer` for a model that runs in this process."""
+class ModelOptions(TypedDict, total=False):
+    """The options of `load_scorer` for a model that runs in this process, apart from where."""
 
-    backend: Backend
-    device: str | Sequence[str] | None
     precision: Precision
     max_length: int | None
     query_max_length: int | None
@@ -68,6 +66,13 @@ class LocalOptions(TypedDict, total=False):
     show_progress: bool
 
 
+class LocalOptions(ModelOptions, total=False):
+    """The options of `load_scorer` for a model that runs in this process."""
+
+    backend: Backend
+    device: str | Sequence[str] | None
+
+
 class ScorerOptions(LocalOptions, RemoteOptions, total=False):
     """The keyword options of `load_scorer`, for functions that hand them on."""
 
@@ -84,9 +89,39 @@ def load_scorer(
 ) -> RemoteScorer: ...
 
 
+# A name may be an address, which no type can tell; these four cannot be one.
+@overload
+def load_scorer(*, base_url: None = None, **options: Unpack[LocalOptions]) -> LocalScorer: ...
+
+
 @overload
 def load_scorer(
-    model: str = ..., *, base_url: None = None, **options: Unpack[LocalOptions]
+    model: Literal["offline", "offline-embedder"],
+    *,
+    base_url: None = None,
+    **options: Unpack[LocalOptions],
+) -> LocalScorer: ...
+
+
+@overload
+def load_scorer(
+    model: str = ...,
+    *,
+    device: str | Sequence[str],
+    backend: Backend = ...,
+    base_url: None = None,
+    **options: Unpack[ModelOptions],
+) -> LocalScorer: ...
+
+
+@overload
+def load_scorer(
+    model: str = ...,
+    *,
+    backend: Literal["torch", "onnx", "openvino"],
+    device: str | Sequence[str] | None = ...,
+    base_url: None = None,
+    **options: Unpack[ModelOptions],
 ) -> LocalScorer: ...
 
 
@@ -156,11 +191,11 @@ def load_scorer(
     Batches are filled to `max_batch_tokens`; `batch_size` caps their
     pairs. `revision`, `cache_dir`, `local_files_only` and `token` go to the hub's client.
 
-    With a `base_url` the model runs on that server, which is asked for `model`; with an address as
-    the `model` none is asked for. `dialect`, `api_key`, `deployment`, the three timeouts in
-    seconds, `max_retries` and `max_concurrency` are for servers, where `batch_size` is the most
-    passages in a request: see `remote.scorer.RemoteScorer`, which then comes back. Of the options
-    above a server takes no other.
+    With a `base_url` the model runs on that server, which is asked for `model`, the default one
+    too; with an address as the `model` none is asked for. `dialect`, `api_key`, `deployment`, the
+    three timeouts in seconds, `max_retries` and `max_concurrency` are for servers, where
+    `batch_size` is the most passages in a request: see `remote.scorer.RemoteScorer`, which then
+    comes back. Of the options above a server takes no other.
 
     Raises `MissingExtra`, `ModelNotFound`, `UnsupportedModel` for a model that is no reranker,
     `CheckpointError` for damaged or pickled weights, and `InvalidInputError` for an option out of

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -198,5 +198,6 @@ def _time_layers(sweep: Sweep, pairs: Sequence[Pair]) -> dict[int, float]:
 @contextmanager
 def _loaded(sweep: Sweep, cutoffs: tuple[int, ...]) -> "Iterator[LocalScorer]":
     options: LocalOptions = {**sweep.options, "cutoff_layers": cutoffs}
-    with load_scorer(sweep.model, **options) as scorer:
+    # no server takes cut-off layers
+    with cast("LocalScorer", load_scorer(sweep.model, **options)) as scorer:
         yield scorer

@@ -131,7 +131,7 @@ def test_neighbours_order_and_batches_change_no_bit(model: str) -> None:
 
 @pytest.mark.parametrize("model", OFFLINE_MODELS)
 def test_its_name_and_plan_say_which_model_it_is(model: str) -> None:
-    scorer, embedded = load_scorer(model), EMBEDDED[model]
+    scorer, embedded = load_scorer(model, device="cpu"), EMBEDDED[model]
     digest = embedded.digests["model.onnx"]
     assert scorer.name.startswith(f"offline:{embedded.title}#{digest[:12]}[int8,")
     assert embedded.origin in str(scorer.plan)

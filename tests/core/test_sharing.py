@@ -90,8 +90,10 @@ def test_freed_when_the_last_user_goes(tmp_path: Path) -> None:
 
 
 def test_different_text_options_share_one_engine(reranker_base: Path) -> None:
-    plain = load_scorer(str(reranker_base))
-    other = load_scorer(str(reranker_base), max_length=64, query_instruction="Q: ", batch_size=1)
+    plain = load_scorer(str(reranker_base), device="cpu")
+    other = load_scorer(
+        str(reranker_base), device="cpu", max_length=64, query_instruction="Q: ", batch_size=1
+    )
     assert plain._engine is other._engine
     expected = plain.score(PAIRS).tolist()
     assert other.score(PAIRS).tolist() != expected
@@ -101,7 +103,7 @@ def test_different_text_options_share_one_engine(reranker_base: Path) -> None:
 def test_close_gives_the_model_up(tmp_path: Path) -> None:
     # a folder of its own: another test may still hold the engine of a shared one
     reranker_base = tiny_models.build_reranker_base(tmp_path)
-    first, second = load_scorer(str(reranker_base)), load_scorer(str(reranker_base))
+    first, second = (load_scorer(str(reranker_base), device="cpu") for _ in range(2))
     engine = weakref.ref(first._loaded())
     expected = second.score(PAIRS).tolist()
     name = first.name
@@ -129,7 +131,7 @@ def test_closing_while_another_thread_scores_lets_it_finish(reranker_base: Path)
         assert go_on.wait(60)
 
     engine = engine_over(OracleForward(before=hold), reranker_base)
-    scorer = load_scorer(str(reranker_base))
+    scorer = load_scorer(str(reranker_base), device="cpu")
     scorer._engine = engine
     with ThreadPoolExecutor(1) as pool:
         scoring = pool.submit(scorer.score, PAIRS)
@@ -151,7 +153,7 @@ def test_a_retrained_folder_is_not_served_the_old_engine(tmp_path: Path) -> None
 def test_a_change_of_the_last_row_of_a_table_is_another_model(tmp_path: Path) -> None:
     # as after training that touched new tokens alone
     folder = tiny_models.build_reranker_base(tmp_path)
-    old = load_scorer(str(folder))
+    old = load_scorer(str(folder), device="cpu")
     pair = [("what is a panda?", "a panda is a bear")]
     before, name = old.score(pair), old.name
     tokens = old._loaded().tokenizer.encode(["a panda is a bear"], [0])[0]

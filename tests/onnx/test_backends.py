@@ -40,7 +40,7 @@ def test_float32_scores_are_torchs(
     model: str, backend: Backend, exported: Exported, request: pytest.FixtureRequest
 ) -> None:
     expected = load_scorer(str(request.getfixturevalue(model)), device="cpu", precision="fp32")
-    scorer = load_scorer(str(exported(model, "fp32")), backend=backend)
+    scorer = load_scorer(str(exported(model, "fp32")), backend=backend, device="cpu")
     assert scorer.scale == expected.scale
     np.testing.assert_allclose(scorer.score(PAIRS), expected.score(PAIRS), atol=1e-5, rtol=0)
     assert scorer.plan.precision == {"onnx": "fp32", "openvino": "fp32-openvino"}[backend]
@@ -139,7 +139,9 @@ def test_the_plan_says_which_backend_and_why(exported: Exported) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_graph_serves_the_whole_process(backend: Backend, exported: Exported) -> None:
     folder = str(exported("bert_reranker", "fp32"))
-    first, second = (load_scorer(folder, backend=backend, max_length=n) for n in (64, 128))
+    first, second = (
+        load_scorer(folder, backend=backend, device="cpu", max_length=n) for n in (64, 128)
+    )
     assert first._engine is second._engine
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import assert_type
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from bge_rerank_integrations import InvalidInputError, RerankError, load_reranker, load_scorer
 from bge_rerank_integrations.langchain import BGERerank as LangChainRerank
 from bge_rerank_integrations.llama_index import BGERerank as LlamaIndexRerank
+from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.remote.dialects import DIALECTS
 from bge_rerank_integrations.remote.scorer import RemoteScorer
 from tests.cli.command import json_lines, run
@@ -165,6 +167,30 @@ def test_options_of_servers_need_a_server(options: dict[str, object]) -> None:
     with pytest.raises(InvalidInputError, match="is for models on a server") as refused:
         load_scorer("offline", **options)  # type: ignore[call-overload]
     assert "canary" not in str(refused.value)
+
+
+def test_a_type_checker_sees_which_scorer_comes_back() -> None:
+    address = "http://127.0.0.1:9"
+    remote = assert_type(load_scorer(base_url=address), RemoteScorer)
+    either = assert_type(load_scorer(address), LocalScorer | RemoteScorer)
+    assert isinstance(remote, RemoteScorer)
+    assert isinstance(either, RemoteScorer)
+    local = assert_type(load_scorer("offline"), LocalScorer)
+    placed = assert_type(load_scorer("off" + "line", device="cpu"), LocalScorer)
+    assert isinstance(local, LocalScorer)
+    assert isinstance(placed, LocalScorer)
+
+
+@pytest.mark.parametrize(("base_url", "asked"), [(True, MODEL), (False, None)])
+def test_without_a_model_the_default_one_is_asked_for_and_an_address_asks_for_none(
+    base_url: bool, asked: str | None
+) -> None:
+    with serving("infinity") as served:
+        scorer = load_scorer(base_url=served.url) if base_url else load_scorer(served.url)
+        with scorer:
+            assert scorer.score(PAIRS).tolist() == SCORES
+        sent = [json.loads(body) for method, _, _, body in served.requests if method == "POST"]
+    assert {body.get("model") for body in sent} == {asked}
 
 
 def test_a_name_tells_servers_models_and_deployments_apart() -> None:
