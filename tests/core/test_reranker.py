@@ -241,6 +241,6 @@ def test_results_are_values_that_print_themselves() -> None:
     text = repr(Reranker(WordOverlapScorer(), top_n=3, score_threshold=0.25, timeout=2))
     assert text == (
         "Reranker('word-overlap', top_n=3, score_threshold=0.25, normalize=True, timeout=2.0, "
-        "on_error='raise')"
+        "on_error='raise', explain=False)"
     )
     assert math.isclose(Reranker(WordOverlapScorer()).shown(0.0), 0.5)
