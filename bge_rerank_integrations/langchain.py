@@ -67,6 +67,8 @@ else:
                 return super().__new__(cls)
 
 
+__all__ = ["TRACE_EVENT", "BGECrossEncoder", "BGERerank", "BaseCrossEncoder", "RerankInput"]
+
 logger = logging.getLogger(__name__)
 
 

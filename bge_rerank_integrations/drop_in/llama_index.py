@@ -1,0 +1,173 @@
+"""`FlagEmbeddingReranker` and `SentenceTransformerRerank` of LlamaIndex, on this engine.
+
+Each takes its original's arguments and gives its scores and order, from `BGERerank` inside: new
+nodes over untouched ones, Python floats, events, async off the loop, one copy of the weights. What
+decides a score is fixed at construction, where the model is loaded, as in the originals.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from bge_rerank_integrations.drop_in.cross_encoder import adapter_fields, read_arguments
+from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.llama_index import BGERerank
+
+# isort: split
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index_instrumentation import get_dispatcher
+from pydantic import Field, PrivateAttr
+
+DEFAULT_MAX_LENGTH = 512
+"""LlamaIndex's, for `SentenceTransformerRerank`."""
+
+dispatcher = get_dispatcher(__name__)
+
+
+class FlagEmbeddingReranker(BaseNodePostprocessor):
+    """`llama_index.postprocessor.flag_embedding_reranker.FlagEmbeddingReranker` on this engine.
+
+    Scores are raw logits, by FlagEmbedding's rule for long texts; `use_fp16` is fp16 where the
+    device computes it and float32 on a CPU. The score that a node came with, which the original
+    loses, is in metadata["retrieval_score"] of a copy, out of sight of embedder and LLM. The LLM
+    rerankers are scored as such. Raises what `BGERerank` raises.
+    """
+
+    model: str = Field(frozen=True, description="A hub id or a local folder.")
+    top_n: int = Field(ge=1, description="How many to keep.")
+    use_fp16: bool = Field(frozen=True, description="Compute in fp16 where that is native.")
+    _reranker: BGERerank = PrivateAttr()
+
+    def __init__(
+        self,
+        top_n: int = 2,
+        model: str = "BAAI/bge-reranker-large",
+        use_fp16: bool = False,  # noqa: FBT001, FBT002 - the original's signature
+    ) -> None:
+        fields: dict[str, Any] = {"top_n": top_n, "model": model, "use_fp16": use_fp16}
+        super().__init__(**fields)
+        self._reranker = BGERerank(
+            model=model,
+            use_fp16=use_fp16,
+            normalize=False,
+            keep_retrieval_score=True,
+            lazy_load=False,
+        )
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The original's name, for its serialized components."""
+        return "FlagEmbeddingReranker"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        return self._present().postprocess_nodes(nodes, query_bundle)
+
+    @dispatcher.span
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        return await self._present().apostprocess_nodes(nodes, query_bundle)
+
+    def _present(self) -> BGERerank:
+        update = {"top_n": self.top_n, "callback_manager": self.callback_manager}
+        return self._reranker.model_copy(update=update)
+
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Self], tuple[dict[str, Any]]]:
+        return type(self).from_dict, (self.to_dict(),)
+
+
+class SentenceTransformerRerank(BaseNodePostprocessor):
+    """LlamaIndex's `SentenceTransformerRerank` on this engine.
+
+    It takes the arguments of both classes of that name, the one in llama-index-core and the one in
+    llama-index-postprocessor-sbert-rerank, by name.
+
+    Scores are those of `CrossEncoder.predict`: a sigmoid, unless the model was saved with another
+    activation. With `keep_retrieval_score` the score that a node came with is in
+    metadata["retrieval_score"] of a copy, out of sight of embedder and LLM. `cross_encoder_kwargs`
+    are `CrossEncoder`'s arguments. No code from a model is run, also with `trust_remote_code`.
+
+    Raises `InvalidInputError` for an argument that cannot be honoured, `UnsupportedModel` for a
+    model that is no cross-encoder of one label, and what `BGERerank` raises.
+    """
+
+    model: str = Field(frozen=True, description="A hub id or a local folder.")
+    top_n: int = Field(ge=1, description="How many to keep.")
+    device: str | None = Field(frozen=True, description="'cpu', 'cuda', ...; None chooses.")
+    cache_folder: str | None = Field(frozen=True, description="Where downloads are kept.")
+    keep_retrieval_score: bool = Field(description="Keep the score a node came with in metadata.")
+    trust_remote_code: bool = Field(frozen=True, description="Has no effect: no code is run.")
+    cross_encoder_kwargs: dict[str, Any] = Field(
+        frozen=True, description="Further arguments of CrossEncoder, without a token."
+    )
+    _reranker: BGERerank = PrivateAttr()
+
+    def __init__(
+        self,
+        *positional: object,
+        model: str = "cross-encoder/stsb-distilroberta-base",
+        top_n: int = 2,
+        device: str | None = None,
+        cache_folder: str | Path | None = None,
+        keep_retrieval_score: bool | None = False,
+        trust_remote_code: bool = True,
+        cross_encoder_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if positional:
+            raise InvalidInputError(
+                "SentenceTransformerRerank takes its arguments by name: LlamaIndex has two classes "
+                "of this name, which order them differently; write model=..., top_n=..."
+            )
+        given = dict(cross_encoder_kwargs or {})
+        for name in ("model", "device"):
+            if name in given:
+                raise InvalidInputError(f"cross_encoder_kwargs holds {name!r}; give {name}=...")
+        arguments = read_arguments(given, where="cross_encoder_kwargs")
+        folder = None if cache_folder is None else str(cache_folder)
+        fields: dict[str, Any] = {
+            "model": model,
+            "top_n": top_n,
+            "device": device,
+            "cache_folder": folder,
+            "keep_retrieval_score": bool(keep_retrieval_score),
+            "trust_remote_code": trust_remote_code,
+            "cross_encoder_kwargs": arguments.written,
+        }
+        super().__init__(**fields)
+        arguments = replace(
+            arguments, device=device, cache_dir=arguments.cache_dir if folder is None else folder
+        )
+        self._reranker = BGERerank(
+            **adapter_fields(model, arguments, default_max_length=DEFAULT_MAX_LENGTH)
+        )
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The original's name, for its serialized components."""
+        return "SentenceTransformerRerank"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        return self._present().postprocess_nodes(nodes, query_bundle)
+
+    @dispatcher.span
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        return await self._present().apostprocess_nodes(nodes, query_bundle)
+
+    def _present(self) -> BGERerank:
+        update = {
+            "top_n": self.top_n,
+            "keep_retrieval_score": self.keep_retrieval_score,
+            "callback_manager": self.callback_manager,
+        }
+        return self._reranker.model_copy(update=update)
+
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Self], tuple[dict[str, Any]]]:
+        return type(self).from_dict, (self.to_dict(),)
