@@ -95,7 +95,7 @@ def narrow(
         if len(reached) <= stage.keep:
             continue
         begin = time.perf_counter()
-        with recording() as recorder, _speaking_of(number, reached):
+        with recording() as recorder, _speaking_of(number, reached, len(pairs)):
             raw, failure = score(stage.scorer, [pairs[place] for place in reached])
         if failure is not None:
             logger.warning(
@@ -138,31 +138,30 @@ def _at_places(
 
 
 @contextmanager
-def _speaking_of(number: int, reached: Sequence[int]) -> Iterator[None]:
-    """Errors of an earlier stage, made to say so."""
+def _speaking_of(number: int, reached: Sequence[int], pairs: int) -> Iterator[None]:
+    """Make the errors of an earlier stage say so, without scores: they are not the last model's."""
     try:
-        with caller_positions(reached, None):
+        with caller_positions(reached, pairs):
             yield
     except RerankError as error:
+        if isinstance(error, ScoringFailed):
+            error.partial = None
         error.add_note(f"this came of stage {number} of the cascade")
         raise
 
 
 @contextmanager
-def caller_positions(reached: Sequence[int], pairs: int | None) -> Iterator[None]:
-    """Turn positions and partial scores in errors into those of the caller's list of `pairs`.
-
-    None for `pairs` drops the partial scores: they are not those of the last scorer.
-    """
+def caller_positions(reached: Sequence[int], pairs: int) -> Iterator[None]:
+    """Turn the index and the partial scores of errors into those of the caller's list of pairs."""
     try:
         yield
     except RerankError as error:
-        if isinstance(error, ScoringFailed) and error.partial is not None:
-            error.partial = None if pairs is None else spread(error.partial, reached, pairs)
-        if reached != range(len(reached)):
+        if len(reached) < pairs:
+            if isinstance(error, ScoringFailed) and np.shape(error.partial) == (len(reached),):
+                error.partial = spread(np.asarray(error.partial), reached, pairs)
             if isinstance(error, InvalidInputError) and error.index is not None:
                 error.index = reached[error.index]
-            error.add_note("positions count the passages that earlier stages of the cascade left")
+            error.add_note("positions count the passages that the cascade's earlier stages left")
         raise
 
 
