@@ -157,8 +157,10 @@ def caller_positions(reached: Sequence[int], pairs: int) -> Iterator[None]:
         yield
     except RerankError as error:
         if len(reached) < pairs:
-            if isinstance(error, ScoringFailed) and np.shape(error.partial) == (len(reached),):
-                error.partial = spread(np.asarray(error.partial), reached, pairs)
+            if isinstance(error, ScoringFailed) and error.partial is not None:
+                partial = np.asarray(error.partial)
+                if partial.shape == (len(reached),):
+                    error.partial = spread(partial, reached, pairs)
             if isinstance(error, InvalidInputError) and error.index is not None:
                 error.index = reached[error.index]
             error.add_note("positions count the passages that the cascade's earlier stages left")
