@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: check test test-servers demo bench setup clean
+.PHONY: check test test-servers demo chat bench setup clean
 
 setup: .venv/ready
 
@@ -56,6 +56,10 @@ test-servers: .venv/ready $(SERVERS:%=.venv-servers/%/ready)
 
 demo: .venv/ready
 	$(BIN)/python examples/demo.py
+
+# a web page on this machine alone; make chat CHAT="--files FOLDER --framework langchain"
+chat: .venv/ready
+	PYTHONPATH=examples $(BIN)/python -m rag_chatbot $(CHAT)
 
 # the contenders, at the versions that the published numbers name
 .venv-bench/ready: benchmarks/requirements.txt constraints.txt pyproject.toml
