@@ -1,6 +1,7 @@
 """The examples, run as a reader runs them, and the judged corpus they stand on."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -134,6 +135,19 @@ def test_ray_data_scores_the_candidates_of_many_questions(tmp_path: Path) -> Non
     assert int(right[1]) >= 7
     again = run_example("ray_data_batch.py", *asked, cache=tmp_path)
     assert f"200 pairs in 2 shards, 2 done before\n0 rows could not be scored\n{right[0]}" in again
+
+
+def test_two_llama_index_clients_ask_a_tei_server(tmp_path: Path) -> None:
+    printed = run_example("tei_llama_index.py", "--model", "offline", QUESTION, cache=tmp_path)
+    _, theirs, ours = printed.split(QUESTION)
+    line = re.compile(r"^  (0\.\d{4})  (.+?)(?: \(raw ([+-]\d+\.\d\d)\))?$", re.MULTILINE)
+    expected = [(score, text) for score, text, _ in line.findall(theirs)]
+    assert len(expected) == 3
+    assert expected[0][1].startswith(ANSWER)
+    found = line.findall(ours)
+    assert [(score, text) for score, text, _ in found] == expected
+    for score, _, logit in found:
+        assert 1 / (1 + math.exp(-float(logit))) == pytest.approx(float(score), abs=2e-3)
 
 
 def test_langchain_s_cohere_client_asks_ray_serve(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_products_of_vectors_are_the_scores() -> None:
 
 
 def test_the_query_instruction_is_in_a_query_s_vector_alone(bge_embedder: Path) -> None:
-    scorer = load_scorer(str(bge_embedder), query_instruction="Find: ")
+    scorer = load_scorer(str(bge_embedder), device="cpu", query_instruction="Find: ")
     np.testing.assert_allclose(
         scorer.embed([QUERY], as_queries=True), scorer.embed(["Find: " + QUERY]), atol=1e-6
     )

@@ -1,0 +1,46 @@
+"""What two examples share: a reranker served by Ray Serve on this machine, while it is asked."""
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import ray
+from ray import serve
+
+from bge_rerank_integrations.ray_serve import ServeSettings, rerank_app
+
+KEY_VARIABLE = "RERANK_SERVE_KEY"
+
+
+class Server(NamedTuple):
+    """Where it listens and what it asks for."""
+
+    url: str
+    key: str
+
+
+@contextmanager
+def serving(model: str, *names: str) -> Iterator[Server]:
+    """A server of that model, which requests may also call by these names."""
+    # the replicas, which this process starts, find the key in their environment
+    key = os.environ.setdefault(KEY_VARIABLE, secrets.token_hex(16))
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    try:
+        port = free_port()
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        settings = ServeSettings(model=model, served_names=names, api_key_variable=KEY_VARIABLE)
+        serve.run(rerank_app(settings))
+        yield Server(f"http://127.0.0.1:{port}", key)
+        serve.shutdown()  # type: ignore[no-untyped-call]
+    finally:
+        ray.shutdown()
+
+
+def free_port() -> int:
+    """A port that nobody listens at; a real service has one of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+    return port
