@@ -6,9 +6,8 @@ the model of a `CrossEncoderReranker`. Documents are never changed: results are 
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 from bge_rerank_integrations.cancellation import in_worker
 from bge_rerank_integrations.errors import (
@@ -36,36 +35,23 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
-from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
 from bge_rerank_integrations.adapter_fields import (
+    EVIDENCE_KEY,
     RAW_SCORE_KEY,
     SCORED_KEY,
     RerankFields,
-    ScorerFields,
+    evidence_note,
 )
-
-if TYPE_CHECKING:
-    from langchain_core.cross_encoders import BaseCrossEncoder
-else:
-    try:
-        from langchain_core.cross_encoders import BaseCrossEncoder
-    except ModuleNotFoundError:  # langchain-core before 1.2.19: langchain_classic has its own
-
-        class BaseCrossEncoder:
-            """Registers its subclasses with langchain_classic's when they are first built.
-
-            Not a subclass of that one: importing it can take seconds and load torch, in vain for
-            who only wants `BGERerank`. Where it is not installed nobody asks for it.
-            """
-
-            def __new__(cls, *_args: object, **_fields: object) -> Self:
-                if find_spec("langchain_classic"):
-                    from langchain_classic.retrievers.document_compressors import cross_encoder
-
-                    cross_encoder.BaseCrossEncoder.register(cls)
-                return super().__new__(cls)
-
+from bge_rerank_integrations.langchain_cross_encoder import BaseCrossEncoder
+from bge_rerank_integrations.langchain_input import (
+    RerankInput,
+    items,
+    nothing_to_score,
+    read_request,
+    to_document,
+)
+from bge_rerank_integrations.scorer_fields import ScorerFields
 
 __all__ = ["TRACE_EVENT", "BGECrossEncoder", "BGERerank", "BaseCrossEncoder", "RerankInput"]
 
@@ -74,13 +60,6 @@ logger = logging.getLogger(__name__)
 
 TRACE_EVENT = "bge_rerank_trace"
 """Name of the custom event with `RerankTrace.as_dict()`, which holds no texts."""
-
-
-class RerankInput(TypedDict):
-    """What `BGERerank.as_runnable()` is invoked with; further keys are ignored."""
-
-    documents: Sequence[Document]
-    query: str
 
 
 class BGERerank(RerankFields, BaseDocumentCompressor):
@@ -95,6 +74,9 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
     dropped when there is a `score_threshold`; and every document when the query is blank, which
     gives the first `top_n` in the caller's order. Both are logged. Where `on_error="keep"` stood in
     for a score, it is None too, and metadata["rerank_scored"] is False.
+
+    With `explain` metadata["rerank_evidence"] says which sentence of the `page_content` answers
+    best: {"start", "end", "score"}, or None where there is none.
     """
 
     top_n: int | None = Field(default=3, ge=1, description="How many to keep; None keeps all.")
@@ -131,8 +113,8 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         Raises `InvalidInputError` (a ValueError) before the run starts for a query that is not
         text and for anything but a document, naming its position; and whatever the scorer raises.
         """
-        request = _read_request({"documents": documents, "query": query})
-        if _nothing_to_score(request):
+        request = read_request({"documents": documents, "query": query})
+        if nothing_to_score(request):
             return self._compress(request)
         return self.as_runnable().invoke(request, {"callbacks": callbacks})
 
@@ -140,8 +122,8 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """`compress_documents` on a worker thread; cancelling the task stops it between batches."""
-        request = _read_request({"documents": documents, "query": query})
-        if _nothing_to_score(request):
+        request = read_request({"documents": documents, "query": query})
+        if nothing_to_score(request):
             return self._compress(request)
         return await self.as_runnable().ainvoke(request, {"callbacks": callbacks})
 
@@ -157,12 +139,13 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         A document may be a string, a `Document`, a mapping with "text" whose other keys are its
         metadata, or a mapping with "page_content" and "metadata". `index` is its position in
         `documents`. `top_n=-1` is the field's own, None is all. Scores, the order and what raises
-        are those of `compress_documents`; there is no run.
+        are those of `compress_documents`; there is no run. With `explain` "rerank_evidence" is
+        there too.
         """
         limit = self.top_n if top_n == -1 else check_top_n(top_n)
-        request = _read_request(
+        request = read_request(
             {
-                "documents": [_to_document(item, i) for i, item in enumerate(_items(documents))],
+                "documents": [to_document(item, i) for i, item in enumerate(items(documents))],
                 "query": query,
             }
         )
@@ -170,6 +153,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
             {
                 "index": index,
                 "relevance_score": result.score if result is not None and result.scored else None,
+                **({EVIDENCE_KEY: evidence_note(result)} if self.explain else {}),
             }
             for index, result in self._rank(request, limit)
         ]
@@ -183,7 +167,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         return RunnableLambda(self._compress, self._acompress, name="BGERerank")
 
     def _compress(self, request: RerankInput) -> list[Document]:
-        request = _read_request(request)
+        request = read_request(request)
         documents = request["documents"]
         ranking = self._rank(request, self.top_n, _send_trace)
         return [self._with_score(documents[index], result) for index, result in ranking]
@@ -200,7 +184,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         """Positions in their new order, each with its result, or None where nothing was scored."""
         documents, query = request["documents"], request["query"]
         ranking: list[tuple[int, RerankResult | None]] = []
-        if _nothing_to_score(request):
+        if nothing_to_score(request):
             if documents:
                 logger.warning(
                     "The query is blank: %d documents keep their order, unscored.", len(documents)
@@ -211,7 +195,12 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         scored = [index for index, text in texts.items() if text.strip()]
         if scored:
             passages = [texts[index] for index in scored]
-            results = self.reranker(on_trace).rerank(query, passages, top_n=limit or len(passages))
+            results = self.reranker(on_trace).rerank(
+                query,
+                passages,
+                top_n=limit or len(passages),
+                evidence_texts=[documents[index].page_content for index in scored],
+            )
             ranking = [(scored[result.index], result) for result in results]
         textless = [index for index, text in texts.items() if not text.strip()]
         if textless and not self._told_of_no_text:
@@ -244,6 +233,8 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
             scores[RAW_SCORE_KEY] = None if shown is None else shown.raw_score
         if result is not None and (not result.scored or SCORED_KEY in document.metadata):
             scores[SCORED_KEY] = result.scored
+        if self.explain:
+            scores[EVIDENCE_KEY] = evidence_note(result)
         return document.model_copy(update={"metadata": {**document.metadata, **scores}})
 
     @model_validator(mode="after")
@@ -252,7 +243,9 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
             raise ValueError(
                 "give metadata_keys or document_formatter, not both: the formatter has the metadata"
             )
-        written = {self.score_key, RAW_SCORE_KEY, SCORED_KEY}.intersection(self.metadata_keys)
+        written = {self.score_key, RAW_SCORE_KEY, SCORED_KEY, EVIDENCE_KEY}.intersection(
+            self.metadata_keys
+        )
         if written:
             raise ValueError(
                 f"metadata_keys holds {min(written)!r}, which is written: a second pass would "
@@ -301,65 +294,3 @@ class BGECrossEncoder(ScorerFields, BaseCrossEncoder):
 
 def _send_trace(trace: RerankTrace) -> None:
     dispatch_custom_event(TRACE_EVENT, trace.as_dict())
-
-
-def _read_request(request: Any) -> RerankInput:
-    """The request with a list of its own, checked; raises `InvalidInputError`."""
-    if not isinstance(request, Mapping) or not {"documents", "query"} <= request.keys():
-        has = sorted(map(str, request)) if isinstance(request, Mapping) else type(request).__name__
-        raise InvalidInputError(
-            f'the input must be a mapping with "documents" and "query"; it is {has}'
-        )
-    query, documents = request["query"], list(_items(request["documents"]))
-    if query is None:
-        raise InvalidInputError("no query was given; reranking orders documents for a query")
-    for index, document in enumerate(documents):
-        if not isinstance(document, Document):
-            raise InvalidInputError(
-                f"the item at position {index} is {type(document).__name__}, not a Document; "
-                "wrap a text as Document(page_content=text)",
-                index=index,
-            )
-        check_text(document.page_content, "page_content of the document", index)
-    return {"documents": documents, "query": check_text(query, "query")}
-
-
-def _nothing_to_score(request: RerankInput) -> bool:
-    return not request["documents"] or not request["query"].strip()
-
-
-def _items(documents: Any) -> Iterable[Any]:
-    # all of these but None iterate, over characters, keys or fields: an error far from its cause
-    if isinstance(documents, str | Mapping | Document) or not isinstance(documents, Iterable):
-        raise InvalidInputError(
-            f"documents is one {type(documents).__name__}; pass a list of documents"
-        )
-    return documents
-
-
-def _to_document(item: Any, index: int) -> Any:
-    """A string or mapping as a `Document`; anything else as it is, for `_read_request` to judge."""
-    if isinstance(item, str):
-        return Document(page_content=item)
-    if not isinstance(item, Mapping):
-        return item
-    if "page_content" in item:
-        text, metadata = item["page_content"], item.get("metadata") or {}
-    elif "text" in item:
-        text, metadata = item["text"], {key: item[key] for key in item if key != "text"}
-    else:
-        raise InvalidInputError(
-            f'the document at position {index} has neither "text" nor "page_content"; '
-            f"its keys are {sorted(map(str, item))}",
-            index=index,
-        )
-    # checked here: pydantic's own message would hold the value
-    if not isinstance(metadata, Mapping):
-        raise InvalidInputError(
-            f"the metadata of the document at position {index} is {type(metadata).__name__}, "
-            "not a mapping",
-            index=index,
-        )
-    return Document(
-        page_content=check_text(text, "text of the document", index), metadata=dict(metadata)
-    )

@@ -32,7 +32,13 @@ except ModuleNotFoundError as error:
 
 from pydantic import Field, PrivateAttr
 
-from bge_rerank_integrations.adapter_fields import RAW_SCORE_KEY, SCORED_KEY, RerankFields
+from bge_rerank_integrations.adapter_fields import (
+    EVIDENCE_KEY,
+    RAW_SCORE_KEY,
+    SCORED_KEY,
+    RerankFields,
+    evidence_note,
+)
 from bge_rerank_integrations.cancellation import in_worker
 from bge_rerank_integrations.trace import RerankTrace
 from bge_rerank_integrations.types import RerankResult
@@ -68,6 +74,10 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
     has no best answer: the first `top_n` nodes come back in the given order, with a warning in the
     log and neither threshold nor events. Where `on_error="keep"` stood in for a score, it is None
     too, and metadata["rerank_scored"] of a copy is False.
+
+    With `explain` metadata["rerank_evidence"] of a copy, out of sight of embedder and LLM, says
+    which sentence of the node's own text (`get_content()`, without metadata) answers best:
+    {"start", "end", "score"}, or None where there is none.
 
     Raises `InvalidInputError` (a `ValueError`), before any event, without a query and for an item
     that is not a `NodeWithScore`, and whatever loading and scoring raise.
@@ -157,7 +167,11 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
         scored = [index for index, text in enumerate(texts) if text.strip()]
         ranked = []
         if scored:  # else no model is needed, nor loaded
-            results = self.reranker(_send_trace).rerank(query, [texts[index] for index in scored])
+            results = self.reranker(_send_trace).rerank(
+                query,
+                [texts[index] for index in scored],
+                evidence_texts=self._own_texts(given, scored),
+            )
             ranked = [self._placed(given[scored[result.index]], result) for result in results]
         if self.no_text == "last" and self.score_threshold is None:
             unscored = set(range(len(given))).difference(scored)
@@ -166,11 +180,17 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
 
     def _text(self, node: BaseNode) -> str:
         # What we wrote ourselves must not be read: the second pass would score another text.
-        own = {RETRIEVAL_SCORE_KEY, RAW_SCORE_KEY, SCORED_KEY}
+        own = {RETRIEVAL_SCORE_KEY, RAW_SCORE_KEY, SCORED_KEY, EVIDENCE_KEY}
         if not own.isdisjoint(node.metadata):
             kept = {key: value for key, value in node.metadata.items() if key not in own}
             node = node.model_copy(update={"metadata": kept})
         return node.get_content(metadata_mode=self.metadata_mode)
+
+    def _own_texts(self, given: Sequence[NodeWithScore], scored: Sequence[int]) -> list[str] | None:
+        """The texts without metadata, which offsets of evidence point into."""
+        if not self.explain:
+            return None
+        return [given[i].node.get_content(metadata_mode=MetadataMode.NONE) for i in scored]
 
     def _check_texts(self, given: Sequence[NodeWithScore], texts: Sequence[str]) -> None:
         empty = [index for index, text in enumerate(texts) if not text.strip()]
@@ -203,6 +223,8 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
             notes[RETRIEVAL_SCORE_KEY] = given.node.metadata.get(RETRIEVAL_SCORE_KEY, score)
         if self.include_logit:
             notes[RAW_SCORE_KEY] = None if shown is None else shown.raw_score
+        if self.explain:
+            notes[EVIDENCE_KEY] = evidence_note(result)
         return given.model_copy(
             update={
                 "node": _with_notes(given.node, notes) if notes else given.node,

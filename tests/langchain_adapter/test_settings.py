@@ -11,8 +11,8 @@ from langchain_core.load import dumpd, dumps
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from bge_rerank_integrations.adapter_fields import ScorerFields
 from bge_rerank_integrations.langchain import BGECrossEncoder, BGERerank
+from bge_rerank_integrations.scorer_fields import ScorerFields
 from tests.fakes import WordOverlapScorer
 from tests.langchain_adapter.foxes import QUERY, documents, positions, word_overlap_rerank
 
@@ -60,6 +60,7 @@ RERANK_FIELDS = SCORER_FIELDS | {
     "target_recall": 0.9,
     "min_n": 1,
     "token_budget": 2000,
+    "explain": True,
     "trace_texts": True,
     "metadata_keys": ["title", "author"],
     "score_key": "bge",

@@ -33,6 +33,7 @@ CHANGED: dict[str, Any] = {
     "target_recall": 0.9,
     "min_n": 1,
     "token_budget": 2000,
+    "explain": True,
     "trace_texts": True,
     "prompt": "Is passage B about query A?",
     "cutoff_layers": (8, 28),

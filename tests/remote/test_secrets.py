@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from bge_rerank_integrations import InvalidInputError
-from bge_rerank_integrations.adapter_fields import ScorerFields
 from bge_rerank_integrations.errors import RemoteError
 from bge_rerank_integrations.langchain import BGECrossEncoder
 from bge_rerank_integrations.langchain import BGERerank as LangChainRerank
@@ -20,6 +19,7 @@ from bge_rerank_integrations.remote.address import Secret, read_address
 from bge_rerank_integrations.remote.dialects import DIALECTS
 from bge_rerank_integrations.remote.refusals import describe_body
 from bge_rerank_integrations.remote.scorer import RemoteScorer
+from bge_rerank_integrations.scorer_fields import ScorerFields
 from tests.remote.fault_server import Fault, answer, failing, reset_at_once, right, silence
 from tests.remote.serving import serving
 
