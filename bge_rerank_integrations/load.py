@@ -17,6 +17,7 @@ from bge_rerank_integrations.types import (
     OnError,
     Precision,
     SpecialTokens,
+    Truncation,
 )
 from bge_rerank_integrations.wrapped import wrapped_scorer
 
@@ -53,6 +54,7 @@ class ModelOptions(TypedDict, total=False):
     passage_instruction: str | None
     special_tokens: SpecialTokens
     prompt: str | None
+    truncation: Truncation
     cutoff_layers: Sequence[int] | None
     compress_ratio: int
     compress_layers: Sequence[int]
@@ -143,6 +145,7 @@ def load_scorer(
     passage_instruction: str | None = None,
     special_tokens: SpecialTokens = "literal",
     prompt: str | None = None,
+    truncation: Truncation = "only_second",
     cutoff_layers: Sequence[int] | None = None,
     compress_ratio: int = 1,
     compress_layers: Sequence[int] = (),
@@ -178,7 +181,8 @@ def load_scorer(
     the batches of each call and must compute in one number format. `precision` is the number
     format of the forward pass; by default both are chosen, and `scorer.plan` says why.
     `max_length` (by default 512, or less if the model takes less) and `query_max_length` (three
-    quarters of it) count tokens; longer texts are cut by FlagEmbedding's rule. The instructions
+    quarters of it) count tokens; longer texts are cut by FlagEmbedding's rule, or with
+    `truncation="longest_first"`, of a cross-encoder, by sentence-transformers'. The instructions
     are put before each text. `special_tokens` says what `</s>` in a text is: `"literal"` text, an
     `"error"`, or parsed as FlagEmbedding does.
 
@@ -233,6 +237,7 @@ def load_scorer(
                 passage_instruction,
                 special_tokens,
                 prompt,
+                truncation,
             ),
             layers=LayerRequest(
                 None if cutoff_layers is None else tuple(cutoff_layers),

@@ -35,6 +35,7 @@ from bge_rerank_integrations.types import (
     Precision,
     Scorer,
     SpecialTokens,
+    Truncation,
 )
 from bge_rerank_integrations.wrapped import wrapped_scorer
 
@@ -83,6 +84,11 @@ class ScorerFields(BaseModel):
     special_tokens: SpecialTokens = Field(
         default="literal",
         description="What '</s>' inside a text is: plain text, an error, or a control token.",
+    )
+    truncation: Truncation = Field(
+        default="only_second",
+        description="What a pair that is too long loses: the passage its end, as in FlagEmbedding, "
+        "or 'longest_first', as in sentence-transformers.",
     )
     prompt: str | None = Field(default=None, description="An LLM reranker's question.")
     cutoff_layers: tuple[int, ...] | None = Field(
@@ -238,6 +244,7 @@ class ScorerFields(BaseModel):
             passage_instruction=self.passage_instruction,
             special_tokens=self.special_tokens,
             prompt=self.prompt,
+            truncation=self.truncation,
             cutoff_layers=self.cutoff_layers,
             compress_ratio=self.compress_ratio,
             compress_layers=self.compress_layers,

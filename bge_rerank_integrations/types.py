@@ -29,6 +29,9 @@ GraphFormat = Literal["fp32", "int8"]
 SpecialTokens = Literal["literal", "error", "parse"]
 """What a control token's name inside a text is: text, an error, or (as in FlagEmbedding) itself."""
 
+Truncation = Literal["only_second", "longest_first"]
+"""What a pair that is too long loses: the passage its end, or whichever text is longer."""
+
 HeadIndexing = Literal["request", "layer"]
 """Which head a layer of the lightweight model uses: by its place in the request, or its own."""
 

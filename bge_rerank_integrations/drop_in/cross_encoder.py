@@ -18,7 +18,7 @@ from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint, open_checkpoint
 from bge_rerank_integrations.local.encoder_config import position_limit
 from bge_rerank_integrations.registry import Family, family_of
-from bge_rerank_integrations.types import Backend, Precision
+from bge_rerank_integrations.types import Backend, Precision, Truncation
 
 Activation = Literal["Sigmoid", "Identity"]
 
@@ -220,6 +220,7 @@ class AdapterFields(TypedDict):
     backend: Backend
     precision: Precision
     max_length: int
+    truncation: Truncation
     normalize: bool
     lazy_load: bool
 
@@ -260,6 +261,7 @@ def adapter_fields(
         backend=arguments.backend,
         precision=arguments.precision,
         max_length=arguments.max_length or min(own, default_max_length or own),
+        truncation="longest_first",
         normalize=activation == "Sigmoid",
         lazy_load=False,
     )

@@ -15,7 +15,12 @@ import numpy as np
 
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.cross_encoding import count_both, describe, encode_both
-from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, TextRequest
+from bge_rerank_integrations.local.scorer import (
+    RunSequences,
+    TextOptions,
+    TextRequest,
+    refuse_truncation,
+)
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence, join_single
 from bge_rerank_integrations.registry import DEFAULT_MODEL, find_model
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
@@ -149,6 +154,7 @@ def with_defaults(
 
     Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`.
     """
+    refuse_truncation(text)
     least = len(tokenizer.single_template) + 1
     length = min(max_length, limit) if text.max_length is None else text.max_length
     query = length if text.query_max_length is None else text.query_max_length

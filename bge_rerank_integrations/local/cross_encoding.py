@@ -1,7 +1,9 @@
 """Query and passage through the model together: one logit per pair, by FlagEmbedding's rule.
 
 The rule, of `FlagReranker.compute_score` in FlagEmbedding 1.4: the query is cut to three quarters
-of `max_length`, the passage to `max_length`, and then the passage alone until the pair fits.
+of `max_length`, the passage to `max_length`, and then the passage alone until the pair fits. With
+`truncation="longest_first"` it is that of sentence-transformers and of the tokenizers library
+(`truncate_encodings`): the longer text is cut to the other's length, then both to the half.
 """
 
 from collections.abc import Sequence
@@ -43,11 +45,13 @@ class CrossEncoding:
     ) -> tuple[list[TokenSequence], int]:
         """The model's input for each pair, and how many were cut."""
         options, template = self.options, tokenizer.pair_template
-        queries, passages = encode_both(tokenizer, pairs, positions, options)
+        # which of two long texts is the longer shows in their whole lengths only
+        whole = options.truncation == "longest_first"
+        queries, passages = encode_both(tokenizer, pairs, positions, options, whole=whole)
         sequences, cut = [], 0
         for query_text, passage_text in pairs:
             query, passage = queries[query_text], passages[passage_text]
-            query_limit, passage_limit = self._limits(len(query), tokenizer)
+            query_limit, passage_limit = self._limits(len(query), len(passage), tokenizer)
             kept_query, kept_passage = query[:query_limit], passage[:passage_limit]
             cut += len(kept_query) < len(query) or len(kept_passage) < len(passage)
             sequences.append(join_pair(kept_query, kept_passage, template))
@@ -60,14 +64,17 @@ class CrossEncoding:
         return [
             PairLength(query, limits[0], passage, limits[1])
             for query, passage in lengths
-            for limits in [self._limits(query, tokenizer)]
+            for limits in [self._limits(query, passage, tokenizer)]
         ]
 
-    def _limits(self, query: int, tokenizer: TextTokenizer) -> tuple[int, int]:
-        """Most tokens of a query, and of the passage behind a query of so many."""
+    def _limits(self, query: int, passage: int, tokenizer: TextTokenizer) -> tuple[int, int]:
+        """Most tokens that are read of a query and of a passage of so many."""
         limit = self.options.query_max_length
-        control = len(tokenizer.pair_template)
-        return limit, self.options.max_length - control - min(query, limit)
+        room = self.options.max_length - len(tokenizer.pair_template)
+        if self.options.truncation == "only_second":
+            return limit, room - min(query, limit)
+        shorter = min(query, passage, room // 2)
+        return (shorter, room - shorter) if query <= passage else (room - shorter, shorter)
 
 
 def cross_encoding(tokenizer: TextTokenizer, text: TextRequest, *, limit: int) -> CrossEncoding:
@@ -82,7 +89,14 @@ def cross_encoding(tokenizer: TextTokenizer, text: TextRequest, *, limit: int) -
         raise InvalidInputError(
             f"max_length is {length}; this model takes {4 * (control + 1)} to {limit} tokens"
         )
-    query = length * 3 // 4 if text.query_max_length is None else text.query_max_length
+    longest_first = text.truncation == "longest_first"
+    if longest_first and text.query_max_length is not None:
+        raise InvalidInputError(
+            f"query_max_length is {text.query_max_length}; with truncation='longest_first' a query "
+            "is cut only where it is the longer text: leave one of the two out"
+        )
+    query = length - control - 1 if longest_first else length * 3 // 4
+    query = query if text.query_max_length is None else text.query_max_length
     if not 1 <= query < length - control:
         raise InvalidInputError(
             f"query_max_length is {query}; with max_length={length} it must be 1 to "
@@ -95,6 +109,7 @@ def cross_encoding(tokenizer: TextTokenizer, text: TextRequest, *, limit: int) -
             query_instruction=text.query_instruction or "",
             passage_instruction=text.passage_instruction or "",
             special_tokens=text.special_tokens,
+            truncation=text.truncation,
         )
     )
 
@@ -143,7 +158,11 @@ def count_both(
 
 def describe(options: TextOptions) -> str:
     """The options that change a score, for `Scorer.name`."""
-    said = [f"max_length={options.max_length}", f"query_max_length={options.query_max_length}"]
+    said = [f"max_length={options.max_length}"]
+    if options.truncation == "only_second":
+        said.append(f"query_max_length={options.query_max_length}")
+    else:
+        said.append(f"truncation={options.truncation}")
     if options.query_instruction:
         said.append(f"query_instruction={options.query_instruction!r}")
     if options.passage_instruction:

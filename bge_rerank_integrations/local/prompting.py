@@ -20,7 +20,12 @@ from bge_rerank_integrations.local.cross_encoding import (
     encode_both,
 )
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec
-from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, TextRequest
+from bge_rerank_integrations.local.scorer import (
+    RunSequences,
+    TextOptions,
+    TextRequest,
+    refuse_truncation,
+)
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
 from bge_rerank_integrations.registry import Family
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale, SpecialTokens
@@ -116,6 +121,7 @@ def prompting(
 
     Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`.
     """
+    refuse_truncation(text)
     prompt = PROMPTS[family] if text.prompt is None else text.prompt
     # the prompt is the caller's own text and no document: it is literal unless all is to be parsed
     mode: SpecialTokens = "parse" if text.special_tokens == "parse" else "literal"

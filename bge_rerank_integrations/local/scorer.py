@@ -33,6 +33,7 @@ from bge_rerank_integrations.types import (
     Precision,
     Scale,
     SpecialTokens,
+    Truncation,
 )
 
 logger = logging.getLogger("bge_rerank_integrations")
@@ -53,6 +54,7 @@ class TextRequest:
     passage_instruction: str | None = None
     special_tokens: SpecialTokens = "literal"
     prompt: str | None = None
+    truncation: Truncation = "only_second"
 
     def __post_init__(self) -> None:
         for name in ("max_length", "query_max_length"):
@@ -68,6 +70,11 @@ class TextRequest:
                 f"special_tokens is {self.special_tokens!r}; "
                 f"it must be one of {', '.join(get_args(SpecialTokens))}"
             )
+        if self.truncation not in get_args(Truncation):
+            raise InvalidInputError(
+                f"truncation is {self.truncation!r}; "
+                f"it must be one of {', '.join(get_args(Truncation))}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,7 @@ class TextOptions:
     query_instruction: str
     passage_instruction: str
     special_tokens: SpecialTokens
+    truncation: Truncation = "only_second"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,15 @@ def refuse_llm_options(model: str, request: LoadRequest) -> None:
         raise InvalidInputError(
             "cutoff_layers, compress_ratio, compress_layers, head_indexing and prompt are options "
             f"of the LLM rerankers; {model} is none"
+        )
+
+
+def refuse_truncation(text: TextRequest) -> None:
+    """Raise `InvalidInputError` if a way to cut was chosen that only cross-encoders have."""
+    if text.truncation != "only_second":
+        raise InvalidInputError(
+            f"truncation is {text.truncation!r}, which is for cross-encoders; this model is an "
+            "embedder or an LLM reranker: leave it out"
         )
 
 

@@ -31,6 +31,7 @@ from bge_rerank_integrations.drop_in.llama_index import (
     FlagEmbeddingReranker,
     SentenceTransformerRerank,
 )
+from bge_rerank_integrations.langchain import BGECrossEncoder
 from tests.tiny_models import TEXT
 
 with warnings.catch_warnings():
@@ -115,6 +116,21 @@ def test_its_default_length_is_the_models_own(name: str, request: pytest.Fixture
     assert ours.encoder.max_length == theirs.client.max_seq_length
     pairs = [(QUERY, "\n".join(LINES * times)) for times in (1, 2, 3)]  # up to 1500 tokens
     assert ours.score(pairs) == pytest.approx(list(theirs.score(pairs)), abs=CLOSE)
+
+
+@pytest.mark.parametrize("length", [40, 41])
+def test_long_queries_are_cut_where_the_original_cuts(model: str, length: int) -> None:
+    arguments: dict[str, Any] = {
+        "model_name": model,
+        "model_kwargs": {"device": "cpu", "max_length": length},
+    }
+    texts = [" ".join(LINES[0].split()[:words]) for words in (1, 6, 12)] + ["\n".join(LINES[:3])]
+    pairs = [(query, passage) for query in texts for passage in texts]
+    expected = list(OriginalCrossEncoder(**arguments).score(pairs))
+    ours = HuggingFaceCrossEncoder(**arguments)
+    assert ours.score(pairs) == pytest.approx(expected, abs=CLOSE)
+    other_rule = BGECrossEncoder(model=model, max_length=length).score(pairs)
+    assert other_rule != pytest.approx(expected, abs=CLOSE)
 
 
 def test_langchains_own_reranker_takes_it(reranker_base: Path) -> None:

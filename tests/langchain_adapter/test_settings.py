@@ -11,6 +11,7 @@ from langchain_core.load import dumpd, dumps
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
+from bge_rerank_integrations.cascade_fields import StageFields
 from bge_rerank_integrations.langchain import BGECrossEncoder, BGERerank
 from bge_rerank_integrations.scorer_fields import ScorerFields
 from tests.fakes import WordOverlapScorer
@@ -27,6 +28,7 @@ SCORER_FIELDS: dict[str, Any] = {
     "query_instruction": "Query: ",
     "passage_instruction": "Passage: ",
     "special_tokens": "error",
+    "truncation": "longest_first",
     "prompt": "Is it relevant?",
     "cutoff_layers": (8, 16),
     "compress_ratio": 2,
@@ -61,6 +63,7 @@ RERANK_FIELDS = SCORER_FIELDS | {
     "min_n": 1,
     "token_budget": 2000,
     "explain": True,
+    "cascade": (StageFields(model="BAAI/bge-small-en-v1.5", keep=50, precision="bf16"),),
     "trace_texts": True,
     "metadata_keys": ["title", "author"],
     "score_key": "bge",
