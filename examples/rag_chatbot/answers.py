@@ -7,6 +7,7 @@ from typing import Literal, TypedDict
 
 NOTHING_FOUND = "Nothing relevant was found in these files."
 EXTRACTIVE = "No language model is set up: these are the sentences that answer best, word for word."
+EXTRACTIVE_UNRANKED = "No language model is set up: these are passages of the files, word for word."
 CITATION = re.compile(r"\[(\d{1,3})\]")
 
 PROMPT = (
@@ -61,11 +62,12 @@ def stream_extract(sources: Sequence[Source]) -> Iterator[Answer]:
     if not sources:
         yield Answer(NOTHING_FOUND, ())
         return
+    note = EXTRACTIVE if any(source.evidence for source in sources) else EXTRACTIVE_UNRANKED
     text = ""
     for source in sources:
         start, end = source.evidence or (0, len(source.text))
         text += f"{source.text[start:end].strip()} [{source.number}]\n"
-        yield Answer(text.rstrip(), tuple(sources), (EXTRACTIVE,))
+        yield Answer(text.rstrip(), tuple(sources), (note,))
 
 
 def check_citations(answer: Answer) -> Answer:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from rag_chatbot.answers import Source
+from rag_chatbot.answers import Source, Turn
 from rag_chatbot.playground import Ranking
 
 # the page's HTML component fills in ${...}, {{...}} and @children, wherever they come from
@@ -13,7 +13,9 @@ CSS = """
 .texts {font-size: 0.95rem; line-height: 1.5}
 .texts .box {border: 1px solid var(--border-color-primary); border-radius: 8px;
   padding: 0.6rem 0.8rem; margin: 0 0 0.6rem 0}
-.texts .about {color: var(--body-text-color-subdued); font-size: 0.85rem}
+.texts .about {opacity: 0.75; font-size: 0.85rem}
+.texts .about p {margin: 0}
+.texts b, .texts h4 {font-weight: 600}
 .texts p {margin: 0.2rem 0; white-space: pre-wrap; overflow-wrap: anywhere}
 .texts mark {background: #fde68a; color: #1f2937; border-radius: 3px; padding: 0 2px}
 .texts .note {border-left: 4px solid #d97706; padding: 0.3rem 0.7rem; margin: 0 0 0.6rem 0}
@@ -23,6 +25,10 @@ CSS = """
 .texts .up {color: #15803d} .texts .down {color: #b91c1c} .texts .dropped {opacity: 0.55}
 .dark .texts .up {color: #4ade80} .dark .texts .down {color: #f87171}
 .texts pre {white-space: pre-wrap; font-size: 0.8rem}
+.texts.turns {min-height: 26rem; display: flex; flex-direction: column; gap: 0.6rem}
+.texts .turn {border: 1px solid var(--border-color-primary); border-radius: 8px; max-width: 90%;
+  padding: 0.5rem 0.8rem; align-self: flex-start}
+.texts .turn.user {align-self: flex-end; background: var(--background-fill-secondary)}
 .texts h4 {margin: 0 0 0.4rem 0; overflow-wrap: anywhere}
 """
 
@@ -35,6 +41,14 @@ def plain(text: str) -> str:
 def messages(notes: Iterable[str], *, kind: str = "note") -> str:
     """Each message in a box of its own; `kind` is "note" or "error"."""
     return _block("".join(f'<p class="{kind}">{plain(note)}</p>' for note in notes))
+
+
+def conversation(turns: Iterable[Turn]) -> str:
+    """The messages one below the other, each in a box at its speaker's side."""
+    boxes = (
+        f'<div class="turn {turn["role"]}"><p>{plain(turn["content"])}</p></div>' for turn in turns
+    )
+    return f'<div class="texts turns">{"".join(boxes)}</div>'
 
 
 def sources(found: Sequence[Source]) -> str:

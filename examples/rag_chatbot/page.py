@@ -12,7 +12,7 @@ import gradio as gr
 from bge_rerank_integrations.errors import RerankError
 from rag_chatbot.answers import AnswerFailed, Turn
 from rag_chatbot.chatbot import Chatbot
-from rag_chatbot.markup import CSS, messages, sources
+from rag_chatbot.markup import CSS, conversation, messages, sources
 from rag_chatbot.playground_page import build_playground
 from rag_chatbot.reading import ENDINGS, UPLOAD, read_files
 from rag_chatbot.search import Index
@@ -67,13 +67,9 @@ def _build_chat(chatbot: Chatbot, index: Index, own_index: gr.State) -> None:
     about = gr.HTML(messages([describe(chatbot, index)], kind="about"))
     with gr.Row():
         with gr.Column(scale=3):
-            conversation = gr.Chatbot(
-                label="Conversation",
-                height=420,
-                render_markdown=False,
-                buttons=[],
-                feedback_options=None,
-                elem_id="conversation",
+            # not gr.Chatbot: it makes images of what is typed, whatever it is told of markup
+            said = gr.HTML(
+                conversation(()), max_height=480, autoscroll=True, elem_id="conversation"
             )
             question = gr.Textbox(
                 label="Question",
@@ -99,7 +95,7 @@ def _build_chat(chatbot: Chatbot, index: Index, own_index: gr.State) -> None:
 
     def answer(
         asked: str, before: list[Turn], own: Index | None
-    ) -> Iterator[tuple[list[Turn], list[Turn], str, str, str]]:
+    ) -> Iterator[tuple[str, list[Turn], str, str, str]]:
         yield from stream(chatbot, own or index, asked, before)
 
     def add(paths: Sequence[str] | None, own: Index | None) -> tuple[Index | None, str, str]:
@@ -108,13 +104,17 @@ def _build_chat(chatbot: Chatbot, index: Index, own_index: gr.State) -> None:
     streamed: Any = {
         "fn": answer,
         "inputs": [question, turns, own_index],
-        "outputs": [conversation, turns, question, notes, cited],
+        "outputs": [said, turns, question, notes, cited],
         "api_visibility": "private",
         "show_progress": "hidden",
     }
     ask.click(**streamed)
     question.submit(**streamed)
-    clear.click(lambda: ([], [], "", "", ""), outputs=streamed["outputs"], api_visibility="private")
+    clear.click(
+        lambda: (conversation(()), [], "", "", ""),
+        outputs=streamed["outputs"],
+        api_visibility="private",
+    )
     upload.upload(
         add,
         inputs=[upload, own_index],
@@ -125,21 +125,21 @@ def _build_chat(chatbot: Chatbot, index: Index, own_index: gr.State) -> None:
 
 def stream(
     chatbot: Chatbot, index: Index, question: str, before: Sequence[Turn]
-) -> Iterator[tuple[list[Turn], list[Turn], str, str, str]]:
-    """Messages, the turns to remember, the question box, notes and sources, as they grow."""
+) -> Iterator[tuple[str, list[Turn], str, str, str]]:
+    """The conversation, the turns to remember, the question box, notes and sources, as they grow."""
     question = question.strip()
     if not question or len(question) > LONGEST_QUESTION:
         wrong = "The question is empty: type one."
         if question:
             wrong = f"The question has more than {LONGEST_QUESTION} characters: ask a shorter one."
-        yield [*before], [*before], question, messages([wrong], kind="error"), ""
+        yield conversation(before), [*before], question, messages([wrong], kind="error"), ""
         return
     asked: list[Turn] = [*before, {"role": "user", "content": question}]
-    yield asked, [*before], "", "", ""
+    yield conversation(asked), [*before], "", "", ""
     try:
         for answer in chatbot.ask(question, before, index):
             turns: list[Turn] = [*asked, {"role": "assistant", "content": answer.text}]
-            yield turns, turns, "", messages(answer.notes), sources(answer.sources)
+            yield conversation(turns), turns, "", messages(answer.notes), sources(answer.sources)
     except AnswerFailed as error:
         yield (
             asked,
@@ -149,7 +149,7 @@ def stream(
             sources(error.sources),
         )
     except RerankError as error:
-        yield asked, [*before], question, messages([str(error)], kind="error"), ""
+        yield conversation(asked), [*before], question, messages([str(error)], kind="error"), ""
 
 
 def add_files(paths: Sequence[str], index: Index, about: Any) -> tuple[Index | None, str, str]:
