@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,12 @@ def read_requests(file: Path | None) -> Iterator[Request]:
 
 
 def result_rows(
-    passages: Sequence[Passage], results: Iterable[RerankResult]
+    passages: Sequence[Passage], results: Iterable[RerankResult], *, explain: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Each result with its passage and what that carried; the result's own keys come first."""
+    """Each result with its passage and what that carried; the result's own keys come first.
+
+    With `explain` they have "evidence", None where there is none.
+    """
     for result in results:
         passage = passages[result.index]
         ours: dict[str, Any] = {"index": result.index}
@@ -78,6 +81,8 @@ def result_rows(
             ours |= {"score": result.score, "raw_score": result.raw_score}
         else:  # JSON has no NaN
             ours |= {"score": None, "raw_score": None, "scored": False}
+        if explain:
+            ours["evidence"] = None if result.evidence is None else asdict(result.evidence)
         ours["passage"] = passage.text
         yield {**ours, **{k: v for k, v in passage.carried.items() if k not in ours}}
 

@@ -36,6 +36,7 @@ from bge_rerank_integrations.cli.options import (
     Runtime,
     ServerAddress,
 )
+from bge_rerank_integrations.cutoffs import Cutoff
 from bge_rerank_integrations.errors import RerankError
 from bge_rerank_integrations.load import ScorerOptions, load_reranker
 from bge_rerank_integrations.passage_lines import (
@@ -74,6 +75,27 @@ def rerank(
     normalize: Annotated[
         bool, typer.Option(help="Show a logit as its sigmoid, between 0 and 1.")
     ] = True,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="File of calibrate: show probabilities as scores."),
+    ] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option(help="Keep what is at least so likely relevant; needs --calibration."),
+    ] = None,
+    target_recall: Annotated[
+        float | None,
+        typer.Option(help="Keep what is relevant with this probability; needs --calibration."),
+    ] = None,
+    min_n: Annotated[
+        int | None, typer.Option(help="Keep so many, and on to the largest gap between scores.")
+    ] = None,
+    token_budget: Annotated[
+        int | None, typer.Option(help="Keep the best that have no more tokens together.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say which sentence answers; see above.")
+    ] = False,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds one query may take, loading the model apart.")
     ] = None,
@@ -136,12 +158,14 @@ def rerank(
     Passages are the arguments after QUERY, else the lines of --file, else those of standard
     input; blank lines are left out. In JSON lines (a --file that ends in .jsonl, or --jsonl) each
     line is a text or an object with the text under "passage" or "text"; its other keys are carried
-    through, except for index, score and raw_score, which are written anew. Put -- before a query
-    or passage that begins with a dash.
+    through, except for index, score, raw_score and, with --explain, evidence, which are written
+    anew. Put -- before a query or passage that begins with a dash.
 
     On a terminal a table is printed. Otherwise, and with --json, each line is an object: index
     (the passage's position in the input, from 0), score, raw_score, passage, carried keys. What
-    --on-error keep left unscored has null for both scores and "scored": false.
+    --on-error keep left unscored has null for both scores and "scored": false. With --explain there
+    is evidence too: start and end, in characters of the passage, of the sentence that scores
+    highest, and its two scores; null where there is none. The table shows that sentence.
 
     Without QUERY each line of the input is a whole request,
     {"query": "...", "passages": ["...", {"text": "...", "id": 7}]}, and is answered as soon as it
@@ -183,6 +207,8 @@ def rerank(
         else show_progress,
     }
 
+    cutoff = Cutoff(min_probability, target_recall, min_n, token_budget)
+
     @cache
     def load() -> Reranker:
         return load_reranker(
@@ -192,13 +218,16 @@ def rerank(
             normalize=normalize,
             timeout=timeout,
             on_error=on_error,
+            calibration=calibration,
+            cutoff=cutoff,
+            explain=explain,
             long_passages=long_passages,
             score_cache=score_cache,
             **options,
         )
 
     if query is None:
-        _answer_requests(file, load)
+        _answer_requests(file, load, explain=explain)
         return
     if passages and file is not None:
         raise UnreadableInput(f"give passages after the query or in --file {file}, not both")
@@ -212,13 +241,13 @@ def rerank(
         return
     results = load().rerank(query, [passage.text for passage in given])
     if as_json or not sys.stdout.isatty():
-        for row in result_rows(given, results):
+        for row in result_rows(given, results, explain=explain):
             print(json.dumps(row, ensure_ascii=False))
     else:
         _print_ranking(given, results)
 
 
-def _answer_requests(file: Path | None, load: Callable[[], Reranker]) -> None:
+def _answer_requests(file: Path | None, load: Callable[[], Reranker], *, explain: bool) -> None:
     """Print the answer to each request before the next one is read."""
     for request in read_requests(file):
         given = request.passages
@@ -226,7 +255,7 @@ def _answer_requests(file: Path | None, load: Callable[[], Reranker]) -> None:
             results = load().rerank(request.query, [p.text for p in given]) if given else []
         except RerankError as error:
             raise RerankError(f"{request.place}: {error}") from error
-        answer = {**request.carried, "results": list(result_rows(given, results))}
+        answer = {**request.carried, "results": list(result_rows(given, results, explain=explain))}
         print(json.dumps(answer, ensure_ascii=False), flush=True)
 
 
@@ -236,7 +265,8 @@ def _print_ranking(given: Sequence[Passage], results: Iterable[RerankResult]) ->
         table.add_column(name, justify="right")
     table.add_column("passage", no_wrap=True, overflow="ellipsis", ratio=1)
     for rank, result in enumerate(results, start=1):
-        start = " ".join(given[result.index].text[:1000].split())
+        text, found = given[result.index].text, result.evidence
+        start = " ".join((text[found.start : found.end] if found else text)[:1000].split())
         # a passage must not be able to send escape sequences to the terminal
         start = "".join(character for character in start if character.isprintable())
         score, raw = (

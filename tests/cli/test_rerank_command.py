@@ -121,7 +121,8 @@ def test_every_option_of_load_reranker_is_there_but_the_secrets() -> None:
     taken = set(ScorerOptions.__annotations__) - {"token", "api_key"}
     ours = {"query", "passages", "file", "jsonl", "as_json"}
     ranking = {"model", "top_n", "threshold", "normalize", "timeout", "on_error"}
-    assert offered == taken | ours | ranking | {"long_passages", "score_cache"}
+    cutoffs = {"calibration", "min_probability", "target_recall", "min_n", "token_budget"}
+    assert offered == taken | ours | ranking | cutoffs | {"explain", "long_passages", "score_cache"}
 
 
 def test_an_option_out_of_range_is_refused_with_its_value(reranker_base: Path) -> None:
