@@ -1,11 +1,13 @@
 """The fields that decide an ordering, for both `BGERerank`, and what they write to metadata."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from bge_rerank_integrations.calibration import Calibration
+from bge_rerank_integrations.cascade import check_keeps, check_reach
+from bge_rerank_integrations.cascade_fields import StageFields
 from bge_rerank_integrations.cutoffs import Cutoff
 from bge_rerank_integrations.reranker import Reranker
 from bge_rerank_integrations.scorer_fields import ScorerFields
@@ -65,6 +67,11 @@ class RerankFields(ScorerFields):
     token_budget: int | None = Field(
         default=None, ge=1, description="Most tokens that what is kept may have together."
     )
+    cascade: tuple[StageFields, ...] = Field(
+        default=(),
+        description="Cheaper models first, each with how many texts it leaves to the next: "
+        "({'model': 'BAAI/bge-small-en-v1.5', 'keep': 50},). What falls out does not come back.",
+    )
     explain: bool = Field(
         default=False,
         description="Write where the best sentence of each kept text lies, and its score, to "
@@ -75,6 +82,25 @@ class RerankFields(ScorerFields):
     )
 
     _read: tuple[str, Calibration] | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _enough_reach_the_last_model(self) -> Self:
+        keeps = [stage.keep for stage in self.cascade]
+        check_keeps(keeps)
+        check_reach(self.top_n, keeps)
+        return self
+
+    def warm_up(self) -> Self:
+        """Load the model, and those of the cascade, now; returns the adapter itself."""
+        for stage in self.cascade:
+            stage.warm_up()
+        return super().warm_up()
+
+    def close(self) -> None:
+        """Give up the model and those of the cascade; see `ScorerFields.close`."""
+        for stage in self.cascade:
+            stage.close()
+        super().close()
 
     def reranker(self, on_trace: Callable[[RerankTrace], object] | None = None) -> Reranker:
         """A reranker with this adapter's present settings over its (shared) scorer."""
@@ -87,6 +113,7 @@ class RerankFields(ScorerFields):
             on_error=self.on_error,
             calibration=self._calibration(),
             cutoff=Cutoff(self.min_probability, self.target_recall, self.min_n, self.token_budget),
+            cascade=[stage.loaded_stage() for stage in self.cascade],
             explain=self.explain,
             on_trace=on_trace,
             trace_texts=self.trace_texts,
