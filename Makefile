@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: check test test-servers demo chat bench setup clean
+.PHONY: check test test-servers test-oldest-torch demo chat bench setup clean
 
 setup: .venv/ready
 
@@ -53,6 +53,18 @@ test-servers: export HF_HUB_OFFLINE = 1
 test-servers: export OMP_NUM_THREADS = 1
 test-servers: .venv/ready $(SERVERS:%=.venv-servers/%/ready)
 	$(BIN)/pytest tests/servers
+
+.venv-oldest-torch/ready: tests/oldest_torch.txt .venv/ready
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) -r $<
+	touch $@
+
+# not part of `make test`, for its size; an old torch wants an older transformers, and both warn
+test-oldest-torch: export HF_HUB_OFFLINE = 1
+test-oldest-torch: export OMP_NUM_THREADS = 1
+test-oldest-torch: .venv-oldest-torch/ready .venv-transformers4/ready
+	PYTHONPATH=.venv-oldest-torch:.venv-transformers4 $(BIN)/pytest -W default \
+	  tests/core tests/llm tests/test_golden.py tests/reference/test_transformers.py
 
 demo: .venv/ready
 	$(BIN)/python examples/demo.py
