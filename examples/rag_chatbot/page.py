@@ -18,6 +18,7 @@ from rag_chatbot.reading import ENDINGS, UPLOAD, read_files
 from rag_chatbot.search import Index
 
 LONGEST_QUESTION = 2000
+MOST_PASSAGES = 20_000
 FRAMEWORKS = {"llama-index": "LlamaIndex", "langchain": "LangChain"}
 
 
@@ -126,7 +127,7 @@ def _build_chat(chatbot: Chatbot, index: Index, own_index: gr.State) -> None:
 def stream(
     chatbot: Chatbot, index: Index, question: str, before: Sequence[Turn]
 ) -> Iterator[tuple[str, list[Turn], str, str, str]]:
-    """The conversation, the turns to remember, the question box, notes and sources, as they grow."""
+    """Conversation, turns to remember, question box, notes and sources, as they grow."""
     question = question.strip()
     if not question or len(question) > LONGEST_QUESTION:
         wrong = "The question is empty: type one."
@@ -140,23 +141,21 @@ def stream(
         for answer in chatbot.ask(question, before, index):
             turns: list[Turn] = [*asked, {"role": "assistant", "content": answer.text}]
             yield conversation(turns), turns, "", messages(answer.notes), sources(answer.sources)
-    except AnswerFailed as error:
-        yield (
-            asked,
-            [*before],
-            question,
-            messages([str(error)], kind="error"),
-            sources(error.sources),
-        )
-    except RerankError as error:
-        yield conversation(asked), [*before], question, messages([str(error)], kind="error"), ""
+    except (AnswerFailed, RerankError) as error:
+        found = error.sources if isinstance(error, AnswerFailed) else ()
+        wrong = messages([str(error)], kind="error")
+        yield conversation(asked), [*before], question, wrong, sources(found)
 
 
 def add_files(paths: Sequence[str], index: Index, about: Any) -> tuple[Index | None, str, str]:
     """The index with the files, a line about it, and a report on each that was left out."""
     reading = read_files(((Path(path), Path(path).name) for path in paths), UPLOAD)
-    if reading.passages:
+    added, left_out = len(reading.passages), list(reading.left_out)
+    if len(index.passages) + added > MOST_PASSAGES:
+        left_out.append(f"Nothing was added: {MOST_PASSAGES} passages are the most.")
+        added = 0
+    if added:
         index = index.with_passages(reading.passages)
-    added = [f"{len(reading.passages)} passages were added."] if reading.passages else []
-    report = messages(added, kind="about") + messages(reading.left_out, kind="error")
+    report = messages([f"{added} passages were added."] if added else [], kind="about")
+    report += messages(left_out, kind="error")
     return index, messages([about(index)], kind="about"), report

@@ -6,6 +6,7 @@ from typing import Any
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.chat_engine import CondensePlusContextChatEngine
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
@@ -114,9 +115,12 @@ def answer(
 
     sources: list[Source] = []
     try:
+        model = _language_model(llm)
         engine = CondensePlusContextChatEngine.from_defaults(
             retriever=retriever,
-            llm=_language_model(llm),
+            llm=model,
+            # the engine's own default leaves a database connection open for each question
+            memory=ChatMemoryBuffer.from_defaults(llm=model),
             node_postprocessors=[*rerankers, Numbered()],
             context_prompt=CONTEXT_PROMPT,
         )

@@ -1,0 +1,137 @@
+"""The playground's data: candidates in, orders, JSON and programs out."""
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from rag_chatbot.markup import comparison, moved
+from rag_chatbot.playground import (
+    LANGCHAIN,
+    LLAMA_INDEX,
+    LONGEST_CANDIDATE,
+    MOST_CANDIDATES,
+    Options,
+    PlaygroundError,
+    as_code,
+    as_json,
+    rank,
+    read_candidates,
+)
+
+from bge_rerank_integrations import InvalidInputError, ModelNotFound
+from bge_rerank_integrations.types import FloatArray, Pair, Scale
+
+CANDIDATES = ["Stocks fell.", "A bear. Pandas eat.", "Pandas eat bamboo."]
+
+
+class Lengths:
+    """A passage's length in characters, as a logit."""
+
+    name = "lengths"
+    scale: Scale = "logit"
+
+    def score(self, pairs: Sequence[Pair]) -> FloatArray:
+        return np.array([len(passage) for _, passage in pairs], dtype=np.float32)
+
+
+def test_candidates_are_lines_or_paragraphs() -> None:
+    assert read_candidates("one\n\ttwo \n three\n\n") == ["one", "two", "three"]
+    assert read_candidates("one\nmore\n \ntwo") == ["one\nmore", "two"]
+
+
+@pytest.mark.parametrize(
+    ("pasted", "message"),
+    [
+        (" \n ", "no candidates"),
+        ("a\n" * (MOST_CANDIDATES + 1), "201 candidates; 200 are the most"),
+        ("a" * (LONGEST_CANDIDATE + 1), "20,001 characters; 20,000 are the most"),
+    ],
+)
+def test_candidates_are_bounded(pasted: str, message: str) -> None:
+    with pytest.raises(PlaygroundError, match=message):
+        read_candidates(pasted)
+
+
+def test_a_ranking_holds_scores_evidence_and_where_it_ran() -> None:
+    ranking = rank("pandas", CANDIDATES, Options("lengths", top_n=2), scorer=Lengths())
+    first, second = ranking.results
+    assert (first.index, first.raw_score) == (1, 19)
+    assert (second.index, second.raw_score) == (2, 18)
+    assert first.evidence is not None
+    assert CANDIDATES[1][first.evidence.start : first.evidence.end] == "Pandas eat."
+    assert [passage.after for passage in ranking.trace.passages] == [None, 0, 1]
+    assert ranking.plan == "lengths"
+    assert ranking.notes == ()
+
+
+def test_the_offline_model_says_its_device_and_its_languages() -> None:
+    ranking = rank("熊猫吃什么？", CANDIDATES, Options("offline"))
+    assert ranking.plan.startswith("cpu, int8")
+    assert ranking.notes == ("offline reads English only: its scores of this query mean nothing.",)
+
+
+def test_what_cannot_be_ranked_says_why() -> None:
+    with pytest.raises(PlaygroundError, match="query is empty"):
+        rank(" ", CANDIDATES, Options("offline"))
+    with pytest.raises(ModelNotFound, match="nobody/nothing"):
+        rank("a", CANDIDATES, Options("nobody/nothing"))
+    with pytest.raises(InvalidInputError, match="top_n is 0"):
+        rank("a", CANDIDATES, Options("offline", top_n=0))
+
+
+def test_the_export_is_json_with_all_of_it() -> None:
+    rankings = [
+        rank("pandas", CANDIDATES, Options("one", top_n=1), scorer=Lengths()),
+        rank("pandas", CANDIDATES, Options("two", normalize=False), scorer=Lengths()),
+    ]
+    exported = json.loads(as_json("pandas", CANDIDATES, rankings))
+    assert (exported["query"], exported["candidates"]) == ("pandas", CANDIDATES)
+    one, two = exported["rankings"]
+    assert one["settings"] == {"model": "one", "top_n": 1}
+    assert [result["index"] for result in one["results"]] == [1]
+    assert one["results"][0]["evidence"] == [8, 19]
+    assert [result["score"] for result in two["results"]] == [19, 18, 12]
+    assert two["trace"]["passages"][0] == {
+        "before": 0,
+        "after": 2,
+        "raw_score": 12,
+        "score": 12,
+    }
+
+
+@pytest.mark.parametrize("template", [LLAMA_INDEX, LANGCHAIN])
+def test_the_exported_programs_give_the_playground_s_result(template: str) -> None:
+    candidates = [*CANDIDATES, 'It\'s "quoted" {braces} \\ back\nand a line. 熊猫']
+    options = Options("offline", score_threshold=0.00001, max_length=64)
+    program = as_code(template, 'What do "pandas" eat?', candidates, options)
+    printed = io.StringIO()
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(printed):
+        exec(compile(program, "exported", "exec"), names)
+    results = rank('What do "pandas" eat?', candidates, options).results
+    assert printed.getvalue() == "".join(
+        f"{result.score} {candidates[result.index]}\n" for result in results
+    )
+    assert names["reranker"].max_length == 64
+
+
+def test_two_orders_stand_beside_the_first() -> None:
+    rankings = [
+        rank("pandas", CANDIDATES, Options("one", top_n=1), scorer=Lengths()),
+        rank("pandas", CANDIDATES, Options("<b>two</b>"), scorer=Lengths()),
+    ]
+    shown = comparison(CANDIDATES, rankings)
+    assert shown.count("<h4>") == 3
+    assert "<h4>&lt;b&gt;two&lt;/b&gt;</h4>" in shown
+    assert "2 were not kept" in shown
+    assert "A bear. <mark>Pandas eat.</mark>" in shown
+
+
+def test_a_movement_is_how_many_places_and_which_way() -> None:
+    assert moved(3, 1) == '<span class="up">&#9650; 2</span>, was 3'
+    assert moved(1, 3) == '<span class="down">&#9660; 2</span>, was 1'
+    assert moved(2, 2) == "&#61; stayed"
