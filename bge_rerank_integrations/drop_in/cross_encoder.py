@@ -222,13 +222,12 @@ class AdapterFields(TypedDict):
     max_length: int
     truncation: Truncation
     normalize: bool
-    lazy_load: bool
 
 
 def adapter_fields(
     model: str, arguments: CrossEncoderArguments, *, default_max_length: int | None = None
 ) -> AdapterFields:
-    """What gives the scores of `CrossEncoder(model, **arguments)`, loaded at once as that is.
+    """What gives the scores of `CrossEncoder(model, **arguments)`.
 
     The model's config is read from disk or the hub, from where the model is downloaded if need be.
     Raises `ModelNotFound`, `CheckpointError`, and `UnsupportedModel` for a model that
@@ -263,7 +262,6 @@ def adapter_fields(
         max_length=arguments.max_length or min(own, default_max_length or own),
         truncation="longest_first",
         normalize=activation == "Sigmoid",
-        lazy_load=False,
     )
 
 

@@ -57,7 +57,7 @@ class HuggingFaceCrossEncoder(BaseModel, BaseCrossEncoder):
             )
         arguments = read_arguments(model_kwargs or {}, where="model_kwargs")
         super().__init__(model_name=model_name, model_kwargs=arguments.written)
-        self._encoder = BGECrossEncoder(**adapter_fields(model_name, arguments))
+        self._encoder = BGECrossEncoder(**adapter_fields(model_name, arguments)).warm_up()
 
     @property
     def encoder(self) -> BGECrossEncoder:

@@ -53,8 +53,7 @@ class FlagEmbeddingReranker(BaseNodePostprocessor):
             use_fp16=use_fp16,
             normalize=False,
             keep_retrieval_score=True,
-            lazy_load=False,
-        )
+        ).warm_up()
 
     @classmethod
     def class_name(cls) -> str:
@@ -143,7 +142,7 @@ class SentenceTransformerRerank(BaseNodePostprocessor):
         )
         self._reranker = BGERerank(
             **adapter_fields(model, arguments, default_max_length=DEFAULT_MAX_LENGTH)
-        )
+        ).warm_up()
 
     @classmethod
     def class_name(cls) -> str:

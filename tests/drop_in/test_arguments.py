@@ -1,0 +1,237 @@
+"""What the originals lose is kept; what cannot be honoured is refused with what to do."""
+
+import copy
+import inspect
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_core.documents import Document
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
+from pydantic import ValidationError
+from sentence_transformers import CrossEncoder
+
+from bge_rerank_integrations import (
+    InvalidInputError,
+    ModelNotFound,
+    NonFiniteScoreError,
+    UnsupportedModel,
+)
+from bge_rerank_integrations.drop_in.cross_encoder import READERS
+from bge_rerank_integrations.drop_in.langchain import CrossEncoderReranker, HuggingFaceCrossEncoder
+from bge_rerank_integrations.drop_in.llama_index import (
+    FlagEmbeddingReranker,
+    SentenceTransformerRerank,
+)
+
+QUERY = "what is a panda?"
+TEXTS = ["Water boils at 100 degrees.", "A panda is a bear.", "The capital of France is Paris."]
+TOKEN = "hf_not_to_be_seen"
+BOTH = pytest.mark.parametrize("kind", [FlagEmbeddingReranker, SentenceTransformerRerank])
+Kind = Callable[..., FlagEmbeddingReranker | SentenceTransformerRerank]
+
+
+def nodes() -> list[NodeWithScore]:
+    return [NodeWithScore(node=TextNode(text=t, id_=t[:5]), score=0.5) for t in TEXTS]
+
+
+@BOTH
+async def test_nodes_are_left_as_they_are(kind: Kind, reranker_base: Path) -> None:
+    reranker, given, second = kind(model=str(reranker_base), top_n=3), nodes(), nodes()
+    first = reranker.postprocess_nodes(given, query_str=QUERY)
+    assert given == second
+    assert {type(node.score) for node in first} == {float}
+    json.dumps([node.to_dict() for node in first])
+    again = await reranker.apostprocess_nodes(given, query_str=QUERY)
+    assert [(n.node_id, n.score) for n in again] == [(n.node_id, n.score) for n in first]
+    twice = reranker.postprocess_nodes(first, query_str=QUERY)
+    assert [(n.node_id, n.score) for n in twice] == [(n.node_id, n.score) for n in first]
+
+
+def test_the_retrieval_score_is_kept_out_of_sight(reranker_base: Path) -> None:
+    model = str(reranker_base)
+    always = FlagEmbeddingReranker(model=model).postprocess_nodes(nodes(), query_str=QUERY)
+    asked = SentenceTransformerRerank(model=model, keep_retrieval_score=True)
+    for node in [*always, *asked.postprocess_nodes(nodes(), query_str=QUERY)]:
+        assert node.metadata == {"retrieval_score": 0.5}
+        assert "0.5" not in node.node.get_content(MetadataMode.LLM)
+        assert "0.5" not in node.node.get_content(MetadataMode.EMBED)
+    plain = SentenceTransformerRerank(model=model).postprocess_nodes(nodes(), query_str=QUERY)
+    assert [node.metadata for node in plain] == [{}, {}]
+
+
+@BOTH
+def test_nodes_without_a_query_are_refused(kind: Kind, reranker_base: Path) -> None:
+    reranker = kind(model=str(reranker_base))
+    assert reranker.postprocess_nodes([], query_str=QUERY) == []
+    with pytest.raises(ValueError, match="query"):
+        reranker.postprocess_nodes(nodes())
+
+
+@BOTH
+def test_settings_can_change_where_no_score_hangs_on_them(kind: Kind, reranker_base: Path) -> None:
+    reranker = kind(model=str(reranker_base))
+    assert len(reranker.postprocess_nodes(nodes(), query_str=QUERY)) == 2
+    reranker.top_n = 1
+    reranker.callback_manager = CallbackManager()
+    assert len(reranker.postprocess_nodes(nodes(), query_str=QUERY)) == 1
+    with pytest.raises(ValidationError, match="frozen"):
+        reranker.model = "another"
+    for wrong in (0, -1, None):
+        with pytest.raises(ValidationError, match="top_n"):
+            kind(model=str(reranker_base), top_n=wrong)
+
+
+@BOTH
+def test_copies_of_every_kind_score_alike(kind: Kind, reranker_base: Path) -> None:
+    reranker = kind(model=str(reranker_base), top_n=3)
+    expected = reranker.postprocess_nodes(nodes(), query_str=QUERY)
+    written = pickle.dumps(reranker)
+    assert len(written) < 2000  # no weights
+    classes = type(reranker)
+    for other in (
+        classes.from_dict(reranker.to_dict()),
+        classes.from_json(reranker.to_json()),
+        pickle.loads(written),
+        copy.deepcopy(reranker),
+    ):
+        assert other.to_dict() == reranker.to_dict()
+        assert other.postprocess_nodes(nodes(), query_str=QUERY) == expected
+
+
+def test_a_cross_encoder_survives_pickle_and_copies(reranker_base: Path) -> None:
+    encoder = HuggingFaceCrossEncoder(
+        model_name=str(reranker_base),
+        model_kwargs={"device": "cpu", "activation_fn": torch.nn.Identity(), "max_length": 40},
+    )
+    pairs = [(QUERY, text * 20) for text in TEXTS]
+    for other in (pickle.loads(pickle.dumps(encoder)), copy.deepcopy(encoder)):
+        assert other == encoder
+        assert other.score(pairs) == encoder.score(pairs)
+    assert encoder.model_dump() == {
+        "model_name": str(reranker_base),
+        "model_kwargs": {"device": "cpu", "activation_fn": "torch.nn.Identity", "max_length": 40},
+    }
+
+
+def test_a_token_is_told_nowhere(reranker_base: Path) -> None:
+    given = {"token": TOKEN, "device": "cpu"}
+    encoder = HuggingFaceCrossEncoder(model_name=str(reranker_base), model_kwargs=given)
+    assert given["token"] == TOKEN  # the caller's own
+    held = encoder.encoder.token
+    assert held is not None
+    assert held.get_secret_value() == TOKEN
+    reranker = SentenceTransformerRerank(
+        model=str(reranker_base), cross_encoder_kwargs={"token": TOKEN}
+    )
+    shown = [repr(encoder), encoder.model_dump_json(), repr(reranker), reranker.to_json()]
+    assert not any(TOKEN in text for text in shown)
+    assert TOKEN.encode() not in pickle.dumps(encoder) + pickle.dumps(reranker)
+    with pytest.raises(InvalidInputError) as caught:
+        HuggingFaceCrossEncoder(model_kwargs={"token": TOKEN, "prompts": {}})
+    assert TOKEN not in str(caught.value)
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"prompts": {"query": "q: "}}, r"model_kwargs holds 'prompts', .*leave it out"),
+    ({"num_labels": 2}, "a reranker has one label"),
+    ({"activation_fn": torch.nn.Tanh()}, r"torch\.nn\.modules\.activation\.Tanh; use torch\.nn"),
+    ({"activation_fn": torch.sigmoid}, r"use torch\.nn"),
+    ({"model_kwargs": {"attn_implementation": "eager"}}, "'attn_implementation'; of the model's"),
+    ({"model_kwargs": {"torch_dtype": "float64"}}, "number format float64"),
+    ({"processor_kwargs": {"use_fast": False}}, r"tokenizer\.json decides"),
+    ({"max_length": 0}, "number of tokens"),
+    ({"max_length": 40, "processor_kwargs": {"model_max_length": 41}}, "two things of max_length"),
+    ({"backend": "tensorflow"}, "'torch', 'onnx' or 'openvino'"),
+    ({"local_files_only": "yes"}, "must be True or False"),
+    ({"token": False}, "give a string"),
+    ({"device": 0}, "is a int; give a string"),
+    ({"device": "npu"}, "available: cpu"),
+    ({"max_length": 100_000}, "this model takes"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=lambda value: str(value)[:60])
+def test_what_cannot_be_honoured_is_refused(
+    reranker_base: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        HuggingFaceCrossEncoder(model_name=str(reranker_base), model_kwargs=arguments)
+
+
+def test_every_argument_of_cross_encoder_is_known_or_refused_on_purpose() -> None:
+    there = set(inspect.signature(CrossEncoder.__init__).parameters) - {"self"}
+    refused = {
+        "model_name_or_path", "modules", "prompts", "default_prompt_name", "config_kwargs",
+        "model_card_data", "keep_in_fp32_modules",
+    }  # fmt: skip
+    assert there - READERS.keys() <= refused
+
+
+def test_the_places_of_arguments_that_two_originals_order_differently() -> None:
+    with pytest.raises(InvalidInputError, match="by name"):
+        SentenceTransformerRerank(3, "some/model")
+    with pytest.raises(InvalidInputError, match="give device="):
+        SentenceTransformerRerank(model="some/model", cross_encoder_kwargs={"device": "cpu"})
+    with pytest.raises(InvalidInputError, match="client is a object"):
+        HuggingFaceCrossEncoder(client=object())  # type: ignore[arg-type]
+
+
+def test_models_that_would_be_scored_wrong(
+    damaged: Callable[[str], Path], bge_embedder: Path, reranker_base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedModel, match="2 labels"):
+        HuggingFaceCrossEncoder(model_name=str(damaged("two_labels")))
+    with pytest.raises(UnsupportedModel, match="no relevance head"):
+        SentenceTransformerRerank(model=str(bge_embedder))
+    with pytest.raises(ModelNotFound):
+        FlagEmbeddingReranker(model=str(tmp_path / "nowhere"))
+    config = json.loads((reranker_base / "config.json").read_text(encoding="utf-8"))
+    config["sentence_transformers"] = {"activation_fn": "some.package.Activation"}
+    for file in reranker_base.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match=r"some\.package\.Activation.*activation_fn="):
+        HuggingFaceCrossEncoder(model_name=str(tmp_path))
+    raw = HuggingFaceCrossEncoder(
+        model_name=str(tmp_path), model_kwargs={"activation_fn": torch.nn.Identity()}
+    )
+    assert raw.encoder.normalize is False
+
+
+class WordCount(BaseCrossEncoder):
+    """Scores a pair by the words of the query that its passage has; NaN for an empty passage."""
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        return [
+            float(len(set(query.split()) & set(passage.split())))
+            if passage != "?"
+            else float("nan")
+            for query, passage in text_pairs
+        ]
+
+
+async def test_any_cross_encoder_keeps_its_scores() -> None:
+    documents = [Document(page_content=text, id=text) for text in ("a dog", "red fox", "red hat")]
+    before = copy.deepcopy(documents)
+    reranker = CrossEncoderReranker(model=WordCount(), top_n=2)
+    found = reranker.compress_documents(documents, "red fox")
+    assert [(d.id, d.metadata) for d in found] == [
+        ("red fox", {"relevance_score": 2.0}),
+        ("red hat", {"relevance_score": 1.0}),
+    ]
+    assert await reranker.acompress_documents(documents, "red fox") == found
+    assert documents == before
+    assert reranker.compress_documents([], "red fox") == []
+    with pytest.raises(NonFiniteScoreError):
+        reranker.compress_documents([Document(page_content="?")], "red fox")
+    with pytest.raises(ValidationError, match="top_n"):
+        CrossEncoderReranker(model=WordCount(), top_n=0)
+    with pytest.raises(ValidationError, match="model"):
+        CrossEncoderReranker(model="BAAI/bge-reranker-base")  # type: ignore[arg-type]
