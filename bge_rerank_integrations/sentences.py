@@ -98,7 +98,7 @@ def _ends(text: str, begin: int, match: re.Match[str], *, cased: bool) -> bool:
     """Whether a sentence that begins at `begin` ends with this mark."""
     kind, end = match.lastgroup, match.end()
     if kind == "line":
-        return _line_ends(text, match.start(), end)
+        return _line_ends(text, match.start(), end, cased=cased)
     if kind == "bullet":
         return True
     if kind == "full" or text[end : end + 1] in _GOES_ON:
@@ -130,13 +130,13 @@ def _abbreviates(text: str, begin: int, match: re.Match[str], following: str) ->
     )
 
 
-def _line_ends(text: str, start: int, end: int) -> bool:
+def _line_ends(text: str, start: int, end: int, *, cased: bool) -> bool:
     """Whether the line break from `start` to `end` is more than wrapping."""
     line = _LINE_BREAK.split(text[max(0, start - 4 * WRAPPED_COLUMNS) : start])[-1].rstrip()
     following = _LINE_BREAK.split(text[end : end + 40])[0]
     if not line or not following.strip() or _ITEM.match(following):
         return True
-    if following.lstrip()[0].islower() or line[-1] in ",\uff0c\u3001":
+    if (cased and following.lstrip()[0].islower()) or line[-1] in ",\uff0c\u3001":
         return False
     return _columns(line) < WRAPPED_COLUMNS
 
