@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args, overload
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bge_rerank_integrations.calibration import Calibration
+    from bge_rerank_integrations.cascade import CascadeStage
     from bge_rerank_integrations.cutoffs import Cutoff
     from bge_rerank_integrations.local.scorer import LocalScorer
     from bge_rerank_integrations.remote.scorer import RemoteScorer
@@ -353,6 +354,7 @@ def load_reranker(
     on_error: OnError = "raise",
     calibration: Calibration | str | Path | None = None,
     cutoff: Cutoff | None = None,
+    cascade: Iterable[CascadeStage] = (),
     explain: bool = False,
     on_trace: Callable[[RerankTrace], object] | None = None,
     trace_texts: bool = False,
@@ -367,8 +369,8 @@ def load_reranker(
     `score_cache`, a file's path or ":memory:", keeps scores (see `cache.CachedScorer`).
 
     See `Reranker` for `top_n`, `score_threshold` (inclusive, on the scale that is shown),
-    `normalize`, `timeout`, `on_error`, `calibration`, `cutoff`, `explain`, `on_trace` and
-    `trace_texts`.
+    `normalize`, `timeout`, `on_error`, `calibration`, `cutoff`, `cascade`, `explain`, `on_trace`
+    and `trace_texts`.
     """
     return Reranker(
         wrapped_scorer(
@@ -384,6 +386,7 @@ def load_reranker(
         on_error=on_error,
         calibration=calibration,
         cutoff=cutoff,
+        cascade=cascade,
         explain=explain,
         on_trace=on_trace,
         trace_texts=trace_texts,

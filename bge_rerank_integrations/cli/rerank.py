@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bge_rerank_integrations.cascade import CascadeStage
 from bge_rerank_integrations.cli.options import (
     AsJson,
     Cache,
@@ -38,7 +39,7 @@ from bge_rerank_integrations.cli.options import (
 )
 from bge_rerank_integrations.cutoffs import Cutoff
 from bge_rerank_integrations.errors import RerankError
-from bge_rerank_integrations.load import ScorerOptions, load_reranker
+from bge_rerank_integrations.load import ScorerOptions, load_reranker, load_scorer
 from bge_rerank_integrations.passage_lines import (
     Passage,
     UnreadableInput,
@@ -128,6 +129,13 @@ def rerank(
     head_indexing: Heads = "request",
     batch_size: Annotated[int | None, typer.Option(help="Most pairs in a batch.")] = None,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Most tokens in a batch.")] = None,
+    first: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL:KEEP",
+            help="A cheaper model, and how many passages it leaves to the next; may be repeated.",
+        ),
+    ] = None,
     long_passages: Annotated[
         LongPassages,
         typer.Option(help="What is too long: cut, read in overlapping windows, or an error."),
@@ -209,8 +217,15 @@ def rerank(
 
     cutoff = Cutoff(min_probability, target_recall, min_n, token_budget)
 
+    stages = [_read_stage(text) for text in first or ()]
+
     @cache
     def load() -> Reranker:
+        where: ScorerOptions = {
+            "device": device or None,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+        }
         return load_reranker(
             model,
             top_n=top_n,
@@ -220,6 +235,7 @@ def rerank(
             on_error=on_error,
             calibration=calibration,
             cutoff=cutoff,
+            cascade=[CascadeStage(load_scorer(name, **where), keep) for name, keep in stages],
             explain=explain,
             long_passages=long_passages,
             score_cache=score_cache,
@@ -245,6 +261,17 @@ def rerank(
             print(json.dumps(row, ensure_ascii=False))
     else:
         _print_ranking(given, results)
+
+
+def _read_stage(text: str) -> tuple[str, int]:
+    """Model and number of "MODEL:KEEP"; a model may be an address with a port."""
+    model, mark, keep = text.rpartition(":")
+    if not (mark and model and keep.isascii() and keep.isdigit()):
+        raise UnreadableInput(
+            f"--first is {text!r}; it must be a model and how many passages it keeps, as in "
+            "BAAI/bge-small-en-v1.5:50"
+        )
+    return model, int(keep)
 
 
 def _answer_requests(file: Path | None, load: Callable[[], Reranker], *, explain: bool) -> None:

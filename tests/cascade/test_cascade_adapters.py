@@ -9,10 +9,12 @@ import pytest
 from langchain_core.documents import Document
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from bge_rerank_integrations import load_scorer
+from bge_rerank_integrations import load_reranker, load_scorer
+from bge_rerank_integrations.cascade import CascadeStage
 from bge_rerank_integrations.cascade_fields import StageFields
 from bge_rerank_integrations.langchain import BGERerank as Compressor
 from bge_rerank_integrations.llama_index import BGERerank as Postprocessor
+from tests.cli.command import json_lines, run
 from tests.fakes import WordOverlapScorer
 
 QUERY = "How many people live in Berlin?"
@@ -119,3 +121,24 @@ def test_a_stage_may_be_a_scorer_which_cannot_be_written_down() -> None:
     assert first.pairs_scored == 5
     with pytest.raises(ValueError, match="word-overlap"):
         compressor({"scorer": first, "keep": 2}, top_n=2).model_dump()
+
+
+def test_plain_python_takes_loaded_stages() -> None:
+    stage = CascadeStage(load_scorer("offline-embedder"), keep=3)
+    results = load_reranker("offline", cascade=[stage]).rerank(QUERY, PASSAGES)
+    assert [(result.index, result.raw_score) for result in results] == expected()
+
+
+def test_the_command_has_a_first_model() -> None:
+    asked = ("rerank", QUERY, *PASSAGES, "--model", "offline", "--json")
+    done = run(*asked, "--first", "offline-embedder:3")
+    assert done.returncode == 0
+    rows = [(row["index"], row["raw_score"]) for row in json_lines(done.stdout)]
+    assert rows == expected()
+
+
+@pytest.mark.parametrize("first", ["offline-embedder", ":3", "offline-embedder:", "a:b", "a:-3"])
+def test_the_command_says_what_a_first_model_is(first: str) -> None:
+    done = run("rerank", QUERY, *PASSAGES, "--model", "no such model", "--first", first)
+    assert done.returncode != 0
+    assert f"--first is {first!r}; it must be a model" in " ".join(done.stderr.split())
