@@ -1,0 +1,26 @@
+"""docs/migrating.md says what the code does and what was measured."""
+
+import re
+from pathlib import Path
+
+from bge_rerank_integrations.drop_in.cross_encoder import READERS
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def test_its_speeds_are_those_that_were_measured() -> None:
+    text = (DOCS / "migrating.md").read_text(encoding="utf-8")
+    table = text[text.index("## How much faster") :]
+    measured = (DOCS / "speed.md").read_text(encoding="utf-8")
+    numbers = re.findall(r"\d+\.\d+(?=x| s)", table)
+    assert len(numbers) == 8
+    figures = set(re.findall(r"\d+\.\d+", measured))
+    assert set(numbers) <= figures
+
+
+def test_it_names_every_argument_that_is_taken() -> None:
+    text = (DOCS / "migrating.md").read_text(encoding="utf-8")
+    paragraph = text[text.index("`model_kwargs` and `cross_encoder_kwargs` may hold") :]
+    older = {"default_activation_function", "automodel_args", "tokenizer_args", "tokenizer_kwargs"}
+    named = set(re.findall(r"`(\w+)", paragraph[: paragraph.index("\n\n")]))
+    assert READERS.keys() - older <= named
