@@ -1,0 +1,101 @@
+"""`explain` in LlamaIndex: offsets into the node's own text, out of sight of embedder and LLM."""
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
+
+from bge_rerank_integrations.errors import RemoteUnavailable
+from bge_rerank_integrations.llama_index import BGERerank
+from tests.fakes import FailingScorer, WordOverlapScorer
+
+QUERY = "red fox eats"
+TEXTS = ["A dog barks. A fox.", "A hat is red. The red fox eats mice.", "Stocks fell."]
+
+
+@pytest.fixture
+def titled() -> list[NodeWithScore]:
+    """Each has a title in its metadata, which has all words of the query."""
+    return [
+        NodeWithScore(node=TextNode(text=text, id_=str(i), metadata={"title": "red fox eats"}))
+        for i, text in enumerate(TEXTS)
+    ]
+
+
+def explaining(**fields: Any) -> BGERerank:
+    return BGERerank(**{"scorer": WordOverlapScorer(), "explain": True, "top_n": None} | fields)
+
+
+def quoted(ranked: list[NodeWithScore]) -> dict[str, str]:
+    found = {}
+    for node in ranked:
+        text = node.node.get_content(metadata_mode=MetadataMode.NONE)
+        evidence = node.node.metadata["rerank_evidence"]
+        found[node.node_id] = text[evidence["start"] : evidence["end"]]
+    return found
+
+
+@pytest.mark.parametrize("mode", list(MetadataMode))
+async def test_offsets_point_into_the_own_text_whatever_was_scored(
+    titled: list[NodeWithScore], mode: MetadataMode
+) -> None:
+    reranker = explaining(metadata_mode=mode)
+    ranked = reranker.postprocess_nodes(titled, query_str=QUERY)
+    assert quoted(ranked) == {
+        "0": "A fox.",
+        "1": "The red fox eats mice.",
+        "2": "Stocks fell.",
+    }
+    assert await reranker.apostprocess_nodes(titled, query_str=QUERY) == ranked
+
+
+def test_the_note_is_plain_data_on_the_scale_of_the_score(titled: list[NodeWithScore]) -> None:
+    reranker = explaining(top_n=1, normalize=False, metadata_mode=MetadataMode.NONE)
+    (node,) = reranker.postprocess_nodes(titled, query_str=QUERY)
+    assert json.loads(node.to_json())["node"]["metadata"] == {
+        "title": "red fox eats",
+        "rerank_evidence": {"start": 14, "end": 36, "score": 3.0},
+    }
+
+
+def test_neither_llm_nor_embedder_nor_a_second_pass_reads_it(titled: list[NodeWithScore]) -> None:
+    ranked = explaining().postprocess_nodes(titled, query_str=QUERY)
+    given = {node.node_id: node.node for node in titled}
+    for node in ranked:
+        for mode in (MetadataMode.LLM, MetadataMode.EMBED):
+            assert node.node.get_content(mode) == given[node.node_id].get_content(mode)
+    again = explaining(metadata_mode=MetadataMode.ALL).postprocess_nodes(ranked, query_str="start")
+    assert [node.score for node in again] == [0.5] * 3, "the keys of the note were scored"
+
+
+def test_the_nodes_given_stay_as_they_are(titled: list[NodeWithScore]) -> None:
+    before = [node.model_dump_json() for node in titled]
+    explaining().postprocess_nodes(titled, query_str=QUERY)
+    assert [node.model_dump_json() for node in titled] == before
+
+
+def test_none_without_text_and_none_without_explain(titled: list[NodeWithScore]) -> None:
+    titled.append(NodeWithScore(node=TextNode(text="", id_="empty")))
+    titled.append(NodeWithScore(node=TextNode(text="", id_="meta", metadata={"a": "red fox eats"})))
+    ranked = explaining(no_text="last").postprocess_nodes(titled, query_str=QUERY)
+    notes = {node.node_id: node.node.metadata["rerank_evidence"] for node in ranked}
+    assert notes["empty"] is None
+    assert notes["meta"] is None, "scored by its metadata, and no own text to point into"
+    plain = explaining(explain=False).postprocess_nodes(titled, query_str=QUERY)
+    assert [node.node.metadata.get("rerank_evidence", "absent") for node in plain] == ["absent"] * 5
+
+
+def test_a_note_of_an_earlier_pass_is_replaced(
+    titled: list[NodeWithScore], caplog: pytest.LogCaptureFixture
+) -> None:
+    ranked = explaining().postprocess_nodes(titled, query_str=QUERY)
+    scorer = FailingScorer(RemoteUnavailable)
+    with caplog.at_level(logging.WARNING):
+        kept = explaining(scorer=scorer, on_error="keep").postprocess_nodes(
+            ranked, query_str="other"
+        )
+    assert [node.node_id for node in kept] == [node.node_id for node in ranked]
+    assert [node.node.metadata["rerank_evidence"] for node in kept] == [None] * 3
+    assert [node.node.metadata["rerank_scored"] for node in kept] == [False] * 3
