@@ -1,0 +1,137 @@
+"""What a cascade saves on judged data: pairs that the dear model need not score, and time.
+
+    python -m benchmarks.cascade FOLDER ... --out cascade.md      a row for each data set
+
+A cheap model leaves `keep` of the candidates to the dear one. Quality is counted from the scores
+that benchmarks.quality keeps in --scores; what is missing there is scored now. Time is that of the
+processor, for both ways in turns on the first --timed questions of each data set: it does not count
+what other programs do meanwhile.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from benchmarks.models import DEFAULT_CACHE
+from benchmarks.quality import MINILM, load_model, score_all
+from bge_rerank_integrations import Reranker, Scorer
+from bge_rerank_integrations.cascade import CascadeStage
+from bge_rerank_integrations.evaluate import JudgedQuery, read_beir
+from bge_rerank_integrations.evaluate.bootstrap import Array, Bootstrap, difference
+from bge_rerank_integrations.evaluate.rankings import measured, parse_measures
+
+MEASURE = "nDCG@10"
+KEEPS = (10, 20)
+RESAMPLES = 10_000
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Count, time, and print or write the table."""
+    asked = read_arguments(arguments)
+    cheap, dear = load_model(asked.cheap, asked.cheap_max_length), load_model(asked.dear)
+    keeps = asked.keep or KEEPS
+    reading = f", reading {asked.cheap_max_length} tokens," if asked.cheap_max_length else ""
+    about = (
+        f"{asked.cheap}{reading} leaves `keep` of at most {asked.depth} candidates to "
+        f"{asked.dear}. The difference in {MEASURE} is to {asked.dear} over all of them, with its 95% interval by "
+        f"paired bootstrap over the questions, {RESAMPLES:,} resamples. Pairs are those that "
+        f"{asked.dear} is spared. Time is the cascade's processor time over that of {asked.dear} "
+        f"alone, taking turns: median and range of the first {asked.timed} questions."
+    )
+    columns = (
+        *("data set", "questions", f"{MEASURE}, {asked.dear}", "keep", f"{MEASURE}, cascade"),
+        *("difference", "pairs spared", "time"),
+    )
+    lines = [about, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for folder in asked.folders:
+        queries = read_beir(folder, folder / asked.run, depth=asked.depth)[: asked.queries]
+        known = {
+            scorer: score_all(scorer, queries, asked.scores.expanduser(), folder.name)
+            for scorer in (cheap, dear)
+        }
+        whole = values(queries, Reranker(known[dear]))
+        times = time_shares(queries[: asked.timed], cheap, dear, keeps)
+        for keep, shares in zip(keeps, times, strict=True):
+            stage = CascadeStage(known[cheap], keep)
+            found = values(queries, Reranker(known[dear], cascade=[stage]))
+            bootstrap = Bootstrap(len(queries), RESAMPLES, seed=0)
+            means = bootstrap.means(np.column_stack([whole, found]))
+            lost = difference(whole, found, means[:, 0], means[:, 1])
+            cells = (
+                *(folder.name, str(len(queries)), f"{whole.mean():.3f}", str(keep)),
+                f"{found.mean():.3f}",
+                f"{lost.value:+.3f} [{lost.low:+.3f}, {lost.high:+.3f}]",
+                f"{spared(queries, keep):.0%}",
+                f"{median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    table = "\n".join(lines) + "\n"
+    if asked.out is None:
+        print(table)
+    else:
+        asked.out.write_text(table, encoding="utf-8")
+
+
+def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("folders", type=Path, nargs="+", help="data sets")
+    parser.add_argument(
+        "--run", default="run.bm25.top100.trec", help="each one's file of candidates"
+    )
+    parser.add_argument("--cheap", default=MINILM, help="hub id, folder or 'offline-embedder'")
+    parser.add_argument("--cheap-max-length", type=int, help="how many tokens that one reads")
+    parser.add_argument("--dear", default="offline", help="the same; the scores are its own")
+    parser.add_argument("--keep", type=int, action="append", help=f"repeatable; {KEEPS} if none")
+    parser.add_argument("--depth", type=int, default=100)
+    parser.add_argument("--queries", type=int, help="only the first N of each data set")
+    parser.add_argument("--timed", type=int, default=3, help="questions to measure time on")
+    parser.add_argument("--scores", type=Path, default=DEFAULT_CACHE / "quality")
+    parser.add_argument("--out", type=Path, help="write the table here")
+    return parser.parse_args(arguments)
+
+
+def values(queries: Sequence[JudgedQuery], reranker: Reranker) -> Array:
+    """Each question's measure, of what the reranker returns: what falls out is not found."""
+    orders = [
+        np.array([r.index for r in reranker.rerank(query.text, query.candidates.values())], int)
+        for query in queries
+    ]
+    return measured(queries, orders, parse_measures([MEASURE]))[:, 0]
+
+
+def spared(queries: Sequence[JudgedQuery], keep: int) -> float:
+    """The share of pairs that the dear model does not score."""
+    counts = [len(query.candidates) for query in queries]
+    return 1 - sum(min(keep, count) for count in counts) / sum(counts)
+
+
+def time_shares(
+    queries: Sequence[JudgedQuery], cheap: Scorer, dear: Scorer, keeps: Sequence[int]
+) -> list[list[float]]:
+    """For each `keep` and question the cascade's processor time over that of the dear model."""
+    alone = Reranker(dear)
+    cascades = [Reranker(dear, cascade=[CascadeStage(cheap, keep)]) for keep in keeps]
+    for scorer in (cheap, dear):  # what is done once does not count
+        scorer.score([(queries[0].text, text) for text in list(queries[0].candidates.values())[:2]])
+    shares: list[list[float]] = [[] for _ in keeps]
+    for query in queries:
+        whole = processor_seconds(alone, query)
+        for row, cascade in zip(shares, cascades, strict=True):
+            row.append(processor_seconds(cascade, query) / whole)
+    return shares
+
+
+def processor_seconds(reranker: Reranker, query: JudgedQuery) -> float:
+    """Of all threads of this process."""
+    begin = time.process_time()
+    reranker.rerank(query.text, query.candidates.values())
+    return time.process_time() - begin
+
+
+if __name__ == "__main__":
+    main()
