@@ -10,7 +10,7 @@ import unicodedata
 Span = tuple[int, int]
 """Start and end in the characters of a text, the end exclusive."""
 
-MOST_CHARACTERS = 400
+MOST_CHARACTERS = 600
 """What is longer is divided although no sentence ends in it: a transcript without full stops."""
 
 WRAPPED_COLUMNS = 60
