@@ -69,7 +69,8 @@ def evaluate(
     A question without a relevant passage is left out: no order of it is better than another. One
     without candidates counts, as 0.
 
-    Raises `InvalidInputError` for options out of range and where no question has a relevant
+    Raises `InvalidInputError` for options out of range, for a `Reranker` with a cascade, of which
+    the first candidates' scores say nothing, and where no question has a relevant
     passage or none has candidates, `MissingExtra` without the `eval` extra, and what a scorer
     raises.
     """
@@ -133,6 +134,12 @@ def _check_options(
 ) -> None:
     if not rerankers:
         raise InvalidInputError("rerankers is empty; name at least one")
+    for name, given in rerankers.items():
+        if isinstance(given, Reranker) and given.cascade:
+            raise InvalidInputError(
+                f"{name} has a cascade, which scores only what its first stages leave, and here "
+                "every candidate is scored: evaluate its models apart, each by its own scorer"
+            )
     if depths is not None and (not depths or min(depths) < 1):
         raise InvalidInputError(f"depths is {list(depths)}; they must be whole numbers from 1")
     for name, value, least in (("resamples", resamples, 100), ("examples", examples, 0)):
