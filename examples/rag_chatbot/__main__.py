@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--llm-url", help="an OpenAI-compatible address, else OPENAI_BASE_URL")
     options.add_argument("--llm-model", help="the language model there, else OPENAI_MODEL")
     options.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    options.add_argument("--port", type=int, default=7860)
+    options.add_argument("--port", type=int, help="by default the first free one from 7860")
     return options
 
 
@@ -52,7 +52,11 @@ def main() -> None:
     here_alone = options.host == "localhost" or is_loopback(options.host)
     if not here_alone:
         print(f"Anyone who can reach {options.host} can read these files and use the models.")
-    serve(build_page(chatbot, index, any_model=here_alone), host=options.host, port=options.port)
+    page = build_page(chatbot, index, any_model=here_alone)
+    try:
+        serve(page, host=options.host, port=options.port)
+    except OSError as error:
+        sys.exit(f"rag_chatbot: cannot listen on {options.host}: {error}; choose another --port")
 
 
 def read_index(files: Path | None, embedder: str) -> Index:

@@ -36,9 +36,12 @@ def build_page(chatbot: Chatbot, index: Index, *, any_model: bool) -> gr.Blocks:
     return page
 
 
-def serve(page: gr.Blocks, *, host: str, port: int) -> None:
-    """Serve the page until interrupted; nothing of it is shared, and nobody is told."""
-    page.queue(max_size=20, default_concurrency_limit=2).launch(
+def serve(page: gr.Blocks, *, host: str, port: int | None) -> None:
+    """Serve the page until interrupted; nothing of it is shared, and nobody is told.
+
+    Without a port it is the first that is free from 7860. Raises `OSError` if there is none.
+    """
+    _, address, _ = page.queue(max_size=20, default_concurrency_limit=2).launch(
         server_name=host,
         server_port=port,
         share=False,
@@ -49,7 +52,11 @@ def serve(page: gr.Blocks, *, host: str, port: int) -> None:
         enable_monitoring=False,
         ssr_mode=False,
         mcp_server=False,
+        quiet=True,  # its own words advertise a public link
+        prevent_thread_lock=True,
     )
+    print(f"Open {address}", flush=True)
+    page.block_thread()
 
 
 def describe(chatbot: Chatbot, index: Index) -> str:

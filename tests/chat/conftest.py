@@ -52,7 +52,7 @@ def chat_page() -> Iterator[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "examples"), "HF_HUB_OFFLINE": "1"}
     for name in ("OPENAI_BASE_URL", "OPENAI_MODEL", "OPENAI_API_KEY"):
         environment.pop(name, None)
-    command = [sys.executable, "-u", "-m", "rag_chatbot", "--port", "0", "--embedder", "none"]
+    command = [sys.executable, "-u", "-m", "rag_chatbot", "--embedder", "none"]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:
@@ -64,6 +64,6 @@ def chat_page() -> Iterator[str]:
                 break
         try:
             assert "http://127.0.0.1:" in "".join(said[-1:]), "".join(said)
-            yield said[-1].split()[-1]
+            yield said[-1].split()[-1].rstrip("/")
         finally:
             server.terminate()

@@ -1,0 +1,203 @@
+"""The page in a real browser: asked, given files, and given what is wrong."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.chat.pdfs import pdf_of
+
+pytestmark = pytest.mark.browser
+
+SECONDS = 30
+HOSTILE = (
+    "<script>document.title='taken'</script><img src=taken onerror=\"document.title='taken'\">"
+)
+TEMPLATES = "${document.title='taken'} {{value}} @children"
+
+
+class Page:
+    """The chatbot's page, by the words that a reader sees."""
+
+    def __init__(self, browser: webdriver.Chrome, address: str) -> None:
+        self.browser = browser
+        browser.get(address)
+        self.wait(lambda: self.all("#question textarea"))
+
+    def wait(self, condition: Callable[[], Any]) -> Any:
+        return WebDriverWait(self.browser, SECONDS, 0.1).until(lambda _: condition())
+
+    def all(self, place: str) -> list[WebElement]:
+        return self.browser.find_elements(By.CSS_SELECTOR, place)
+
+    def one(self, place: str) -> WebElement:
+        (found,) = self.all(place)
+        return found
+
+    def text(self, place: str) -> str:
+        return str(
+            self.browser.execute_script(  # type: ignore[no-untyped-call]
+                "return document.querySelector(arguments[0])?.innerText ?? ''", place
+            )
+        )
+
+    def wait_for(self, words: str, place: str) -> str:
+        self.wait(lambda: words in self.text(place))
+        return self.text(place)
+
+    def write(self, text: str, place: str) -> None:
+        box = self.one(place)
+        box.send_keys(Keys.CONTROL, "a")
+        box.send_keys(Keys.DELETE, text)
+
+    def ask(self, question: str) -> None:
+        self.write(question, "#question textarea")
+        self.one("#ask").click()
+
+    def open(self, label: str) -> None:
+        for button in self.all("button"):
+            if button.text.strip().startswith(label):
+                button.click()
+                return
+        raise AssertionError(f"there is no {label}")
+
+    def rerank(self, query: str, candidates: str, model: str = "") -> None:
+        self.open("Playground")
+        self.wait(lambda: self.one("#play-run").is_displayed())
+        self.write(query, "#play-query textarea")
+        self.write(candidates, "#play-candidates textarea")
+        if model:
+            self.write(model + Keys.ENTER, "#play-model input")
+        self.one("#play-run").click()
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, chat_page: str) -> Iterator[Page]:
+    browser.get_log("performance")  # type: ignore[no-untyped-call] # forget what came before
+    opened = Page(browser, chat_page)
+    yield opened
+    assert browser.title == "BGE reranker chat"  # no text has become a program
+    elsewhere = [url for url in _requested(browser) if not url.startswith((chat_page, "data:"))]
+    assert elsewhere == []
+
+
+def _requested(browser: webdriver.Chrome) -> list[str]:
+    events = [
+        json.loads(entry["message"])["message"]
+        for entry in browser.get_log("performance")  # type: ignore[no-untyped-call]
+    ]
+    return [
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
+
+
+def test_a_question_in_english_is_answered_with_its_evidence_marked(page: Page) -> None:
+    page.ask("Who coined the word oxygen?")
+    page.wait_for("[1]", "#conversation .turn.assistant")
+    (asked,) = page.all("#conversation .turn.user")
+    assert asked.text == "Who coined the word oxygen?"
+    answer = page.text("#conversation .turn.assistant")
+    assert answer.startswith("The name oxygen was coined in 1777 by Antoine Lavoisier")
+    marked = page.wait(lambda: page.all("#sources mark"))[0].text
+    assert marked.startswith("The name oxygen was coined in 1777 by Antoine Lavoisier")
+    assert marked in answer
+    assert "[1] Wikipedia" in page.text("#sources")
+    assert "No language model is set up" in page.text("#notes")
+
+
+def test_a_question_in_chinese_is_answered_and_said_not_to_be_reranked(page: Page) -> None:
+    page.ask("大熊猫吃什么？")
+    page.wait_for("大熊猫主要以竹子为食", "#conversation .turn.assistant")
+    assert "[1] 大熊猫 · not scored" in page.wait_for("[1]", "#sources")
+    assert "offline reads English only" in page.text("#notes")
+
+
+def test_off_topic_and_empty_questions_are_told_apart(page: Page) -> None:
+    page.ask("How is sourdough bread baked?")
+    page.wait_for("Nothing relevant was found", "#conversation .turn.assistant")
+    assert page.text("#sources").strip() == ""
+    page.ask("   ")
+    page.wait_for("The question is empty", "#notes")
+    assert len(page.all("#conversation .turn.user")) == 1
+    page.open("New conversation")
+    page.wait(lambda: not page.all("#conversation .turn"))
+
+
+def test_a_file_that_is_uploaded_is_searched_and_a_broken_one_is_named(
+    page: Page, tmp_path: Path
+) -> None:
+    (tmp_path / "zeppelins.pdf").write_bytes(pdf_of("Zeppelins were filled with hydrogen."))
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 and then nothing")
+    page.open("Your files")
+    (upload,) = page.wait(lambda: page.all("#upload input[type=file]"))
+    upload.send_keys(f"{tmp_path / 'zeppelins.pdf'}\n{tmp_path / 'broken.pdf'}")
+    report = page.wait_for("1 passages were added", "#report")
+    assert "broken.pdf was left out: it is no PDF that can be read" in report
+    page.ask("What were zeppelins filled with?")
+    page.wait_for("Zeppelins were filled with hydrogen. [1]", "#conversation .turn.assistant")
+    assert "zeppelins.pdf, page 1" in page.wait_for("[1]", "#sources")
+
+
+def test_texts_of_a_file_and_its_name_are_never_markup(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "<img src=taken onerror=document.title='taken'> {{value}}.txt"
+    file.write_text(f"Zeppelins fly. {HOSTILE} {TEMPLATES}", encoding="utf-8")
+    page.open("Your files")
+    (upload,) = page.wait(lambda: page.all("#upload input[type=file]"))
+    upload.send_keys(str(file))
+    page.wait_for("1 passages were added", "#report")
+    page.ask(f"Do zeppelins fly? {HOSTILE} {TEMPLATES}")
+    page.wait_for(f"Zeppelins fly. {HOSTILE} {TEMPLATES}", "#sources")
+    assert "onerror" in page.text("#sources .about")
+    assert page.text("#conversation .turn.user") == f"Do zeppelins fly? {HOSTILE} {TEMPLATES}"
+    assert page.all("img[src*=taken]") == []
+
+
+def test_the_playground_shows_both_orders_and_exports_them(page: Page) -> None:
+    candidates = [
+        "A bamboo flute is a hollow stem.",
+        "The panda is a bear. A panda spends its day chewing bamboo.",
+        f"{HOSTILE} {TEMPLATES}",
+    ]
+    page.rerank("What does a panda eat?", "\n".join(candidates))
+    page.wait(lambda: page.all("#play-orders mark"))
+    shown = page.text("#play-orders")
+    assert shown.index("First stage") < shown.index("offline")
+    assert "1 ▲ 1, was 2 · score 0." in shown
+    assert page.all("#play-orders mark")[0].text == "A panda spends its day chewing bamboo."
+    assert shown.count(f"{HOSTILE} {TEMPLATES}") == 2
+    assert "cpu, int8, ONNX Runtime" in shown
+    page.open("Export")
+    page.wait(lambda: '"raw_score"' in page.text("#play-json"))
+    assert "BGERerank(model='offline'" in page.text("#play-langchain")
+
+
+def test_two_rerankers_stand_side_by_side(page: Page) -> None:
+    page.open("Playground")
+    page.wait(lambda: page.one("#play-second input").is_displayed())
+    page.write("offline-embedder" + Keys.ENTER, "#play-second input")
+    page.rerank("What does a panda eat?", "Stocks fell.\nA panda eats bamboo.")
+    page.wait(lambda: len(page.all("#play-orders h4")) == 3)
+    titles = [title.text for title in page.all("#play-orders h4")]
+    assert titles == ["First stage", "offline", "offline-embedder"]
+
+
+def test_what_is_wrong_is_said_in_the_playground(page: Page) -> None:
+    for query, candidates, model, message in (
+        ("", "A panda.", "", "The query is empty"),
+        ("panda", "", "", "There are no candidates"),
+        ("panda", "A panda.", f"nobody/{HOSTILE}{TEMPLATES}", f"nobody/{HOSTILE}{TEMPLATES}"),
+        ("panda", "A panda.", "nobody/nothing", "nobody/nothing"),
+    ):
+        page.rerank(query, candidates, model)
+        page.wait_for(message, "#play-said .error")
+        assert page.text("#play-orders").strip() == ""
+    assert page.all("img[src*=taken]") == []
