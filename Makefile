@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: check test test-servers test-oldest-torch demo chat bench setup clean
+.PHONY: check test test-oldest test-servers test-oldest-torch demo chat bench setup clean
 
 setup: .venv/ready
 
@@ -18,6 +18,12 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --no-deps --target .venv-transformers4 -r $<
 	touch $@
 
+# the oldest frameworks that are supported, put before the environment's own
+.venv-oldest/ready: tests/oldest.txt .venv/ready
+	rm -rf .venv-oldest
+	$(BIN)/python -m pip install --quiet --no-deps --target .venv-oldest -r $<
+	touch $@
+
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,7 +35,15 @@ test: export HF_HUB_OFFLINE = 1
 test: export OMP_NUM_THREADS = 1
 test: .venv/ready .venv-transformers4/ready .venv-servers/llama.cpp/ready
 	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference
+	$(MAKE) --no-print-directory test-oldest
 	$(BIN)/pytest -m "not servers"
+
+# their own pydantic models warn under a newer pydantic
+test-oldest: export HF_HUB_OFFLINE = 1
+test-oldest: export OMP_NUM_THREADS = 1
+test-oldest: .venv-oldest/ready
+	PYTHONPATH=.venv-oldest $(BIN)/pytest -W "ignore:The 'validate_default'" \
+		tests/llama_index tests/langchain_adapter tests/drop_in/test_arguments.py
 
 # real rerank servers on this machine alone, each in an environment of its own; without the image
 # and sound libraries that some bring, whose builds may not fit the torch that is there
@@ -92,4 +106,4 @@ bench: .venv-bench/ready .venv-bench-transformers4/ready
 	.venv-bench/bin/python -m benchmarks.report
 
 clean:
-	rm -rf .venv .venv-bench .venv-servers .venv-transformers4 build dist
+	rm -rf .venv .venv-bench .venv-oldest .venv-servers .venv-transformers4 build dist

@@ -18,7 +18,7 @@ from bge_rerank_integrations.types import FloatArray, Pair, Scale
 # isort: split
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 
 class HuggingFaceCrossEncoder(BaseModel, BaseCrossEncoder):
@@ -101,8 +101,19 @@ class CrossEncoderReranker(BaseDocumentCompressor):
         arbitrary_types_allowed=True, extra="forbid", validate_assignment=True
     )
 
-    model: BaseCrossEncoder = Field(description="What scores the pairs.")
+    # not BaseCrossEncoder, of which there are two before langchain-core 1.2.19
+    model: Any = Field(description="A BaseCrossEncoder, or what else has its score(pairs).")
     top_n: int = Field(default=3, ge=1, description="How many to keep.")
+
+    @field_validator("model")
+    @classmethod
+    def _scores_pairs(cls, model: Any) -> Any:
+        if not callable(getattr(model, "score", None)):
+            raise InvalidInputError(
+                f"model is a {type(model).__name__} without score(pairs); give a cross-encoder, "
+                "such as HuggingFaceCrossEncoder(model_name=...)"
+            )
+        return model
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
