@@ -37,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reading = f", reading {asked.cheap_max_length} tokens," if asked.cheap_max_length else ""
     about = (
         f"{asked.cheap}{reading} leaves `keep` of at most {asked.depth} candidates to "
-        f"{asked.dear}. The difference in {MEASURE} is to {asked.dear} over all of them, with its 95% interval by "
-        f"paired bootstrap over the questions, {RESAMPLES:,} resamples. Pairs are those that "
-        f"{asked.dear} is spared. Time is the cascade's processor time over that of {asked.dear} "
-        f"alone, taking turns: median and range of the first {asked.timed} questions."
+        f"{asked.dear}. The difference in {MEASURE} is to {asked.dear} over all of them, with its "
+        f"95% interval by paired bootstrap over the questions, {RESAMPLES:,} resamples. Pairs are "
+        f"those that {asked.dear} is spared. Time is the cascade's processor time over that of "
+        f"{asked.dear} alone, taking turns: median and range of the first {asked.timed} questions."
     )
     columns = (
         *("data set", "questions", f"{MEASURE}, {asked.dear}", "keep", f"{MEASURE}, cascade"),

@@ -154,8 +154,8 @@ def as_markdown(reports: Sequence[Report], asked: argparse.Namespace) -> str:
     """A row for each data set: the first stage, each model, and what it adds with its interval."""
     names = [result.name for result in reports[0].rerankers]
     about = (
-        f"{reports[0].main}, reranking the first {asked.depth} candidates. Brackets: 95% intervals, "
-        f"paired bootstrap over the questions, {reports[0].resamples:,} resamples."
+        f"{reports[0].main}, reranking the first {asked.depth} candidates. Brackets: 95% "
+        f"intervals, paired bootstrap over the questions, {reports[0].resamples:,} resamples."
     )
     lines = [
         about,

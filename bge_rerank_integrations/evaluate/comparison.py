@@ -69,10 +69,9 @@ def evaluate(
     A question without a relevant passage is left out: no order of it is better than another. One
     without candidates counts, as 0.
 
-    Raises `InvalidInputError` for options out of range, for a `Reranker` with a cascade, of which
-    the first candidates' scores say nothing, and where no question has a relevant
-    passage or none has candidates, `MissingExtra` without the `eval` extra, and what a scorer
-    raises.
+    Raises `InvalidInputError` for options out of range, for a `Reranker` with a cascade, which does
+    not score every candidate, and where no question has a relevant passage or none has candidates,
+    `MissingExtra` without the `eval` extra, and what a scorer raises.
     """
     _check_options(rerankers, depths=depths, resamples=resamples, examples=examples)
     parsed = parse_measures(measures)

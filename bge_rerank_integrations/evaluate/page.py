@@ -46,13 +46,13 @@ def check_page(file: Path) -> None:
         raise InvalidInputError(f"{file} cannot be written: there is no folder {file.parent}")
 
 
-def write_html(report: Report, file: Path) -> None:
+def write_html(report: Report, file: str | Path) -> None:
     """Write the page, as UTF-8. It holds texts of the questions and passages that changed most.
 
     Raises `MissingExtra` without matplotlib, of the `eval` extra, and `OSError` for a file that
     cannot be written.
     """
-    file.write_text(html_page(report), encoding="utf-8", errors="backslashreplace")
+    Path(file).write_text(html_page(report), encoding="utf-8", errors="backslashreplace")
 
 
 def html_page(report: Report) -> str:

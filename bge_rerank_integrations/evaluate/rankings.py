@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
 from bge_rerank_integrations.evaluate.bootstrap import Array
 from bge_rerank_integrations.judged import JudgedQuery
-from bge_rerank_integrations.reranker import checked_scores
+from bge_rerank_integrations.raw_scores import checked_scores
 from bge_rerank_integrations.types import FloatArray, Scorer
 
 if TYPE_CHECKING:
