@@ -50,6 +50,14 @@ def test_json_lines_come_back_as_parquet_and_a_second_call_finds_all_done(tmp_pa
     assert again.returncode == 3
     (report,) = json_lines(again.stdout)
     assert (report["shards"], report["shards_before"]) == (1, 1)
+    assert "reranking" not in again.stderr, "no bar where the errors go to no terminal"
+
+    more = tuple(str(tmp_path / "shown") if word == str(out) else word for word in arguments)
+    shown = run(*more, "--shard-rows", "2", "--show-progress")
+    assert shown.returncode == 3
+    assert "reranking: 100%" in shown.stderr
+    assert "5/5" in shown.stderr
+    assert "failed=2" in shown.stderr
 
     source.write_text(to_json_lines(REQUESTS), encoding="utf-8")
     refused = run(*arguments)

