@@ -50,8 +50,9 @@ def spend(_batch: Sequence[Any]) -> None:
 def test_the_batch_that_is_running_is_finished_and_no_other_begins(reranker_base: Path) -> None:
     batch = sequences([4, 4, 4, 4, 4])
     forward = OracleForward(before=spend)
-    with time_limit(0.01):
-        rows = engine_over(forward, reranker_base).run(batch, range(5), BatchLimits(None, 2))
+    engine = engine_over(forward, reranker_base)
+    with time_limit(0.5):  # long enough to begin the first batch on a busy machine
+        rows = engine.run(batch, range(5), BatchLimits(None, 2))
     scored = ~np.isnan(rows).any(axis=1)
     assert scored.sum() == 2
     assert [rows[i].tolist() for i in np.flatnonzero(scored)] == [
