@@ -15,7 +15,7 @@ import numpy as np
 
 from bge_rerank_integrations.errors import InvalidInputError, ScoringFailed
 from bge_rerank_integrations.pairs import like_input, read_pairs
-from bge_rerank_integrations.reranker import checked_scores
+from bge_rerank_integrations.raw_scores import checked_scores
 from bge_rerank_integrations.trace import note
 from bge_rerank_integrations.types import CountsTokens, FloatArray, Pair, Scale, Scorer
 

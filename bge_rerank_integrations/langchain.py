@@ -15,8 +15,8 @@ from bge_rerank_integrations.errors import (
     MissingExtra,
 )
 from bge_rerank_integrations.pairs import check_text, read_pairs
+from bge_rerank_integrations.raw_scores import checked_scores, show_score
 from bge_rerank_integrations.rerank_options import check_top_n
-from bge_rerank_integrations.reranker import checked_scores, show_score
 from bge_rerank_integrations.trace import RerankTrace
 from bge_rerank_integrations.types import Pair, RerankResult
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
-from bge_rerank_integrations.reranker import checked_scores
+from bge_rerank_integrations.raw_scores import checked_scores
 from bge_rerank_integrations.types import FloatArray, Scorer
 
 try:

@@ -31,7 +31,7 @@ except ModuleNotFoundError as error:
     raise MissingExtra(str(error.name), "ray") from error
 
 from bge_rerank_integrations.cancellation import in_worker
-from bge_rerank_integrations.reranker import checked_scores
+from bge_rerank_integrations.raw_scores import checked_scores
 from bge_rerank_integrations.scorer_fields import ScorerFields
 from bge_rerank_integrations.served_dialects import (
     Refusal,

@@ -1,13 +1,14 @@
 """The options of a `Reranker`, each checked where it is given."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
 from bge_rerank_integrations.calibration import Calibration
 from bge_rerank_integrations.cutoffs import Cutoff
 from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.pairs import check_text
 from bge_rerank_integrations.types import CountsTokens, OnError, Scorer
 
 
@@ -81,3 +82,10 @@ def check_on_error(on_error: OnError) -> OnError:
     if on_error not in get_args(OnError):
         raise InvalidInputError(f"on_error is {on_error!r}; it must be 'raise' or 'keep'")
     return on_error
+
+
+def check_texts(texts: Iterable[str], what: str) -> list[str]:
+    """Return the texts; raise `InvalidInputError` for what is not several strings."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise InvalidInputError(f"{what}s is one {type(texts).__name__}; pass a list of strings")
+    return [check_text(text, what, index) for index, text in enumerate(texts)]

@@ -22,16 +22,16 @@ from bge_rerank_integrations.cascade import (
 from bge_rerank_integrations.cutoffs import Cutoff, keep
 from bge_rerank_integrations.errors import (
     InvalidInputError,
-    NonFiniteScoreError,
     RerankError,
-    ScorerContractError,
     ScoringFailed,
 )
 from bge_rerank_integrations.evidence import find_evidence
 from bge_rerank_integrations.pairs import check_text
+from bge_rerank_integrations.raw_scores import checked_partial, checked_scores, show_score
 from bge_rerank_integrations.rerank_options import (
     check_cutoff,
     check_on_error,
+    check_texts,
     check_threshold,
     check_timeout,
     check_top_n,
@@ -50,7 +50,6 @@ from bge_rerank_integrations.types import (
     OnError,
     Pair,
     RerankResult,
-    Scale,
     Scorer,
 )
 
@@ -143,11 +142,11 @@ class Reranker:
         limit = self.top_n if top_n is None else check_top_n(top_n)
         check_reach(limit, self._keeps)
         query = check_text(query, "query")
-        checked = _check_texts(passages, "passage")
+        checked = check_texts(passages, "passage")
         pairs = [(query, passage) for passage in checked]
         texts = checked
         if evidence_texts is not None:
-            texts = _check_texts(evidence_texts, "evidence text")
+            texts = check_texts(evidence_texts, "evidence text")
             if len(texts) != len(pairs):
                 raise InvalidInputError(
                     f"there are {len(texts)} evidence_texts for {len(pairs)} passages; give one "
@@ -292,7 +291,7 @@ class Reranker:
         except ScoringFailed as error:
             if self.on_error == "raise":
                 raise
-            return _checked_partial(error, len(pairs)), error
+            return checked_partial(error, len(pairs)), error
 
     async def arerank(
         self,
@@ -335,52 +334,3 @@ class _Ranking:
 
 def _class_name(error: ScoringFailed | None) -> str | None:
     return None if error is None else type(error).__name__
-
-
-def _check_texts(texts: Iterable[str], what: str) -> list[str]:
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
-        raise InvalidInputError(f"{what}s is one {type(texts).__name__}; pass a list of strings")
-    return [check_text(text, what, index) for index, text in enumerate(texts)]
-
-
-def checked_scores(scorer: Scorer, pairs: Sequence[Pair]) -> FloatArray:
-    """The scorer's raw scores, which must be one finite number per pair.
-
-    Raises `ScorerContractError` or `NonFiniteScoreError` where they are not.
-    """
-    raw = np.asarray(scorer.score(pairs), dtype=np.float32)
-    if raw.shape != (len(pairs),):
-        raise ScorerContractError(
-            f"{scorer.name} gave scores of shape {raw.shape} for {len(pairs)} pairs"
-        )
-    if not np.isfinite(raw).all():
-        index = int(np.flatnonzero(~np.isfinite(raw))[0])
-        raise NonFiniteScoreError(
-            f"{scorer.name} gave {raw[index]} for the pair at position {index}"
-        )
-    return raw
-
-
-def _checked_partial(error: ScoringFailed, pairs: int) -> FloatArray:
-    """What a failure left scored; where that cannot be right, nothing."""
-    partial = error.partial
-    if partial is None:
-        return np.full(pairs, np.nan, dtype=np.float32)
-    partial = np.asarray(partial, dtype=np.float32)
-    if partial.shape != (pairs,) or np.isinf(partial).any():
-        raise ScorerContractError(
-            f"a {type(error).__name__} held partial scores of shape {partial.shape} for {pairs} "
-            "pairs, or infinite ones"
-        ) from error
-    return partial
-
-
-def show_score(raw_score: float, scale: Scale, *, normalize: bool) -> float:
-    """A logit's sigmoid in double precision if `normalize`; anything else unchanged."""
-    if scale != "logit" or not normalize:
-        return raw_score
-    # exp of a large positive number overflows, so each sign takes the form that does not
-    if raw_score >= 0:
-        return 1.0 / (1.0 + math.exp(-raw_score))
-    odds = math.exp(raw_score)
-    return odds / (1.0 + odds)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bge_rerank_integrations.pairs import check_text
-from bge_rerank_integrations.reranker import show_score
+from bge_rerank_integrations.raw_scores import show_score
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
 

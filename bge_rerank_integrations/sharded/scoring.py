@@ -20,7 +20,7 @@ from bge_rerank_integrations.errors import (
     RerankError,
 )
 from bge_rerank_integrations.pairs import check_text
-from bge_rerank_integrations.reranker import checked_scores
+from bge_rerank_integrations.raw_scores import checked_scores
 from bge_rerank_integrations.sharded.attempts import Attempts
 from bge_rerank_integrations.sharded.source import Layout, Row
 from bge_rerank_integrations.types import FloatArray, Pair, Scorer

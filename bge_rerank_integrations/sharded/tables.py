@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from bge_rerank_integrations.reranker import show_score
+from bge_rerank_integrations.raw_scores import show_score
 from bge_rerank_integrations.sharded.scoring import FailedRow, ScoredRow
 from bge_rerank_integrations.sharded.source import Layout
 from bge_rerank_integrations.types import Scale
