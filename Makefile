@@ -83,7 +83,7 @@ test-oldest-torch: .venv-oldest-torch/ready .venv-transformers4/ready
 demo: .venv/ready
 	$(BIN)/python examples/demo.py
 
-# a web page on this machine alone; make chat CHAT="--files FOLDER --framework langchain"
+# a web page on this machine alone; CHAT="--files FOLDER" make chat gives it options
 chat: .venv/ready
 	PYTHONPATH=examples $(BIN)/python -m rag_chatbot $(CHAT)
 

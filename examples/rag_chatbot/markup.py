@@ -21,7 +21,7 @@ CSS = """
 .texts .note {border-left: 4px solid #d97706; padding: 0.3rem 0.7rem; margin: 0 0 0.6rem 0}
 .texts .error {border-left: 4px solid #dc2626; padding: 0.3rem 0.7rem; margin: 0 0 0.6rem 0}
 .texts .side {display: grid; gap: 1rem; align-items: start;
-  grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr))}
+  grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr))}
 .texts .up {color: #15803d} .texts .down {color: #b91c1c} .texts .dropped {opacity: 0.55}
 .dark .texts .up {color: #4ade80} .dark .texts .down {color: #f87171}
 .texts pre {white-space: pre-wrap; font-size: 0.8rem}

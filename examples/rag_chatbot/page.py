@@ -26,7 +26,10 @@ def build_page(chatbot: Chatbot, index: Index, *, any_model: bool) -> gr.Blocks:
     """The page, not yet served. With `any_model` the playground takes any model's name."""
     page: gr.Blocks
     with gr.Blocks(
-        title="BGE reranker chat", analytics_enabled=False, delete_cache=(3600, 3600)
+        title="BGE reranker chat",
+        fill_width=True,
+        analytics_enabled=False,
+        delete_cache=(3600, 3600),
     ) as page:
         with gr.Tab("Chat"):
             own_index = gr.State(None, time_to_live=3600)
@@ -88,9 +91,6 @@ def _build_chat(chatbot: Chatbot, index: Index, own_index: gr.State) -> None:
             with gr.Row():
                 ask = gr.Button("Ask", variant="primary", elem_id="ask")
                 clear = gr.Button("New conversation", elem_id="clear")
-        with gr.Column(scale=2):
-            notes = gr.HTML(elem_id="notes")
-            cited = gr.HTML(elem_id="sources")
             with gr.Accordion("Your files", open=False, elem_id="files"):
                 upload = gr.File(
                     label=f"Text, Markdown or PDF: {UPLOAD.files} files of {UPLOAD.megabytes} MB",
@@ -100,6 +100,9 @@ def _build_chat(chatbot: Chatbot, index: Index, own_index: gr.State) -> None:
                     elem_id="upload",
                 )
                 report = gr.HTML(elem_id="report")
+        with gr.Column(scale=2):
+            notes = gr.HTML(elem_id="notes")
+            cited = gr.HTML(elem_id="sources")
 
     def answer(
         asked: str, before: list[Turn], own: Index | None

@@ -35,7 +35,7 @@ def build_playground(model: str, index: Index, own_index: gr.State, *, any_model
         with gr.Column(scale=2):
             query = gr.Textbox(label="Query", elem_id="play-query")
             candidates = gr.Textbox(
-                label="Candidates in the order of the first stage, one a line",
+                label="Candidates in their first order, one a line or with blank lines between",
                 lines=8,
                 max_lines=16,
                 elem_id="play-candidates",

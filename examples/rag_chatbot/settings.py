@@ -46,8 +46,8 @@ def read_language_model(url: str | None, model: str | None) -> LanguageModel | N
     """The language model of the options, else of the environment, or None if there is none.
 
     `OPENAI_BASE_URL` and `OPENAI_MODEL` stand in for the options; the key is read from
-    `OPENAI_API_KEY` alone. Raises `SettingsError` for an address without a model, and for
-    OpenAI's own without a key.
+    `OPENAI_API_KEY` alone. Raises `SettingsError` for an address without a model or with a
+    password, and for OpenAI's own without a key.
     """
     url = url or os.environ.get("OPENAI_BASE_URL") or None
     model = model or os.environ.get("OPENAI_MODEL") or None
@@ -60,6 +60,11 @@ def read_language_model(url: str | None, model: str | None) -> LanguageModel | N
         raise SettingsError(
             "set OPENAI_API_KEY, or give the address of another server: "
             "--llm-url http://localhost:11434/v1 is a local Ollama"
+        )
+    if url is not None and "@" in url:
+        raise SettingsError(
+            "the address of the language model holds a name or password, which the page would "
+            "show; put the key into OPENAI_API_KEY"
         )
     # a local server asks for no key, but the client does not start without one
     return LanguageModel(model, url or OPENAI, key or "none")

@@ -186,6 +186,9 @@ def test_what_makes_a_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
         read_language_model("http://127.0.0.1:11434/v1", None)
     with pytest.raises(SettingsError, match="OPENAI_API_KEY"):
         read_language_model(None, "gpt")
+    with pytest.raises(SettingsError, match="holds a name or password") as refused:
+        read_language_model("http://me:secret@127.0.0.1/v1", "gpt")
+    assert "secret" not in str(refused.value)
     monkeypatch.setenv("OPENAI_API_KEY", "a-key")
     assert read_language_model(None, None) is None
     assert read_language_model(None, "gpt") == LanguageModel("gpt", key="a-key")

@@ -43,7 +43,7 @@ class Page:
 
     def text(self, place: str) -> str:
         return str(
-            self.browser.execute_script(  # type: ignore[no-untyped-call]
+            self.browser.execute_script(
                 "return document.querySelector(arguments[0])?.innerText ?? ''", place
             )
         )
