@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bge_rerank_integrations import (
@@ -177,6 +177,7 @@ WORDS = st.sampled_from(
 TEXTS = st.lists(st.lists(WORDS, max_size=20).map(" ".join), min_size=1, max_size=5)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_the_offsets_point_to_a_sentence_that_no_other_beats(texts: list[str]) -> None:
     scorer = WordOverlapScorer()

@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bge_rerank_integrations.sentences import (
@@ -120,6 +120,7 @@ PIECES = st.sampled_from([*WORDS.split(), *SPACES])
 TEXTS = st.text() | st.lists(PIECES, max_size=300).map("".join)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 @example("")
 @example(" \n\u3000")
@@ -141,6 +142,7 @@ def test_sentences_cover_every_character_once_and_in_order(text: str) -> None:
     assert "".join("".join(covered).split()) == "".join(text.split())
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_a_blank_line_parts_texts(text: str) -> None:
     first, second = "The panda eats", "and sleeps"
