@@ -49,7 +49,7 @@ from bge_rerank_integrations.passage_lines import (
     result_rows,
 )
 from bge_rerank_integrations.registry import DEFAULT_MODEL
-from bge_rerank_integrations.types import LongPassages, OnError, SpecialTokens
+from bge_rerank_integrations.types import LongPassages, OnError, SpecialTokens, Truncation
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.reranker import Reranker
@@ -111,6 +111,10 @@ def rerank(
     query_max_length: Annotated[
         int | None, typer.Option(help="Tokens of the query; 3/4 of --max-length if left out.")
     ] = None,
+    truncation: Annotated[
+        Truncation,
+        typer.Option(help="What is too long: the passage is cut, or the longer of the two texts."),
+    ] = "only_second",
     query_instruction: Annotated[
         str | None, typer.Option(help="Text put before the query.")
     ] = None,
@@ -188,6 +192,7 @@ def rerank(
         "precision": precision,
         "max_length": max_length,
         "query_max_length": query_max_length,
+        "truncation": truncation,
         "query_instruction": query_instruction,
         "passage_instruction": passage_instruction,
         "special_tokens": special_tokens,

@@ -76,6 +76,7 @@ def test_gives_the_order_and_scores_of_load_reranker(reranker_base: Path) -> Non
         (["--query-instruction", "Read: "], {"query_instruction": "Read: "}, "changed"),
         (["--passage-instruction", "It is: "], {"passage_instruction": "It is: "}, "changed"),
         (["--special-tokens", "parse"], {"special_tokens": "parse"}, "changed"),
+        (["--truncation", "longest_first"], {"truncation": "longest_first"}, "as before"),
         (["--batch-size", 1], {"batch_size": 1}, "as before"),
         (["--max-batch-tokens", 40], {"max_batch_tokens": 40}, "as before"),
         (["--device", "cpu", "--precision", "fp32"], {"device": "cpu"}, "as before"),
@@ -122,7 +123,12 @@ def test_every_option_of_load_reranker_is_there_but_the_secrets() -> None:
     ours = {"query", "passages", "file", "jsonl", "as_json"}
     ranking = {"model", "top_n", "threshold", "normalize", "timeout", "on_error"}
     cutoffs = {"calibration", "min_probability", "target_recall", "min_n", "token_budget"}
-    assert offered == taken | ours | ranking | cutoffs | {"explain", "long_passages", "score_cache"}
+    assert offered == taken | ours | ranking | cutoffs | {
+        "explain",
+        "first",
+        "long_passages",
+        "score_cache",
+    }
 
 
 def test_an_option_out_of_range_is_refused_with_its_value(reranker_base: Path) -> None:
