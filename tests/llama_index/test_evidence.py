@@ -25,7 +25,8 @@ def titled() -> list[NodeWithScore]:
 
 
 def explaining(**fields: Any) -> BGERerank:
-    return BGERerank(**{"scorer": WordOverlapScorer(), "explain": True, "top_n": None} | fields)
+    defaults: dict[str, Any] = {"scorer": WordOverlapScorer(), "explain": True, "top_n": None}
+    return BGERerank(**defaults | fields)
 
 
 def quoted(ranked: list[NodeWithScore]) -> dict[str, str]:
