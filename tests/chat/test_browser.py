@@ -16,7 +16,7 @@ from tests.chat.pdfs import pdf_of
 
 pytestmark = pytest.mark.browser
 
-SECONDS = 30
+SECONDS = 60
 HOSTILE = (
     "<script>document.title='taken'</script><img src=taken onerror=\"document.title='taken'\">"
 )
