@@ -115,8 +115,9 @@ class BiEncoding:
 
 
 def _of_length_one(vectors: FloatArray) -> FloatArray:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(norms, np.float32(1e-12))
+    norms: FloatArray = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: FloatArray = vectors / np.maximum(norms, np.float32(1e-12))
+    return unit
 
 
 def bi_encoding(
