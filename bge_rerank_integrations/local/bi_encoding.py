@@ -115,7 +115,7 @@ class BiEncoding:
 
 
 def _of_length_one(vectors: FloatArray) -> FloatArray:
-    norms: FloatArray = np.linalg.norm(vectors, axis=1, keepdims=True)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: FloatArray = vectors / np.maximum(norms, np.float32(1e-12))
     return unit
 
