@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from llama_index.core.schema import NodeWithScore, TextNode
@@ -12,7 +13,7 @@ from bge_rerank_integrations.drop_in.llama_index import SentenceTransformerReran
 
 @pytest.mark.parametrize("asked", [{}, {"trust_remote_code": True}], ids=str)
 def test_code_in_a_model_folder_is_never_run(
-    reranker_base: Path, tmp_path: Path, asked: dict[str, bool]
+    reranker_base: Path, tmp_path: Path, asked: dict[str, Any]
 ) -> None:
     folder, canary = tmp_path / "model", tmp_path / "canary"
     shutil.copytree(reranker_base, folder)

@@ -225,7 +225,7 @@ def test_code_in_a_model_folder_is_never_run(
 
 def test_remote_code_is_trusted_nowhere() -> None:
     package = Path(bge_rerank_integrations.__file__).parent
-    # the drop-in classes take their originals' argument, and tests/drop_in sees that it does nothing
+    # the drop-in classes take their originals' argument; tests/drop_in sees that it does nothing
     sources = [file for file in package.rglob("*.py") if "drop_in" not in file.parts]
     assert len(sources) > 30
     trusting = re.compile(r"trust_remote_code\W*(=|:)\s*(?!False\b)\S|['\"]trust_remote_code")
