@@ -1,6 +1,7 @@
 """Ctrl-C between two batches: the call ends, and the scorer goes on being right."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def test_an_interrupted_call_ends_and_the_next_is_right(reranker_base: Path) -> 
     with child:
         shown = b""
         while b"/30000" not in shown:  # the bar is drawn when the first batches are done
-            piece = child.stderr.read1(4096)
+            piece = os.read(child.stderr.fileno(), 4096)
             assert piece, "it ended before it showed how far it is"
             shown += piece
         child.send_signal(signal.SIGINT)
