@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args, overload
@@ -391,3 +392,22 @@ def load_reranker(
         on_trace=on_trace,
         trace_texts=trace_texts,
     )
+
+
+def _with_the_options_of(
+    loader: Callable[..., object], function: Callable[..., object]
+) -> inspect.Signature:
+    """The signature of a function that hands its last options on, with these written out."""
+    own, handed_on = inspect.signature(function), inspect.signature(loader)
+    parameters = {
+        name: parameter
+        for name, parameter in {**own.parameters, **handed_on.parameters}.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    }
+    return own.replace(parameters=list(parameters.values()))
+
+
+# for notebooks, which complete what the signature names; type checkers read the TypedDict
+load_reranker.__signature__ = _with_the_options_of(  # type: ignore[attr-defined]
+    load_scorer, load_reranker
+)

@@ -38,6 +38,7 @@ from bge_rerank_integrations.rerank_options import (
     read_calibration,
     token_counter,
 )
+from bge_rerank_integrations.rerank_results import RerankResults
 from bge_rerank_integrations.telemetry import rerank_span
 from bge_rerank_integrations.trace import (
     RerankTrace,
@@ -130,7 +131,7 @@ class Reranker:
         top_n: int | None = None,
         *,
         evidence_texts: Iterable[str] | None = None,
-    ) -> list[RerankResult]:
+    ) -> RerankResults:
         """Return the best passages first; `top_n` overrides the reranker's own for this call.
 
         Each result's `index` points into `passages`, which are left as they are. `evidence_texts`,
@@ -153,16 +154,16 @@ class Reranker:
                     "for each"
                 )
         if not pairs:
-            return []
+            return RerankResults()
         with rerank_span(limit, pairs if self.trace_texts else None) as end_span:
             if self.on_trace is None and end_span is None:
-                return self._ranking(pairs, limit, texts).results
+                return RerankResults(self._ranking(pairs, limit, texts).results)
             results, trace = self._traced(pairs, limit, texts)
             if end_span is not None:
                 end_span(trace)
         if self.on_trace is not None:
             self.on_trace(trace)
-        return results
+        return RerankResults(results)
 
     def _traced(
         self, pairs: Sequence[Pair], limit: int | None, texts: Sequence[str]
@@ -300,7 +301,7 @@ class Reranker:
         top_n: int | None = None,
         *,
         evidence_texts: Sequence[str] | None = None,
-    ) -> list[RerankResult]:
+    ) -> RerankResults:
         """`rerank` on a worker thread; cancelling the task stops it between two batches.
 
         Waiting for a thread counts as part of the `timeout`.

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bge_rerank_integrations.html_tables import html_table
 from bge_rerank_integrations.types import FloatArray, RerankResult
 
 Stage = Literal["tokenizing", "queueing", "computing"]
@@ -125,6 +126,30 @@ class RerankTrace:
                 for stage in self.stages
             ],
         }
+
+    def _repr_html_(self) -> str:
+        """Tables for a notebook: the passages, places from 0, and all else that was noted."""
+        passages = [
+            [passage.before, passage.after, passage.score, passage.raw_score]
+            for passage in self.passages
+        ]
+        said = {
+            "scale": self.scale,
+            "calibrated": "yes" if self.calibrated else "no",
+            "kept by": self.kept_by,
+            "failure": self.failure,
+            "evidence failure": self.evidence_failure,
+            **self.counts,
+            **{f"{stage}, seconds": seconds for stage, seconds in self.seconds.items()},
+            **self.facts,
+        }
+        stages = [[stage.number, stage.name, stage.keep, stage.failure] for stage in self.stages]
+        tables = [
+            html_table(["before", "after", "score", "raw score"], passages),
+            html_table(["", ""], [row for row in said.items() if row[1] is not None]),
+            html_table(["stage", "name", "keeps", "failure"], stages) if stages else "",
+        ]
+        return "".join(tables)
 
 
 @dataclass(slots=True)

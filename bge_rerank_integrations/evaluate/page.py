@@ -18,6 +18,7 @@ from bge_rerank_integrations.evaluate.charts import (
 )
 from bge_rerank_integrations.evaluate.report import Change, Latency, Report, RerankerResult
 from bge_rerank_integrations.evaluate.verdict import recommendations
+from bge_rerank_integrations.html_tables import table_of_escaped
 
 LONGEST = 600
 """Characters of a text that the page shows."""
@@ -117,7 +118,7 @@ def _quality(report: Report) -> str:
         )
     best = report.candidates.best
     rows.append(["best possible", *(f"{best[name]:.3f}" for name in names), ""])
-    return _table(["", *map(escape, names), "time a question"], rows)
+    return table_of_escaped(["", *map(escape, names), "time a question"], rows)
 
 
 def _comparisons(report: Report) -> str:
@@ -126,7 +127,7 @@ def _comparisons(report: Report) -> str:
         [f"{letters[c.second]} over {letters[c.first]}", _gain(c.difference)]
         for c in report.comparisons
     ]
-    return _table(["between rerankers", escape(report.main)], rows) if rows else ""
+    return table_of_escaped(["between rerankers", escape(report.main)], rows) if rows else ""
 
 
 def _depths(report: Report, place: int) -> str:
@@ -142,7 +143,7 @@ def _depths(report: Report, place: int) -> str:
         for row in result.depths
     ]
     head = ["candidates", escape(report.main), "gain", "recall of these", "time, estimated"]
-    return f"<h3>{letter(place)} {escape(result.name)}</h3>" + _table(head, rows)
+    return f"<h3>{letter(place)} {escape(result.name)}</h3>" + table_of_escaped(head, rows)
 
 
 def _reranker(report: Report, place: int) -> str:
@@ -175,14 +176,7 @@ def _changes(title: str, result: RerankerResult, changes: Iterable[Change], main
     if not rows:
         return f"<h3>{title}</h3><p>None.</p>"
     head = ["question", escape(main), "first relevant at", "first before", "first after"]
-    return f"<h3>{title} of {escape(result.name)}</h3>" + _table(head, rows)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    """A table of cells that are escaped already."""
-    lines = ["<table><thead><tr>", *(f"<th>{cell}</th>" for cell in head), "</tr></thead><tbody>"]
-    lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
-    return "".join(lines) + "</tbody></table>"
+    return f"<h3>{title} of {escape(result.name)}</h3>" + table_of_escaped(head, rows)
 
 
 def _image(uri: str, alt: str) -> str:

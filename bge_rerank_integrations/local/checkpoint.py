@@ -195,9 +195,11 @@ def find_folder(
     cache_dir: str | None,
     local_files_only: bool,
     token: str | None,
+    announce: bool = True,
 ) -> Path:
     """The model's folder; of a hub id the files that match are downloaded unless they are cached.
 
+    With `announce` the log is told of a download before it begins: see `announce_download`.
     Raises `ModelNotFound`, saying what was looked for and where, if there is neither.
     """
     folder = Path(model).expanduser()
@@ -207,7 +209,13 @@ def find_folder(
     if looks_local:
         raise ModelNotFound(f"no folder {folder} (looked for it in {Path.cwd()})")
     return _download(
-        model, patterns, revision, cache_dir, local_files_only=local_files_only, token=token
+        model,
+        patterns,
+        revision,
+        cache_dir,
+        local_files_only=local_files_only,
+        token=token,
+        announce=announce,
     )
 
 
@@ -219,6 +227,7 @@ def _download(
     *,
     local_files_only: bool,
     token: str | None,
+    announce: bool,
 ) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
@@ -229,9 +238,13 @@ def _download(
         RevisionNotFoundError,
     )
 
+    from bge_rerank_integrations.local.first_download import announce_download
+
     where = cache_dir or constants.HF_HUB_CACHE
     at = f"{model} at revision {revision}" if revision else model
     try:
+        if announce and not local_files_only:
+            announce_download(model, patterns, revision=revision, cache_dir=str(where), token=token)
         return Path(
             snapshot_download(
                 model,

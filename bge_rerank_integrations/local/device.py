@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.html_tables import html_table
 from bge_rerank_integrations.types import Precision
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -64,6 +65,17 @@ class DevicePlan:
             f"batches of {self.max_batch_tokens} tokens"
         )
         return "\n".join([head, *(f"  - {reason}" for reason in self.reasons)])
+
+    def _repr_html_(self) -> str:
+        """A table for a notebook: what was decided, then the reasons."""
+        decided = [
+            ("device", self.device),
+            ("precision", self.precision),
+            ("attention", self.attention),
+            ("tokens in a batch", self.max_batch_tokens),
+            *(("reason", reason) for reason in self.reasons),
+        ]
+        return html_table(["", ""], decided)
 
 
 def plan_device(

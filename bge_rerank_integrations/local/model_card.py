@@ -42,6 +42,7 @@ def read_card(
         cache_dir=cache_dir,
         local_files_only=local_files_only,
         token=token,
+        announce=False,
     )
     file = folder / "README.md"
     if not file.is_file():
