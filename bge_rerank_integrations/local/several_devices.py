@@ -6,8 +6,9 @@ without pickling, and an error in one reaches the caller as it is.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from dataclasses import replace
 from itertools import count
@@ -60,43 +61,59 @@ class EngineGroup:
         on_batch: Callable[[int], object] | None = None,
     ) -> FloatArray:
         """As `Engine.run`. The first error on any device ends the call on all of them."""
-        request = Request(sequences, positions, limits, _one_at_a_time(on_batch))
-        batches = deque(self._smallest.plan_batches(request))
+        request = Request(sequences, positions, limits, one_at_a_time(on_batch))
+        batches = self._smallest.plan_batches(request)
         # so that small calls, which one device can do, do not all go to the first
         turn = next(self._calls) % len(self._engines)
         engines = (self._engines[turn:] + self._engines[:turn])[: len(batches)]
-        stopped = threading.Event()
-        errors: list[BaseException] = []
+        return drain_together(engines, request, batches, f"{self.model} on {self.plan.device}")
 
-        def take() -> list[int] | None:
-            try:
-                return None if stopped.is_set() else batches.popleft()
-            except IndexError:
-                return None
 
-        def drain(engine: Engine) -> Part:
-            try:
+def drain_together(
+    engines: Sequence[Engine],
+    request: Request,
+    batches: Iterable[list[int]],
+    where: str,
+    *,
+    within: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> FloatArray:
+    """The rows of all batches, [sequences, width]: a thread for each engine, `within` a context.
+
+    Each takes the next batch when it is free; the first error on any ends the call on all.
+    """
+    left = deque(batches)
+    stopped = threading.Event()
+    errors: list[BaseException] = []
+
+    def take() -> list[int] | None:
+        try:
+            return None if stopped.is_set() else left.popleft()
+        except IndexError:
+            return None
+
+    def drain(engine: Engine) -> Part:
+        try:
+            with within():
                 return engine.drain(request, take)
-            except BaseException as error:
-                errors.append(error)
-                stopped.set()
-                raise
+        except BaseException as error:
+            errors.append(error)
+            stopped.set()
+            raise
 
-        with ThreadPoolExecutor(len(engines), "bge-rerank-device") as pool:
-            # each thread sees the caller's cancellation and time limit
-            parts = [pool.submit(copy_context().run, drain, engine) for engine in engines]
-            try:
-                for part in parts:
-                    part.exception()
-            finally:
-                stopped.set()  # also when the wait itself is interrupted
-        if errors:
-            raise errors[0]
-        where = f"{self.model} on {self.plan.device}"
-        return in_order([part.result() for part in parts], len(sequences), where)
+    with ThreadPoolExecutor(len(engines), "bge-rerank") as pool:
+        # each thread sees the caller's cancellation and time limit
+        parts = [pool.submit(copy_context().run, drain, engine) for engine in engines]
+        try:
+            for part in parts:
+                part.exception()
+        finally:
+            stopped.set()  # also when the wait itself is interrupted
+    if errors:
+        raise errors[0]
+    return in_order([part.result() for part in parts], len(request.sequences), where)
 
 
-def _one_at_a_time(
+def one_at_a_time(
     on_batch: Callable[[int], object] | None,
 ) -> Callable[[int], object] | None:
     """The caller's function, called by one thread at a time."""

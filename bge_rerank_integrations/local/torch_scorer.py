@@ -30,6 +30,7 @@ from bge_rerank_integrations.local.scorer import (
     refuse_llm_options,
 )
 from bge_rerank_integrations.local.several_devices import EngineGroup
+from bge_rerank_integrations.local.streams import StreamedEngine
 from bge_rerank_integrations.local.tokens import TextTokenizer
 from bge_rerank_integrations.local.torch_runtime import exact_plan
 from bge_rerank_integrations.registry import LLM_FAMILIES, Family, family_of
@@ -103,7 +104,9 @@ def _load_llm(
 
 
 def _engine(checkpoint: Checkpoint, tokenizer: TextTokenizer, forward: Forward) -> Engine:
-    return Engine(checkpoint.model, checkpoint.fingerprint, tokenizer, forward)
+    flat_on_cpu = forward.plan.device == "cpu" and isinstance(forward, FlatEncoder)
+    kind = StreamedEngine if flat_on_cpu else Engine
+    return kind(checkpoint.model, checkpoint.fingerprint, tokenizer, forward)
 
 
 def _together(engines: Sequence[Engine]) -> AnyEngine:
