@@ -21,7 +21,7 @@ def language_model() -> Iterator[LanguageModelServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """A headless Chromium that reaches nothing but this machine."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -46,7 +46,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
     started.quit()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chat_page() -> Iterator[str]:
     """The address of the chatbot as `make chat` starts it, without embeddings, which take long."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "examples"), "HF_HUB_OFFLINE": "1"}
