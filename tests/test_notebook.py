@@ -21,7 +21,8 @@ from bge_rerank_integrations import (
     load_reranker,
     load_scorer,
 )
-from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.cancellation import time_limit
+from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.html_tables import html_table
 from bge_rerank_integrations.load import ScorerOptions
 from bge_rerank_integrations.local.device import DevicePlan, Hardware, plan_device
@@ -212,10 +213,10 @@ def test_the_bar_goes_to_stderr_and_closes() -> None:
     assert err.getvalue().endswith("\n"), "a closed bar ends its line"
 
 
-def test_the_errors_of_a_call_leave_no_bar_open() -> None:
-    from tqdm.auto import tqdm
-
+def test_a_call_that_fails_under_way_closes_its_bar() -> None:
     scorer = load_scorer("offline", show_progress=True)
-    with redirect_stderr(io.StringIO()), pytest.raises(InvalidInputError):
-        scorer.score([("red fox", 3)])
-    assert not list(getattr(tqdm, "_instances", ()))
+    err = io.StringIO()
+    with redirect_stderr(err), time_limit(1e-9), pytest.raises(ScoringTimeout):
+        scorer.score([("red fox", passage) for passage in PASSAGES])
+    assert "0/3" in err.getvalue()
+    assert err.getvalue().endswith("\n")
