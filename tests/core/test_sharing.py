@@ -208,7 +208,7 @@ adapter, scorer = BGECrossEncoder(model=sys.argv[1]), load_scorer(sys.argv[1])
 expected = adapter.score(pairs)  # starts torch's threads, which a fork does not take along
 child = os.fork()
 if child == 0:
-    signal.alarm(60)
+    signal.alarm(240)
     try:
         scorer.score(pairs)
     except ForkedModelError:
