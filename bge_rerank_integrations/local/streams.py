@@ -1,8 +1,8 @@
 """Whole batches on each core of a CPU, in place of cores that share every product.
 
 Cores that share a product wait for the slowest of them, hundreds of times in a call; those that
-have a batch each wait once, at its end. That was 1.03 to 1.05 times as fast on two quiet cores, and
-up to 1.35 where neighbours kept one of them busy (`docs/speed.md`).
+have a batch each wait once, at its end. What that gains, most where other programs take turns on a
+core, stands in `docs/speed.md`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
