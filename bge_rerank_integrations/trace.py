@@ -72,7 +72,8 @@ class RerankTrace:
     pairs were computed, cut to fit, split into windows, and answered by a cache, and how many
     sentences `explain` had scored, which count as pairs too; `seconds` the whole time under
     "total", and of it what tokenizing, waiting for the device and computing took, and what
-    explaining took with all of these; what cores or devices did side by side is added up. `facts` are what the scorers said of themselves: model,
+    explaining took with all of these; what cores or devices did side by side is added up.
+    `facts` are what the scorers said of themselves: model,
     device, precision, kernels.
 
     `stages` are those of a cascade that ran before the last model, of which all else is said; what
@@ -195,7 +196,8 @@ def timed(stage: Stage | None) -> Iterator[None]:
     """Add the time that passes inside to a stage of the present rerank, if it is recorded.
 
     A stage is given what passes in it but not in stages inside it on the same thread; None is a
-    stage that is only taken off. Cores and devices that work at the same time can spend more than passes.
+    stage that is only taken off. Cores and devices that work side by side can spend more than
+    passes.
     """
     recorder = _recorder.get()
     if recorder is None:
