@@ -74,8 +74,9 @@ class SqliteStore:
         damaged = 0
         try:
             with self._open() as database:
-                if not _is_ours(database):
-                    return found
+                with _transaction(database, "DEFERRED"):
+                    if not _is_ours(database):
+                        return found
                 for key in keys:
                     row = database.execute("SELECT score FROM scores WHERE key = ?", [key])
                     for (checked,) in row:
@@ -147,7 +148,11 @@ def _check_size(path: str) -> None:
 
 
 def _is_ours(database: sqlite3.Connection) -> bool:
-    """Whether the file holds scores; False if it is empty. Raises if it is something else."""
+    """Whether the file holds scores; False if it is empty. Raises if it is something else.
+
+    To be asked within a transaction: otherwise another process may begin the file between the
+    questions, and the answers would not belong together.
+    """
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if (application, version) == (APPLICATION_ID, VERSION):
@@ -161,8 +166,9 @@ def _is_ours(database: sqlite3.Connection) -> bool:
 
 
 def _prepare(database: sqlite3.Connection) -> None:
-    if _is_ours(database):
-        return
+    with _transaction(database, "DEFERRED"):
+        if _is_ours(database):
+            return
     with _transaction(database):
         if not _is_ours(database):  # another process may have been faster
             database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -192,8 +198,9 @@ def _insert(database: sqlite3.Connection, rows: Sequence[tuple[bytes, bytes]]) -
 
 
 @contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    database.execute("BEGIN IMMEDIATE")
+def _transaction(database: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    """One; DEFERRED for reading alone, which lets others read too."""
+    database.execute(f"BEGIN {kind}")
     try:
         yield
         database.execute("COMMIT")

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -238,6 +239,41 @@ def test_a_score_under_another_key_is_seen(tmp_path: Path) -> None:
         )
     database.close()
     assert store.get([key(1), key(2)]) == {key(1): 1.0}
+
+
+@pytest.mark.parametrize("question", ["PRAGMA application_id", "PRAGMA user_version"])
+@pytest.mark.parametrize("writes", [False, True])
+def test_another_begins_the_file_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str, writes: bool
+) -> None:
+    path = tmp_path / "scores.db"
+    connect = sqlite3.connect
+    asked: list[str] = []
+
+    def begin(statement: str) -> None:
+        """By another connection put a score into the file, once, after the question was asked."""
+        if len(asked) == 1:
+            asked.append(statement)
+            with time_limit(0.01):
+                SqliteStore(path).put({key(1): 0.5})
+        elif not asked and statement == question:
+            asked.append(statement)
+
+    def watched(*args: Any, **options: Any) -> sqlite3.Connection:
+        database = connect(*args, **options)
+        if not asked:
+            database.set_trace_callback(begin)
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", watched)
+    store = SqliteStore(path)
+    if writes:
+        store.put({key(2): 1.5})
+    else:
+        store.get([key(1)])
+    assert len(asked) == 2
+    store.put({key(2): 1.5})
+    assert store.get([key(2)]) == {key(2): 1.5}
 
 
 def test_sixteen_threads_share_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
