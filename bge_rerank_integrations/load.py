@@ -228,8 +228,7 @@ def load_scorer(
     extra = "offline" if model in OFFLINE_MODELS else EXTRAS[chosen]
     try:
         from bge_rerank_integrations.local.decoder_spec import LayerRequest
-        from bge_rerank_integrations.local.engine import BatchLimits
-        from bge_rerank_integrations.local.scorer import LoadRequest, TextRequest
+        from bge_rerank_integrations.local.load_request import BatchLimits, LoadRequest, TextRequest
 
         request = LoadRequest(
             text=TextRequest(

@@ -13,8 +13,9 @@ import torch
 from onnx import TensorProto
 
 from bge_rerank_integrations import CheckpointError, OutOfMemoryError, UnsupportedModel
-from bge_rerank_integrations.local.engine import BatchLimits, Engine
+from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.graph_encoder import GraphEncoder, GraphUse, Output, Runtime
+from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.onnx import OnnxRuntime
 from bge_rerank_integrations.local.onnx_file import OnnxFile, read_onnx_file
 from bge_rerank_integrations.local.openvino import OpenVino

@@ -15,12 +15,8 @@ import numpy as np
 
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.cross_encoding import count_both, describe, encode_both
-from bge_rerank_integrations.local.scorer import (
-    RunSequences,
-    TextOptions,
-    TextRequest,
-    refuse_truncation,
-)
+from bge_rerank_integrations.local.load_request import TextRequest, refuse_truncation
+from bge_rerank_integrations.local.method import RunSequences, TextOptions
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence, join_single
 from bge_rerank_integrations.registry import DEFAULT_MODEL, find_model
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
@@ -35,7 +31,7 @@ MODULES = {"Transformer", "Pooling", "Normalize"}
 
 @dataclass(frozen=True, slots=True)
 class BiEncoding:
-    """The method of embedders; see `scorer.Method`. Each distinct text is encoded once."""
+    """The method of embedders; see `method.Method`. Each distinct text is encoded once."""
 
     options: TextOptions
     pooling: Pooling

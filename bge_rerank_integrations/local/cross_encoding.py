@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.local.scorer import RunSequences, TextOptions, TextRequest
+from bge_rerank_integrations.local.load_request import TextRequest
+from bge_rerank_integrations.local.method import RunSequences, TextOptions
 from bge_rerank_integrations.local.token_cache import Ids
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence, join_pair
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
@@ -20,7 +21,7 @@ DEFAULT_MAX_LENGTH = 512
 
 @dataclass(frozen=True, slots=True)
 class CrossEncoding:
-    """The method of one-logit classifiers; see `scorer.Method`."""
+    """The method of one-logit classifiers; see `method.Method`."""
 
     options: TextOptions
     scale: Scale = "logit"

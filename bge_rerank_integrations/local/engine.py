@@ -1,28 +1,27 @@
-"""One loaded model in the process: batches, out-of-memory back-off, finite check, sharing.
+"""One loaded model in the process: batches, out-of-memory back-off, finite check, order.
 
 Knows nothing of torch or ONNX Runtime: a `Forward` does the arithmetic.
 """
 
 import os
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
-from weakref import WeakValueDictionary
 
 import numpy as np
 
 from bge_rerank_integrations.cancellation import check_cancelled, seconds_left
 from bge_rerank_integrations.errors import (
     ForkedModelError,
-    InvalidInputError,
     NonFiniteScoreError,
     OutOfMemoryError,
     ScoringTimeout,
 )
 from bge_rerank_integrations.local.batching import plan_batches
 from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
 from bge_rerank_integrations.trace import timed
 from bge_rerank_integrations.types import FloatArray
@@ -55,22 +54,6 @@ class Forward(Protocol):
     def release_memory(self) -> None:
         """Give cached, unused device memory back."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """What the caller asks of a batch; None leaves it to the device plan."""
-
-    max_tokens: int | None = None
-    max_sequences: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, number in (
-            ("max_batch_tokens", self.max_tokens),
-            ("batch_size", self.max_sequences),
-        ):
-            if number is not None and (not isinstance(number, int) or number < 1):
-                raise InvalidInputError(f"{name} is {number!r}; it must be at least 1, or None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,42 +256,6 @@ def in_order(parts: Sequence[Part], count: int, where: str) -> FloatArray:
     for done, rows in found:
         result[done] = rows
     return result
-
-
-_engines: WeakValueDictionary[Hashable, Engine] = WeakValueDictionary()
-_loading: dict[Hashable, threading.Lock] = {}
-_lock = threading.Lock()
-
-
-def shared_engine(key: Hashable, load: Callable[[], Engine]) -> Engine:
-    """The process's engine for `key`, loaded by the first that asks while the others wait.
-
-    Held weakly: it goes when its last user does.
-    """
-    key = (os.getpid(), key)
-    with _lock:
-        engine = _engines.get(key)
-        turn = _loading.setdefault(key, threading.Lock())
-    if engine is not None:
-        return engine
-    with turn:
-        with _lock:
-            engine = _engines.get(key)
-        if engine is None:
-            engine = load()
-            with _lock:
-                _engines[key] = engine
-        return engine
-
-
-def _forget_locks() -> None:
-    global _lock
-    _lock = threading.Lock()
-    _loading.clear()
-
-
-if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork
-    os.register_at_fork(after_in_child=_forget_locks)
 
 
 def _least(first: int | None, second: int | None) -> int | None:

@@ -13,16 +13,14 @@ from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, M
 from bge_rerank_integrations.local.bi_encoding import with_defaults
 from bge_rerank_integrations.local.cross_encoding import cross_encoding
 from bge_rerank_integrations.local.device import check_precision
-from bge_rerank_integrations.local.engine import Engine, shared_engine
+from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.graph_encoder import GraphEncoder, GraphUse, Output
+from bge_rerank_integrations.local.load_request import LoadRequest, refuse_llm_options
+from bge_rerank_integrations.local.method import Method
 from bge_rerank_integrations.local.onnx import OnnxRuntime
 from bge_rerank_integrations.local.onnx_file import read_onnx_file
-from bge_rerank_integrations.local.scorer import (
-    LoadRequest,
-    LocalScorer,
-    Method,
-    refuse_llm_options,
-)
+from bge_rerank_integrations.local.scorer import LocalScorer
+from bge_rerank_integrations.local.shared_engines import shared_engine
 from bge_rerank_integrations.local.tokens import TextTokenizer
 from bge_rerank_integrations.registry import DEFAULT_MODEL, ModelSpec, known_models
 

@@ -17,15 +17,13 @@ from bge_rerank_integrations.local.encoder_config import (
     position_limit,
     read_size,
 )
-from bge_rerank_integrations.local.engine import Engine, shared_engine
+from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.graph_encoder import GraphEncoder, GraphUse, Output, Runtime
+from bge_rerank_integrations.local.load_request import LoadRequest, refuse_llm_options
+from bge_rerank_integrations.local.method import Method
 from bge_rerank_integrations.local.onnx_file import OnnxFile, read_onnx_file
-from bge_rerank_integrations.local.scorer import (
-    LoadRequest,
-    LocalScorer,
-    Method,
-    refuse_llm_options,
-)
+from bge_rerank_integrations.local.scorer import LocalScorer
+from bge_rerank_integrations.local.shared_engines import shared_engine
 from bge_rerank_integrations.registry import LLM_FAMILIES, Family, family_of
 
 GraphBackend = Literal["onnx", "openvino"]

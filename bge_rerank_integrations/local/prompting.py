@@ -20,12 +20,8 @@ from bge_rerank_integrations.local.cross_encoding import (
     encode_both,
 )
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec
-from bge_rerank_integrations.local.scorer import (
-    RunSequences,
-    TextOptions,
-    TextRequest,
-    refuse_truncation,
-)
+from bge_rerank_integrations.local.load_request import TextRequest, refuse_truncation
+from bge_rerank_integrations.local.method import RunSequences, TextOptions
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
 from bge_rerank_integrations.registry import Family
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale, SpecialTokens
@@ -43,7 +39,7 @@ PROMPTS = {
 
 @dataclass(frozen=True, slots=True)
 class Prompting:
-    """The method of the LLM rerankers; see `scorer.Method`."""
+    """The method of the LLM rerankers; see `method.Method`."""
 
     options: TextOptions
     prompt: str

@@ -4,169 +4,32 @@ The engine is shared; the text options are this scorer's own.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self, get_args, runtime_checkable
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bge_rerank_integrations.errors import (
-    InvalidInputError,
     MissingExtra,
     RerankError,
     ScoringTimeout,
     UnsupportedModel,
 )
-from bge_rerank_integrations.local.decoder_spec import LayerRequest
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.engine import BatchLimits, Engine
+from bge_rerank_integrations.local.engine import Engine
+from bge_rerank_integrations.local.load_request import BatchLimits
+from bge_rerank_integrations.local.method import Embeds, Method
 from bge_rerank_integrations.local.several_devices import EngineGroup
-from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
+from bge_rerank_integrations.local.tokens import TokenSequence
 from bge_rerank_integrations.pairs import check_text, like_input, read_pairs
 from bge_rerank_integrations.trace import note, timed
-from bge_rerank_integrations.types import (
-    FloatArray,
-    Pair,
-    PairLength,
-    Precision,
-    Scale,
-    SpecialTokens,
-    Truncation,
-)
+from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 
 logger = logging.getLogger("bge_rerank_integrations")
 
 AnyEngine = Engine | EngineGroup
-
-RunSequences = Callable[[Sequence[TokenSequence], Sequence[int]], FloatArray]
-"""Sequences, and the position of the pair that each came from, to one row per sequence."""
-
-
-@dataclass(frozen=True, slots=True)
-class TextRequest:
-    """How the caller wants texts to become ids; None leaves it to the model."""
-
-    max_length: int | None = None
-    query_max_length: int | None = None
-    query_instruction: str | None = None
-    passage_instruction: str | None = None
-    special_tokens: SpecialTokens = "literal"
-    prompt: str | None = None
-    truncation: Truncation = "only_second"
-
-    def __post_init__(self) -> None:
-        for name in ("max_length", "query_max_length"):
-            number = getattr(self, name)
-            if number is not None and not isinstance(number, int):
-                raise InvalidInputError(f"{name} is {number!r}; it must be a whole number or None")
-        for name in ("query_instruction", "passage_instruction", "prompt"):
-            text = getattr(self, name)
-            if text is not None:
-                object.__setattr__(self, name, check_text(text, name))
-        if self.special_tokens not in get_args(SpecialTokens):
-            raise InvalidInputError(
-                f"special_tokens is {self.special_tokens!r}; "
-                f"it must be one of {', '.join(get_args(SpecialTokens))}"
-            )
-        if self.truncation not in get_args(Truncation):
-            raise InvalidInputError(
-                f"truncation is {self.truncation!r}; "
-                f"it must be one of {', '.join(get_args(Truncation))}"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class TextOptions:
-    """How texts become ids: lengths in tokens, texts put before, control tokens."""
-
-    max_length: int
-    query_max_length: int
-    query_instruction: str
-    passage_instruction: str
-    special_tokens: SpecialTokens
-    truncation: Truncation = "only_second"
-
-
-@dataclass(frozen=True, slots=True)
-class LoadRequest:
-    """Everything a caller asks of a local scorer but the model."""
-
-    text: TextRequest
-    layers: LayerRequest
-    limits: BatchLimits
-    device: str | tuple[str, ...] | None
-    precision: Precision
-    show_progress: bool
-
-
-def refuse_llm_options(model: str, request: LoadRequest) -> None:
-    """Raise `InvalidInputError` if an option was given that only the LLM rerankers have."""
-    if request.layers != LayerRequest() or request.text.prompt is not None:
-        raise InvalidInputError(
-            "cutoff_layers, compress_ratio, compress_layers, head_indexing and prompt are options "
-            f"of the LLM rerankers; {model} is none"
-        )
-
-
-def refuse_truncation(text: TextRequest) -> None:
-    """Raise `InvalidInputError` if a way to cut was chosen that only cross-encoders have."""
-    if text.truncation != "only_second":
-        raise InvalidInputError(
-            f"truncation is {text.truncation!r}, which is for cross-encoders; this model is an "
-            "embedder or an LLM reranker: leave it out"
-        )
-
-
-class Method(Protocol):
-    """How a family of models turns distinct pairs into scores."""
-
-    @property
-    def options(self) -> TextOptions: ...
-
-    @property
-    def scale(self) -> Scale: ...
-
-    @property
-    def columns(self) -> int:
-        """How many layers give a score."""
-        ...
-
-    @property
-    def description(self) -> str:
-        """Everything that changes scores, as it appears in `Scorer.name`."""
-        ...
-
-    def score(
-        self,
-        pairs: Sequence[Pair],
-        positions: Sequence[int],
-        tokenizer: TextTokenizer,
-        run: RunSequences,
-    ) -> tuple[FloatArray, int]:
-        """Raw scores, [pairs, layers that score], and how many pairs were cut to fit."""
-        ...
-
-    def measure(
-        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
-    ) -> list[PairLength]:
-        """The tokens of each pair, uncut, and how many of them `score` would read."""
-        ...
-
-
-@runtime_checkable
-class Embeds(Protocol):
-    """A method that has a vector for each text, as embedders do."""
-
-    def embed(
-        self,
-        texts: Sequence[str],
-        tokenizer: TextTokenizer,
-        run: RunSequences,
-        *,
-        as_queries: bool,
-    ) -> FloatArray: ...
 
 
 class LocalScorer:

@@ -14,7 +14,8 @@ from dataclasses import replace
 from itertools import count
 
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.engine import BatchLimits, Engine, Part, Request, in_order
+from bge_rerank_integrations.local.engine import Engine, Part, Request, in_order
+from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.tokens import TokenSequence
 from bge_rerank_integrations.types import FloatArray
 

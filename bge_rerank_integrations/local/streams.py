@@ -14,7 +14,8 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.engine import BatchLimits, Engine, Request
+from bge_rerank_integrations.local.engine import Engine, Request
+from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.several_devices import drain_together, one_at_a_time
 from bge_rerank_integrations.local.tokens import TokenSequence
 from bge_rerank_integrations.types import FloatArray

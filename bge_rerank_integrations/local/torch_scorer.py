@@ -19,17 +19,14 @@ from bge_rerank_integrations.local.encoder_config import (
     refuse_quantized,
     why_not_flat,
 )
-from bge_rerank_integrations.local.engine import Engine, Forward, shared_engine
+from bge_rerank_integrations.local.engine import Engine, Forward
+from bge_rerank_integrations.local.load_request import LoadRequest, refuse_llm_options
+from bge_rerank_integrations.local.method import Method
 from bge_rerank_integrations.local.prompting import prompting
 from bge_rerank_integrations.local.rounding import describe_rounding, probe_inputs, run_all
-from bge_rerank_integrations.local.scorer import (
-    AnyEngine,
-    LoadRequest,
-    LocalScorer,
-    Method,
-    refuse_llm_options,
-)
+from bge_rerank_integrations.local.scorer import AnyEngine, LocalScorer
 from bge_rerank_integrations.local.several_devices import EngineGroup
+from bge_rerank_integrations.local.shared_engines import shared_engine
 from bge_rerank_integrations.local.streams import StreamedEngine
 from bge_rerank_integrations.local.tokens import TextTokenizer
 from bge_rerank_integrations.local.torch_runtime import exact_plan

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.engine import BatchLimits, Engine
+from bge_rerank_integrations.local.engine import Engine
+from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
 from bge_rerank_integrations.types import FloatArray
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, NonFiniteScoreError, OutOfMemoryError
 from bge_rerank_integrations.cancellation import time_limit
-from bge_rerank_integrations.local.engine import BatchLimits
+from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.tokens import TokenSequence
 from tests.core.oracle import (
     EXACT_DIFFERS_BY,

@@ -20,7 +20,7 @@ from bge_rerank_integrations import (
 from bge_rerank_integrations.cancellation import in_worker, seconds_left, time_limit
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.local.device import CudaDevice, Hardware, plan_devices
-from bge_rerank_integrations.local.engine import BatchLimits
+from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.several_devices import EngineGroup
 from bge_rerank_integrations.local.tokens import TokenSequence
 from tests.contract.pairs import PAIRS, TOLERANCE

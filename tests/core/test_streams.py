@@ -15,7 +15,7 @@ from bge_rerank_integrations import load_scorer
 from bge_rerank_integrations.cancellation import time_limit
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.local.batching import plan_batches
-from bge_rerank_integrations.local.engine import BatchLimits
+from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.streams import (
     LEAST_TOKENS,
     MOST_CORES,

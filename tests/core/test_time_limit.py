@@ -20,7 +20,7 @@ from bge_rerank_integrations.errors import (
     ScoringFailed,
     ScoringTimeout,
 )
-from bge_rerank_integrations.local.engine import BatchLimits
+from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.types import FloatArray, Pair
 from tests.core.oracle import OracleForward, engine_over, row_of, sequences

@@ -9,9 +9,10 @@ from bge_rerank_integrations.local.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.decoder import Decoder
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec, LayerRequest, decoder_spec
 from bge_rerank_integrations.local.device import plan_device, read_hardware
-from bge_rerank_integrations.local.engine import BatchLimits, Engine
+from bge_rerank_integrations.local.engine import Engine
+from bge_rerank_integrations.local.load_request import BatchLimits, TextRequest
 from bge_rerank_integrations.local.prompting import Prompting, prompting
-from bge_rerank_integrations.local.scorer import LocalScorer, TextRequest
+from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.local.tokens import TextTokenizer
 from bge_rerank_integrations.registry import family_of
 

@@ -94,7 +94,8 @@ import re, resource, sys
 from pathlib import Path
 import numpy as np
 from bge_rerank_integrations import OutOfMemoryError
-from bge_rerank_integrations.local.engine import BatchLimits, Engine
+from bge_rerank_integrations.local.engine import Engine
+from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.graph_encoder import GraphEncoder, GraphUse
 from bge_rerank_integrations.local.onnx_file import read_onnx_file
 from bge_rerank_integrations.local.onnx_file import read_onnx_file
