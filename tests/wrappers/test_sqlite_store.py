@@ -260,7 +260,7 @@ def test_another_begins_the_file_while_it_is_looked_at(
             asked.append(statement)
 
     def watched(*args: Any, **options: Any) -> sqlite3.Connection:
-        database = connect(*args, **options)
+        database: sqlite3.Connection = connect(*args, **options)
         if not asked:
             database.set_trace_callback(begin)
         return database
