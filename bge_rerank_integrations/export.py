@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -20,7 +20,7 @@ from bge_rerank_integrations.errors import (
     MissingExtra,
     UnsupportedModel,
 )
-from bge_rerank_integrations.load import HubOptions, load_scorer
+from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.registry import LLM_FAMILIES, Family, family_of
 from bge_rerank_integrations.types import FloatArray, GraphFormat, Pair, Scale
 
@@ -87,18 +87,14 @@ def export_onnx(
     try:
         from bge_rerank_integrations.local import onnx_graph
         from bge_rerank_integrations.local.checkpoint import open_checkpoint
+        from bge_rerank_integrations.local.model_folder import HubOptions
     except ModuleNotFoundError as error:
         raise MissingExtra(str(error.name), "export") from error
-    hub: HubOptions = {
-        "revision": revision,
-        "cache_dir": cache_dir,
-        "local_files_only": local_files_only,
-        "token": token,
-    }
-    checkpoint = open_checkpoint(model, **hub)
+    hub = HubOptions(revision, cache_dir, local_files_only, token)
+    checkpoint = open_checkpoint(model, hub)
     _check_target(target, checkpoint.folder, overwrite=overwrite)
     family = _encoder_family(checkpoint)
-    exact = load_scorer(model, backend="torch", device="cpu", precision="fp32", **hub)
+    exact = load_scorer(model, backend="torch", device="cpu", precision="fp32", **asdict(hub))
     target.parent.mkdir(parents=True, exist_ok=True)
     # beside the target, because a rename is all or nothing only within one file system
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:

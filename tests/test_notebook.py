@@ -24,7 +24,7 @@ from bge_rerank_integrations import (
 from bge_rerank_integrations.cancellation import time_limit
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.html_tables import html_table
-from bge_rerank_integrations.load import ScorerOptions
+from bge_rerank_integrations.load_options import ScorerOptions
 from bge_rerank_integrations.local.device import DevicePlan, Hardware, plan_device
 from bge_rerank_integrations.rerank_results import RerankResults
 from bge_rerank_integrations.trace import PassageTrace, RerankTrace, StageTrace

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint, open_checkpoint
 from bge_rerank_integrations.local.encoder_config import position_limit
+from bge_rerank_integrations.local.model_folder import HubOptions
 from bge_rerank_integrations.registry import Family, family_of
 from bge_rerank_integrations.types import Backend, Precision, Truncation
 
@@ -235,10 +236,12 @@ def adapter_fields(
     """
     checkpoint = open_checkpoint(
         model,
-        revision=arguments.revision,
-        cache_dir=arguments.cache_dir,
-        local_files_only=arguments.local_files_only,
-        token=arguments.token.get_secret_value() if arguments.token else None,
+        HubOptions(
+            revision=arguments.revision,
+            cache_dir=arguments.cache_dir,
+            local_files_only=arguments.local_files_only,
+            token=arguments.token.get_secret_value() if arguments.token else None,
+        ),
     )
     family = family_of(checkpoint.config, model)
     if family is not Family.ENCODER:

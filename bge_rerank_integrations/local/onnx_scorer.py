@@ -7,7 +7,7 @@ from typing import Literal
 
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.bi_encoding import bi_encoding, read_pooling
-from bge_rerank_integrations.local.checkpoint import GRAPHS, SETTINGS, Checkpoint, find_folder
+from bge_rerank_integrations.local.checkpoint import GRAPHS, SETTINGS, Checkpoint
 from bge_rerank_integrations.local.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.cross_encoding import cross_encoding
 from bge_rerank_integrations.local.device import check_precision
@@ -21,6 +21,7 @@ from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.graph_encoder import GraphEncoder, GraphUse, Output, Runtime
 from bge_rerank_integrations.local.load_request import LoadRequest, refuse_llm_options
 from bge_rerank_integrations.local.method import Method
+from bge_rerank_integrations.local.model_folder import HubOptions, find_folder
 from bge_rerank_integrations.local.onnx_file import OnnxFile, read_onnx_file
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.local.shared_engines import shared_engine
@@ -62,27 +63,12 @@ class OnnxCheckpoint(Checkpoint):
         return set(self.graph.files)
 
 
-def open_onnx_checkpoint(
-    model: str,
-    *,
-    revision: str | None = None,
-    cache_dir: str | None = None,
-    local_files_only: bool = False,
-    token: str | None = None,
-) -> OnnxCheckpoint:
+def open_onnx_checkpoint(model: str, hub: HubOptions) -> OnnxCheckpoint:
     """A local folder, or a hub id of which the graph, tokenizer and config are downloaded.
 
     Raises `ModelNotFound` as `find_folder` does.
     """
-    folder = find_folder(
-        model,
-        DOWNLOADED,
-        revision=revision,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        token=token,
-    )
-    return OnnxCheckpoint(model, folder)
+    return OnnxCheckpoint(model, find_folder(model, DOWNLOADED, hub))
 
 
 def load_onnx_scorer(

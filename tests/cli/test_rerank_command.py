@@ -18,7 +18,7 @@ from bge_rerank_integrations import RerankResult, load_reranker
 from bge_rerank_integrations.cli import app
 from bge_rerank_integrations.cli.rerank import rerank
 from bge_rerank_integrations.errors import InvalidInputError, RerankError
-from bge_rerank_integrations.load import ScorerOptions
+from bge_rerank_integrations.load_options import ScorerOptions
 from bge_rerank_integrations.passage_lines import UnreadableInput
 from tests.cli.command import (
     BARE_COMMAND,

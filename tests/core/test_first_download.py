@@ -17,9 +17,10 @@ OPEN = """
 import json, sys
 from bge_rerank_integrations import ModelNotFound
 from bge_rerank_integrations.local.checkpoint import open_checkpoint
+from bge_rerank_integrations.local.model_folder import HubOptions
 model, options = json.load(sys.stdin)
 try:
-    open_checkpoint(model, **options)
+    open_checkpoint(model, HubOptions(**options))
 except ModelNotFound as error:
     print(error)
 """

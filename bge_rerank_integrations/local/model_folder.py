@@ -1,0 +1,94 @@
+"""A model's folder: one on disk, or what the hub's client has downloaded of a model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bge_rerank_integrations.errors import ModelNotFound
+
+
+@dataclass(frozen=True, slots=True)
+class HubOptions:
+    """What the hub's client is told, under its own names; a folder on disk needs none of it."""
+
+    revision: str | None = None
+    cache_dir: str | None = None
+    local_files_only: bool = False
+    token: str | None = field(default=None, repr=False)
+
+
+HUB_DEFAULTS = HubOptions()
+
+
+def find_folder(
+    model: str,
+    patterns: Sequence[str],
+    hub: HubOptions = HUB_DEFAULTS,
+    *,
+    announce: bool = True,
+) -> Path:
+    """The model's folder; of a hub id the files that match are downloaded unless they are cached.
+
+    With `announce` the log is told of a download before it begins: see `announce_download`.
+    Raises `ModelNotFound`, saying what was looked for and where, if there is neither.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
+    if looks_local:
+        raise ModelNotFound(f"no folder {folder} (looked for it in {Path.cwd()})")
+    return _download(model, patterns, hub, announce=announce)
+
+
+def _download(model: str, patterns: Sequence[str], hub: HubOptions, *, announce: bool) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    from bge_rerank_integrations.local.first_download import announce_download
+
+    where = hub.cache_dir or constants.HF_HUB_CACHE
+    at = f"{model} at revision {hub.revision}" if hub.revision else model
+    try:
+        if announce and not hub.local_files_only:
+            announce_download(
+                model, patterns, revision=hub.revision, cache_dir=str(where), token=hub.token
+            )
+        return Path(
+            snapshot_download(
+                model,
+                revision=hub.revision,
+                cache_dir=hub.cache_dir,
+                local_files_only=hub.local_files_only,
+                token=hub.token,
+                allow_patterns=list(patterns),
+            )
+        )
+    except HFValidationError as error:
+        raise ModelNotFound(f"{model!r} is neither a folder nor a hub id: {error}") from error
+    except GatedRepoError as error:
+        raise ModelNotFound(
+            f"{at} is gated: accept its terms on the hub and pass token=... or set HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelNotFound(
+            f"the hub has {model}, but no revision {hub.revision!r} of it"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFound(
+            f"the hub has no {model}; if it is private, pass token=... or set HF_TOKEN"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        offline = hub.local_files_only or constants.HF_HUB_OFFLINE
+        why = "downloads are switched off" if offline else "the hub cannot be reached"
+        raise ModelNotFound(
+            f"{at} is not in the cache {where} (nor a folder of that name in {Path.cwd()}), and "
+            f"{why}. Download it where there is a network and copy the folder here, or use "
+            'model="offline", which comes with: pip install "bge-rerank-integrations[offline]"'
+        ) from error
