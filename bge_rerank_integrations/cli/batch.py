@@ -10,26 +10,10 @@ from typing import Annotated
 
 import typer
 
-from bge_rerank_integrations.cli.options import (
-    AsJson,
-    Cache,
-    CompressLayers,
-    CompressRatio,
-    Device,
-    Dialect,
-    Heads,
-    LocalFilesOnly,
-    MaxConcurrency,
-    MaxLength,
-    Number,
-    Prompt,
-    Revision,
-    Runtime,
-    ServerAddress,
-)
-from bge_rerank_integrations.load import ScorerOptions, load_scorer
+from bge_rerank_integrations.cli import options as option
+from bge_rerank_integrations.load import load_scorer
+from bge_rerank_integrations.load_options import ScorerOptions
 from bge_rerank_integrations.registry import DEFAULT_MODEL
-from bge_rerank_integrations.types import SpecialTokens
 
 ROWS_FAILED = 3
 """The exit code where all is done and some rows have no score."""
@@ -55,48 +39,31 @@ def batch(
     ] = None,
     cpus: Annotated[float | None, typer.Option(min=0, help="CPUs of a worker.")] = None,
     gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of a worker.")] = None,
-    normalize: Annotated[
-        bool, typer.Option(help="Show a logit as its sigmoid, between 0 and 1.")
-    ] = True,
-    as_json: AsJson = False,
-    model: Annotated[str, typer.Option(help="Hub id, folder or 'offline'.")] = DEFAULT_MODEL,
-    backend: Runtime = "auto",
-    device: Device = None,
-    precision: Number = "auto",
-    max_length: MaxLength = None,
-    query_max_length: Annotated[
-        int | None, typer.Option(help="Tokens of the query; 3/4 of --max-length if left out.")
-    ] = None,
-    query_instruction: Annotated[
-        str | None, typer.Option(help="Text put before the query.")
-    ] = None,
-    passage_instruction: Annotated[
-        str | None, typer.Option(help="Text put before each passage.")
-    ] = None,
-    special_tokens: Annotated[
-        SpecialTokens, typer.Option(help="What a control token such as </s> in a text is.")
-    ] = "literal",
-    prompt: Prompt = None,
-    cutoff_layers: Annotated[
-        list[int] | None, typer.Option(help="Layer to score at; the last if left out.")
-    ] = None,
-    compress_ratio: CompressRatio = 1,
-    compress_layers: CompressLayers = None,
-    head_indexing: Heads = "request",
-    batch_size: Annotated[int | None, typer.Option(help="Most pairs in a batch.")] = None,
-    max_batch_tokens: Annotated[int | None, typer.Option(help="Most tokens in a batch.")] = None,
-    revision: Revision = None,
-    cache_dir: Cache = None,
-    local_files_only: LocalFilesOnly = False,
-    base_url: ServerAddress = None,
-    dialect: Dialect = "auto",
-    max_concurrency: MaxConcurrency = 8,
-    show_progress: Annotated[
-        bool | None,
-        typer.Option(
-            "--show-progress/--no-progress", help="By default if the errors go to a terminal."
-        ),
-    ] = None,
+    normalize: option.Normalize = True,
+    as_json: option.AsJson = False,
+    model: option.Model = DEFAULT_MODEL,
+    backend: option.Runtime = "auto",
+    device: option.Device = None,
+    precision: option.Number = "auto",
+    max_length: option.MaxLength = None,
+    query_max_length: option.QueryMaxLength = None,
+    query_instruction: option.QueryInstruction = None,
+    passage_instruction: option.PassageInstruction = None,
+    special_tokens: option.ControlTokens = "literal",
+    prompt: option.Prompt = None,
+    cutoff_layers: option.CutoffLayers = None,
+    compress_ratio: option.CompressRatio = 1,
+    compress_layers: option.CompressLayers = None,
+    head_indexing: option.Heads = "request",
+    batch_size: option.BatchSize = None,
+    max_batch_tokens: option.MaxBatchTokens = None,
+    revision: option.Revision = None,
+    cache_dir: option.Cache = None,
+    local_files_only: option.LocalFilesOnly = False,
+    base_url: option.ServerAddress = None,
+    dialect: option.Dialect = "auto",
+    max_concurrency: option.MaxConcurrency = 8,
+    show_progress: option.ShowProgress = None,
 ) -> None:
     """Score Parquet or JSON-lines files on a pool of workers, and write Parquet.
 

@@ -6,47 +6,28 @@ from typing import Annotated
 import typer
 
 from bge_rerank_integrations.calibration import Calibration, fit_calibration
-from bge_rerank_integrations.cli.options import (
-    Cache,
-    Device,
-    LocalFilesOnly,
-    MaxLength,
-    Number,
-)
+from bge_rerank_integrations.cli import options as option
+from bge_rerank_integrations.cli.judged_data import BEIR_FOLDER, Depth, JudgedLines, read_judged
 from bge_rerank_integrations.errors import MissingExtra
-from bge_rerank_integrations.judged import read_beir, read_judged_lines
 from bge_rerank_integrations.load import load_scorer
-from bge_rerank_integrations.passage_lines import UnreadableInput
 from bge_rerank_integrations.registry import DEFAULT_MODEL
 
 
 def calibrate(
     *,
     out: Annotated[Path, typer.Option(dir_okay=False, help="Write the calibration here.")],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            file_okay=False,
-            help="BEIR folder: corpus.jsonl, queries.jsonl, qrels, and a *.trec run.",
-        ),
-    ] = None,
-    judged: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="JSON lines of judged queries; see above."),
-    ] = None,
-    depth: Annotated[
-        int, typer.Option(min=1, help="Candidates of each query of a BEIR folder.")
-    ] = 20,
+    data: Annotated[Path | None, BEIR_FOLDER] = None,
+    judged: JudgedLines = None,
+    depth: Depth = 20,
     diagram: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Draw the reliability diagram here.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Hub id, folder or 'offline'.")] = DEFAULT_MODEL,
-    device: Device = None,
-    precision: Number = "auto",
-    max_length: MaxLength = None,
-    cache_dir: Cache = None,
-    local_files_only: LocalFilesOnly = False,
+    model: option.Model = DEFAULT_MODEL,
+    device: option.Device = None,
+    precision: option.Number = "auto",
+    max_length: option.MaxLength = None,
+    cache_dir: option.Cache = None,
+    local_files_only: option.LocalFilesOnly = False,
 ) -> None:
     """Fit raw scores to the probability that a passage is relevant.
 
@@ -54,11 +35,7 @@ def calibrate(
     {"query": "...", "positive": ["..."], "negative": ["..."]}. A candidate of a BEIR folder that
     nobody judged counts as not relevant. The same model and options must be used to rerank.
     """
-    if (data is None) == (judged is None):
-        raise UnreadableInput("give judged data either as --data FOLDER or as --judged FILE")
-    queries = read_beir(data, None, depth=depth) if data is not None else []
-    if judged is not None:
-        queries = read_judged_lines(judged)
+    queries = read_judged(data, judged, depth=depth)
     rows = [
         (query.id, (query.text, text), query.grades.get(passage, 0) > 0)
         for query in queries

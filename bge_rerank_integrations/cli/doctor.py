@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bge_rerank_integrations.cli.options import AsJson, Device, Number
+from bge_rerank_integrations.cli import options as option
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.doctor import Report
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 def doctor(
     *,
-    as_json: AsJson = False,
+    as_json: option.AsJson = False,
     model: Annotated[
         str | None, typer.Option(help="Model to test; by default one that is here already.")
     ] = None,
-    device: Device = None,
-    precision: Number = "auto",
+    device: option.Device = None,
+    precision: option.Number = "auto",
 ) -> None:
     """Say what is installed, where a model would run and why, and test that it scores.
 

@@ -11,18 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bge_rerank_integrations.cli.options import (
-    AsJson,
-    Cache,
-    Device,
-    LocalFilesOnly,
-    MaxLength,
-    Number,
-)
+from bge_rerank_integrations.cli import options as option
+from bge_rerank_integrations.cli.judged_data import BEIR_FOLDER, FirstQueries
 from bge_rerank_integrations.evaluate import evaluate, read_beir, write_html
 from bge_rerank_integrations.evaluate.comparison import MEASURES
 from bge_rerank_integrations.evaluate.page import check_page
-from bge_rerank_integrations.load import ScorerOptions, load_scorer
+from bge_rerank_integrations.load import load_scorer
+from bge_rerank_integrations.load_options import ScorerOptions
 from bge_rerank_integrations.passage_lines import UnreadableInput
 from bge_rerank_integrations.registry import DEFAULT_MODEL
 
@@ -32,14 +27,7 @@ if TYPE_CHECKING:
 
 def evaluate_models(
     *,
-    data: Annotated[
-        Path,
-        typer.Option(
-            exists=True,
-            file_okay=False,
-            help="BEIR folder: corpus.jsonl, queries.jsonl, qrels, and a *.trec run.",
-        ),
-    ],
+    data: Annotated[Path, BEIR_FOLDER],
     run: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="TREC run of the candidates."),
@@ -59,29 +47,22 @@ def evaluate_models(
     depth: Annotated[
         int | None, typer.Option(min=1, help="Rerank so many candidates; all if left out.")
     ] = None,
-    queries: Annotated[
-        int | None, typer.Option(min=1, help="Take only the first N queries.")
-    ] = None,
+    queries: FirstQueries = None,
     examples: Annotated[
         int, typer.Option(min=0, help="Wins and losses to show, with their texts.")
     ] = 10,
     html: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write the report here, as one page.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: option.AsJson = False,
     resamples: Annotated[int, typer.Option(min=100, help="Resamples of the bootstrap.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
-    device: Device = None,
-    precision: Number = "auto",
-    max_length: MaxLength = None,
-    cache_dir: Cache = None,
-    local_files_only: LocalFilesOnly = False,
-    show_progress: Annotated[
-        bool | None,
-        typer.Option(
-            "--show-progress/--no-progress", help="By default if the errors go to a terminal."
-        ),
-    ] = None,
+    device: option.Device = None,
+    precision: option.Number = "auto",
+    max_length: option.MaxLength = None,
+    cache_dir: option.Cache = None,
+    local_files_only: option.LocalFilesOnly = False,
+    show_progress: option.ShowProgress = None,
 ) -> None:
     """Measure what reranking adds on judged questions, and say how to set it.
 

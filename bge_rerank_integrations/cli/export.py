@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from bge_rerank_integrations.cli.options import AsJson, Cache, LocalFilesOnly, Revision
+from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.export import export_onnx
 from bge_rerank_integrations.types import GraphFormat
 
@@ -25,10 +25,10 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")
     ] = False,
-    as_json: AsJson = False,
-    revision: Revision = None,
-    cache_dir: Cache = None,
-    local_files_only: LocalFilesOnly = False,
+    as_json: option.AsJson = False,
+    revision: option.Revision = None,
+    cache_dir: option.Cache = None,
+    local_files_only: option.LocalFilesOnly = False,
 ) -> None:
     """Write MODEL into the folder OUT, to be run with --backend onnx or openvino.
 

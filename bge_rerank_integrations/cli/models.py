@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bge_rerank_integrations.cli.options import AsJson, Cache, LocalFilesOnly
+from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.model_cards import describe_model, side_by_side
 from bge_rerank_integrations.registry import known_models
 
@@ -29,9 +29,9 @@ def models(
     compare: Annotated[
         bool, typer.Option("--compare", help="Put published results side by side.")
     ] = False,
-    as_json: AsJson = False,
-    cache_dir: Cache = None,
-    local_files_only: LocalFilesOnly = False,
+    as_json: option.AsJson = False,
+    cache_dir: option.Cache = None,
+    local_files_only: option.LocalFilesOnly = False,
 ) -> None:
     """List BGE's models, and which of them are on this machine.
 

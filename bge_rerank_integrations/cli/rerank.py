@@ -15,31 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from bge_rerank_integrations.cascade import CascadeStage
-from bge_rerank_integrations.cli.options import (
-    AsJson,
-    Cache,
-    CompressLayers,
-    CompressRatio,
-    ConnectTimeout,
-    Deployment,
-    Devices,
-    Dialect,
-    Heads,
-    LocalFilesOnly,
-    MaxConcurrency,
-    MaxLength,
-    MaxRetries,
-    Number,
-    Prompt,
-    ReadTimeout,
-    RequestTimeout,
-    Revision,
-    Runtime,
-    ServerAddress,
-)
+from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.cutoffs import Cutoff
 from bge_rerank_integrations.errors import RerankError
-from bge_rerank_integrations.load import ScorerOptions, load_reranker, load_scorer
+from bge_rerank_integrations.load import load_reranker, load_scorer
+from bge_rerank_integrations.load_options import ScorerOptions
 from bge_rerank_integrations.passage_lines import (
     Passage,
     UnreadableInput,
@@ -49,7 +29,7 @@ from bge_rerank_integrations.passage_lines import (
     result_rows,
 )
 from bge_rerank_integrations.registry import DEFAULT_MODEL
-from bge_rerank_integrations.types import LongPassages, OnError, SpecialTokens, Truncation
+from bge_rerank_integrations.types import LongPassages, OnError, Truncation
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.reranker import Reranker
@@ -67,15 +47,13 @@ def rerank(
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="The input is JSON lines, whatever its name.")
     ] = False,
-    as_json: AsJson = False,
-    model: Annotated[str, typer.Option(help="Hub id, folder or 'offline'.")] = DEFAULT_MODEL,
+    as_json: option.AsJson = False,
+    model: option.Model = DEFAULT_MODEL,
     top_n: Annotated[int | None, typer.Option(help="Keep the best N.")] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Keep passages whose score is at least this.")
     ] = None,
-    normalize: Annotated[
-        bool, typer.Option(help="Show a logit as its sigmoid, between 0 and 1.")
-    ] = True,
+    normalize: option.Normalize = True,
     calibration: Annotated[
         Path | None,
         typer.Option(dir_okay=False, help="File of calibrate: show probabilities as scores."),
@@ -104,35 +82,25 @@ def rerank(
         OnError,
         typer.Option(help="If scoring fails: raise, or keep the given order for the rest."),
     ] = "raise",
-    backend: Runtime = "auto",
-    device: Devices = None,
-    precision: Number = "auto",
-    max_length: MaxLength = None,
-    query_max_length: Annotated[
-        int | None, typer.Option(help="Tokens of the query; 3/4 of --max-length if left out.")
-    ] = None,
+    backend: option.Runtime = "auto",
+    device: option.Devices = None,
+    precision: option.Number = "auto",
+    max_length: option.MaxLength = None,
+    query_max_length: option.QueryMaxLength = None,
     truncation: Annotated[
         Truncation,
         typer.Option(help="What is too long: the passage is cut, or the longer of the two texts."),
     ] = "only_second",
-    query_instruction: Annotated[
-        str | None, typer.Option(help="Text put before the query.")
-    ] = None,
-    passage_instruction: Annotated[
-        str | None, typer.Option(help="Text put before each passage.")
-    ] = None,
-    special_tokens: Annotated[
-        SpecialTokens, typer.Option(help="What a control token such as </s> in a text is.")
-    ] = "literal",
-    prompt: Prompt = None,
-    cutoff_layers: Annotated[
-        list[int] | None, typer.Option(help="Layer to score at; the last if left out.")
-    ] = None,
-    compress_ratio: CompressRatio = 1,
-    compress_layers: CompressLayers = None,
-    head_indexing: Heads = "request",
-    batch_size: Annotated[int | None, typer.Option(help="Most pairs in a batch.")] = None,
-    max_batch_tokens: Annotated[int | None, typer.Option(help="Most tokens in a batch.")] = None,
+    query_instruction: option.QueryInstruction = None,
+    passage_instruction: option.PassageInstruction = None,
+    special_tokens: option.ControlTokens = "literal",
+    prompt: option.Prompt = None,
+    cutoff_layers: option.CutoffLayers = None,
+    compress_ratio: option.CompressRatio = 1,
+    compress_layers: option.CompressLayers = None,
+    head_indexing: option.Heads = "request",
+    batch_size: option.BatchSize = None,
+    max_batch_tokens: option.MaxBatchTokens = None,
     first: Annotated[
         list[str] | None,
         typer.Option(
@@ -147,23 +115,18 @@ def rerank(
     score_cache: Annotated[
         str | None, typer.Option(metavar="FILE", help="Keep scores in this file for the next run.")
     ] = None,
-    revision: Revision = None,
-    cache_dir: Cache = None,
-    local_files_only: LocalFilesOnly = False,
-    base_url: ServerAddress = None,
-    dialect: Dialect = "auto",
-    deployment: Deployment = None,
-    connect_timeout: ConnectTimeout = 5.0,
-    read_timeout: ReadTimeout = 30.0,
-    request_timeout: RequestTimeout = 60.0,
-    max_retries: MaxRetries = 3,
-    max_concurrency: MaxConcurrency = 8,
-    show_progress: Annotated[
-        bool | None,
-        typer.Option(
-            "--show-progress/--no-progress", help="By default if the errors go to a terminal."
-        ),
-    ] = None,
+    revision: option.Revision = None,
+    cache_dir: option.Cache = None,
+    local_files_only: option.LocalFilesOnly = False,
+    base_url: option.ServerAddress = None,
+    dialect: option.Dialect = "auto",
+    deployment: option.Deployment = None,
+    connect_timeout: option.ConnectTimeout = 5.0,
+    read_timeout: option.ReadTimeout = 30.0,
+    request_timeout: option.RequestTimeout = 60.0,
+    max_retries: option.MaxRetries = 3,
+    max_concurrency: option.MaxConcurrency = 8,
+    show_progress: option.ShowProgress = None,
 ) -> None:
     """Order passages by how well they answer QUERY, the best first.
 

@@ -10,21 +10,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bge_rerank_integrations.cli.options import (
-    AsJson,
-    Cache,
-    CompressLayers,
-    CompressRatio,
-    Device,
-    Heads,
-    LocalFilesOnly,
-    MaxLength,
-    Number,
-    Prompt,
-    Revision,
+from bge_rerank_integrations.cli import options as option
+from bge_rerank_integrations.cli.judged_data import (
+    BEIR_FOLDER,
+    Depth,
+    FirstQueries,
+    JudgedLines,
+    read_judged,
 )
-from bge_rerank_integrations.judged import read_beir, read_judged_lines
-from bge_rerank_integrations.load import LocalOptions
+from bge_rerank_integrations.load_options import LocalOptions
 from bge_rerank_integrations.passage_lines import UnreadableInput
 from bge_rerank_integrations.sweep import Sweep, check_chart, draw_chart, measure_layers
 
@@ -35,28 +29,14 @@ def sweep_layers(
     cutoffs: Annotated[
         str, typer.Option(metavar="N,N,...", help="Layers to compare, with commas between them.")
     ],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            file_okay=False,
-            help="BEIR folder: corpus.jsonl, queries.jsonl, qrels, and a *.trec run.",
-        ),
-    ] = None,
+    data: Annotated[Path | None, BEIR_FOLDER] = None,
     run: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="TREC run of the BEIR folder's candidates."),
     ] = None,
-    judged: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="JSON lines of judged queries; see above."),
-    ] = None,
-    queries: Annotated[
-        int | None, typer.Option(min=1, help="Take only the first N queries.")
-    ] = None,
-    depth: Annotated[
-        int, typer.Option(min=1, help="Candidates of each query of a BEIR folder.")
-    ] = 20,
+    judged: JudgedLines = None,
+    queries: FirstQueries = None,
+    depth: Depth = 20,
     timed_pairs: Annotated[
         int, typer.Option(min=1, help="Pairs to time, at each layer in each round.")
     ] = 64,
@@ -64,17 +44,17 @@ def sweep_layers(
     chart: Annotated[
         Path | None, typer.Option(help="Draw nDCG@10 against seconds into this image.")
     ] = None,
-    as_json: AsJson = False,
-    device: Device = None,
-    precision: Number = "auto",
-    max_length: MaxLength = None,
-    prompt: Prompt = None,
-    compress_ratio: CompressRatio = 1,
-    compress_layers: CompressLayers = None,
-    head_indexing: Heads = "request",
-    revision: Revision = None,
-    cache_dir: Cache = None,
-    local_files_only: LocalFilesOnly = False,
+    as_json: option.AsJson = False,
+    device: option.Device = None,
+    precision: option.Number = "auto",
+    max_length: option.MaxLength = None,
+    prompt: option.Prompt = None,
+    compress_ratio: option.CompressRatio = 1,
+    compress_layers: option.CompressLayers = None,
+    head_indexing: option.Heads = "request",
+    revision: option.Revision = None,
+    cache_dir: option.Cache = None,
+    local_files_only: option.LocalFilesOnly = False,
 ) -> None:
     """Compare an LLM reranker's cut-off layers: nDCG@10 on judged data, and time.
 
@@ -84,10 +64,6 @@ def sweep_layers(
     All pairs are scored for nDCG@10. For the time, the model is loaded anew for each layer in each
     round, no deeper than that layer, and scores the first --timed-pairs pairs.
     """
-    if (data is None) == (judged is None):
-        raise UnreadableInput("give judged data either as --data FOLDER or as --judged FILE")
-    if run is not None and data is None:
-        raise UnreadableInput("--run holds candidates for a BEIR folder: give that as --data")
     try:
         layers = tuple(int(number) for number in cutoffs.split(","))
     except ValueError:
@@ -109,9 +85,7 @@ def sweep_layers(
         "local_files_only": local_files_only,
     }
     sweep = Sweep(model, layers, options, timed_pairs=timed_pairs, rounds=rounds)
-    given = read_beir(data, run, depth=depth) if data is not None else []
-    if judged is not None:
-        given = read_judged_lines(judged)
+    given = read_judged(data, judged, depth=depth, run=run)
     rows = measure_layers(sweep, given[:queries])
     if chart is not None:
         draw_chart(rows, chart, title=Path(model).name if Path(model).is_dir() else model)
