@@ -5,46 +5,21 @@ fits into a request. A new server is a new row. Sources are the servers' own cod
 named in `docs/remote.md`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.remote.bodies import (
+    Body,
+    as_pairs,
+    as_text_pairs,
+    named,
+    under_inputs,
+)
 from bge_rerank_integrations.types import Scale
 
-Body = Callable[[str, Sequence[str]], dict[str, Any]]
-"""The part of a request that holds the texts: from a query and its passages."""
-
 MEGABYTE = 1_000_000
-
-
-def named(
-    query: str, passages: str, *, text: str | None = None, query_text: str | None = None
-) -> Body:
-    """Query and passages under these keys; `text` wraps each passage as `{text: ...}`."""
-
-    def body(asked: str, given: Sequence[str]) -> dict[str, Any]:
-        return {
-            query: asked if query_text is None else {query_text: asked},
-            passages: list(given) if text is None else [{text: passage} for passage in given],
-        }
-
-    return body
-
-
-def as_pairs(asked: str, given: Sequence[str]) -> dict[str, Any]:
-    """`{"inputs": [[query, passage], ...]}`."""
-    return {"inputs": [[asked, passage] for passage in given]}
-
-
-def as_text_pairs(asked: str, given: Sequence[str]) -> dict[str, Any]:
-    """The input of transformers' text-classification pipeline."""
-    return {"inputs": [{"text": asked, "text_pair": passage} for passage in given]}
-
-
-def under_inputs(asked: str, given: Sequence[str]) -> dict[str, Any]:
-    """The input of the Hugging Face inference toolkit for sentence ranking."""
-    return {"inputs": {"query": asked, "texts": list(given), "return_documents": False}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +120,14 @@ _COHERE = Dialect(
     max_documents=1000,
     self_hosted=False,
 )
+_JINA = replace(
+    _COHERE,
+    name="jina",
+    path="/v1/rerank",
+    options={"return_documents": False},
+    key_variable="JINA_API_KEY",
+    hosts=("api.jina.ai",),
+)
 _AZURE: dict[str, Any] = {
     "path": "",  # an endpoint's scoring URI is the whole address
     "deployment_header": "azureml-model-deployment",
@@ -217,18 +200,10 @@ _ROWS = (
     ),
     replace(_TEI, name="sagemaker", path="/invocations"),
     _COHERE,
+    _JINA,
     replace(
-        _COHERE,
-        name="jina",
-        path="/v1/rerank",
-        options={"return_documents": False},
-        key_variable="JINA_API_KEY",
-        hosts=("api.jina.ai",),
-    ),
-    replace(
-        _COHERE,
+        _JINA,
         name="voyage",
-        path="/v1/rerank",
         options={"return_documents": False, "truncation": True},
         count_key="top_k",
         items=("data",),
@@ -236,10 +211,8 @@ _ROWS = (
         hosts=("api.voyageai.com",),
     ),
     replace(
-        _COHERE,
+        _JINA,
         name="siliconflow",
-        path="/v1/rerank",
-        options={"return_documents": False},
         key_variable="SILICONFLOW_API_KEY",
         hosts=("api.siliconflow.cn", "api.siliconflow.com"),
         max_documents=100,
