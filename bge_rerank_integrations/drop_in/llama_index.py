@@ -8,9 +8,10 @@ decides a score is fixed at construction, where the model is loaded, as in the o
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from bge_rerank_integrations.drop_in.cross_encoder import adapter_fields, read_arguments
+from bge_rerank_integrations.drop_in.cross_encoder import adapter_fields
+from bge_rerank_integrations.drop_in.cross_encoder_arguments import read_arguments
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.llama_index import BGERerank
 
@@ -26,7 +27,32 @@ DEFAULT_MAX_LENGTH = 512
 dispatcher = get_dispatcher(__name__)
 
 
-class FlagEmbeddingReranker(BaseNodePostprocessor):
+class _RerankedHere(BaseNodePostprocessor):
+    """What both do with nodes and a pickle; `_reranker` is made by each from its arguments."""
+
+    _changeable: ClassVar[tuple[str, ...]] = ("top_n", "callback_manager")
+    _reranker: BGERerank = PrivateAttr()
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        return self._present().postprocess_nodes(nodes, query_bundle)
+
+    @dispatcher.span
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        return await self._present().apostprocess_nodes(nodes, query_bundle)
+
+    def _present(self) -> BGERerank:
+        update = {name: getattr(self, name) for name in self._changeable}
+        return self._reranker.model_copy(update=update)
+
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Self], tuple[dict[str, Any]]]:
+        return type(self).from_dict, (self.to_dict(),)
+
+
+class FlagEmbeddingReranker(_RerankedHere):
     """`llama_index.postprocessor.flag_embedding_reranker.FlagEmbeddingReranker` on this engine.
 
     Scores are raw logits, by FlagEmbedding's rule for long texts; `use_fp16` is fp16 where the
@@ -38,7 +64,6 @@ class FlagEmbeddingReranker(BaseNodePostprocessor):
     model: str = Field(frozen=True, description="A hub id or a local folder.")
     top_n: int = Field(ge=1, description="How many to keep.")
     use_fp16: bool = Field(frozen=True, description="Compute in fp16 where that is native.")
-    _reranker: BGERerank = PrivateAttr()
 
     def __init__(
         self,
@@ -60,26 +85,8 @@ class FlagEmbeddingReranker(BaseNodePostprocessor):
         """The original's name, for its serialized components."""
         return "FlagEmbeddingReranker"
 
-    def _postprocess_nodes(
-        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
-    ) -> list[NodeWithScore]:
-        return self._present().postprocess_nodes(nodes, query_bundle)
 
-    @dispatcher.span
-    async def _apostprocess_nodes(
-        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
-    ) -> list[NodeWithScore]:
-        return await self._present().apostprocess_nodes(nodes, query_bundle)
-
-    def _present(self) -> BGERerank:
-        update = {"top_n": self.top_n, "callback_manager": self.callback_manager}
-        return self._reranker.model_copy(update=update)
-
-    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Self], tuple[dict[str, Any]]]:
-        return type(self).from_dict, (self.to_dict(),)
-
-
-class SentenceTransformerRerank(BaseNodePostprocessor):
+class SentenceTransformerRerank(_RerankedHere):
     """LlamaIndex's `SentenceTransformerRerank` on this engine.
 
     It takes the arguments of both classes of that name, the one in llama-index-core and the one in
@@ -94,6 +101,8 @@ class SentenceTransformerRerank(BaseNodePostprocessor):
     model that is no cross-encoder of one label, and what `BGERerank` raises.
     """
 
+    _changeable = ("top_n", "keep_retrieval_score", "callback_manager")
+
     model: str = Field(frozen=True, description="A hub id or a local folder.")
     top_n: int = Field(ge=1, description="How many to keep.")
     device: str | None = Field(frozen=True, description="'cpu', 'cuda', ...; None chooses.")
@@ -103,7 +112,6 @@ class SentenceTransformerRerank(BaseNodePostprocessor):
     cross_encoder_kwargs: dict[str, Any] = Field(
         frozen=True, description="Further arguments of CrossEncoder, without a token."
     )
-    _reranker: BGERerank = PrivateAttr()
 
     def __init__(
         self,
@@ -148,25 +156,3 @@ class SentenceTransformerRerank(BaseNodePostprocessor):
     def class_name(cls) -> str:
         """The original's name, for its serialized components."""
         return "SentenceTransformerRerank"
-
-    def _postprocess_nodes(
-        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
-    ) -> list[NodeWithScore]:
-        return self._present().postprocess_nodes(nodes, query_bundle)
-
-    @dispatcher.span
-    async def _apostprocess_nodes(
-        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
-    ) -> list[NodeWithScore]:
-        return await self._present().apostprocess_nodes(nodes, query_bundle)
-
-    def _present(self) -> BGERerank:
-        update = {
-            "top_n": self.top_n,
-            "keep_retrieval_score": self.keep_retrieval_score,
-            "callback_manager": self.callback_manager,
-        }
-        return self._reranker.model_copy(update=update)
-
-    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Self], tuple[dict[str, Any]]]:
-        return type(self).from_dict, (self.to_dict(),)
