@@ -1,9 +1,9 @@
 """An answer with its numbered sources; one made of the evidence alone, without a language model."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 NOTHING_FOUND = "Nothing relevant was found in these files."
 EXTRACTIVE = "No language model is set up: these are the sentences that answer best, word for word."
@@ -55,6 +55,11 @@ class AnswerFailed(RuntimeError):
     def __init__(self, message: str, sources: Sequence[Source] = ()) -> None:
         super().__init__(message)
         self.sources = tuple(sources)
+
+
+def sentence_at(evidence: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    """A source's evidence from what `explain=True` writes to metadata["rerank_evidence"]."""
+    return None if evidence is None else (evidence["start"], evidence["end"])
 
 
 def stream_extract(sources: Sequence[Source]) -> Iterator[Answer]:

@@ -39,7 +39,14 @@ class Chatbot:
             from rag_chatbot import with_langchain
 
             self._version = with_langchain
-        self._reranker = self._version.make_reranker(settings)
+        # either framework's adapter takes the same fields; the model loads with the first question
+        self._reranker = self._version.BGERerank(
+            model=settings.model,
+            scorer=settings.scorer,
+            top_n=settings.top_n,
+            score_threshold=settings.min_score,
+            explain=True,
+        )
 
     def warm_up(self) -> None:
         """Load the reranker now, so that what is wrong with it is said before a page is up."""

@@ -20,10 +20,11 @@ from rag_chatbot.answers import (
     Source,
     Turn,
     check_citations,
+    sentence_at,
     stream_extract,
 )
 from rag_chatbot.search import Search
-from rag_chatbot.settings import LanguageModel, RerankSettings
+from rag_chatbot.settings import LanguageModel
 
 REPHRASE = (
     "Write this question so that it can be understood without the conversation, in its own "
@@ -63,17 +64,6 @@ class HybridRetriever(BaseRetriever):
         ]
 
 
-def make_reranker(settings: RerankSettings) -> BGERerank:
-    """The adapter that all questions share; the model loads with the first."""
-    return BGERerank(
-        model=settings.model,
-        scorer=settings.scorer,
-        top_n=settings.top_n,
-        score_threshold=settings.min_score,
-        explain=True,
-    )
-
-
 def answer(
     question: str,
     history: Sequence[Turn],
@@ -85,7 +75,8 @@ def answer(
 ) -> Iterator[Answer]:
     """The answer as it grows, from the best of `count` passages that `search` finds.
 
-    Without a reranker all of them are kept. Raises `AnswerFailed` if the language model fails.
+    Without a reranker (chatbot.py makes it) all of them are kept. Raises `AnswerFailed` if the
+    language model fails.
     """
     retriever = HybridRetriever(search=search, count=count)
     found: Runnable[str, list[Document]] = retriever
@@ -152,11 +143,7 @@ def _sources(documents: Sequence[Document]) -> list[Source]:
             document.page_content,
             document.metadata["source"],
             document.metadata.get("relevance_score"),
-            _span(document.metadata.get("rerank_evidence")),
+            sentence_at(document.metadata.get("rerank_evidence")),
         )
         for number, document in enumerate(documents, start=1)
     ]
-
-
-def _span(evidence: Any) -> tuple[int, int] | None:
-    return None if evidence is None else (evidence["start"], evidence["end"])

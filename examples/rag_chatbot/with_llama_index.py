@@ -19,10 +19,11 @@ from rag_chatbot.answers import (
     Source,
     Turn,
     check_citations,
+    sentence_at,
     stream_extract,
 )
 from rag_chatbot.search import Search
-from rag_chatbot.settings import LanguageModel, RerankSettings
+from rag_chatbot.settings import LanguageModel
 
 # the question comes as a message of its own
 CONTEXT_PROMPT = PROMPT + "\n\n{context_str}"
@@ -78,17 +79,6 @@ class Numbered(BaseNodePostprocessor):
         return numbered
 
 
-def make_reranker(settings: RerankSettings) -> BGERerank:
-    """The adapter that all questions share; the model loads with the first."""
-    return BGERerank(
-        model=settings.model,
-        scorer=settings.scorer,
-        top_n=settings.top_n,
-        score_threshold=settings.min_score,
-        explain=True,
-    )
-
-
 def answer(
     question: str,
     history: Sequence[Turn],
@@ -100,7 +90,8 @@ def answer(
 ) -> Iterator[Answer]:
     """The answer as it grows, from the best of `count` passages that `search` finds.
 
-    Without a reranker all of them are kept. Raises `AnswerFailed` if the language model fails.
+    Without a reranker (chatbot.py makes it) all of them are kept. Raises `AnswerFailed` if the
+    language model fails.
     """
     retriever = HybridRetriever(search, count=count)
     rerankers = [] if reranker is None else [reranker]
@@ -160,11 +151,7 @@ def _sources(nodes: Sequence[NodeWithScore]) -> list[Source]:
             found.node.get_content(),
             found.node.metadata["source"],
             found.score if "rerank_evidence" in found.node.metadata else None,
-            _span(found.node.metadata.get("rerank_evidence")),
+            sentence_at(found.node.metadata.get("rerank_evidence")),
         )
         for number, found in enumerate(nodes, start=1)
     ]
-
-
-def _span(evidence: Any) -> tuple[int, int] | None:
-    return None if evidence is None else (evidence["start"], evidence["end"])
