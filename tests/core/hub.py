@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +65,34 @@ def running_hub(repositories: dict[str, dict[str, Path]]) -> Iterator[Hub]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def run_with_hub(
+    script: str, given: object, *, address: str, home: Path, offline: bool
+) -> subprocess.CompletedProcess[str]:
+    """A process whose hub is at an address: the client reads it when it is imported.
+
+    The script reads `given` as JSON from its input.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUG"))}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        env={
+            **kept,
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(home),
+            "HF_HUB_OFFLINE": str(int(offline)),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "NO_PROXY": "127.0.0.1",
+        },
+    )
 
 
 def commit_of(repo: str, revision: str) -> str:

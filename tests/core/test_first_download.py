@@ -1,9 +1,5 @@
 """What is said before a model is downloaded: how much, where to, and never a second time."""
 
-import json
-import os
-import subprocess
-import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -11,7 +7,7 @@ import pytest
 
 from bge_rerank_integrations.local.checkpoint import DOWNLOADED
 from bge_rerank_integrations.local.first_download import readable_size
-from tests.core.hub import running_hub
+from tests.core.hub import run_with_hub, running_hub
 
 OPEN = """
 import json, sys
@@ -30,25 +26,8 @@ def opened(
     address: str, folder: Path, model: str = "org/reranker", *, offline: bool = False
 ) -> tuple[str, list[str]]:
     """The error of a process whose hub is at an address, and what it logged of the model."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUG"))}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", OPEN],
-        input=json.dumps([model, {"cache_dir": str(folder)}]),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-        env={
-            **kept,
-            "HF_ENDPOINT": address,
-            "HF_HOME": str(folder / "home"),
-            "HF_HUB_OFFLINE": str(int(offline)),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "NO_PROXY": "127.0.0.1",
-        },
-    )
+    given = [model, {"cache_dir": str(folder)}]
+    done = run_with_hub(OPEN, given, address=address, home=folder / "home", offline=offline)
     return done.stdout, [line for line in done.stderr.splitlines() if line.startswith(model)]
 
 

@@ -1,10 +1,7 @@
 """Models by hub id: from the cache without a network, from a hub with one, and never a pickle."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,7 +13,7 @@ import pytest
 from bge_rerank_integrations import ModelNotFound, load_scorer
 from bge_rerank_integrations.local.checkpoint import DOWNLOADED
 from tests import tiny_models
-from tests.core.hub import add_to_cache, commit_of, running_hub
+from tests.core.hub import add_to_cache, commit_of, run_with_hub, running_hub
 
 PAIRS = [("what is a panda?", "The giant panda is a bear."), ("大熊猫吃什么？", "竹子。")]
 OLD, NEW = "0" * 39 + "1", "0" * 39 + "2"
@@ -130,30 +127,13 @@ except ModelNotFound as error:
 
 @pytest.fixture
 def ask_hub(tmp_path: Path) -> Callable[..., Any]:
-    """Scores in a process whose hub is at an address: the client reads it when it is imported."""
+    """Scores in a process whose hub is at an address, or the error."""
 
     def ask(address: str, model: str, *, offline: bool = False, **options: Any) -> Any:
         options.setdefault("cache_dir", str(tmp_path / "downloads"))
-        environment = {
-            key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUG"))
-        }
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", SCORE],
-            input=json.dumps([model, options, PAIRS]),
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=300,
-            env={
-                **environment,
-                "HF_ENDPOINT": address,
-                "HF_HOME": str(tmp_path / "home"),
-                "HF_HUB_OFFLINE": str(int(offline)),
-                "HF_HUB_DISABLE_XET": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "NO_PROXY": "127.0.0.1",
-            },
-        )
+        given = [model, options, PAIRS]
+        home = tmp_path / "home"
+        done = run_with_hub(SCORE, given, address=address, home=home, offline=offline)
         return json.loads(done.stdout.splitlines()[-1])
 
     return ask
