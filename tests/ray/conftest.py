@@ -2,12 +2,11 @@
 
 import os
 import secrets
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+
+from tests.ray.processes import running
 
 KEY_VARIABLE, KEY = "BGE_TEST_SERVE_KEY", "a-key-for-tests"
 
@@ -22,16 +21,5 @@ def cluster() -> Iterator[dict[str, str]]:
         "RAY_metrics_report_interval_ms": "500",
         KEY_VARIABLE: KEY,
     }
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.ray.cluster"],
-        cwd=Path(__file__).resolve().parents[2],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        yield {**environment, "RAY_ADDRESS": process.stdout.readline().strip()}
-        process.stdin.close()
-        assert process.wait() == 0
+    with running("tests.ray.cluster", env=environment) as printed:
+        yield {**environment, "RAY_ADDRESS": printed.readline().strip()}

@@ -3,11 +3,8 @@
 import json
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -23,6 +20,7 @@ from pydantic import SecretStr, ValidationError
 from bge_rerank_integrations import load_reranker, load_scorer
 from bge_rerank_integrations.errors import RemoteRefused
 from tests.ray.conftest import KEY, KEY_VARIABLE
+from tests.ray.processes import running
 
 QUERY = "what is a panda?"
 PASSAGES = ["Water boils at 100 degrees.", "The panda is a bear.", "A fox is red."]
@@ -45,26 +43,14 @@ def served(cluster: dict[str, str]) -> Iterator[Served]:
         "special_tokens": "error",
         **BOUNDS,
     }
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.ray.serve_run", str(port), json.dumps(settings)],
-        cwd=Path(__file__).resolve().parents[2],
-        env=cluster,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+    with running("tests.ray.serve_run", str(port), json.dumps(settings), env=cluster) as printed:
         last = ""
-        for line in process.stdout:
+        for line in printed:
             last = line
             if line.startswith("up "):
                 break
         assert last.startswith("up "), last
         yield Served(f"http://127.0.0.1:{port}", f"http://{last.split()[1]}/metrics")
-        process.stdin.close()
-        process.stdout.read()
-        assert process.wait() == 0
 
 
 @pytest.fixture(scope="module")
