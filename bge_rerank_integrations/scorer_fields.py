@@ -18,17 +18,16 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     SerializerFunctionWrapHandler,
-    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
 
 from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.field_checks import checked_base_url, checked_model, checked_scorer
 from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.load_options import ScorerOptions
 from bge_rerank_integrations.registry import DEFAULT_MODEL
-from bge_rerank_integrations.remote.address import is_address, read_address
 from bge_rerank_integrations.types import (
     Backend,
     HeadIndexing,
@@ -167,22 +166,9 @@ class ScorerFields(BaseModel):
     # light scorers over one shared engine.
     _loaded: tuple[tuple[Any, ...], Scorer] | None = PrivateAttr(default=None)
 
-    @field_validator("base_url", "model")
-    @classmethod
-    def _shows_no_secret(cls, place: str | None, info: ValidationInfo) -> str | None:
-        # an address is in every dump and repr from here on
-        if place is not None and (info.field_name == "base_url" or is_address(place)):
-            read_address(place)
-        return place
-
-    @field_validator("scorer")
-    @classmethod
-    def _is_a_scorer(cls, scorer: Any) -> Any:
-        if scorer is not None and not isinstance(scorer, Scorer):
-            raise ValueError(
-                f"scorer is a {type(scorer).__name__} without name, scale and score(pairs)"
-            )
-        return scorer
+    _base_url = field_validator("base_url")(checked_base_url)
+    _model = field_validator("model")(checked_model)
+    _scorer = field_validator("scorer")(checked_scorer)
 
     @model_validator(mode="after")
     def _one_precision(self) -> Self:
