@@ -82,7 +82,7 @@ def score_rows(
             outcomes = list(_score(scorer, rows, pairs, places))
         except RerankError:
             raise  # nothing of the row's: the model, the key, the network
-        except Exception as error:  # noqa: BLE001 - raised again, as a name
+        except Exception as error:  # noqa: BLE001 - whatever a row brings about; raised as a name
             attempts.raised(type(error).__name__)
             # neither the message nor the traceback's locals, which may hold texts
             raise SuspectRow(type(error).__name__) from None
