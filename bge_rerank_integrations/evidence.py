@@ -1,43 +1,46 @@
 """Which sentence of a passage answers: its sentences scored like passages, the best one kept."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 
 from bge_rerank_integrations.sentences import Span, split_sentences
 from bge_rerank_integrations.trace import note
-from bge_rerank_integrations.types import Evidence, FloatArray, Pair
+from bge_rerank_integrations.types import Evidence, FloatArray, Pair, RerankResult
 
 
-def find_evidence(
-    query: str,
+def with_evidence(
+    results: Sequence[RerankResult],
+    pairs: Sequence[Pair],
     texts: Sequence[str],
     *,
     score: Callable[[Sequence[Pair]], FloatArray],
     shown: Callable[[float], float],
-    known: Mapping[Pair, float],
-) -> list[Evidence | None]:
-    """The sentence of each text that scores highest with the query, the first of equal ones.
+) -> list[RerankResult]:
+    """The results, each with the sentence of its text that scores highest, the first of equal ones.
 
-    All sentences go through `score` in one call, each distinct one once; a pair in `known` has its
-    raw score already, so that a text of one sentence costs nothing. `shown` puts a raw score on the
-    scale that is shown. None for a text without a letter or digit, and for one of which a sentence
-    was not scored (NaN): the best may be that one.
+    A result's `index` says which pair and text is its own; all pairs have one query. All sentences
+    go through `score` in one call, each distinct one once; a result's pair has its raw score
+    already, so that a text of one sentence costs nothing. `shown` puts a raw score on the scale
+    that is shown. None for a text without a letter or digit, and for one of which a sentence was
+    not scored (NaN): the best may be that one.
     """
-    spans = [sentences_to_score(text) for text in texts]
-    pairs = [
-        [(query, text[start:end]) for start, end in found]
-        for text, found in zip(texts, spans, strict=True)
+    query = pairs[0][0]
+    raw = {pairs[result.index]: result.raw_score for result in results}
+    spans = [sentences_to_score(texts[result.index]) for result in results]
+    sentences = [
+        [(query, texts[result.index][start:end]) for start, end in found]
+        for result, found in zip(results, spans, strict=True)
     ]
-    raw = dict(known)
-    asked = [pair for pair in dict.fromkeys(chain.from_iterable(pairs)) if pair not in raw]
+    asked = [pair for pair in dict.fromkeys(chain.from_iterable(sentences)) if pair not in raw]
     note({"sentences": len(asked)})
     if asked:
         raw |= zip(asked, score(asked).tolist(), strict=True)
     return [
-        _best(found, [raw[pair] for pair in own], shown)
-        for found, own in zip(spans, pairs, strict=True)
+        replace(result, evidence=_best(found, [raw[pair] for pair in own], shown))
+        for result, found, own in zip(results, spans, sentences, strict=True)
     ]
 
 

@@ -89,3 +89,16 @@ def check_texts(texts: Iterable[str], what: str) -> list[str]:
     if isinstance(texts, str) or not isinstance(texts, Iterable):
         raise InvalidInputError(f"{what}s is one {type(texts).__name__}; pass a list of strings")
     return [check_text(text, what, index) for index, text in enumerate(texts)]
+
+
+def check_evidence_texts(texts: Iterable[str] | None, passages: list[str]) -> list[str]:
+    """Return the texts, or the passages for None; `InvalidInputError` unless one for each."""
+    if texts is None:
+        return passages
+    checked = check_texts(texts, "evidence text")
+    if len(checked) != len(passages):
+        raise InvalidInputError(
+            f"there are {len(checked)} evidence_texts for {len(passages)} passages; give one for "
+            "each"
+        )
+    return checked

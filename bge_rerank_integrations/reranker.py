@@ -20,16 +20,13 @@ from bge_rerank_integrations.cascade import (
     spread,
 )
 from bge_rerank_integrations.cutoffs import Cutoff, keep
-from bge_rerank_integrations.errors import (
-    InvalidInputError,
-    RerankError,
-    ScoringFailed,
-)
-from bge_rerank_integrations.evidence import find_evidence
+from bge_rerank_integrations.errors import RerankError, ScoringFailed
+from bge_rerank_integrations.evidence import with_evidence
 from bge_rerank_integrations.pairs import check_text
 from bge_rerank_integrations.raw_scores import checked_partial, checked_scores, show_score
 from bge_rerank_integrations.rerank_options import (
     check_cutoff,
+    check_evidence_texts,
     check_on_error,
     check_texts,
     check_threshold,
@@ -40,19 +37,8 @@ from bge_rerank_integrations.rerank_options import (
 )
 from bge_rerank_integrations.rerank_results import RerankResults
 from bge_rerank_integrations.telemetry import rerank_span
-from bge_rerank_integrations.trace import (
-    RerankTrace,
-    StageTrace,
-    passage_traces,
-    recording,
-)
-from bge_rerank_integrations.types import (
-    FloatArray,
-    OnError,
-    Pair,
-    RerankResult,
-    Scorer,
-)
+from bge_rerank_integrations.trace import RerankTrace, StageTrace, passage_traces, recording
+from bge_rerank_integrations.types import FloatArray, OnError, Pair, RerankResult, Scorer
 
 logger = logging.getLogger("bge_rerank_integrations")
 
@@ -144,15 +130,8 @@ class Reranker:
         check_reach(limit, self._keeps)
         query = check_text(query, "query")
         checked = check_texts(passages, "passage")
+        texts = check_evidence_texts(evidence_texts, checked)
         pairs = [(query, passage) for passage in checked]
-        texts = checked
-        if evidence_texts is not None:
-            texts = check_texts(evidence_texts, "evidence text")
-            if len(texts) != len(pairs):
-                raise InvalidInputError(
-                    f"there are {len(texts)} evidence_texts for {len(pairs)} passages; give one "
-                    "for each"
-                )
         if not pairs:
             return RerankResults()
         with rerank_span(limit, pairs if self.trace_texts else None) as end_span:
@@ -218,19 +197,14 @@ class Reranker:
         self, ranking: "_Ranking", pairs: Sequence[Pair], texts: Sequence[str]
     ) -> None:
         begin = time.perf_counter()
-        kept = [result.index for result in ranking.results]
 
         def score(sentences: Sequence[Pair]) -> FloatArray:
             raw, ranking.evidence_failure = self._raw_scores(self.scorer, sentences)
             return raw
 
         try:
-            found = find_evidence(
-                pairs[0][0],
-                [texts[index] for index in kept],
-                score=score,
-                shown=self.shown,
-                known={pairs[index]: float(ranking.raw[index]) for index in kept},
+            ranking.results = with_evidence(
+                ranking.results, pairs, texts, score=score, shown=self.shown
             )
         except RerankError as error:
             if isinstance(error, ScoringFailed):
@@ -243,15 +217,11 @@ class Reranker:
         if ranking.evidence_failure is not None:
             logger.warning(
                 "%d of %d passages are left without evidence: %s: %s",
-                found.count(None),
-                len(found),
+                sum(result.evidence is None for result in ranking.results),
+                len(ranking.results),
                 type(ranking.evidence_failure).__name__,
                 ranking.evidence_failure,
             )
-        ranking.results = [
-            replace(result, evidence=evidence)
-            for result, evidence in zip(ranking.results, found, strict=True)
-        ]
         ranking.explaining = time.perf_counter() - begin
 
     def _best(

@@ -200,10 +200,10 @@ class Engine:
         try:
             with timed("computing"):
                 return self.forward.run(inputs, exact=exact)
-        except Exception as error:
-            if self.forward.is_out_of_memory(error):
-                return None
-            raise
+        except Exception as error:  # each runtime says in its own class that memory ran out
+            if not self.forward.is_out_of_memory(error):
+                raise
+            return None
 
     def _finite(
         self, request: Request, done: list[int], rows: FloatArray, *, exact: bool

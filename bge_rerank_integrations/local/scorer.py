@@ -4,6 +4,7 @@ The engine is shared; the text options are this scorer's own.
 """
 
 import logging
+import threading
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -46,6 +47,7 @@ class LocalScorer:
         self._limits = limits
         self._show_progress = show_progress
         self._warned = False
+        self._warning = threading.Lock()
 
     def __repr__(self) -> str:
         return f"LocalScorer({self._model!r}, {self._method.description})"
@@ -198,8 +200,11 @@ class LocalScorer:
             return engine.run(sequences, positions, self._limits, on_batch=bar.update)
 
     def _warn_once(self, cut: int, pairs: int) -> None:
-        if cut and not self._warned:
-            self._warned = True
+        if not cut:
+            return
+        with self._warning:
+            first, self._warned = not self._warned, True
+        if first:
             logger.warning(
                 "%d of %d pairs were longer than max_length=%d tokens and were cut; "
                 "said once for this scorer",

@@ -70,7 +70,8 @@ class TextTokenizer:
             self._parsing = _stateless(self._content)
         except Exception as error:  # tokenizers raises nothing more specific than Exception
             raise CheckpointError(
-                f"{self._file} is no tokenizer this release can read: {error!r}"
+                f"{self._file} is no tokenizer this release can read: {error!r}; fetch the model "
+                "again, or update tokenizers"
             ) from error
         self.control_ids = control_ids(self._parsing, self._content, declared)
         self.size = _size(self._parsing)

@@ -1,14 +1,24 @@
 """Nothing is cut in silence: a warning once for each scorer, with counts, whatever the model."""
 
+import inspect
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
 
 import pytest
 
 from bge_rerank_integrations import Reranker, load_reranker, load_scorer
+from bge_rerank_integrations.local.cross_encoding import cross_encoding
+from bge_rerank_integrations.local.load_request import TextRequest
+from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.trace import RerankTrace
 from tests import tiny_models
+from tests.core.oracle import NO_LIMITS, OracleForward, engine_over
 from tests.llm import tiny_llms
 
 SHORT, LONG, LONGER = "a red fox", "the red fox runs " * 60, "a dog sleeps " * 90
@@ -56,3 +66,40 @@ def test_another_scorer_says_it_again_and_the_same_one_in_another_reranker_does_
     for scorer in (*scorers, *scorers):
         Reranker(scorer).rerank("red fox", [LONG])
     assert len(warnings(caplog)) == 2
+
+
+def in_step(threads: int, file: str) -> Callable[[FrameType, str, object], Any]:
+    """A trace function under which the threads run each line of a file together.
+
+    A line that only one of them can be at, because it holds a lock, is waited at once and then
+    passed: such a wait can make a fault go unseen, and none appear.
+    """
+    lines: dict[tuple[CodeType, int], threading.Barrier] = {}
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename != file:
+            return None
+        if event == "line":
+            line = (frame.f_code, frame.f_lineno)
+            with suppress(threading.BrokenBarrierError):
+                lines.setdefault(line, threading.Barrier(threads, timeout=0.3)).wait()
+        return trace
+
+    return trace
+
+
+def test_sixteen_threads_that_cut_at_once_say_it_once(
+    reranker_base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = engine_over(OracleForward(), reranker_base)
+    method = cross_encoding(engine.tokenizer, TextRequest(max_length=32), limit=512)
+    scorer = LocalScorer(engine, method, limits=NO_LIMITS, show_progress=False)
+    before = threading.gettrace()
+    threading.settrace(in_step(16, inspect.getfile(LocalScorer)))
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            scores = list(pool.map(scorer.score, [[("red fox", LONG)]] * 16))
+    finally:
+        threading.settrace(before)
+    assert len(scores) == 16
+    assert len(warnings(caplog)) == 1
