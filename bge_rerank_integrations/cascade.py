@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from bge_rerank_integrations.errors import InvalidInputError, RerankError, ScoringFailed
-from bge_rerank_integrations.trace import StageTrace, recording
+from bge_rerank_integrations.trace import StageTrace, class_name, recording
 from bge_rerank_integrations.types import FloatArray, Pair, Scorer
 
 Number = TypeVar("Number", int, float)
@@ -117,7 +117,7 @@ def narrow(
                 keep=stage.keep,
                 raw_scores=_at_places(raw.tolist(), reached, len(pairs)),
                 ranks=_at_places(np.argsort(order).tolist(), reached, len(pairs)),
-                failure=None if failure is None else type(failure).__name__,
+                failure=class_name(failure),
                 counts=recorder.counts,
                 seconds={"total": time.perf_counter() - begin, **recorder.seconds},
                 facts=recorder.facts,

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,10 @@ from bge_rerank_integrations.cascade import (
     narrow,
     spread,
 )
-from bge_rerank_integrations.cutoffs import Cutoff, keep
+from bge_rerank_integrations.cutoffs import Cutoff
 from bge_rerank_integrations.errors import RerankError, ScoringFailed
 from bge_rerank_integrations.evidence import with_evidence
+from bge_rerank_integrations.ordering import best_first
 from bge_rerank_integrations.pairs import check_text
 from bge_rerank_integrations.raw_scores import checked_partial, checked_scores, show_score
 from bge_rerank_integrations.rerank_options import (
@@ -37,7 +38,13 @@ from bge_rerank_integrations.rerank_options import (
 )
 from bge_rerank_integrations.rerank_results import RerankResults
 from bge_rerank_integrations.telemetry import rerank_span
-from bge_rerank_integrations.trace import RerankTrace, StageTrace, passage_traces, recording
+from bge_rerank_integrations.trace import (
+    RerankTrace,
+    StageTrace,
+    class_name,
+    passage_traces,
+    recording,
+)
 from bge_rerank_integrations.types import FloatArray, OnError, Pair, RerankResult, Scorer
 
 logger = logging.getLogger("bge_rerank_integrations")
@@ -159,8 +166,8 @@ class Reranker:
             scale=None if np.isnan(done.raw).all() else self.scorer.scale,
             calibrated=self.calibration is not None,
             kept_by=done.kept_by,
-            failure=_class_name(done.failure),
-            evidence_failure=_class_name(done.evidence_failure),
+            failure=class_name(done.failure),
+            evidence_failure=class_name(done.evidence_failure),
             counts=recorder.counts,
             seconds=seconds,
             facts=recorder.facts,
@@ -183,7 +190,16 @@ class Reranker:
                     type(failure).__name__,
                     failure,
                 )
-            results, kept_by = self._best(raw, reached, pairs, limit)
+            results, kept_by = best_first(
+                raw,
+                reached,
+                shown=self.shown,
+                score_threshold=self.score_threshold,
+                cutoff=self.cutoff,
+                limit=limit,
+                calibration=self.calibration,
+                count_tokens=lambda index: token_counter(self.scorer)([pairs[index][1]])[0],
+            )
             if kept_by is None and stages:
                 kept_by = f"stage {stages[-1].number} of the cascade leaves {stages[-1].keep}"
             everywhere = spread(raw, reached, len(pairs))
@@ -223,35 +239,6 @@ class Reranker:
                 ranking.evidence_failure,
             )
         ranking.explaining = time.perf_counter() - begin
-
-    def _best(
-        self, raw: FloatArray, reached: Sequence[int], pairs: Sequence[Pair], limit: int | None
-    ) -> tuple[list[RerankResult], str | None]:
-        """What to return of those that were reached, and the rule that decided how many."""
-        order = np.argsort(-raw, kind="stable").tolist()  # NaN goes last
-        results = [
-            RerankResult(reached[i], self.shown(float(raw[i])), float(raw[i])) for i in order
-        ]
-        late = [replace(result, scored=False) for result in results if math.isnan(result.raw_score)]
-        ranked = results[: len(results) - len(late)]
-        kept_by = None
-        if self.score_threshold is not None:
-            above = [result for result in ranked if result.score >= self.score_threshold]
-            if len(above) < len(ranked):
-                kept_by = f"score_threshold {self.score_threshold} leaves {len(above)}"
-            ranked = above
-
-        def count_tokens(place: int) -> int:
-            return token_counter(self.scorer)([pairs[ranked[place].index][1]])[0]
-
-        kept = keep(
-            [result.raw_score for result in ranked],
-            self.cutoff,
-            limit=limit,
-            calibration=self.calibration,
-            count_tokens=count_tokens,
-        )
-        return [*ranked[: kept.number], *late][:limit], kept.reason or kept_by
 
     def _raw_scores(
         self, scorer: Scorer, pairs: Sequence[Pair]
@@ -301,7 +288,3 @@ class _Ranking:
     stages: tuple[StageTrace, ...]
     evidence_failure: ScoringFailed | None = None
     explaining: float = 0.0
-
-
-def _class_name(error: ScoringFailed | None) -> str | None:
-    return None if error is None else type(error).__name__

@@ -217,6 +217,11 @@ def timed(stage: Stage | None) -> Iterator[None]:
             recorder.spend(stage, passed - inner[0])
 
 
+def class_name(error: BaseException | None) -> str | None:
+    """What a trace says of an error: never its text, which may hold an address."""
+    return None if error is None else type(error).__name__
+
+
 def passage_traces(
     raw: FloatArray, shown: Callable[[float], float], results: Sequence[RerankResult]
 ) -> tuple[PassageTrace, ...]:
