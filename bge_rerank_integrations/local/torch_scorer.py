@@ -1,7 +1,7 @@
 """From a checkpoint to a scorer on torch: family, device plan, forward, method."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from bge_rerank_integrations.errors import MissingExtra
@@ -10,7 +10,7 @@ from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.cross_encoding import cross_encoding
 from bge_rerank_integrations.local.decoder import Decoder
-from bge_rerank_integrations.local.decoder_spec import decoder_spec
+from bge_rerank_integrations.local.decoder_spec import DecoderSpec, decoder_spec
 from bge_rerank_integrations.local.device import DevicePlan, plan_devices, read_hardware
 from bge_rerank_integrations.local.encoder import FlatEncoder, Output
 from bge_rerank_integrations.local.encoder_config import (
@@ -58,14 +58,7 @@ def _load_encoder(
             checkpoint, tokenizer, _measured_encoder(checkpoint, tokenizer, plan, output)
         )
 
-    engine = _together(
-        [
-            shared_engine(
-                (checkpoint.signature, plan.device, plan.precision, output), partial(load, plan)
-            )
-            for plan in plans
-        ]
-    )
+    engine = _shared(checkpoint, plans, output, load)
     if output == "logit":
         return engine, cross_encoding(engine.tokenizer, request.text, limit=limit)
     return engine, bi_encoding(
@@ -88,14 +81,7 @@ def _load_llm(
     def load(plan: DevicePlan) -> Engine:
         return _engine(checkpoint, tokenizer, Decoder(checkpoint, plan, spec))
 
-    engine = _together(
-        [
-            shared_engine(
-                (checkpoint.signature, plan.device, plan.precision, spec), partial(load, plan)
-            )
-            for plan in plans
-        ]
-    )
+    engine = _shared(checkpoint, plans, spec, load)
     bos = read_size(checkpoint.config, "bos_token_id", checkpoint.model)
     return engine, prompting(tokenizer, request.text, spec, family=family, bos=bos, limit=limit)
 
@@ -106,7 +92,17 @@ def _engine(checkpoint: Checkpoint, tokenizer: TextTokenizer, forward: Forward) 
     return kind(checkpoint.model, checkpoint.fingerprint, tokenizer, forward)
 
 
-def _together(engines: Sequence[Engine]) -> AnyEngine:
+def _shared(
+    checkpoint: Checkpoint,
+    plans: Sequence[DevicePlan],
+    use: Output | DecoderSpec,
+    load: Callable[[DevicePlan], Engine],
+) -> AnyEngine:
+    """The engines of all plans as one; `use` is what else sets an engine of these files apart."""
+    engines = [
+        shared_engine((checkpoint.signature, plan.device, plan.precision, use), partial(load, plan))
+        for plan in plans
+    ]
     return engines[0] if len(engines) == 1 else EngineGroup(engines)
 
 
