@@ -125,7 +125,7 @@ def test_what_is_added_is_empty_and_outside() -> None:
 
 
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=16), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_filled_batch_gives_the_rows_of_the_batch(
     encoder: OnKernel, lengths: list[int], seed: int
 ) -> None:

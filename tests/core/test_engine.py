@@ -57,7 +57,7 @@ def test_rows_come_back_in_the_order_given(reranker_base: Path) -> None:
     limits=st.builds(BatchLimits, st.none() | st.integers(1, 200), st.none() | st.integers(1, 9)),
     padded=st.booleans(),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_running_out_of_memory_at_any_time_changes_nothing(
     reranker_base: Path,
     lengths: list[int],

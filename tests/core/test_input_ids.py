@@ -44,7 +44,7 @@ def _scorer(engine: Engine, method: Method) -> LocalScorer:
 
 
 @given(pairs=pairs, length=st.sampled_from([20, 21, 40, 512]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_control_ids_stand_only_where_the_template_puts_them(
     reranker_base: Path, bert_reranker: Path, pairs: list[tuple[str, str]], length: int
 ) -> None:
@@ -66,7 +66,7 @@ def test_control_ids_stand_only_where_the_template_puts_them(
 
 
 @given(pairs=pairs, length=st.sampled_from([3, 12, 512]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_an_embedder_sees_one_text_between_two_control_ids(
     bge_embedder: Path, m3_embedder: Path, pairs: list[tuple[str, str]], length: int
 ) -> None:

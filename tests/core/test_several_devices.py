@@ -81,7 +81,7 @@ def test_every_device_takes_part_and_rows_come_back_in_order(
     count=st.integers(1, 4),
     budget=st.none() | st.integers(1, 300),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_batches_are_those_of_one_device(
     reranker_base: Path, lengths: list[int], count: int, budget: int | None
 ) -> None:

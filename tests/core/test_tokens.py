@@ -132,14 +132,14 @@ def test_knows_every_control_token_of_the_file(
 
 
 @given(text=texts)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_no_text_holds_a_control_id(tokenizer: TextTokenizer, text: str) -> None:
     (ids,) = encode(tokenizer, [text], [0])
     assert tokenizer.control_ids.isdisjoint(ids)
 
 
 @given(text=texts)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_text_without_control_tokens_is_the_checkpoints_own(
     tokenizer: TextTokenizer, reference: Tokenizer, text: str
 ) -> None:
@@ -149,7 +149,7 @@ def test_text_without_control_tokens_is_the_checkpoints_own(
 
 
 @given(text=texts)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_parse_is_the_checkpoints_own_and_error_refuses_what_it_would_inject(
     tokenizer: TextTokenizer, reference: Tokenizer, text: str
 ) -> None:
@@ -233,7 +233,7 @@ long_texts = st.lists(st.one_of(pieces, st.sampled_from([" ", "  ", "x" * 120]))
 
 
 @given(text=long_texts, keep=st.integers(1, 6), mode=st.sampled_from(get_args(SpecialTokens)[::2]))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_the_ids_that_are_kept_do_not_depend_on_the_rest_of_a_long_text(
     tokenizer: TextTokenizer, text: str, keep: int, mode: SpecialTokens
 ) -> None:
