@@ -4,7 +4,8 @@ Tuples, `{"query":, "passage":}` mappings and a pandas DataFrame with those colu
 never imported: a DataFrame is recognised by what it can do.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, KeysView, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, cast
 
 from bge_rerank_integrations.errors import InvalidInputError
@@ -21,18 +22,37 @@ def read_pairs(pairs: Iterable[Any]) -> list[Pair]:
     """
     if _is_frame(pairs):
         frame = cast(Any, pairs)
-        missing = [column for column in COLUMNS if column not in frame.columns]
-        if missing:
-            raise InvalidInputError(
-                f"the DataFrame has no column {missing[0]!r}; it needs {COLUMNS[0]!r} and "
-                f"{COLUMNS[1]!r}, and has {list(map(str, frame.columns))}"
-            )
+        columns = list(frame.columns)
+        for column in COLUMNS:
+            if columns.count(column) != 1:
+                number = f"{columns.count(column)} columns" if column in columns else "no column"
+                raise InvalidInputError(
+                    f"the DataFrame has {number} {column!r}; it needs one {COLUMNS[0]!r} and one "
+                    f"{COLUMNS[1]!r}, and has {list(map(str, columns))}"
+                )
         pairs = zip(frame[COLUMNS[0]], frame[COLUMNS[1]], strict=True)
-    if isinstance(pairs, str | Mapping) or not isinstance(pairs, Iterable):
-        raise InvalidInputError(
-            f"pairs is one {type(pairs).__name__}; pass a list: [(query, passage), ...]"
-        )
-    return [_read_pair(pair, index) for index, pair in enumerate(pairs)]
+    return [
+        _read_pair(pair, index)
+        for index, pair in enumerate(check_several(pairs, "pairs", "[(query, passage), ...]"))
+    ]
+
+
+def check_several(things: object, what: str, remedy: str) -> Iterable[Any]:
+    """Return `things` if they are several in an order that is the caller's own.
+
+    Raises `InvalidInputError`, with the `remedy`, for a str, for what gives its keys or columns
+    in place of its values, and for a set.
+    """
+    problem = None
+    if isinstance(things, str | bytes | Mapping) or not isinstance(things, Iterable):
+        problem = f"{what} is one {type(things).__name__}"
+    elif hasattr(things, "columns"):
+        problem = f"{what} is a table, a {type(things).__name__}, which gives its columns"
+    elif isinstance(things, AbstractSet) and not isinstance(things, KeysView):
+        problem = f"{what} is a {type(things).__name__}, which has no order to count positions in"
+    if problem is not None:
+        raise InvalidInputError(f"{problem}; pass a list: {remedy}")
+    return cast(Iterable[Any], things)
 
 
 def like_input(pairs: Iterable[Any], scores: FloatArray) -> FloatArray:
@@ -45,7 +65,15 @@ def like_input(pairs: Iterable[Any], scores: FloatArray) -> FloatArray:
 
 
 def check_text(text: object, what: str, index: int | None = None) -> str:
-    """Return `text` if a tokenizer can take it; raise `InvalidInputError` for anything but str."""
+    """Return `text` as a tokenizer can take it; raises `InvalidInputError` for anything but str."""
+    text = check_str(text, what, index)
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def check_str(text: object, what: str, index: int | None = None) -> str:
+    """Return `text` as it is; raises `InvalidInputError` for anything but str."""
     if not isinstance(text, str):
         where = "" if index is None else f" at position {index}"
         raise InvalidInputError(
@@ -53,9 +81,7 @@ def check_text(text: object, what: str, index: int | None = None) -> str:
             "convert or drop it before scoring",
             index=index,
         )
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def _read_pair(pair: Any, index: int) -> Pair:

@@ -8,7 +8,7 @@ from typing import get_args
 from bge_rerank_integrations.calibration import Calibration
 from bge_rerank_integrations.cutoffs import Cutoff
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.pairs import check_text
+from bge_rerank_integrations.pairs import check_several, check_str
 from bge_rerank_integrations.types import CountsTokens, OnError, Scorer
 
 
@@ -85,10 +85,9 @@ def check_on_error(on_error: OnError) -> OnError:
 
 
 def check_texts(texts: Iterable[str], what: str) -> list[str]:
-    """Return the texts; raise `InvalidInputError` for what is not several strings."""
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
-        raise InvalidInputError(f"{what}s is one {type(texts).__name__}; pass a list of strings")
-    return [check_text(text, what, index) for index, text in enumerate(texts)]
+    """Return the texts as they are; raise `InvalidInputError` for what is not several strings."""
+    several = check_several(texts, f"{what}s", "the values of a dict, one column of a table")
+    return [check_str(text, what, index) for index, text in enumerate(several)]
 
 
 def check_evidence_texts(texts: Iterable[str] | None, passages: list[str]) -> list[str]:

@@ -136,9 +136,9 @@ class Reranker:
         limit = self.top_n if top_n is None else check_top_n(top_n)
         check_reach(limit, self._keeps)
         query = check_text(query, "query")
-        checked = check_texts(passages, "passage")
-        texts = check_evidence_texts(evidence_texts, checked)
-        pairs = [(query, passage) for passage in checked]
+        given = check_texts(passages, "passage")
+        texts = check_evidence_texts(evidence_texts, given)
+        pairs = [(query, check_text(passage, "passage")) for passage in given]
         if not pairs:
             return RerankResults()
         with rerank_span(limit, pairs if self.trace_texts else None) as end_span:

@@ -75,6 +75,26 @@ def test_what_is_no_list_at_all(whole: Any) -> None:
         read_pairs(whole)
 
 
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (["query", "passage", "passage"], "2 columns 'passage'"),
+        (["query", "query", "passage"], "2 columns 'query'"),
+    ],
+)
+def test_a_frame_with_a_column_twice_is_refused(columns: list[str], said: str) -> None:
+    """Such a frame gives a frame for that name, which would be read as the name itself."""
+    with pytest.raises(InvalidInputError, match=said):
+        read_pairs(pd.DataFrame([["q", "q", "p"], ["q", "q", "p"]], columns=columns))
+    doubled = pd.DataFrame([["q", "p", 1, 2]], columns=["query", "passage", "n", "n"])
+    assert read_pairs(doubled) == [("q", "p")]
+
+
+def test_a_set_of_pairs_has_no_order_for_its_scores() -> None:
+    with pytest.raises(InvalidInputError, match="pairs is a set, which has no order"):
+        read_pairs({("q", "p"), ("q", "r")})
+
+
 def test_one_pair_alone_is_not_a_list_of_pairs() -> None:
     with pytest.raises(InvalidInputError, match="item at position 0 is str"):
         read_pairs(("a query", "a passage"))

@@ -6,6 +6,7 @@ from decimal import Decimal, getcontext
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -204,6 +205,40 @@ def test_a_query_or_passage_that_is_no_text_never_reaches_the_scorer(wrong: Any)
         reranker.rerank("query", ["a", wrong])
     assert refused.value.index == 1
     assert scorer.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("passages", "said"),
+    [
+        ({"one": "a red fox", "two": "a dog"}, "passages is one dict; pass a list: the values"),
+        (pd.DataFrame({"text": ["a red fox", "a dog"], "id": [1, 2]}), "a table, a DataFrame"),
+        ({"a red fox", "a dog"}, "passages is a set, which has no order"),
+        (frozenset({"a red fox"}), "passages is a frozenset, which has no order"),
+    ],
+    ids=["dict", "frame", "set", "frozenset"],
+)
+def test_what_gives_keys_or_columns_or_has_no_order_is_refused(passages: Any, said: str) -> None:
+    scorer = WordOverlapScorer()
+    with pytest.raises(InvalidInputError, match=said):
+        Reranker(scorer).rerank("red fox", passages)
+    with pytest.raises(InvalidInputError, match=said.replace("passages", "evidence texts")):
+        Reranker(scorer).rerank("red fox", ["a", "b"], evidence_texts=passages)
+    assert scorer.calls == 0
+
+
+@pytest.mark.parametrize(
+    "passages",
+    [
+        {"one": "a dog", "two": "a red fox"}.values(),
+        dict.fromkeys(["a dog", "a red fox"]).keys(),
+        pd.Series(["a dog", "a red fox"], index=[8, 9]),
+        np.array(["a dog", "a red fox"]),
+    ],
+    ids=["values", "keys", "series", "array"],
+)
+def test_what_has_the_callers_order_is_taken(passages: Any) -> None:
+    results = Reranker(WordOverlapScorer()).rerank("red fox", passages)
+    assert [result.index for result in results] == [1, 0]
 
 
 @pytest.mark.parametrize("passages", ["one string", None, 7], ids=repr)

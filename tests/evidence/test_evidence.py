@@ -171,6 +171,20 @@ def test_other_texts_must_be_texts_one_for_each(texts: Any, said: str) -> None:
         reranker.rerank(QUERY, ["a", "b"], evidence_texts=texts)
 
 
+@pytest.mark.parametrize(
+    "opening",
+    ["\ud83d\ude00" * 8, "\ud83d" * 3, "\U0001f600\ud83d\ude00\ude00", "\U0001f600"],
+    ids=["halves", "lone", "mixed", "whole"],
+)
+def test_offsets_point_into_the_text_as_the_caller_has_it(opening: str) -> None:
+    passage = opening + " Otters swim. The red fox eats mice. Gold fell."
+    reranker = Reranker(WordOverlapScorer(), explain=True)
+    for texts in (None, [passage]):
+        found = reranker.rerank(QUERY, [passage], evidence_texts=texts)[0].evidence
+        assert found is not None
+        assert passage[found.start : found.end] == "The red fox eats mice."
+
+
 WORDS = st.sampled_from(
     ["red", "fox", "eats", "cow", "Red", "熊猫", ".", "!", "。", "\n", " ", "* "]
 )
