@@ -1,10 +1,21 @@
 """Where a server is and what is shown of that: never a password, a query string or a key."""
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
 from bge_rerank_integrations.errors import InvalidInputError
+
+_MEANT_AS_ADDRESS = re.compile(
+    r"""\s*(?: [^:./~\\][^:]+:/      # any scheme, misspelt ones too; one letter is a drive
+        | [^:/\\]+:[^/\\]*@       # a user and a password
+        | [\w.-]+:\d+(?:/|\s*$)   # host:port
+        | \[[\da-f:.%]+\]        # an IPv6 host
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_HOST = re.compile(r"[\w.-]+|[\da-f:.]+(?:%[\w.-]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +71,18 @@ def read_address(url: object) -> Address:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        host, port = None, None
-    if not host or parts.scheme not in ("http", "https"):
-        raise InvalidInputError(
-            "base_url is no address of a server; it looks like http://host:port or https://host"
+        raise _no_address("its host or port cannot be read") from None
+    if parts.scheme not in ("http", "https") or "://" not in url:
+        short = re.fullmatch(r"[a-z]{2,6}", parts.scheme) and "://" in url
+        raise _no_address(
+            f"its scheme is {parts.scheme!r}" if short else "http:// or https:// is missing"
         )
     if parts.username is not None or parts.password is not None:
         raise InvalidInputError(
             "base_url holds a user or password, which would be seen in logs; give api_key instead"
         )
+    if not host or not url.isprintable() or " " in url or not _HOST.fullmatch(host):
+        raise _no_address("it has no host, or a character that no address has, such as a blank")
     if parts.query or parts.fragment:
         raise InvalidInputError(
             f"base_url has something behind {'?' if parts.query else '#'}, which no server here "
@@ -80,5 +94,17 @@ def read_address(url: object) -> Address:
 
 
 def is_address(model: str) -> bool:
-    """Whether what was given as a model is the address of a server."""
-    return model.startswith(("http://", "https://"))
+    """Whether what was given as a model was meant as the address of a server.
+
+    That is a larger set than the addresses which `read_address` takes: who misspells one is to be
+    told so, and not that there is no such folder, with a password in the message. Whoever has a
+    folder of such a name writes `./` before it.
+    """
+    return _MEANT_AS_ADDRESS.match(model) is not None
+
+
+def _no_address(why: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"base_url, or the address given as model, is no address of a server: {why}; it looks "
+        "like http://host:port or https://host"
+    )

@@ -107,7 +107,8 @@ class RemoteScorer:
             logger.warning("the key for %s goes over the network unencrypted", address.url)
 
     def __repr__(self) -> str:
-        return f"RemoteScorer({self.name!r})"
+        # a traceback that shows variables also shows the object whose making failed
+        return f"RemoteScorer({self.name!r})" if hasattr(self, "_asked") else "RemoteScorer()"
 
     @property
     def name(self) -> str:
