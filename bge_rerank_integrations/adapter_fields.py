@@ -91,10 +91,12 @@ class RerankFields(ScorerFields):
         return self
 
     def warm_up(self) -> Self:
-        """Load the model, and those of the cascade, now; returns the adapter itself."""
-        for stage in self.cascade:
-            stage.warm_up()
-        return super().warm_up()
+        """Load the model, those of the cascade and the calibration now; returns the adapter itself.
+
+        Raises what any request would: also for settings that this model cannot have.
+        """
+        self.reranker()
+        return self
 
     def close(self) -> None:
         """Give up the model and those of the cascade; see `ScorerFields.close`."""

@@ -1,9 +1,15 @@
-"""Checks of an adapter's fields: an address shows no secret, a ready scorer is one."""
+"""Checks of an adapter's fields: errors show the value and no secret, a ready scorer is one."""
 
-from typing import Any
+import difflib
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ModelWrapValidatorHandler, ValidationError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from bge_rerank_integrations.remote.address import is_address, read_address
 from bge_rerank_integrations.types import Scorer
+
+Fields = TypeVar("Fields", bound=BaseModel)
 
 
 def checked_base_url(url: str | None) -> str | None:
@@ -27,3 +33,36 @@ def checked_scorer(scorer: Any) -> Any:
             f"scorer is a {type(scorer).__name__} without name, scale and score(pairs)"
         )
     return scorer
+
+
+def errors_that_tell(
+    cls: type[Fields], given: Any, handler: ModelWrapValidatorHandler[Fields]
+) -> Fields:
+    """What pydantic makes of the fields; its errors name a wrong number and the option meant.
+
+    pydantic itself shows every argument or none, keys and tokens among them, so it shows none. A
+    number or a choice of a field that may be in a repr is shown here.
+    """
+    try:
+        return handler(given)
+    except ValidationError as error:
+        lines = [_told(cls, line) for line in error.errors(include_url=False)]
+        raise ValidationError.from_exception_data(error.title, lines, hide_input=True) from None
+
+
+def _told(cls: type[BaseModel], line: ErrorDetails) -> InitErrorDetails:
+    kind, place, given, said = line["type"], line["loc"], line["input"], line["msg"]
+    if kind == "value_error":  # of a check of ours, which says all there is
+        return InitErrorDetails(type=kind, loc=place, input=given, ctx=line["ctx"])
+    if len(place) == 1:  # what is deeper was told there
+        name = str(place[0])
+        field = cls.model_fields.get(name)
+        if kind == "extra_forbidden":
+            near = difflib.get_close_matches(name, cls.model_fields, n=1)
+            said = f"There is no such option{f'; did you mean {near[0]}?' if near else ''}"
+        elif field is not None and not field.exclude:
+            choice = kind == "literal_error" and isinstance(given, str)
+            if choice or isinstance(given, int | float):
+                said += f", not {given!r:.60}"
+    told = PydanticCustomError(kind, "{said}", {"said": said})
+    return InitErrorDetails(type=told, loc=place, input=given)

@@ -48,7 +48,7 @@ def items(documents: Any) -> Iterable[Any]:
     # all of these but None iterate, over characters, keys or fields: an error far from its cause
     if isinstance(documents, str | Mapping | Document) or not isinstance(documents, Iterable):
         raise InvalidInputError(
-            f"documents is one {type(documents).__name__}; pass a list of documents"
+            f"documents is {type(documents).__name__}; pass a list of documents, [] for none"
         )
     return documents
 

@@ -8,7 +8,7 @@ older callback holds the exception, and the surrounding span is dropped with it.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, Literal
 
@@ -208,7 +208,7 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
             logger.warning(
                 "%d of %d nodes have no text and are not scored: they come last, with the score "
                 "None, or not at all under a score_threshold. This is said once per reranker; "
-                "no_text='drop' leaves such nodes out.",
+                "BGERerank's no_text='drop' leaves such nodes out.",
                 len(empty),
                 len(given),
             )
@@ -244,6 +244,11 @@ def _check_query(query: QueryBundle | str | None) -> QueryBundle:
 
 
 def _check_nodes(nodes: Iterable[NodeWithScore]) -> list[NodeWithScore]:
+    # a node iterates too, over its fields
+    if isinstance(nodes, str | Mapping | NodeWithScore) or not isinstance(nodes, Iterable):
+        raise InvalidInputError(
+            f"nodes is {type(nodes).__name__}; pass a list of NodeWithScore, [] if there are none"
+        )
     given = list(nodes)
     for index, node in enumerate(given):
         if not isinstance(node, NodeWithScore):

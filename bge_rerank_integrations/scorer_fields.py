@@ -23,8 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from bge_rerank_integrations import field_checks
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.field_checks import checked_base_url, checked_model, checked_scorer
 from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.load_options import ScorerOptions
 from bge_rerank_integrations.registry import DEFAULT_MODEL
@@ -166,18 +166,15 @@ class ScorerFields(BaseModel):
     # light scorers over one shared engine.
     _loaded: tuple[tuple[Any, ...], Scorer] | None = PrivateAttr(default=None)
 
-    _base_url = field_validator("base_url")(checked_base_url)
-    _model = field_validator("model")(checked_model)
-    _scorer = field_validator("scorer")(checked_scorer)
+    _errors = model_validator(mode="wrap")(field_checks.errors_that_tell)
+    _base_url = field_validator("base_url")(field_checks.checked_base_url)
+    _model = field_validator("model")(field_checks.checked_model)
+    _scorer = field_validator("scorer")(field_checks.checked_scorer)
 
     @model_validator(mode="after")
-    def _one_precision(self) -> Self:
+    def _nothing_is_said_twice(self) -> Self:
         if self.use_fp16 is not None and self.precision != "auto":
             raise ValueError("give precision or use_fp16, not both: they say the same thing")
-        return self
-
-    @model_validator(mode="after")
-    def _a_given_scorer_is_taken_as_it_is(self) -> Self:
         if self.scorer is not None and (self.long_passages != "cut" or self.score_cache):
             raise ValueError(
                 "long_passages and score_cache are for a model that is loaded here; give "
@@ -206,10 +203,11 @@ class ScorerFields(BaseModel):
             return scorer
         # The process is part of the key: a model loaded before a fork cannot be used after it.
         options, loaded = self._scorer_options(), self._loaded
-        key = (os.getpid(), self.model, self.long_passages, self.score_cache, options)
+        wraps, secrets = (self.long_passages, self.score_cache), (self.token, self.api_key)
+        key = (os.getpid(), self.model, options, wraps, secrets)
         if loaded is None or loaded[0] != key:
             scorer = wrapped_scorer(
-                load_scorer(self.model, **options),
+                load_scorer(self.model, **self._with_secrets(options)),
                 model=self.model,
                 long_passages=self.long_passages,
                 score_cache=self.score_cache,
@@ -241,11 +239,9 @@ class ScorerFields(BaseModel):
             revision=self.revision,
             cache_dir=self.cache_dir,
             local_files_only=self.local_files_only,
-            token=self.token.get_secret_value() if self.token else None,
             show_progress=self.show_progress,
             base_url=self.base_url,
             dialect=self.dialect,
-            api_key=self.api_key.get_secret_value() if self.api_key else None,
             deployment=self.deployment,
             connect_timeout=self.connect_timeout,
             read_timeout=self.read_timeout,
@@ -254,10 +250,20 @@ class ScorerFields(BaseModel):
             max_concurrency=self.max_concurrency,
         )
 
+    def _with_secrets(self, options: ScorerOptions) -> ScorerOptions:
+        token, key = self.token, self.api_key
+        return {
+            **options,
+            "token": token.get_secret_value() if token else None,
+            "api_key": key.get_secret_value() if key else None,
+        }
+
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        yield "model", self.model if self.scorer is None else self.scorer.name
+        there = self.__dict__  # nothing yet where a traceback shows an object whose making failed
+        scorer = there.get("scorer")
+        yield "model", there.get("model") if scorer is None else scorer.name
         for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
+            value = there.get(name, field.default)
             if name != "model" and field.repr and not field.exclude and value != field.default:
                 yield name, value
 

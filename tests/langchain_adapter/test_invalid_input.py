@@ -31,10 +31,10 @@ BAD = [
     ([*documents(), SECRET], QUERY, "position 5 is str, not a Document"),
     ([None, *documents()], QUERY, "position 0 is NoneType, not a Document"),
     ([documents()[0], without_text()], QUERY, "document at position 1 is NoneType, not str"),
-    (SECRET, QUERY, "documents is one str"),
-    (documents()[0], QUERY, "documents is one Document"),
-    ({"text": SECRET}, QUERY, "documents is one dict"),
-    (None, QUERY, "documents is one NoneType"),
+    (SECRET, QUERY, "documents is str"),
+    (documents()[0], QUERY, "documents is Document"),
+    ({"text": SECRET}, QUERY, "documents is dict"),
+    (None, QUERY, "documents is NoneType"),
 ]
 
 
@@ -66,7 +66,7 @@ def test_the_error_holds_the_position() -> None:
         (["a", {"page_content": None}], "position 1 is NoneType, not str"),
         ([{"page_content": "a", "metadata": [SECRET]}], "metadata of the document at position 0"),
         (["a", 3.5], "position 1 is float, not a Document"),
-        ("a", "documents is one str"),
+        ("a", "documents is str"),
     ],
 )
 def test_rerank_refuses_what_is_no_document(given: Any, message: str) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from langchain_core.load import dumpd, dumps
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
+from bge_rerank_integrations import InvalidInputError
 from bge_rerank_integrations.cascade_fields import StageFields
 from bge_rerank_integrations.langchain import BGECrossEncoder, BGERerank
 from bge_rerank_integrations.scorer_fields import ScorerFields
@@ -184,6 +186,50 @@ def test_settings_can_be_changed_and_are_checked() -> None:
         reranker.score_threshold = "high"  # type: ignore[assignment]
     with pytest.raises(ValidationError):
         reranker.score_key = ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"top_n": 0}, "greater than or equal to 1, not 0 "),
+        ({"min_probability": 1.5}, "less than 1, not 1.5 "),
+        ({"on_error": "keeep"}, "'raise' or 'keep', not 'keeep' "),
+        ({"topn": 2}, "no such option; did you mean top_n\\? "),
+        ({"zzz": 2}, "There is no such option "),
+        ({"cascade": [{"model": "m", "keep": 0}]}, "cascade.0.keep\n.* not 0 "),
+        ({"cascade": [{"model": "m", "keep": 1, "max_lenght": 9}]}, "did you mean max_length"),
+    ],
+)
+def test_an_error_of_a_field_names_the_value_and_the_option_that_is_near(
+    fields: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValidationError, match=said) as refused:
+        BGERerank(**fields, token=TOKEN)
+    assert TOKEN not in str(refused.value)
+    with pytest.raises(ValidationError, match="not -7 "):
+        BGERerank().top_n = -7
+
+
+def test_an_error_of_a_field_shows_neither_a_secret_nor_an_unknown_value() -> None:
+    with pytest.raises(ValidationError) as refused:
+        BGERerank(token=123454321, apikey="sk-canary", prompt=["a text"])  # type: ignore[call-arg, arg-type]
+    assert "did you mean api_key?" in str(refused.value)
+    assert [told for told in ("12345", "canary", "a text") if told in str(refused.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"calibration": "/no/such/file"}, "no calibration|No such file"),
+        ({"min_probability": 0.5}, "need a calibration"),
+        ({"target_recall": 0.5}, "need a calibration"),
+        ({"token_budget": 5}, "token_budget needs"),
+        ({"score_threshold": math.nan}, "score_threshold is nan"),
+    ],
+)
+def test_warming_up_refuses_what_any_request_would(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises((InvalidInputError, OSError), match=said):
+        word_overlap_rerank(**fields).warm_up()
 
 
 def test_a_scorer_must_be_one() -> None:

@@ -285,3 +285,10 @@ def test_metadata_alone_is_text_in_the_mode_that_shows_it() -> None:
     hidden = BGERerank(scorer=WordOverlapScorer(), metadata_mode=MetadataMode.NONE)
     assert shown.postprocess_nodes([image], query_str=QUERY)[0].score == 2.0
     assert hidden.postprocess_nodes([image], query_str=QUERY)[0].score is None
+
+
+@pytest.mark.parametrize("given", [None, 7, "red fox", {"text": "red fox"}, textless()[0]])
+def test_what_is_no_list_of_nodes_is_refused(given: Any) -> None:
+    reranker = BGERerank(model=UNLOADABLE)
+    with pytest.raises(InvalidInputError, match=f"nodes is {type(given).__name__}; pass a list"):
+        reranker.postprocess_nodes(given, query_str=QUERY)

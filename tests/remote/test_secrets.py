@@ -5,17 +5,18 @@ import json
 import logging
 import pickle
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from bge_rerank_integrations import InvalidInputError
+from bge_rerank_integrations import InvalidInputError, load_scorer
 from bge_rerank_integrations.errors import RemoteError
 from bge_rerank_integrations.langchain import BGECrossEncoder
 from bge_rerank_integrations.langchain import BGERerank as LangChainRerank
 from bge_rerank_integrations.llama_index import BGERerank as LlamaIndexRerank
-from bge_rerank_integrations.remote.address import Secret, read_address
+from bge_rerank_integrations.remote.address import Secret, is_address, read_address
 from bge_rerank_integrations.remote.dialects import DIALECTS
 from bge_rerank_integrations.remote.refusals import describe_body
 from bge_rerank_integrations.remote.scorer import RemoteScorer
@@ -115,6 +116,8 @@ def test_an_adapter_writes_no_key_down(cls: type[ScorerFields]) -> None:
         adapter.model_dump_json(),
         pickle.dumps(adapter),
         pickle.loads(pickle.dumps(adapter)),
+        adapter._loaded,
+        adapter.__getstate__(),
     ]
     if isinstance(adapter, LlamaIndexRerank):
         written += [adapter.to_dict(), adapter.to_json()]
@@ -126,6 +129,23 @@ def test_an_adapter_writes_no_key_down(cls: type[ScorerFields]) -> None:
         with pytest.raises(ValueError, match="base_url h") as refused:
             cls(**fields)  # type: ignore[arg-type]
         assert KEY not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LlamaIndexRerank.from_dict({"topn": 1, "api_key": KEY}),
+        lambda: LangChainRerank(base_url=f"htps://u:{KEY}@h"),
+        lambda: RemoteScorer("http://h", max_retries=-1),
+    ],
+)
+def test_a_traceback_can_show_an_object_whose_making_failed(make: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"topn|base_url|max_retries") as refused:
+        make()
+    shown = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
+    assert "test_secrets.py" in "".join(shown.format())
+    for cls in (LlamaIndexRerank, LangChainRerank, BGECrossEncoder, RemoteScorer):
+        assert repr(object.__new__(cls)).startswith(cls.__name__)
 
 
 def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,12 +195,48 @@ def test_a_key_that_no_header_carries_is_refused_without_being_shown(key: str) -
         ("http://127.0.0.1:sk-canary", "no address of a server"),
         ("http://127.0.0.1:99999/canary", "no address of a server"),
         ("", "no address of a server"),
+        ("htps://u:sk-canary@host", "its scheme is 'htps'"),
+        ("canary-key://host", "http:// or https:// is missing"),
+        ("u:sk-canary@host:80", "http:// or https:// is missing"),
+        ("localhost:8080", "http:// or https:// is missing"),
+        ("http:/sk-canary", "http:// or https:// is missing"),
+        ("http://sk canary:80", "a character that no address has"),
+        ("http://sk\ncanary:80", "a character that no address has"),
+        ("http://h/sk canary", "a character that no address has"),
     ],
 )
 def test_an_address_with_a_secret_is_refused_without_being_shown(url: str, said: str) -> None:
     with pytest.raises(InvalidInputError, match=said) as refused:
         read_address(url)
     assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "htps://u:sk-canary@host",
+        "HTTP://u:sk-canary@host",
+        " http://u:sk-canary@host",
+        "http:/u:sk-canary@host/a/b",
+        "u:sk-canary@host:80/v1",
+        "localhost:8080",
+        "[::1]:8080/v1",
+    ],
+)
+@pytest.mark.parametrize("take", [load_scorer, lambda url: LangChainRerank(model=url)])
+def test_what_was_meant_as_an_address_is_not_looked_for_among_models(
+    take: Callable[[str], object], url: str
+) -> None:
+    with pytest.raises(ValueError, match="base_url") as refused:
+        take(url)
+    assert "canary" not in "".join(seen_in(refused.value))
+
+
+def test_an_address_may_be_in_capitals_and_a_folder_is_none() -> None:
+    assert read_address("HTTP://LocalHost:1/V1").url == "http://localhost:1/V1"
+    assert load_scorer("HTTP://localhost:1").name == "auto:http://localhost:1[]"
+    folders = ("BAAI/bge-m3", "offline", "./a:/b", "~/a:80", "/a:/b@c", "C:/models", "C:\\a@b", ".")
+    assert [place for place in folders if is_address(place)] == []
 
 
 def test_the_log_of_the_http_library_holds_no_key() -> None:
