@@ -5,6 +5,8 @@ The first's original stands in langchain-community, which is being sunset. It go
 the one here keeps them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -14,7 +16,7 @@ from bge_rerank_integrations.drop_in.cross_encoder import adapter_fields
 from bge_rerank_integrations.drop_in.cross_encoder_arguments import read_arguments
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.langchain import BaseCrossEncoder, BGECrossEncoder, BGERerank
-from bge_rerank_integrations.types import FloatArray, Pair, Scale
+from bge_rerank_integrations.types import FloatArray, Pair, Scale, Scorer
 
 # isort: split
 from langchain_core.callbacks import Callbacks
@@ -74,7 +76,7 @@ class HuggingFaceCrossEncoder(BaseModel, BaseCrossEncoder):
 
     def __reduce__(
         self,
-    ) -> tuple[Callable[[str, dict[str, Any]], "HuggingFaceCrossEncoder"], tuple[str, Any]]:
+    ) -> tuple[Callable[[str, dict[str, Any]], HuggingFaceCrossEncoder], tuple[str, Any]]:
         return _rebuild, (self.model_name, self.model_kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
@@ -88,6 +90,29 @@ class HuggingFaceCrossEncoder(BaseModel, BaseCrossEncoder):
 
 def _rebuild(model_name: str, model_kwargs: dict[str, Any]) -> HuggingFaceCrossEncoder:
     return HuggingFaceCrossEncoder(model_name=model_name, model_kwargs=model_kwargs)
+
+
+class _LastCompressor:
+    """The compressor of the last call: it remembers what it has said in the log.
+
+    In no copy or pickle, and without a say in whether two rerankers are equal.
+    """
+
+    def __init__(self) -> None:
+        self._made = BGERerank()
+
+    def over(self, scorer: Scorer, *, normalize: bool, top_n: int) -> BGERerank:
+        wanted = {"scorer": scorer, "normalize": normalize, "top_n": top_n}
+        made = self._made
+        if any(getattr(made, name) != value for name, value in wanted.items()):
+            made = self._made = made.model_copy(update=wanted)
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _LastCompressor)
+
+    def __reduce__(self) -> tuple[type[_LastCompressor], tuple[()]]:
+        return _LastCompressor, ()
 
 
 class CrossEncoderReranker(BaseDocumentCompressor):
@@ -105,6 +130,8 @@ class CrossEncoderReranker(BaseDocumentCompressor):
     # not BaseCrossEncoder, of which there are two before langchain-core 1.2.19
     model: Any = Field(description="A BaseCrossEncoder, or what else has its score(pairs).")
     top_n: int = Field(default=3, ge=1, description="How many to keep.")
+
+    _last: _LastCompressor = PrivateAttr(default_factory=_LastCompressor)
 
     @field_validator("model")
     @classmethod
@@ -133,10 +160,9 @@ class CrossEncoderReranker(BaseDocumentCompressor):
             self.model.encoder if isinstance(self.model, HuggingFaceCrossEncoder) else self.model
         )
         if isinstance(model, BGECrossEncoder):  # by raw scores: sigmoids make ties
-            return BGERerank(
-                scorer=model.loaded_scorer(), normalize=model.normalize, top_n=self.top_n
-            )
-        return BGERerank(scorer=_EncoderScores(model), normalize=False, top_n=self.top_n)
+            scorer = model.loaded_scorer()
+            return self._last.over(scorer, normalize=model.normalize, top_n=self.top_n)
+        return self._last.over(_EncoderScores(model), normalize=False, top_n=self.top_n)
 
 
 class _EncoderScores:

@@ -45,8 +45,11 @@ class _RerankedHere(BaseNodePostprocessor):
         return await self._present().apostprocess_nodes(nodes, query_bundle)
 
     def _present(self) -> BGERerank:
+        # One object while nothing changes: it remembers what it has already said in the log.
         update = {name: getattr(self, name) for name in self._changeable}
-        return self._reranker.model_copy(update=update)
+        if any(getattr(self._reranker, name) != value for name, value in update.items()):
+            self._reranker = self._reranker.model_copy(update=update)
+        return self._reranker
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Self], tuple[dict[str, Any]]]:
         return type(self).from_dict, (self.to_dict(),)

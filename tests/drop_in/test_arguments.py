@@ -234,3 +234,30 @@ async def test_any_cross_encoder_keeps_its_scores() -> None:
         CrossEncoderReranker(model=WordCount(), top_n=0)
     with pytest.raises(ValidationError, match="give a cross-encoder"):
         CrossEncoderReranker(model="BAAI/bge-reranker-base")
+
+
+@pytest.mark.parametrize("kind", [FlagEmbeddingReranker, SentenceTransformerRerank, "LangChain"])
+def test_texts_that_are_missing_are_said_once(
+    kind: Any, reranker_base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also after a copy was made, and where `top_n` changes."""
+    if kind == "LangChain":
+        encoder = HuggingFaceCrossEncoder(model_name=str(reranker_base))
+        reranker: Any = CrossEncoderReranker(model=encoder)
+        given = [Document(page_content=text) for text in ("", TEXTS[0])]
+        calls: Any = [reranker.compress_documents] * 3
+        arguments: Any = (given, QUERY)
+    else:
+        reranker = kind(model=str(reranker_base), top_n=3)
+        calls = [reranker.postprocess_nodes] * 3
+        arguments = ([*nodes(), NodeWithScore(node=TextNode(text=""))], None, QUERY)
+    for top_n, call in zip((3, 3, 1), calls, strict=True):
+        reranker.top_n = top_n
+        assert len(call(*arguments)) == min(top_n, len(arguments[0]))
+    said = [r.message for r in caplog.records if "have no text" in r.message]
+    assert len(said) == 1
+    assert "documents have" in said[0] or "BGERerank's no_text='drop'" in said[0]
+    if kind == "LangChain":
+        for copied in (copy.deepcopy(reranker), pickle.loads(pickle.dumps(reranker))):
+            assert copied == reranker
+            assert [d.page_content for d in copied.compress_documents(*arguments)] == [TEXTS[0]]
