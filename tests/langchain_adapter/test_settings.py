@@ -204,7 +204,7 @@ def test_an_error_of_a_field_names_the_value_and_the_option_that_is_near(
     fields: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ValidationError, match=said) as refused:
-        BGERerank(**fields, token=TOKEN)
+        BGERerank(**{**fields, "token": TOKEN})
     assert TOKEN not in str(refused.value)
     with pytest.raises(ValidationError, match="not -7 "):
         BGERerank().top_n = -7
