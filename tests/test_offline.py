@@ -140,12 +140,12 @@ def test_its_name_and_plan_say_which_model_it_is(model: str) -> None:
 
 
 def test_one_engine_serves_all_and_goes_with_the_last() -> None:
-    first, second = load_scorer("offline"), load_scorer("offline", max_length=64, precision="fp16")
-    assert first.plan is second.plan
+    first, second = load_scorer("offline"), load_scorer("offline", max_length=64)
+    assert first._engine is second._engine
     assert first.plan.precision == "int8"
     first.close()
     assert second.score(PAIRS[:1])[0] > 5
-    assert load_scorer("offline").plan is second.plan
+    assert load_scorer("offline")._engine is second._engine
 
 
 def test_a_reranker_over_it_puts_the_answer_first() -> None:
@@ -163,6 +163,9 @@ def test_options_it_does_not_have_are_refused(model: str) -> None:
         load_scorer(model, max_length=513)
     with pytest.raises(InvalidInputError, match=r"'int4'; it must be one of auto, fp32"):
         load_scorer(model, precision="int4")  # type: ignore[call-overload]
+    for precision in ("fp32", "fp16"):  # both more exact than the model is
+        with pytest.raises(InvalidInputError, match=f"'{precision}', and '{model}' is a graph in int8"):
+            load_scorer(model, precision=precision)
     with pytest.raises(InvalidInputError, match="LLM rerankers"):
         load_scorer(model, prompt="Is this it?")
 

@@ -30,12 +30,10 @@ RUNTIMES: dict[str, Callable[[OnnxFile], Runtime]] = {"onnx": OnnxRuntime, "open
 Encoder = Callable[..., GraphEncoder]
 
 
-def load(
-    runtime: str, graph: Path, output: Output, *, vocabulary: int = 300, **how: Any
-) -> GraphEncoder:
+def load(runtime: str, graph: Path, output: Output, *, vocabulary: int = 300) -> GraphEncoder:
     file = read_onnx_file(graph)
     use = GraphUse(output, vocabulary=vocabulary, padding=0, segments=True)
-    return GraphEncoder(RUNTIMES[runtime](file), file, use, **how)
+    return GraphEncoder(RUNTIMES[runtime](file), file, use)
 
 
 @pytest.fixture(params=RUNTIMES)
@@ -159,11 +157,10 @@ def test_any_number_of_threads_may_run_at_once(encoder: Encoder, int8_graph: Pat
 
 
 def test_the_plan_says_what_runs(encoder: Encoder, bert_graph: Path, int8_graph: Path) -> None:
-    plan = encoder(int8_graph, "logit", reasons=["model tiny: a test's"]).plan
+    plan = encoder(int8_graph, "logit").plan
     name = {"int8": "ONNX Runtime", "int8-openvino": "OpenVINO"}[plan.precision]
     lines = str(plan).splitlines()
     assert lines[0] == f"cpu, {plan.precision}, {name}, one sequence at a time per core"
-    assert lines[1] == "  - model tiny: a test's"
     assert "  - one sequence at a time: in int8 neighbours would count" in lines
     plan = encoder(bert_graph, "logit").plan
     assert plan.precision == {"ONNX Runtime": "fp32", "OpenVINO": "fp32-openvino"}[name]

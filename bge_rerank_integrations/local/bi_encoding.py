@@ -6,6 +6,7 @@ The layout of an embedder's folder is sentence-transformers' own: `modules.json`
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.cross_encoding import count_both, describe, encode_both
 from bge_rerank_integrations.local.load_request import TextRequest, refuse_truncation
-from bge_rerank_integrations.local.method import RunSequences, TextOptions
+from bge_rerank_integrations.local.method import RunSequences, TextOptions, cut_at
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence, join_single
 from bge_rerank_integrations.registry import DEFAULT_MODEL, find_model
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
@@ -48,7 +49,7 @@ class BiEncoding:
         positions: Sequence[int],
         tokenizer: TextTokenizer,
         run: RunSequences,
-    ) -> tuple[FloatArray, int]:
+    ) -> tuple[FloatArray, Counter[str]]:
         template = tokenizer.single_template
         query_limit, passage_limit = self._limits(tokenizer)
         queries, passages = encode_both(tokenizer, pairs, positions, self.options)
@@ -57,7 +58,7 @@ class BiEncoding:
         inputs: list[TokenSequence] = []
         owners: list[int] = []
         places: list[list[int]] = []
-        cut = 0
+        cut: Counter[str] = Counter()
         for (query, passage), position in zip(pairs, positions, strict=True):
             place = []
             for ids, limit in (
@@ -71,7 +72,8 @@ class BiEncoding:
                     owners.append(position)
                 place.append(rows[kept.tobytes()])
             places.append(place)
-            cut += len(queries[query]) > query_limit or len(passages[passage]) > passage_limit
+            lost = len(queries[query]) > query_limit, len(passages[passage]) > passage_limit
+            cut.update(cut_at(self.options, query=lost[0], passage=lost[1]))
         vectors = _of_length_one(run(inputs, owners))
         left, right = np.asarray(places).T
         cosines = np.einsum("ij,ij->i", vectors[left], vectors[right])

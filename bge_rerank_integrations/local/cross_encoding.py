@@ -6,12 +6,13 @@ of `max_length`, the passage to `max_length`, and then the passage alone until t
 (`truncate_encodings`): the longer text is cut to the other's length, then both to the half.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.local.load_request import TextRequest
-from bge_rerank_integrations.local.method import RunSequences, TextOptions
+from bge_rerank_integrations.local.method import RunSequences, TextOptions, cut_at
 from bge_rerank_integrations.local.token_cache import Ids
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence, join_pair
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
@@ -37,24 +38,26 @@ class CrossEncoding:
         positions: Sequence[int],
         tokenizer: TextTokenizer,
         run: RunSequences,
-    ) -> tuple[FloatArray, int]:
+    ) -> tuple[FloatArray, Counter[str]]:
         sequences, cut = self.sequences(pairs, positions, tokenizer)
         return run(sequences, positions), cut
 
     def sequences(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
-    ) -> tuple[list[TokenSequence], int]:
-        """The model's input for each pair, and how many were cut."""
+    ) -> tuple[list[TokenSequence], Counter[str]]:
+        """The model's input for each pair, and how many pairs each option cut."""
         options, template = self.options, tokenizer.pair_template
         # which of two long texts is the longer shows in their whole lengths only
         whole = options.truncation == "longest_first"
         queries, passages = encode_both(tokenizer, pairs, positions, options, whole=whole)
-        sequences, cut = [], 0
+        sequences: list[TokenSequence] = []
+        cut: Counter[str] = Counter()
         for query_text, passage_text in pairs:
             query, passage = queries[query_text], passages[passage_text]
             query_limit, passage_limit = self._limits(len(query), len(passage), tokenizer)
             kept_query, kept_passage = query[:query_limit], passage[:passage_limit]
-            cut += len(kept_query) < len(query) or len(kept_passage) < len(passage)
+            lost = len(kept_query) < len(query), len(kept_passage) < len(passage)
+            cut.update(cut_at(options, query=lost[0], passage=lost[1]))
             sequences.append(join_pair(kept_query, kept_passage, template))
         return sequences, cut
 

@@ -83,7 +83,8 @@ class GraphPlan(DevicePlan):
         return self.number_format
 
     def __str__(self) -> str:
-        how = f"batches of {TOKENS_AT_ONCE} tokens" if self.together else "one sequence at a time"
+        tokens = min(TOKENS_AT_ONCE, self.max_batch_tokens)
+        how = f"batches of {tokens} tokens" if self.together else "one sequence at a time"
         head = f"{self.device}, {self.precision}, {self.runtime}, {how} per core"
         return "\n".join([head, *(f"  - {reason}" for reason in self.reasons)])
 
@@ -106,16 +107,14 @@ class GraphUse:
 class GraphEncoder:
     """A graph of an encoder and its head; see `engine.Forward`.
 
-    `reasons` open the plan's own. Raises `UnsupportedModel` for a graph with other inputs or
-    outputs than an encoder's, and `CheckpointError` for one that cannot run what `use` says.
+    Raises `UnsupportedModel` for a graph with other inputs or outputs than an encoder's, and
+    `CheckpointError` for one that cannot run what `use` says.
     """
 
     padded = False
     max_sequences: int | None = None
 
-    def __init__(
-        self, runtime: Runtime, file: OnnxFile, use: GraphUse, *, reasons: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, runtime: Runtime, file: OnnxFile, use: GraphUse) -> None:
         self._runtime, self._file, self._use = runtime, file, use
         self._inputs = _checked_inputs(runtime, file)
         self._output = _checked_output(runtime, file, use.output)
@@ -131,7 +130,7 @@ class GraphEncoder:
             autocast=False,
             attention="padded" if why_alone is None else "runs",
             max_batch_tokens=TOKENS_PER_CORE * cores,
-            reasons=(*reasons, *runtime.reasons, how, f"one thread for each of {cores} cores"),
+            reasons=(*runtime.reasons, how, f"one thread for each of {cores} cores"),
             runtime=runtime.name,
             number_format=runtime.number_format,
             together=why_alone is None,

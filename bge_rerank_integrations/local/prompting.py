@@ -7,6 +7,7 @@ quarters of `max_length`, the passage to `max_length`, and then the passage unti
 `max_length` with separators and prompt on top.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from bge_rerank_integrations.local.cross_encoding import (
 )
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec
 from bge_rerank_integrations.local.load_request import TextRequest, refuse_truncation
-from bge_rerank_integrations.local.method import RunSequences, TextOptions
+from bge_rerank_integrations.local.method import RunSequences, TextOptions, cut_at
 from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
 from bge_rerank_integrations.registry import Family
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale, SpecialTokens
@@ -63,24 +64,26 @@ class Prompting:
         positions: Sequence[int],
         tokenizer: TextTokenizer,
         run: RunSequences,
-    ) -> tuple[FloatArray, int]:
+    ) -> tuple[FloatArray, Counter[str]]:
         sequences, cut = self.sequences(pairs, positions, tokenizer)
         return run(sequences, positions), cut
 
     def sequences(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
-    ) -> tuple[list[TokenSequence], int]:
-        """The model's input for each pair, and how many were cut."""
+    ) -> tuple[list[TokenSequence], Counter[str]]:
+        """The model's input for each pair, and how many pairs each option cut."""
         options = self.options
         queries, passages = encode_both(tokenizer, pairs, positions, options)
         tail = [*self.separator_ids, *self.prompt_ids]
-        sequences, cut = [], 0
+        sequences: list[TokenSequence] = []
+        cut: Counter[str] = Counter()
         for query_text, passage_text in pairs:
             query, passage = queries[query_text], passages[passage_text]
             query_limit, passage_limit = self._limits(len(query))
             kept_query, kept = query[:query_limit], passage[:passage_limit]
             head = [self.bos, *kept_query, *self.separator_ids]
-            cut += len(kept_query) < len(query) or len(kept) < len(passage)
+            lost = len(kept_query) < len(query), len(kept) < len(passage)
+            cut.update(cut_at(options, query=lost[0], passage=lost[1]))
             ids = np.concatenate([head, kept, tail]).astype(np.int32)
             sequences.append(TokenSequence(ids, len(head), len(tail)))
         return sequences, cut

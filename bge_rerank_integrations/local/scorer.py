@@ -5,7 +5,9 @@ The engine is shared; the text options are this scorer's own.
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,7 +39,13 @@ class LocalScorer:
     """A loaded model with its text options; see `types.Scorer` for the laws it keeps."""
 
     def __init__(
-        self, engine: AnyEngine, method: Method, *, limits: BatchLimits, show_progress: bool
+        self,
+        engine: AnyEngine,
+        method: Method,
+        *,
+        limits: BatchLimits,
+        show_progress: bool,
+        reasons: Sequence[str] = (),
     ) -> None:
         self._engine: AnyEngine | None = engine
         self._model = engine.model
@@ -45,6 +53,7 @@ class LocalScorer:
         self._precision = engine.plan.precision
         self._method = method
         self._limits = limits
+        self._reasons = reasons
         self._show_progress = show_progress
         self._warned = False
         self._warning = threading.Lock()
@@ -65,7 +74,21 @@ class LocalScorer:
     @property
     def plan(self) -> DevicePlan:
         """Device, precision and kernels that were chosen, with the reasons; print it."""
-        return self._loaded().plan
+        return self._plan_on(self._loaded())
+
+    def _plan_on(self, engine: AnyEngine) -> DevicePlan:
+        """What was decided for this scorer, and what its engine, which others share, has found."""
+        plan, limits = engine.plan, self._limits
+        asked = [
+            f"batches of at most {most} {what}: asked for"
+            for most, what in ((limits.max_tokens, "tokens"), (limits.max_sequences, "texts"))
+            if most is not None
+        ]
+        return replace(
+            plan,
+            max_batch_tokens=limits.max_tokens or plan.max_batch_tokens,
+            reasons=(*self._reasons, *plan.reasons, *asked),
+        )
 
     def score(self, pairs: Iterable[Any]) -> FloatArray:
         """One raw score per pair, float32, in the order given.
@@ -98,7 +121,7 @@ class LocalScorer:
             scores, cut = self._method.score(
                 list(places), positions, engine.tokenizer, lambda s, p: self._run(engine, s, p)
             )
-        note({"computed": len(places), "cut": cut}, self._facts(engine.plan))
+        note({"computed": len(places), "cut": cut.total()}, self._facts(self._plan_on(engine)))
         self._warn_once(cut, len(places))
         scores = scores[[places[pair] for pair in pairs]]
         if np.isnan(scores).any():  # the engine lets no other NaN through
@@ -199,18 +222,17 @@ class LocalScorer:
         with timed(None), tqdm(total=len(sequences), desc="reranking", unit="text") as bar:
             return engine.run(sequences, positions, self._limits, on_batch=bar.update)
 
-    def _warn_once(self, cut: int, pairs: int) -> None:
+    def _warn_once(self, cut: Counter[str], pairs: int) -> None:
         if not cut:
             return
         with self._warning:
             first, self._warned = not self._warned, True
         if first:
             logger.warning(
-                "%d of %d pairs were longer than max_length=%d tokens and were cut; "
-                "said once for this scorer",
-                cut,
+                "%d of %d pairs were longer than %s tokens and were cut; said once for this scorer",
+                cut.total(),
                 pairs,
-                self._method.options.max_length,
+                " or ".join(f"{name}={getattr(self._method.options, name)}" for name in cut),
             )
 
     def _loaded(self) -> AnyEngine:

@@ -37,16 +37,13 @@ class EngineGroup:
 
     @property
     def plan(self) -> DevicePlan:
-        """The first device's plan, under the names of all; the reasons of the others follow."""
-        first, *others = (engine.plan for engine in self._engines)
-        devices = ", ".join(engine.plan.device for engine in self._engines)
-        reasons = [
-            *(f"{first.device}: {reason}" for reason in first.reasons),
-            *(f"{plan.device}: {reason}" for plan in others for reason in plan.reasons),
-            f"{len(self._engines)} devices: each takes the next batch when it is free",
-        ]
+        """The first device's plan under the names of all, with the reasons of all."""
+        plans = [engine.plan for engine in self._engines]
+        devices = ", ".join(plan.device for plan in plans)
+        shared = f"{len(plans)} devices: each takes the next batch when it is free"
+        reasons = (*reasons_by_device(plans), shared)
         budget = self._smallest.plan.max_batch_tokens
-        return replace(first, device=devices, max_batch_tokens=budget, reasons=tuple(reasons))
+        return replace(plans[0], device=devices, max_batch_tokens=budget, reasons=reasons)
 
     def release_memory(self) -> None:
         """Give cached, unused memory of every device back."""
@@ -68,6 +65,13 @@ class EngineGroup:
         turn = next(self._calls) % len(self._engines)
         engines = (self._engines[turn:] + self._engines[:turn])[: len(batches)]
         return drain_together(engines, request, batches, f"{self.model} on {self.plan.device}")
+
+
+def reasons_by_device(plans: Sequence[DevicePlan]) -> tuple[str, ...]:
+    """The reasons of all plans; where there are several, each under its device's name."""
+    if len(plans) == 1:
+        return plans[0].reasons
+    return tuple(f"{plan.device}: {reason}" for plan in plans for reason in plan.reasons)
 
 
 def drain_together(

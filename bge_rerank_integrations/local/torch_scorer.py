@@ -25,7 +25,7 @@ from bge_rerank_integrations.local.method import Method
 from bge_rerank_integrations.local.prompting import prompting
 from bge_rerank_integrations.local.rounding import describe_rounding, probe_inputs, run_all
 from bge_rerank_integrations.local.scorer import AnyEngine, LocalScorer
-from bge_rerank_integrations.local.several_devices import EngineGroup
+from bge_rerank_integrations.local.several_devices import EngineGroup, reasons_by_device
 from bge_rerank_integrations.local.shared_engines import shared_engine
 from bge_rerank_integrations.local.streams import StreamedEngine
 from bge_rerank_integrations.local.tokens import TextTokenizer
@@ -38,19 +38,34 @@ def load_torch_scorer(checkpoint: Checkpoint, request: LoadRequest) -> LocalScor
     family = family_of(checkpoint.config, checkpoint.model)
     refuse_quantized(checkpoint.config, checkpoint.model)
     limit = position_limit(checkpoint.config, checkpoint.model)
-    if family in LLM_FAMILIES:
-        engine, method = _load_llm(checkpoint, family, request, limit)
-    else:
+    llm = family in LLM_FAMILIES
+    if not llm:
         refuse_llm_options(checkpoint.model, request)
-        engine, method = _load_encoder(checkpoint, family, request, limit)
-    return LocalScorer(engine, method, limits=request.limits, show_progress=request.show_progress)
+    plans = plan_devices(
+        read_hardware(),
+        devices=request.device,
+        precision=request.precision,
+        prefer="bf16" if llm else "fp16",
+    )
+    load = _load_llm if llm else _load_encoder
+    engine, method = load(checkpoint, family, request, plans, limit)
+    return LocalScorer(
+        engine,
+        method,
+        limits=request.limits,
+        show_progress=request.show_progress,
+        reasons=reasons_by_device(plans),
+    )
 
 
 def _load_encoder(
-    checkpoint: Checkpoint, family: Family, request: LoadRequest, limit: int
+    checkpoint: Checkpoint,
+    family: Family,
+    request: LoadRequest,
+    plans: Sequence[DevicePlan],
+    limit: int,
 ) -> tuple[AnyEngine, Method]:
     output: Output = "logit" if family is Family.ENCODER else read_pooling(checkpoint)
-    plans = plan_devices(read_hardware(), devices=request.device, precision=request.precision)
 
     def load(plan: DevicePlan) -> Engine:
         tokenizer = read_tokenizer(checkpoint)
@@ -67,11 +82,12 @@ def _load_encoder(
 
 
 def _load_llm(
-    checkpoint: Checkpoint, family: Family, request: LoadRequest, limit: int
+    checkpoint: Checkpoint,
+    family: Family,
+    request: LoadRequest,
+    plans: Sequence[DevicePlan],
+    limit: int,
 ) -> tuple[AnyEngine, Method]:
-    plans = plan_devices(
-        read_hardware(), devices=request.device, precision=request.precision, prefer="bf16"
-    )
     tokenizer = read_tokenizer(checkpoint)
     (yes,) = tokenizer.encode(["Yes"], [0])
     # the config decides, as in the reference, whatever else the file holds
@@ -98,9 +114,15 @@ def _shared(
     use: Output | DecoderSpec,
     load: Callable[[DevicePlan], Engine],
 ) -> AnyEngine:
-    """The engines of all plans as one; `use` is what else sets an engine of these files apart."""
+    """The engines of all plans as one; `use` is what else sets an engine of these files apart.
+
+    Why a caller got such a plan is no matter of the engine's, which has other callers too.
+    """
     engines = [
-        shared_engine((checkpoint.signature, plan.device, plan.precision, use), partial(load, plan))
+        shared_engine(
+            (checkpoint.signature, plan.device, plan.precision, use),
+            partial(load, dataclasses.replace(plan, reasons=())),
+        )
         for plan in plans
     ]
     return engines[0] if len(engines) == 1 else EngineGroup(engines)

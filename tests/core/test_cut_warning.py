@@ -51,12 +51,53 @@ def test_what_is_cut_is_counted_and_said_once(
     assert [trace.counts["cut"] for trace in traces] == [0, 2, 1]
 
 
-def test_a_query_that_is_cut_counts_too(
-    reranker_base: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("query", "passages", "options", "said"),
+    [
+        (
+            LONG,
+            [SHORT, "a dog"],
+            {"max_length": 64},
+            "2 of 2 pairs were longer than query_max_length=48 tokens",
+        ),
+        (
+            SHORT,
+            [SHORT],
+            {"query_max_length": 2},
+            "1 of 1 pairs were longer than query_max_length=2 tokens",
+        ),
+        (
+            LONG,
+            [SHORT, LONG],
+            {"max_length": 64, "truncation": "longest_first"},
+            "2 of 2 pairs were longer than max_length=64 tokens",
+        ),
+    ],
+    ids=["both", "query", "longest_first"],
+)
+def test_a_query_that_is_cut_counts_too_and_the_option_that_cut_it_is_named(
+    reranker_base: Path,
+    caplog: pytest.LogCaptureFixture,
+    query: str,
+    passages: list[str],
+    options: dict[str, Any],
+    said: str,
 ) -> None:
-    reranker = load_reranker(str(reranker_base), max_length=64, device="cpu")
-    reranker.rerank(LONG, [SHORT, "a dog"])
-    assert [message[:9] for message in warnings(caplog)] == ["2 of 2 pa"]
+    load_reranker(str(reranker_base), device="cpu", **options).rerank(query, passages)
+    assert [message.partition(" and")[0] for message in warnings(caplog)] == [said]
+
+
+@pytest.mark.parametrize("build", BUILD)
+def test_both_options_are_named_where_both_cut(
+    build: Callable[[Path], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with load_scorer(
+        str(build(tmp_path / "model")), max_length=64, query_max_length=12, device="cpu"
+    ) as scorer:
+        scorer.score([("red fox", LONG), (LONG, SHORT), (LONG, LONG)])
+    assert [message.partition(" and")[0] for message in warnings(caplog)] == [
+        "3 of 3 pairs were longer than max_length=64 or query_max_length=12 tokens"
+    ]
 
 
 def test_another_scorer_says_it_again_and_the_same_one_in_another_reranker_does_not(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bge_rerank_integrations import CheckpointError, ForkedModelError, RerankError, load_scorer
+from bge_rerank_integrations.local.device import CPU_BATCH_TOKENS
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.shared_engines import shared_engine
 from tests import tiny_models
@@ -99,6 +100,24 @@ def test_different_text_options_share_one_engine(reranker_base: Path) -> None:
     expected = plain.score(PAIRS).tolist()
     assert other.score(PAIRS).tolist() != expected
     assert plain.score(PAIRS).tolist() == expected
+
+
+def test_each_plan_says_what_its_own_caller_asked(reranker_base: Path) -> None:
+    """Also where an earlier scorer, which asked for something else, has loaded the model."""
+    model = str(reranker_base)
+    first = load_scorer(model, device="cpu", max_batch_tokens=64)
+    second = load_scorer(model, device="cpu", precision="fp16", batch_size=3)
+    assert first._engine is second._engine
+    assert first.plan.reasons[0] == second.plan.reasons[0] == "device cpu: asked for"
+    assert first.plan.reasons[1] == "precision fp32: exact, the default on cpu"
+    assert first.plan.reasons[-1] == "batches of at most 64 tokens: asked for"
+    assert str(first.plan).splitlines()[0].endswith("batches of 64 tokens")
+    assert second.plan.reasons[1] == "precision fp32: fp16 is never used on a CPU"
+    assert second.plan.reasons[-1] == "batches of at most 3 texts: asked for"
+    assert second.plan.max_batch_tokens == CPU_BATCH_TOKENS
+    found = first.plan.reasons[2:-1]
+    assert found == second.plan.reasons[2:-1]
+    assert any(reason.startswith("forward flat") for reason in found)
 
 
 def test_close_gives_the_model_up(tmp_path: Path) -> None:

@@ -114,12 +114,12 @@ def test_cutting_is_counted_in_tokens_of_query_and_passage(
     for prompt, room in (("", 27), ("Yes or No?", 31), ("x" * 90, 40)):
         tokenizer, method = method_of(folder, max_length=40, query_max_length=12, prompt=prompt)
         (sequence,), cut = method.sequences([(text, text)], [0], tokenizer)
-        assert cut == 1
+        assert cut == {"query_max_length": 1}
         assert sequence.first_segment == 1 + 12 + separator
         assert sequence.ids[1:13].tolist() == ids_of(folder, "A: " + text)[:12]
         passage = sequence.ids[sequence.first_segment : -sequence.tail].tolist()
         assert passage == ids_of(folder, "B: " + text)[:room]
-    assert method.sequences([("a", "b")], [0], tokenizer)[1] == 0
+    assert method.sequences([("a", "b")], [0], tokenizer)[1].total() == 0
 
 
 @pytest.mark.parametrize("model", MODELS)
