@@ -1,6 +1,7 @@
 """Model folders for the tests, each built once for a whole run (see `tiny_models.py`)."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,15 @@ from tests import tiny_models
 # no test fails because the machine was busy
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def event_loop_of_the_main_thread() -> Iterator[None]:
+    """One that is closed at the end: LlamaIndex's synchronous calls would open one and leave it."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.close()
 
 
 @pytest.fixture(scope="session")
