@@ -164,7 +164,9 @@ def test_options_it_does_not_have_are_refused(model: str) -> None:
     with pytest.raises(InvalidInputError, match=r"'int4'; it must be one of auto, fp32"):
         load_scorer(model, precision="int4")  # type: ignore[call-overload]
     for precision in ("fp32", "fp16"):  # both more exact than the model is
-        with pytest.raises(InvalidInputError, match=f"'{precision}', and '{model}' is a graph in int8"):
+        with pytest.raises(
+            InvalidInputError, match=f"'{precision}', and '{model}' is a graph in int8"
+        ):
             load_scorer(model, precision=precision)
     with pytest.raises(InvalidInputError, match="LLM rerankers"):
         load_scorer(model, prompt="Is this it?")

@@ -75,8 +75,8 @@ def load_offline_scorer(model: str, request: LoadRequest) -> LocalScorer:
     check_precision(request.precision)
     if request.precision != "auto":
         raise InvalidInputError(
-            f"precision is {request.precision!r}, and {model!r} is a graph in int8: leave precision "
-            f"out, or use {DEFAULT_MODEL}"
+            f"precision is {request.precision!r}, and {model!r} is a graph in int8: leave "
+            f"precision out, or use {DEFAULT_MODEL}"
         )
     if request.device not in (None, "auto", "cpu"):
         raise InvalidInputError(
