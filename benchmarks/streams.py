@@ -6,6 +6,7 @@ Turns are interleaved in one process, and medians printed. Needs two to four thr
 bge-reranker-base's shape is built if it is not there.
 """
 
+import argparse
 import statistics
 import time
 
@@ -32,6 +33,9 @@ def without_streams(scorer: LocalScorer) -> LocalScorer:
 
 def main() -> None:
     """A line for each number format and length of passage."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.streams", description=str(__doc__).partition("\n")[0]
+    ).parse_args()
     folder = build_model(DEFAULT_CACHE.expanduser(), "base")
     texts = texts_for(folder)
     for precision in FORMATS:

@@ -193,7 +193,10 @@ def _plan(
     try:
         hardware = read_hardware()
     except ModuleNotFoundError as error:
-        return None, None, [f"BGE models cannot run: {MissingExtra(str(error.name), 'local')}"]
+        missing = MissingExtra(str(error.name), "local")
+        if _version("onnxruntime") or _version("openvino"):
+            return None, None, [f"only models with an ONNX graph can run: {missing}"]
+        return None, None, [f"BGE models cannot run: {missing}"]
     except (ImportError, OSError, RuntimeError) as error:
         # a torch that is installed and broken: a missing system library, a driver that fails
         return None, None, [f"torch fails: {_said(error)}; install it again"]

@@ -5,6 +5,8 @@ only: a JSON text may hold Unicode's other line separators.
 """
 
 import json
+import logging
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bge_rerank_integrations.types import RerankResult
+
+logger = logging.getLogger(__name__)
 
 
 class UnreadableInput(Exception):
@@ -37,14 +41,28 @@ class Request:
     place: str
 
 
-def read_text_passages(file: Path | None) -> Iterator[Passage]:
-    """A passage for each line that is not blank; `file` None is standard input."""
-    return (Passage(line, {}) for _, line in _lines(file))
+def read_passages(file: Path | None, *, json_lines: bool = False) -> list[Passage]:
+    """A passage for each line that is not blank; `file` None is standard input.
 
-
-def read_json_passages(file: Path | None) -> Iterator[Passage]:
-    """A passage for each line: a JSON text, or an object with one under "passage" or "text"."""
-    return (_passage(place, _parsed(place, line)) for place, line in _lines(file))
+    In JSON lines, which a name in .jsonl or .ndjson is enough for, a line is a JSON text, or an
+    object with one under "passage" or "text".
+    """
+    ending = "" if file is None else file.suffix.lower()
+    if json_lines or ending in (".jsonl", ".ndjson"):
+        return [_passage(place, _parsed(place, line)) for place, line in _lines(file)]
+    if ending == ".json":
+        raise UnreadableInput(
+            f"{file} is one JSON document by its name, and passages are read from lines: write an "
+            "object or a text in each line, or give --jsonl if that is what it holds"
+        )
+    passages = [Passage(line, {}) for _, line in _lines(file)]
+    if passages and all(_is_json_object(passage.text) for passage in passages):
+        logger.warning(
+            "Each of the %d lines is a JSON object and is scored as it stands, keys and all; with "
+            "--jsonl the text in it is the passage.",
+            len(passages),
+        )
+    return passages
 
 
 def read_requests(file: Path | None) -> Iterator[Request]:
@@ -84,7 +102,9 @@ def result_rows(
         if explain:
             ours["evidence"] = None if result.evidence is None else asdict(result.evidence)
         ours["passage"] = passage.text
-        yield {**ours, **{k: v for k, v in passage.carried.items() if k not in ours}}
+        # of an earlier run: what was left unscored then may be scored now
+        kept = {k: v for k, v in passage.carried.items() if k not in ours and k != "scored"}
+        yield {**ours, **kept}
 
 
 def _lines(file: Path | None) -> Iterator[tuple[str, str]]:
@@ -100,19 +120,40 @@ def _lines(file: Path | None) -> Iterator[tuple[str, str]]:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 raise UnreadableInput(
-                    f"{place} is not UTF-8: its byte {error.start + 1} is 0x{line[error.start]:02x}"
+                    f"{place} is not UTF-8: its byte {error.start + 1} is "
+                    f"0x{line[error.start]:02x}; save the input as UTF-8"
                 ) from None
+            if "\0" in text:
+                raise UnreadableInput(
+                    f"{place} holds a NUL byte, as text in UTF-16 does; save the input as UTF-8"
+                )
             if text.strip():
                 yield place, text
 
 
 def _parsed(place: str, line: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line, parse_float=_finite, parse_constant=_finite)
     except json.JSONDecodeError as error:
         raise UnreadableInput(f"{place} is not JSON: {error.msg}, column {error.colno}") from None
     except (ValueError, RecursionError) as error:  # a number too long, lists nested too deeply
         raise UnreadableInput(f"{place} is no JSON that can be read: {error}") from None
+
+
+def _finite(number: str) -> float:
+    # Python reads NaN and Infinity, and 1e999 as the latter; no other reader of JSON would
+    if not math.isfinite(found := float(number)):
+        raise ValueError(f"{number:.20} is no number of JSON, which has null for such values")
+    return found
+
+
+def _is_json_object(text: str) -> bool:
+    if not text.lstrip().startswith("{"):
+        return False
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _passage(place: str, value: Any) -> Passage:

@@ -6,6 +6,8 @@ Nothing is timed here.
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +325,15 @@ def test_speed_md_has_a_place_for_every_part_and_says_what_was_stored() -> None:
     assert sorted(places) == sorted([*PARTS, "machine", "summary"])
     # by hand or from other results? python -m benchmarks.report writes it
     assert fill(text, stored(RESULTS), "../benchmarks/results") == text
+
+
+def test_asking_for_help_starts_no_benchmark() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.streams", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("usage: python -m benchmarks.streams")
+    assert "Whole batches on each core" in done.stdout
+    assert "side by side, " not in done.stdout

@@ -20,6 +20,8 @@ try:
     from bge_rerank_integrations.cli.rerank import rerank
     from bge_rerank_integrations.cli.sweep_layers import sweep_layers
 except ModuleNotFoundError as error:
+    if str(error.name).startswith("bge_rerank_integrations"):
+        raise  # no extra brings what is missing of this package itself
     # the installed script imports this module first of all, so any exception would be a traceback
     raise SystemExit(f"bge-rerank: {MissingExtra(str(error.name), 'cli')}") from None
 

@@ -23,9 +23,8 @@ from bge_rerank_integrations.load_options import ScorerOptions
 from bge_rerank_integrations.passage_lines import (
     Passage,
     UnreadableInput,
-    read_json_passages,
+    read_passages,
     read_requests,
-    read_text_passages,
     result_rows,
 )
 from bge_rerank_integrations.registry import DEFAULT_MODEL
@@ -56,7 +55,9 @@ def rerank(
     normalize: option.Normalize = True,
     calibration: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="File of calibrate: show probabilities as scores."),
+        typer.Option(
+            exists=True, dir_okay=False, help="File of calibrate: show probabilities as scores."
+        ),
     ] = None,
     min_probability: Annotated[
         float | None,
@@ -131,10 +132,11 @@ def rerank(
     """Order passages by how well they answer QUERY, the best first.
 
     Passages are the arguments after QUERY, else the lines of --file, else those of standard
-    input; blank lines are left out. In JSON lines (a --file that ends in .jsonl, or --jsonl) each
-    line is a text or an object with the text under "passage" or "text"; its other keys are carried
-    through, except for index, score, raw_score and, with --explain, evidence, which are written
-    anew. Put -- before a query or passage that begins with a dash.
+    input, in UTF-8; blank lines are left out. In JSON lines (a --file that ends in .jsonl or
+    .ndjson, or --jsonl) each line is a text or an object with the text under "passage" or "text";
+    its other keys are carried through, except for index, score, raw_score, scored and, with
+    --explain, evidence, which are written anew. Put -- before a query or passage that begins with
+    a dash.
 
     On a terminal a table is printed. Otherwise, and with --json, each line is an object: index
     (the passage's position in the input, from 0), score, raw_score, passage, carried keys. What
@@ -217,10 +219,8 @@ def rerank(
         raise UnreadableInput(f"give passages after the query or in --file {file}, not both")
     if passages:
         given = [Passage(text, {}) for text in passages]
-    elif jsonl or (file is not None and file.suffix.lower() == ".jsonl"):
-        given = list(read_json_passages(file))
     else:
-        given = list(read_text_passages(file))
+        given = read_passages(file, json_lines=jsonl)
     if not given:
         return
     results = load().rerank(query, [passage.text for passage in given])
