@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.printed import assert_shown
+from tests.test_docs_snippets import blocks
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 QUESTION = "What researcher first used the word oxygen ?"
 ANSWER = "The name oxygen was coined in 1777 by Antoine Lavoisier"
@@ -78,6 +81,16 @@ def test_the_demo_mends_the_order_in_both_frameworks_alike(tmp_path: Path) -> No
     assert (int(first_before), float(before)) == (66, 0.795)
     assert int(first_after) >= 80
     assert float(after_) >= 0.87
+    for readme in ("README.md", "README.zh.md"):
+        # but for what another processor may count otherwise
+        (block,) = [
+            b.code for b in blocks(EXAMPLES.parent / readme, {"text"}) if "Warsaw" in b.code
+        ]
+        example, rest = block.split("Measuring ")
+        assert_shown(example, printed.partition("Measuring ")[0])
+        assert re.sub(r"[\d.]+", "#", rest) == re.sub(
+            r"[\d.]+", "#", printed.partition("Measuring ")[2]
+        )
 
 
 @pytest.mark.parametrize("program", ["llama_index_query_engine.py", "langchain_compression.py"])
