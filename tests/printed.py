@@ -30,7 +30,7 @@ def assert_shown(shown: str, printed: str) -> None:
 
 def _same(shown: str, printed: str) -> bool:
     words, numbers = zip(*map(_read, (shown, printed)), strict=True)
-    return words[0] == words[1] and numbers[0] == pytest.approx(numbers[1], rel=0.02, abs=0.02)
+    return words[0] == words[1] and bool(numbers[0] == pytest.approx(numbers[1], 0.02, 0.02))
 
 
 def _read(line: str) -> tuple[str, list[float]]:
