@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from bge_rerank_integrations.errors import InvalidInputError, RerankError, ScoringFailed
+from bge_rerank_integrations.option_checks import check_scorer, whole_number
 from bge_rerank_integrations.trace import StageTrace, class_name, recording
 from bge_rerank_integrations.types import FloatArray, Pair, Scorer
 
@@ -39,15 +40,13 @@ class CascadeStage:
     keep: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.scorer, Scorer):
-            raise InvalidInputError(
-                f"the scorer of a cascade's stage is a {type(self.scorer).__name__}; it must have "
-                "name, scale and score(pairs), as what load_scorer gives"
-            )
-        if type(self.keep) is not int or self.keep < 1:
+        check_scorer(self.scorer, "the scorer of a cascade's stage")
+        keep = whole_number(self.keep)
+        if keep is None or keep < 1:
             raise InvalidInputError(
                 f"keep is {self.keep!r}; it must be a whole number of passages from 1"
             )
+        object.__setattr__(self, "keep", keep)
 
 
 def check_cascade(stages: Iterable[CascadeStage]) -> tuple[CascadeStage, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bge_rerank_integrations.calibration import Calibration
 from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.option_checks import real_number, whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +29,19 @@ class Cutoff:
 
     def __post_init__(self) -> None:
         for name in ("min_probability", "target_recall"):
-            share = getattr(self, name)
-            if share is not None and not (isinstance(share, int | float) and 0 < share < 1):
-                raise InvalidInputError(f"{name} is {share!r}; it must lie between 0 and 1")
+            if (given := getattr(self, name)) is not None:
+                share = real_number(given)
+                if share is None or not 0 < share < 1:
+                    raise InvalidInputError(f"{name} is {given!r}; it must lie between 0 and 1")
+                object.__setattr__(self, name, share)
         for name in ("min_n", "token_budget"):
-            number = getattr(self, name)
-            if number is not None and not (type(number) is int and number >= 1):
-                raise InvalidInputError(f"{name} is {number!r}; it must be a whole number from 1")
+            if (given := getattr(self, name)) is not None:
+                number = whole_number(given)
+                if number is None or number < 1:
+                    raise InvalidInputError(
+                        f"{name} is {given!r}; it must be a whole number from 1"
+                    )
+                object.__setattr__(self, name, number)
 
     @property
     def needs_calibration(self) -> bool:

@@ -14,6 +14,7 @@ from bge_rerank_integrations.load_options import (
     ModelOptions,
     RemoteOptions,
     ScorerOptions,
+    read_model,
     refuse_strangers,
     with_options_of,
 )
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 @overload
 def load_scorer(
-    model: str = ...,
+    model: str | Path = ...,
     *,
     base_url: str,
     batch_size: int | None = None,
@@ -67,7 +68,7 @@ def load_scorer(
 
 @overload
 def load_scorer(
-    model: str = ...,
+    model: str | Path = ...,
     *,
     device: str | Sequence[str],
     backend: Backend = ...,
@@ -78,7 +79,7 @@ def load_scorer(
 
 @overload
 def load_scorer(
-    model: str = ...,
+    model: str | Path = ...,
     *,
     backend: Literal["torch", "onnx", "openvino"],
     device: str | Sequence[str] | None = ...,
@@ -89,12 +90,12 @@ def load_scorer(
 
 @overload
 def load_scorer(
-    model: str = ..., **options: Unpack[ScorerOptions]
+    model: str | Path = ..., **options: Unpack[ScorerOptions]
 ) -> LocalScorer | RemoteScorer: ...
 
 
 def load_scorer(
-    model: str = DEFAULT_MODEL,
+    model: str | Path = DEFAULT_MODEL,
     *,
     backend: Backend = "auto",
     device: str | Sequence[str] | None = None,
@@ -129,9 +130,9 @@ def load_scorer(
 ) -> LocalScorer | RemoteScorer:
     """Load a model and return its scorer; one copy of the weights serves the whole process.
 
-    `model` is a hub id, a local folder, `"offline"` (an embedded cross-encoder) or
-    `"offline-embedder"` (an embedded BGE bi-encoder). Rerankers give logits, embedders cosines:
-    see `Scorer.scale`.
+    `model` is a hub id, a local folder (a `Path` always is), `"offline"` (an embedded
+    cross-encoder) or `"offline-embedder"` (an embedded BGE bi-encoder). Rerankers give logits,
+    embedders cosines: see `Scorer.scale`.
 
     `backend` is `"torch"`, or `"onnx"` (ONNX Runtime) or `"openvino"`, which run the ONNX graph of
     an encoder on the CPU: one that its authors publish as `onnx/model.onnx`, or that
@@ -165,6 +166,7 @@ def load_scorer(
     `CheckpointError` for damaged or pickled weights, and `InvalidInputError` for an option out of
     range.
     """
+    model = read_model(model)
     refuse_strangers(locals(), load_scorer.__kwdefaults__ or {})
     if base_url is not None or is_address(model):
         from bge_rerank_integrations.remote.scorer import RemoteScorer
@@ -214,7 +216,7 @@ def _one_or_several(device: str | Sequence[str] | None) -> str | tuple[str, ...]
 
 
 def load_reranker(
-    model: str = DEFAULT_MODEL,
+    model: str | Path = DEFAULT_MODEL,
     *,
     top_n: int | None = None,
     score_threshold: float | None = None,
@@ -241,6 +243,7 @@ def load_reranker(
     `normalize`, `timeout`, `on_error`, `calibration`, `cutoff`, `cascade`, `explain`, `on_trace`
     and `trace_texts`.
     """
+    model = read_model(model)
     return Reranker(
         wrapped_scorer(
             load_scorer(model, **options),

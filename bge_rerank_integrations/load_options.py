@@ -2,9 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
-from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.errors import InvalidInputError, ModelNotFound
 from bge_rerank_integrations.remote.address import is_address
 from bge_rerank_integrations.types import (
     Backend,
@@ -63,6 +64,24 @@ class ScorerOptions(LocalOptions, RemoteOptions, total=False):
     """The keyword options of `load_scorer`, for functions that hand them on."""
 
     base_url: str | None
+
+
+def read_model(model: str | Path) -> str:
+    """The model as text; raises `InvalidInputError` for what names none.
+
+    A `Path` must be a folder: raises `ModelNotFound` where it is not, and asks no hub for it.
+    """
+    if isinstance(model, Path):
+        if not model.expanduser().is_dir():
+            raise ModelNotFound(f"no folder {model} (looked for it in {Path.cwd()})")
+        model = str(model)
+    if not isinstance(model, str) or not model.strip():
+        given = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+        raise InvalidInputError(
+            f"model is {given}; it must be a hub id, a folder, an address, 'offline' or "
+            "'offline-embedder'"
+        )
+    return model
 
 
 def refuse_strangers(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """The options of a `Reranker`, each checked where it is given."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import get_args
@@ -8,6 +7,7 @@ from typing import get_args
 from bge_rerank_integrations.calibration import Calibration
 from bge_rerank_integrations.cutoffs import Cutoff
 from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.option_checks import real_number, whole_number
 from bge_rerank_integrations.pairs import check_several, check_str
 from bge_rerank_integrations.types import CountsTokens, OnError, Scorer
 
@@ -21,8 +21,14 @@ def read_calibration(given: Calibration | str | Path | None, scorer: Scorer) -> 
     return calibration
 
 
-def check_cutoff(cutoff: Cutoff, scorer: Scorer, calibration: Calibration | None) -> Cutoff:
-    """The cut-off; raises `InvalidInputError` if this scorer or calibration cannot apply it."""
+def check_cutoff(cutoff: Cutoff | None, scorer: Scorer, calibration: Calibration | None) -> Cutoff:
+    """The cut-off, without rules for None; `InvalidInputError` if it cannot be applied."""
+    if cutoff is None:
+        return Cutoff()
+    if not isinstance(cutoff, Cutoff):
+        raise InvalidInputError(
+            f"cutoff is a {type(cutoff).__name__}; give Cutoff(min_n=2), with your rules"
+        )
     if cutoff.needs_calibration and calibration is None:
         raise InvalidInputError(
             "min_probability and target_recall need a calibration, which says what a raw score "
@@ -44,37 +50,47 @@ def token_counter(scorer: Scorer) -> Callable[[Sequence[str]], list[int]]:
     return scorer.count_tokens
 
 
-def check_threshold(threshold: object) -> float | None:
-    """Return the threshold; raise `InvalidInputError` unless it is None or a number, not NaN."""
+def check_threshold(threshold: object, *, most: float) -> float | None:
+    """Return the threshold, or None for None; `most` is the highest score that can be shown.
+
+    Raises `InvalidInputError` for what is no number, for NaN and for more than that.
+    """
     if threshold is None:
         return None
-    if (
-        isinstance(threshold, bool)
-        or not isinstance(threshold, int | float)
-        or math.isnan(threshold)
-    ):
+    number = real_number(threshold)
+    if number is None:
         raise InvalidInputError(f"score_threshold is {threshold!r}; it must be a number or None")
-    return float(threshold)
+    if number > most:
+        raise InvalidInputError(
+            f"score_threshold is {number}, and no score that is shown is above {most:g}, so "
+            "nothing would be kept: give one on that scale, or normalize=False and no calibration "
+            "for a threshold on raw scores"
+        )
+    return number
 
 
 def check_timeout(timeout: object) -> float | None:
     """Return the seconds; raise `InvalidInputError` unless None or a number above 0."""
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+    seconds = real_number(timeout)
+    if seconds is None or seconds <= 0:
         raise InvalidInputError(
             f"timeout is {timeout!r}; it must be seconds, more than 0, or None for no limit"
         )
-    return float(timeout)
+    return seconds
 
 
 def check_top_n(top_n: object) -> int | None:
     """Return `top_n`; raise `InvalidInputError` unless it is None or a whole number from 1."""
     if top_n is None:
         return None
-    if isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1:
-        raise InvalidInputError(f"top_n is {top_n!r}; it must be at least 1, or None for all")
-    return top_n
+    number = whole_number(top_n)
+    if number is None or number < 1:
+        raise InvalidInputError(
+            f"top_n is {top_n!r}; it must be a whole number from 1, or None for all"
+        )
+    return number
 
 
 def check_on_error(on_error: OnError) -> OnError:
@@ -101,3 +117,19 @@ def check_evidence_texts(texts: Iterable[str] | None, passages: list[str]) -> li
             "each"
         )
     return checked
+
+
+def about_blanks(query: str, passages: Sequence[str]) -> str | None:
+    """What is to be said of texts that are none, which a model scores all the same."""
+    blank = sum(not text or text.isspace() for text in passages)
+    if not query or query.isspace():
+        return (
+            f"The query is blank, and the order of {len(passages)} passages means nothing: ask "
+            "with a text"
+        )
+    if blank:
+        return (
+            f"{blank} of {len(passages)} passages have no text, and their scores mean nothing: "
+            "leave them out"
+        )
+    return None

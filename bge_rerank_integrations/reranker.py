@@ -22,10 +22,12 @@ from bge_rerank_integrations.cascade import (
 from bge_rerank_integrations.cutoffs import Cutoff
 from bge_rerank_integrations.errors import RerankError, ScoringFailed
 from bge_rerank_integrations.evidence import with_evidence
+from bge_rerank_integrations.option_checks import check_scorer
 from bge_rerank_integrations.ordering import best_first
 from bge_rerank_integrations.pairs import check_text
 from bge_rerank_integrations.raw_scores import checked_partial, checked_scores, show_score
 from bge_rerank_integrations.rerank_options import (
+    about_blanks,
     check_cutoff,
     check_evidence_texts,
     check_on_error,
@@ -48,6 +50,8 @@ from bge_rerank_integrations.trace import (
 from bge_rerank_integrations.types import FloatArray, OnError, Pair, RerankResult, Scorer
 
 logger = logging.getLogger("bge_rerank_integrations")
+
+SHOWN = ("top_n", "score_threshold", "normalize", "timeout", "on_error", "explain")
 
 
 class Reranker:
@@ -92,30 +96,32 @@ class Reranker:
         on_trace: Callable[[RerankTrace], object] | None = None,
         trace_texts: bool = False,
     ) -> None:
+        check_scorer(scorer, "scorer")
         self.scorer = scorer
         self.top_n = check_top_n(top_n)
-        self.score_threshold = check_threshold(score_threshold)
+        highest = 1.0 if normalize or calibration is not None else math.inf
+        self.score_threshold = check_threshold(score_threshold, most=highest)
         self.normalize = normalize
         self.timeout = check_timeout(timeout)
         self.on_error = check_on_error(on_error)
         self.calibration = read_calibration(calibration, scorer)
-        self.cutoff = check_cutoff(cutoff or Cutoff(), scorer, self.calibration)
+        self.cutoff = check_cutoff(cutoff, scorer, self.calibration)
         self.cascade = check_cascade(cascade)
         check_reach(self.top_n, self._keeps)
         self.explain = explain
         self.on_trace = on_trace
         self.trace_texts = trace_texts
+        self._told_of_blanks = False
 
     @property
     def _keeps(self) -> list[int]:
         return [stage.keep for stage in self.cascade]
 
     def __repr__(self) -> str:
-        return (
-            f"Reranker({self.scorer.name!r}, top_n={self.top_n}, "
-            f"score_threshold={self.score_threshold}, normalize={self.normalize}, "
-            f"timeout={self.timeout}, on_error={self.on_error!r}, explain={self.explain})"
-        )
+        own = vars(self)  # not all is there where an option was refused
+        said = [repr(own["scorer"].name)] if own else []
+        said += [f"{option}={own[option]!r}" for option in SHOWN if option in own]
+        return f"Reranker({', '.join(said)})"
 
     def rerank(
         self,
@@ -130,8 +136,9 @@ class Reranker:
         Each result's `index` points into `passages`, which are left as they are. `evidence_texts`,
         one for each passage, are what `explain` looks for sentences in, and what offsets point
         into, where a passage is more than that: a title put before a text. No passages give no
-        results, without touching the scorer. Raises `InvalidInputError` for a query or passage
-        that is not text and for a `top_n` below 1, and whatever the scorer raises.
+        results, without touching the scorer; empty ones are scored, and the log is told once.
+        Raises `InvalidInputError` for a query or passage that is not text, for passages that have
+        no order or are a table, and for a `top_n` below 1, and whatever the scorer raises.
         """
         limit = self.top_n if top_n is None else check_top_n(top_n)
         check_reach(limit, self._keeps)
@@ -141,6 +148,9 @@ class Reranker:
         pairs = [(query, check_text(passage, "passage")) for passage in given]
         if not pairs:
             return RerankResults()
+        if not self._told_of_blanks and (about := about_blanks(query, given)):
+            self._told_of_blanks = True
+            logger.warning("%s. Said once for this reranker.", about)
         with rerank_span(limit, pairs if self.trace_texts else None) as end_span:
             if self.on_trace is None and end_span is None:
                 return RerankResults(self._ranking(pairs, limit, texts).results)

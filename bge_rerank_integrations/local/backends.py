@@ -34,6 +34,11 @@ def load_local_scorer(
     extra = "offline" if model in OFFLINE_MODELS else EXTRAS[chosen]
     try:
         if model in OFFLINE_MODELS:
+            if hub.revision is not None:
+                raise InvalidInputError(
+                    f"revision is {hub.revision!r}, and {model!r} comes with a package: leave "
+                    "revision out"
+                )
             from bge_rerank_integrations.local.offline import load_offline_scorer
 
             return load_offline_scorer(model, request)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
+from bge_rerank_integrations.option_checks import whole_number
 from bge_rerank_integrations.registry import Family
 from bge_rerank_integrations.types import HeadIndexing
 
@@ -31,13 +32,18 @@ class LayerRequest:
 
     def __post_init__(self) -> None:
         for name in ("cutoff_layers", "compress_layers"):
-            for layer in getattr(self, name) or ():
-                if not isinstance(layer, int):
-                    raise InvalidInputError(f"{name} has {layer!r}; it must hold whole numbers")
-        if not isinstance(self.compress_ratio, int) or self.compress_ratio < 1:
+            if (given := getattr(self, name)) is not None:
+                layers = tuple(map(whole_number, given))
+                if None in layers:
+                    wrong = given[layers.index(None)]
+                    raise InvalidInputError(f"{name} has {wrong!r}; it must hold whole numbers")
+                object.__setattr__(self, name, layers)
+        ratio = whole_number(self.compress_ratio)
+        if ratio is None or ratio < 1:
             raise InvalidInputError(
                 f"compress_ratio is {self.compress_ratio!r}; it must be a whole number from 1"
             )
+        object.__setattr__(self, "compress_ratio", ratio)
         if self.head_indexing not in get_args(HeadIndexing):
             raise InvalidInputError(
                 f"head_indexing is {self.head_indexing!r}; "

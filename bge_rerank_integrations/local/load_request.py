@@ -9,6 +9,7 @@ from typing import get_args
 
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.local.decoder_spec import LayerRequest
+from bge_rerank_integrations.option_checks import whole_number
 from bge_rerank_integrations.pairs import check_text
 from bge_rerank_integrations.types import Precision, SpecialTokens, Truncation
 
@@ -27,9 +28,13 @@ class TextRequest:
 
     def __post_init__(self) -> None:
         for name in ("max_length", "query_max_length"):
-            number = getattr(self, name)
-            if number is not None and not isinstance(number, int):
-                raise InvalidInputError(f"{name} is {number!r}; it must be a whole number or None")
+            if (given := getattr(self, name)) is not None:
+                number = whole_number(given)
+                if number is None:
+                    raise InvalidInputError(
+                        f"{name} is {given!r}; it must be a whole number or None"
+                    )
+                object.__setattr__(self, name, number)
         for name in ("query_instruction", "passage_instruction", "prompt"):
             text = getattr(self, name)
             if text is not None:
@@ -54,12 +59,14 @@ class BatchLimits:
     max_sequences: int | None = None
 
     def __post_init__(self) -> None:
-        for name, number in (
-            ("max_batch_tokens", self.max_tokens),
-            ("batch_size", self.max_sequences),
-        ):
-            if number is not None and (not isinstance(number, int) or number < 1):
-                raise InvalidInputError(f"{name} is {number!r}; it must be at least 1, or None")
+        for name, option in (("max_tokens", "max_batch_tokens"), ("max_sequences", "batch_size")):
+            if (given := getattr(self, name)) is not None:
+                number = whole_number(given)
+                if number is None or number < 1:
+                    raise InvalidInputError(
+                        f"{option} is {given!r}; it must be a whole number from 1, or None"
+                    )
+                object.__setattr__(self, name, number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bge_rerank_integrations.errors import ModelNotFound
+from bge_rerank_integrations.errors import InvalidInputError, ModelNotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,16 @@ def find_folder(
     """The model's folder; of a hub id the files that match are downloaded unless they are cached.
 
     With `announce` the log is told of a download before it begins: see `announce_download`.
-    Raises `ModelNotFound`, saying what was looked for and where, if there is neither.
+    Raises `ModelNotFound`, saying what was looked for and where, if there is neither, and
+    `InvalidInputError` for a revision of a folder on disk.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
+        if hub.revision is not None:
+            raise InvalidInputError(
+                f"revision is {hub.revision!r}, and {folder} is a folder on this machine, which "
+                "has no revisions: leave revision out, or give the hub id"
+            )
         return folder.resolve()
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
     if looks_local:

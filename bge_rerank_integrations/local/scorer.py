@@ -197,6 +197,13 @@ class LocalScorer:
             engine, self._engine = self._engine, None
             engine.release_memory()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            "a LocalScorer is not pickled or copied, because it holds a loaded model: call "
+            "load_scorer where it is needed, which shares the model within a process, or pickle "
+            "an adapter, which loads again by itself"
+        )
+
     def __enter__(self) -> Self:
         return self
 

@@ -122,6 +122,11 @@ def test_keep_is_a_number_of_passages(keep: Any) -> None:
         CascadeStage(WordOverlapScorer(), keep)
 
 
+def test_a_number_of_numpy_is_a_number() -> None:
+    stage = CascadeStage(WordOverlapScorer(), np.int64(3))  # type: ignore[arg-type]
+    assert (stage.keep, type(stage.keep)) == (3, int)
+
+
 def test_stages_must_narrow_and_be_stages() -> None:
     first, second = CascadeStage(WordOverlapScorer(), 4), CascadeStage(WordOverlapScorer(), 4)
     with pytest.raises(InvalidInputError, match=r"keep \[4, 4\]; each must keep fewer"):

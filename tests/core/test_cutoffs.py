@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,6 +113,24 @@ def test_no_results_need_no_rule() -> None:
 def test_a_rule_out_of_range_is_refused(rules: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match=f"{next(iter(rules))} is"):
         Cutoff(**rules)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    given: dict[str, Any] = {
+        "min_probability": np.float32(0.5),
+        "target_recall": np.float64(0.9),
+        "min_n": np.int64(2),
+        "token_budget": np.int32(9),
+    }
+    cutoff = Cutoff(**given)
+    assert cutoff == Cutoff(0.5, 0.9, 2, 9)
+    assert [type(getattr(cutoff, name)) for name in given] == [float, float, int, int]
+
+
+@pytest.mark.parametrize("wrong", [{"min_n": 1}, {}, 3, Cutoff], ids=str)
+def test_what_is_no_cutoff_is_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"cutoff is a \w+; give Cutoff\("):
+        Reranker(WordOverlapScorer(), cutoff=wrong)
 
 
 def test_probabilities_need_a_calibration_and_tokens_a_scorer_that_counts() -> None:

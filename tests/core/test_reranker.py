@@ -1,6 +1,7 @@
 """Sorting, showing, cutting: everything a reranker adds to a scorer, checked by hand."""
 
 import math
+import traceback
 from collections.abc import Sequence
 from decimal import Decimal, getcontext
 from typing import Any
@@ -18,8 +19,22 @@ from bge_rerank_integrations import (
     RerankResult,
     ScorerContractError,
 )
+from bge_rerank_integrations.calibration import Calibration
+from bge_rerank_integrations.cascade import CascadeStage
+from bge_rerank_integrations.errors import RemoteUnavailable
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 from tests.fakes import WordOverlapScorer
+
+CERTAIN = Calibration(
+    scorer="word-overlap",
+    method="platt",
+    curve=((1.0, 0.0),),
+    relevant_scores=(1.0,),
+    pairs=2,
+    bins=(),
+    error=0.0,
+    made="2026-01-01",
+)
 
 finite = st.floats(-60, 60, width=32)
 
@@ -166,6 +181,86 @@ def test_a_top_n_below_one_or_not_whole_is_refused(wrong: Any) -> None:
 def test_a_threshold_that_is_no_number_is_refused(wrong: Any) -> None:
     with pytest.raises(InvalidInputError, match="score_threshold is"):
         Reranker(WordOverlapScorer(), score_threshold=wrong)
+
+
+@pytest.mark.parametrize("options", [{}, {"calibration": CERTAIN, "normalize": False}], ids=str)
+def test_a_threshold_that_no_shown_score_reaches_is_refused(options: dict[str, Any]) -> None:
+    for unreachable in (5, 1.0000001, math.inf):
+        with pytest.raises(InvalidInputError, match="no score that is shown is above 1, so noth"):
+            Reranker(WordOverlapScorer(), score_threshold=unreachable, **options)
+    assert Reranker(WordOverlapScorer(), score_threshold=1, **options).score_threshold == 1.0
+    results = rank([6.0, 4.0], normalize=False, score_threshold=5)
+    assert [result.index for result in results] == [0]
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    options: dict[str, Any] = {
+        "top_n": np.int64(2),
+        "score_threshold": np.float32(0.5),
+        "timeout": np.float64(30),
+    }
+    reranker = Reranker(WordOverlapScorer(), **options)
+    assert [type(getattr(reranker, name)) for name in options] == [int, float, float]
+    results = reranker.rerank("red fox", ["a dog", "a fox", "red fox"], top_n=np.uint8(1))  # type: ignore[arg-type]
+    assert [result.index for result in results] == [2]
+    with pytest.raises(InvalidInputError, match=r"top_n is np.int64\(0\); it must be a whole num"):
+        Reranker(WordOverlapScorer(), top_n=np.int64(0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", ["offline", None, Reranker(WordOverlapScorer())], ids=repr)
+def test_what_is_no_scorer_is_refused(wrong: Any) -> None:
+    kind = type(wrong).__name__
+    with pytest.raises(InvalidInputError, match=f"scorer is a {kind}; it must have name, scale"):
+        Reranker(wrong)
+
+
+class DistantScorer(WordOverlapScorer):
+    """Knows its scale only when its server answers, and it does not."""
+
+    @property
+    def scale(self) -> Scale:  # type: ignore[override]
+        raise RemoteUnavailable("the server is down")
+
+
+def test_nothing_is_asked_of_a_scorer_before_it_scores() -> None:
+    scorer = DistantScorer()
+    Reranker(scorer, cascade=[CascadeStage(scorer, 3)], score_threshold=0.5)
+    assert scorer.calls == 0
+
+
+def test_a_traceback_can_show_a_reranker_whose_options_were_refused() -> None:
+    with pytest.raises(InvalidInputError, match="top_n is 0") as refused:
+        Reranker(WordOverlapScorer(), top_n=0)
+    shown = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
+    locals_of = {frame.name: frame.locals for frame in shown.stack}
+    assert (locals_of["__init__"] or {})["self"] == "Reranker('word-overlap')"
+    with pytest.raises(InvalidInputError, match="scorer is a str") as refused:
+        Reranker("offline")  # type: ignore[arg-type]
+    shown = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
+    assert {frame.name: frame.locals for frame in shown.stack}["__init__"]["self"] == "Reranker()"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("query", "passages", "said"),
+    [
+        ("red fox", ["a dog", "", "\n\u3000"], "2 of 3 passages have no text, and their scores"),
+        (" \n", ["a dog", ""], "The query is blank, and the order of 2 passages means nothing"),
+        ("", ["a dog"], "The query is blank, and the order of 1 passages means nothing"),
+    ],
+)
+def test_texts_that_are_none_are_scored_and_said_once(
+    caplog: pytest.LogCaptureFixture, query: str, passages: list[str], said: str
+) -> None:
+    reranker = Reranker(WordOverlapScorer())
+    reranker.rerank("red fox", ["a dog", " a fox"])
+    assert caplog.messages == []
+    for _ in range(2):
+        results = reranker.rerank(query, passages)
+        assert sorted(result.index for result in results) == list(range(len(passages)))
+        assert all(result.scored for result in results)
+    (message,) = caplog.messages
+    assert message.startswith(said)
+    assert message.endswith("Said once for this reranker.")
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
