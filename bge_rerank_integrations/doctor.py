@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 
 from bge_rerank_integrations import __version__
-from bge_rerank_integrations.errors import InvalidInputError, MissingExtra, RerankError
+from bge_rerank_integrations.errors import MissingExtra, RerankError
 from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.registry import OFFLINE_MODELS, ModelSpec, known_models
 from bge_rerank_integrations.remote.address import is_address
@@ -214,13 +214,14 @@ def _self_test(
     model: str | None, plan: "DevicePlan | None", *, device: str | None, precision: Precision
 ) -> SelfTest:
     name = model or "no model"
+    if is_address(name):
+        return SelfTest(
+            "failed",
+            "a server",
+            "only this machine is looked at; try the server with bge-rerank rerank --url",
+        )
     try:
         with _chosen(model, plan) as (name, source):
-            if is_address(source):
-                raise InvalidInputError(
-                    "this is a server, and only this machine is looked at: try the server with "
-                    "bge-rerank rerank --url"
-                )
             loaded = load_scorer(source, device=device, precision=precision)
             with cast("LocalScorer", loaded) as scorer:
                 return _measured(name, source, scorer)

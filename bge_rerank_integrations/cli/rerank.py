@@ -28,6 +28,7 @@ from bge_rerank_integrations.passage_lines import (
     result_rows,
 )
 from bge_rerank_integrations.registry import DEFAULT_MODEL
+from bge_rerank_integrations.remote.address import is_address
 from bge_rerank_integrations.types import LongPassages, OnError, Truncation
 
 if TYPE_CHECKING:
@@ -235,8 +236,9 @@ def _read_stage(text: str) -> tuple[str, int]:
     """Model and number of "MODEL:KEEP"; a model may be an address with a port."""
     model, mark, keep = text.rpartition(":")
     if not (mark and model and keep.isascii() and keep.isdigit()):
+        shown = "an address" if is_address(text) else repr(text)
         raise UnreadableInput(
-            f"--first is {text!r}; it must be a model and how many passages it keeps, as in "
+            f"--first is {shown}; it must be a model and how many passages it keeps, as in "
             "BAAI/bge-small-en-v1.5:50"
         )
     return model, int(keep)

@@ -21,6 +21,7 @@ from bge_rerank_integrations.local.checkpoint import Checkpoint, open_checkpoint
 from bge_rerank_integrations.local.encoder_config import position_limit
 from bge_rerank_integrations.local.model_folder import HubOptions
 from bge_rerank_integrations.registry import Family, family_of
+from bge_rerank_integrations.remote.address import refuse_address
 from bge_rerank_integrations.types import Backend, Precision, Truncation
 
 
@@ -46,9 +47,11 @@ def adapter_fields(
     """What gives the scores of `CrossEncoder(model, **arguments)`.
 
     The model's config is read from disk or the hub, from where the model is downloaded if need be.
-    Raises `ModelNotFound`, `CheckpointError`, and `UnsupportedModel` for a model that
-    `CrossEncoder` scores in a way that this engine does not have.
+    Raises `InvalidInputError` for an address, `ModelNotFound`, `CheckpointError`, and
+    `UnsupportedModel` for a model that `CrossEncoder` scores in a way that this engine does not
+    have.
     """
+    refuse_address(model)
     checkpoint = open_checkpoint(
         model,
         HubOptions(

@@ -103,6 +103,15 @@ def is_address(model: str) -> bool:
     return _MEANT_AS_ADDRESS.match(model) is not None
 
 
+def refuse_address(model: str) -> None:
+    """Raise `InvalidInputError` for an address where only a model of this process has a meaning."""
+    if is_address(model):
+        raise InvalidInputError(
+            "the model is the address of a server; here it must be a hub id or a folder (write ./ "
+            "before one with such a name)"
+        )
+
+
 def _no_address(why: str) -> InvalidInputError:
     return InvalidInputError(
         f"base_url, or the address given as model, is no address of a server: {why}; it looks "

@@ -216,5 +216,5 @@ def test_the_tiny_encoder_tells_pairs_apart_and_agrees_with_transformers(tmp_pat
 def test_a_server_is_not_this_machine() -> None:
     done = run("doctor", "--model", "http://127.0.0.1:9")
     assert done.returncode == 1
-    assert "failed, http://127.0.0.1:9: this is a server" in done.stdout
+    assert "failed, a server: only this machine is looked at" in done.stdout
     assert "bge-rerank rerank --url" in done.stdout

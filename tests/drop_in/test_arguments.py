@@ -261,3 +261,17 @@ def test_texts_that_are_missing_are_said_once(
         for copied in (copy.deepcopy(reranker), pickle.loads(pickle.dumps(reranker))):
             assert copied == reranker
             assert [d.page_content for d in copied.compress_documents(*arguments)] == [TEXTS[0]]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: FlagEmbeddingReranker(model="htps://u:canary@host"),
+        lambda: SentenceTransformerRerank(model="htps://u:canary@host"),
+        lambda: HuggingFaceCrossEncoder(model_name="htps://u:canary@host"),
+    ],
+)
+def test_an_address_is_refused_without_its_password(make: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match="address") as refused:
+        make()
+    assert "canary" not in str(refused.value)
