@@ -17,6 +17,7 @@ import numpy as np
 
 from bge_rerank_integrations.errors import InvalidInputError, RerankError, ScoringFailed
 from bge_rerank_integrations.option_checks import check_scorer, whole_number
+from bge_rerank_integrations.pairs import check_several
 from bge_rerank_integrations.trace import StageTrace, class_name, recording
 from bge_rerank_integrations.types import FloatArray, Pair, Scorer
 
@@ -51,7 +52,7 @@ class CascadeStage:
 
 def check_cascade(stages: Iterable[CascadeStage]) -> tuple[CascadeStage, ...]:
     """The stages; raises `InvalidInputError` unless each keeps fewer than the one before."""
-    checked = tuple(stages)
+    checked = tuple(check_several(stages, "cascade", "[CascadeStage(scorer, keep=50)]"))
     for stage in checked:
         if not isinstance(stage, CascadeStage):
             raise InvalidInputError(

@@ -102,7 +102,8 @@ def check_on_error(on_error: OnError) -> OnError:
 
 def check_texts(texts: Iterable[str], what: str) -> list[str]:
     """Return the texts as they are; raise `InvalidInputError` for what is not several strings."""
-    several = check_several(texts, f"{what}s", "the values of a dict, one column of a table")
+    remedy = "[text, ...], such as the values of a dict or one column of a table"
+    several = check_several(texts, f"{what}s", remedy)
     return [check_str(text, what, index) for index, text in enumerate(several)]
 
 

@@ -133,6 +133,9 @@ def test_stages_must_narrow_and_be_stages() -> None:
         Reranker(ShortFirst(), cascade=[first, second])
     with pytest.raises(InvalidInputError, match="holds a WordOverlapScorer"):
         Reranker(ShortFirst(), cascade=[WordOverlapScorer()])  # type: ignore[list-item]
+    for wrong in (first, None, "offline"):
+        with pytest.raises(InvalidInputError, match=r"cascade is one \w+; pass a list: \[Casc"):
+            Reranker(ShortFirst(), cascade=wrong)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="is a str; it must have name, scale"):
         CascadeStage("a model", 4)  # type: ignore[arg-type]
 
