@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ModelWrapValidatorHandler, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from bge_rerank_integrations.option_checks import check_scorer
 from bge_rerank_integrations.remote.address import is_address, read_address
-from bge_rerank_integrations.types import Scorer
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
@@ -27,11 +27,9 @@ def checked_model(place: str) -> str:
 
 
 def checked_scorer(scorer: Any) -> Any:
-    """The scorer, or None; raises `ValueError` for what has not all that a scorer has."""
-    if scorer is not None and not isinstance(scorer, Scorer):
-        raise ValueError(
-            f"scorer is a {type(scorer).__name__} without name, scale and score(pairs)"
-        )
+    """The scorer, or None; raises `InvalidInputError` for what has not all that a scorer has."""
+    if scorer is not None:
+        check_scorer(scorer, "scorer")
     return scorer
 
 

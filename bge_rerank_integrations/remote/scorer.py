@@ -17,6 +17,7 @@ from bge_rerank_integrations.errors import (
     ScoringFailed,
     ScoringTimeout,
 )
+from bge_rerank_integrations.option_checks import real_number, whole_number
 from bge_rerank_integrations.pairs import like_input, read_pairs
 from bge_rerank_integrations.remote import io_thread
 from bge_rerank_integrations.remote.address import Secret, read_address
@@ -260,12 +261,14 @@ def _read_key(api_key: str | None, variable: str) -> Secret | None:
 
 
 def _seconds(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    seconds = real_number(value)
+    if seconds is None or not 0 < seconds < math.inf:
         raise InvalidInputError(f"{name} is {value!r}; it must be a number of seconds above 0")
-    return float(value)
+    return seconds
 
 
 def _count(name: str, value: int, *, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    number = whole_number(value)
+    if number is None or number < least:
         raise InvalidInputError(f"{name} is {value!r}; it must be a whole number from {least}")
-    return value
+    return number

@@ -233,7 +233,7 @@ def test_warming_up_refuses_what_any_request_would(fields: dict[str, Any], said:
 
 
 def test_a_scorer_must_be_one() -> None:
-    with pytest.raises(ValidationError, match="scorer is a object without name, scale and score"):
+    with pytest.raises(ValidationError, match="scorer is a object; it must have name, scale and score"):
         BGERerank(scorer=object())
     assert isinstance(BGERerank(scorer=WordOverlapScorer()).scorer, WordOverlapScorer)
 

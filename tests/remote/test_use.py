@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import assert_type
+from typing import Any, assert_type
 
 import numpy as np
 import pandas as pd
@@ -264,3 +265,24 @@ def test_no_pairs_ask_nobody() -> None:
     scorer = RemoteScorer("http://127.0.0.1:9")
     assert scorer.score([]).shape == (0,)
     assert scorer.score([]).dtype == np.float32
+
+
+def test_an_adapter_around_a_scorer_asks_the_server_nothing() -> None:
+    """Its scale is the server's to say, and a constructor has no time for that."""
+    with serving("tei") as served, RemoteScorer(served.url) as scorer:
+        LlamaIndexRerank(scorer=scorer)
+        assert served.requests == []
+        assert scorer.scale == "logit"
+        assert served.requests != []
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    url = "http://127.0.0.1:9"
+    numbers: dict[str, Any] = {"connect_timeout": np.float32(0.5), "max_retries": np.int64(0)}
+    options = RemoteScorer(url, **numbers)._asked.client
+    assert (options.connect_timeout, options.retries.max_retries) == (0.5, 0)
+    assert [type(options.connect_timeout), type(options.retries.max_retries)] == [float, int]
+    wrong: Any
+    for wrong in (math.nan, math.inf, True, "1", np.float32(0)):
+        with pytest.raises(InvalidInputError, match="connect_timeout is"):
+            RemoteScorer(url, connect_timeout=wrong)
