@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from bge_rerank_integrations.errors import InvalidInputError, ScoringFailed
+from bge_rerank_integrations.option_checks import whole_number
 from bge_rerank_integrations.pairs import like_input, read_pairs
 from bge_rerank_integrations.raw_scores import checked_scores
 from bge_rerank_integrations.trace import note
@@ -43,9 +44,10 @@ class MemoryStore:
     """
 
     def __init__(self, *, max_pairs: int = 100_000) -> None:
-        if isinstance(max_pairs, bool) or not isinstance(max_pairs, int) or max_pairs < 1:
-            raise InvalidInputError(f"max_pairs is {max_pairs!r}; it must be at least 1")
-        self._max_pairs = max_pairs
+        most = whole_number(max_pairs)
+        if most is None or most < 1:
+            raise InvalidInputError(f"max_pairs is {max_pairs!r}; it must be a whole number from 1")
+        self._max_pairs = most
         self._scores: OrderedDict[bytes, float] = OrderedDict()
         self._lock = Lock()
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from bge_rerank_integrations.cancellation import seconds_left
 from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.option_checks import whole_number
 
 T = TypeVar("T")
 
@@ -55,12 +56,13 @@ class SqliteStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 2**30) -> None:
-        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < LEAST_BYTES:
+        most = whole_number(max_bytes)
+        if most is None or most < LEAST_BYTES:
             raise InvalidInputError(
-                f"max_bytes is {max_bytes!r}; it must be at least {LEAST_BYTES}"
+                f"max_bytes is {max_bytes!r}; it must be a whole number from {LEAST_BYTES}"
             )
         self._path = os.path.abspath(path)  # noqa: PTH100 - the folder may change, not the file
-        self._max_bytes = max_bytes
+        self._max_bytes = most
         self._reads = self._writes = True
         self._warned = False
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_rerank_integrations.errors import InvalidInputError, ScoringFailed
+from bge_rerank_integrations.option_checks import whole_number
 from bge_rerank_integrations.pairs import like_input, read_pairs
 from bge_rerank_integrations.raw_scores import checked_scores
 from bge_rerank_integrations.trace import note
@@ -43,11 +44,12 @@ class WindowedScorer:
     """
 
     def __init__(self, scorer: Scorer, *, overlap: int = DEFAULT_OVERLAP) -> None:
-        if isinstance(overlap, bool) or not isinstance(overlap, int) or overlap < 0:
+        tokens = whole_number(overlap)
+        if tokens is None or tokens < 0:
             raise InvalidInputError(f"overlap is {overlap!r}; it must be a number of tokens from 0")
         self._scorer = scorer
         self._measuring = _measuring(scorer)
-        self._overlap = overlap
+        self._overlap = tokens
 
     def __repr__(self) -> str:
         return f"WindowedScorer({self._scorer!r}, overlap={self._overlap})"

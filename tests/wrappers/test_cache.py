@@ -200,8 +200,9 @@ def test_surrogates_are_the_replacement_character_as_for_every_scorer(store: Sco
     assert scorer.pairs_scored == 1
 
 
-def test_memory_lets_the_least_recently_used_go() -> None:
-    store = MemoryStore(max_pairs=2)
+@pytest.mark.parametrize("most", [2, np.int64(2)])
+def test_memory_lets_the_least_recently_used_go(most: int) -> None:
+    store = MemoryStore(max_pairs=most)
     scorer = ListScorer()
     cached = CachedScorer(scorer, store)
     for passage in ("1", "2", "1", "3"):

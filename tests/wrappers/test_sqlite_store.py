@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bge_rerank_integrations import InvalidInputError
@@ -74,6 +75,12 @@ def test_more_scores_at_once_than_the_file_takes(
 def test_a_bound_too_small_is_refused(tmp_path: Path, size: object) -> None:
     with pytest.raises(InvalidInputError, match="max_bytes is"):
         SqliteStore(tmp_path / "scores.db", max_bytes=size)  # type: ignore[arg-type]
+
+
+def test_a_bound_may_be_a_number_of_numpy(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "scores.db", max_bytes=np.int64(2**20))  # type: ignore[arg-type]
+    store.put({key(1): 0.5})
+    assert store.get([key(1)]) == {key(1): 0.5}
 
 
 def scored_without(store: SqliteStore, caplog: pytest.LogCaptureFixture, cause: str) -> None:

@@ -313,6 +313,14 @@ def test_an_overlap_that_is_none_is_refused(overlap: object) -> None:
         WindowedScorer(WordScorer(), overlap=overlap)  # type: ignore[arg-type]
 
 
+def test_an_overlap_may_be_a_number_of_numpy() -> None:
+    given = WindowedScorer(WordScorer(), overlap=np.int64(2))  # type: ignore[arg-type]
+    plain = WindowedScorer(WordScorer(), overlap=2)
+    assert (given.name, repr(given)[-10:]) == (plain.name, "overlap=2)")
+    pairs = [("e", "a b c d e f g")]
+    assert given.score(pairs).tolist() == plain.score(pairs).tolist()
+
+
 def test_uncut_refuses_with_position_and_counts(reranker_base: Path) -> None:
     scorer = load_scorer(str(reranker_base), device="cpu", max_length=48, query_max_length=20)
     uncut = UncutScorer(scorer)
