@@ -50,17 +50,22 @@ def errors_that_tell(
 
 def _told(cls: type[BaseModel], line: ErrorDetails) -> InitErrorDetails:
     kind, place, given, said = line["type"], line["loc"], line["input"], line["msg"]
+    ctx = line.get("ctx", {})
+    # `errors()` of what is raised goes into logs and answers too, and has the input of each line
+    shown: object = given if isinstance(given, int | float) else None
     if kind == "value_error":  # of a check of ours, which says all there is
-        return InitErrorDetails(type=kind, loc=place, input=given, ctx=line["ctx"])
+        return InitErrorDetails(type=kind, loc=place, input=None, ctx=ctx)
     if len(place) == 1:  # what is deeper was told there
         name = str(place[0])
         field = cls.model_fields.get(name)
         if kind == "extra_forbidden":
             near = difflib.get_close_matches(name, cls.model_fields, n=1)
             said = f"There is no such option{f'; did you mean {near[0]}?' if near else ''}"
-        elif field is not None and not field.exclude:
-            choice = kind == "literal_error" and isinstance(given, str)
-            if choice or isinstance(given, int | float):
-                said += f", not {given!r:.60}"
-    told = PydanticCustomError(kind, "{said}", {"said": said})
-    return InitErrorDetails(type=told, loc=place, input=given)
+        if field is None or field.exclude:
+            shown = None
+        elif kind == "literal_error" and isinstance(given, str):
+            shown = given
+        if shown is not None:
+            said += f", not {shown!r:.60}"
+    told = PydanticCustomError(kind, "{said}", {**ctx, "said": said})
+    return InitErrorDetails(type=told, loc=place, input=shown)
