@@ -22,6 +22,7 @@ from bge_rerank_integrations.errors import (
 )
 from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.registry import LLM_FAMILIES, Family, family_of
+from bge_rerank_integrations.remote.address import refuse_address
 from bge_rerank_integrations.types import FloatArray, GraphFormat, Pair, Scale
 
 if TYPE_CHECKING:
@@ -74,15 +75,16 @@ def export_onnx(
     bits for a weight and one scale for each output; embeddings and head stay in float32. The graph
     is scored against torch before the folder appears, all at once; nothing is left of a failure.
 
-    Raises `InvalidInputError` for a folder that exists, which only `overwrite` replaces, and only
-    if nothing but an export is in it; `UnsupportedModel` for a model that is no BERT or XLM-R
-    encoder; `CheckpointError` for a damaged one, and if a float32 graph is off torch by more than
-    1e-4; `MissingExtra`, `ModelNotFound`.
+    Raises `InvalidInputError` for the address of a server, and for a folder that exists, which
+    only `overwrite` replaces, and only if nothing but an export is in it; `UnsupportedModel` for a
+    model that is no BERT or XLM-R encoder; `CheckpointError` for a damaged one, and if a float32
+    graph is off torch by more than 1e-4; `MissingExtra`, `ModelNotFound`.
     """
     if dtype not in get_args(GraphFormat):
         raise InvalidInputError(
             f"dtype is {dtype!r}; it must be one of {', '.join(get_args(GraphFormat))}"
         )
+    refuse_address(model)
     target = Path(folder).expanduser().absolute()
     try:
         from bge_rerank_integrations.local import onnx_graph

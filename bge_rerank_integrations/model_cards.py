@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bge_rerank_integrations.errors import MissingExtra, ModelNotFound
 from bge_rerank_integrations.registry import OFFLINE_MODELS, PublishedResults, find_model
+from bge_rerank_integrations.remote.address import refuse_address
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.local.model_card import CardFacts
@@ -42,8 +43,10 @@ def describe_model(
 
     The card's results come first, then those that the table has. The table's languages and licence
     go before the card's, which may be a mere code. Raises `ModelNotFound` for what is neither in
-    the table nor found as a model, and `CheckpointError` for a card that cannot be read.
+    the table nor found as a model, `CheckpointError` for a card that cannot be read, and
+    `InvalidInputError` for the address of a server.
     """
+    refuse_address(model)
     spec = find_model(model)
     card, said = None, "an embedded model has none; these facts are shipped with this package"
     if model not in OFFLINE_MODELS:

@@ -20,6 +20,7 @@ from bge_rerank_integrations.judged import JudgedQuery
 from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.load_options import LocalOptions
 from bge_rerank_integrations.registry import LLM_FAMILIES, OFFLINE_MODELS, Family, family_of
+from bge_rerank_integrations.remote.address import refuse_address
 from bge_rerank_integrations.types import FloatArray, Pair
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cutoffs", tuple(sorted(set(self.cutoffs))))
+        refuse_address(self.model)
         for name in ("timed_pairs", "rounds"):
             if getattr(self, name) < 1:
                 raise InvalidInputError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -9,7 +9,6 @@ import typer
 
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.export import export_onnx
-from bge_rerank_integrations.remote.address import refuse_address
 from bge_rerank_integrations.types import GraphFormat
 
 
@@ -38,7 +37,6 @@ def export(
 
     A private model needs HF_TOKEN in the environment.
     """
-    refuse_address(model)
     done = export_onnx(
         model,
         out,

@@ -14,7 +14,6 @@ from rich.text import Text
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.model_cards import describe_model, side_by_side
 from bge_rerank_integrations.registry import known_models
-from bge_rerank_integrations.remote.address import refuse_address
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.model_cards import ModelDescription
@@ -45,8 +44,6 @@ def models(
     """
     if names or compare:
         wanted = names or [spec.id for spec in known_models()]
-        for name in wanted:
-            refuse_address(name)
         found = [
             describe_model(
                 name, cache_dir=cache_dir, local_files_only=local_files_only or not names

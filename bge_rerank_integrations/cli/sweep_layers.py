@@ -20,7 +20,6 @@ from bge_rerank_integrations.cli.judged_data import (
 )
 from bge_rerank_integrations.load_options import LocalOptions
 from bge_rerank_integrations.passage_lines import UnreadableInput
-from bge_rerank_integrations.remote.address import refuse_address
 from bge_rerank_integrations.sweep import Sweep, check_chart, draw_chart, measure_layers
 
 
@@ -85,7 +84,6 @@ def sweep_layers(
         "cache_dir": cache_dir,
         "local_files_only": local_files_only,
     }
-    refuse_address(model)
     sweep = Sweep(model, layers, options, timed_pairs=timed_pairs, rounds=rounds)
     given = read_judged(data, judged, depth=depth, run=run)
     rows = measure_layers(sweep, given[:queries])

@@ -1,9 +1,14 @@
 """An address given where a model of this machine belongs is refused, and no password is shown."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bge_rerank_integrations import InvalidInputError
+from bge_rerank_integrations.export import export_onnx
+from bge_rerank_integrations.model_cards import describe_model
+from bge_rerank_integrations.sweep import Sweep
 from tests.cli.command import run
 
 ADDRESS = "htps://user:canary@host/a/b"
@@ -29,3 +34,14 @@ def test_a_password_is_not_shown(
     assert "canary" not in done.stdout + done.stderr
     said = " ".join((done.stdout + done.stderr).split())
     assert "address" in said or "a server: only this machine" in said
+
+
+@pytest.mark.parametrize(
+    "function",
+    [describe_model, lambda model: export_onnx(model, "out"), lambda model: Sweep(model, (1,))],
+    ids=["describe", "export", "sweep"],
+)
+def test_nor_is_it_in_python(function: Callable[[str], object]) -> None:
+    with pytest.raises(InvalidInputError, match="address of a server") as caught:
+        function(ADDRESS)
+    assert "canary" not in str(caught.value)
