@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers import Pair, Peer, Score
+from benchmarks.peers import TRANSFORMERS_4, Pair, Peer, Score
 
 
 def llama_index_sbert(folder: Path) -> Score:
@@ -100,7 +100,10 @@ LLAMA_INDEX = {
         "llama_index.postprocessor.sbert_rerank", llama_index_sbert, 0.4, scale="sigmoid"
     ),
     "LlamaIndex: FlagEmbeddingReranker": Peer(
-        "llama_index.postprocessor.flag_embedding_reranker", llama_index_flag, 0.12
+        "llama_index.postprocessor.flag_embedding_reranker",
+        llama_index_flag,
+        0.12,
+        packages=TRANSFORMERS_4,
     ),
 }
 

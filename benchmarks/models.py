@@ -198,7 +198,7 @@ def _save_mini(folder: Path) -> None:
     names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
     tokens = {f"{name}_token": token for name, token in names.items()}
     inputs = ("input_ids", "token_type_ids", "attention_mask")
-    _save_tokenizer_config(folder, tokens, 512, inputs)
+    _save_tokenizer_config(folder, "BertTokenizer", tokens, 512, inputs)
 
 
 def _save_tokenizer(folder: Path, shape: Shape) -> None:
@@ -247,15 +247,15 @@ def _save_tokenizer(folder: Path, shape: Shape) -> None:
     names |= {"pad": "<pad>", "mask": "<mask>"}
     tokens = {f"{name}_token": token for name, token in names.items()}
     inputs = ("input_ids", "attention_mask")
-    _save_tokenizer_config(folder, tokens, shape.positions - 2, inputs)
+    _save_tokenizer_config(folder, "XLMRobertaTokenizer", tokens, shape.positions - 2, inputs)
 
 
 def _save_tokenizer_config(
-    folder: Path, tokens: dict[str, str], longest: int, inputs: tuple[str, ...]
+    folder: Path, name: str, tokens: dict[str, str], longest: int, inputs: tuple[str, ...]
 ) -> None:
     settings = {
-        # this class takes tokenizer.json as it is; the models' own rebuild it from the vocabulary
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        # the models' own class: FlagEmbedding puts in control tokens only with that
+        "tokenizer_class": name,
         "model_max_length": longest,
         "model_input_names": inputs,
         **tokens,

@@ -212,7 +212,7 @@ PEERS = {
     OURS: Peer("bge_rerank_integrations", ours_fp32, 0.75),
     OURS_BF16: Peer("bge_rerank_integrations", ours_bf16, 1.8, precision="bf16"),
     REFERENCE: Peer("sentence_transformers", sentence_transformers, 0.4),
-    FLAG: Peer("FlagEmbedding", flag_embedding, 0.12),
+    FLAG: Peer("FlagEmbedding", flag_embedding, 0.12, packages=TRANSFORMERS_4),
     "transformers": Peer("transformers", transformers, 0.3),
     ORT: Peer("onnxruntime", onnxruntime, 0.55),
     "rerankers": Peer("rerankers", rerankers, 0.3),

@@ -11,7 +11,7 @@ import argparse
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -92,13 +92,22 @@ def as_markdown(parts: Mapping[str, Mapping[str, Any]], charts: Mapping[str, Pat
     return "\n\n".join(text for text in texts if text) + "\n"
 
 
+def _ends(numbers: Sequence[float]) -> list[str]:
+    """The smallest and the largest, once if they look alike."""
+    return list(dict.fromkeys(f"{end:,.0f}" for end in (min(numbers), max(numbers))))
+
+
 def machine_lines(parts: Mapping[str, Mapping[str, Any]]) -> str:
     """What the parts were run on, when, and with which versions."""
     machines = [found["machine"] for found in parts.values()]
     last = max(machines, key=lambda machine: machine["date"])
     dates = sorted({machine["date"][:10] for machine in machines})
-    peak = max(parts.values(), key=lambda found: found["machine"]["date"])["peak"]
-    rates = ", ".join(f"{kind} {rate / 1e9:,.0f} GFLOP/s" for kind, rate in peak.items())
+    peaks = [found["peak"] for found in parts.values()]
+    rates = ", ".join(
+        f"{kind} {' to '.join(rates)} GFLOP/s"
+        for kind in dict.fromkeys(kind for peak in peaks for kind in peak)
+        if (rates := _ends([peak[kind] / 1e9 for peak in peaks if kind in peak]))
+    )
     versions = ", ".join(
         f"{package} {'/'.join(numbers)}"
         for package in PACKAGES
