@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Unpack, overload
 from bge_rerank_integrations.calibration import Calibration
 from bge_rerank_integrations.cascade import CascadeStage
 from bge_rerank_integrations.cutoffs import Cutoff
+from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.load_options import (
     LocalOptions,
     ModelOptions,
@@ -22,6 +23,7 @@ from bge_rerank_integrations.local.backends import load_local_scorer
 from bge_rerank_integrations.local.decoder_spec import LayerRequest
 from bge_rerank_integrations.local.load_request import BatchLimits, LoadRequest, TextRequest
 from bge_rerank_integrations.local.model_folder import HubOptions
+from bge_rerank_integrations.option_checks import listed
 from bge_rerank_integrations.registry import DEFAULT_MODEL
 from bge_rerank_integrations.remote.address import is_address
 from bge_rerank_integrations.reranker import Reranker
@@ -195,9 +197,9 @@ def load_scorer(
             truncation,
         ),
         layers=LayerRequest(
-            None if cutoff_layers is None else tuple(cutoff_layers),
+            None if cutoff_layers is None else listed(cutoff_layers, "cutoff_layers"),
             compress_ratio,
-            tuple(compress_layers),
+            listed(compress_layers, "compress_layers"),
             head_indexing,
         ),
         limits=BatchLimits(max_batch_tokens, batch_size),
@@ -212,6 +214,10 @@ def load_scorer(
 def _one_or_several(device: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
     if device is None or isinstance(device, str):
         return device
+    if not isinstance(device, Sequence) or not all(isinstance(name, str) for name in device):
+        raise InvalidInputError(
+            f"device is {device!r}; it must be a name, such as 'cuda:0', or a list of names"
+        )
     return device[0] if len(device) == 1 else tuple(device)
 
 

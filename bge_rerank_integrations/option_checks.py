@@ -1,8 +1,10 @@
 """What several constructors ask of an option: that it is a number, or a scorer."""
 
 import math
+from collections.abc import Iterable
 from inspect import getattr_static
 from numbers import Integral, Real
+from typing import Any
 
 from bge_rerank_integrations.errors import InvalidInputError
 
@@ -19,6 +21,13 @@ def real_number(given: object) -> float | None:
     if isinstance(given, bool) or not isinstance(given, Real) or math.isnan(given):
         return None
     return float(given)
+
+
+def listed(given: object, name: str) -> tuple[Any, ...]:
+    """The values of a list, tuple or array; raises `InvalidInputError` for a single value."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InvalidInputError(f"{name} is {given!r}; it must be a list, such as [{given!r}]")
+    return tuple(given)
 
 
 def check_scorer(given: object, what: str) -> None:

@@ -99,6 +99,22 @@ def test_what_is_no_whole_number_is_refused(reranker_base: Path, option: dict[st
         load_scorer(str(reranker_base), device="cpu", **option)
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"cutoff_layers": 5}, r"cutoff_layers is 5; it must be a list, such as \[5\]"),
+        ({"cutoff_layers": "5"}, "cutoff_layers is '5'"),
+        ({"compress_layers": 8}, "compress_layers is 8"),
+        ({"device": 0}, "device is 0; it must be a name, such as 'cuda:0', or a list of names"),
+        ({"device": [0, 1]}, r"device is \[0, 1\]"),
+        ({"device": []}, "device is an empty list"),
+    ],
+)
+def test_a_single_value_is_no_list(reranker_base: Path, option: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidInputError, match=said):
+        load_scorer(str(reranker_base), **option)
+
+
 def around(scorer: LocalScorer) -> list[object]:
     return [
         scorer,
