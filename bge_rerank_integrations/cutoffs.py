@@ -100,8 +100,8 @@ def _least(kept: Kept, number: int, rule: str, why_none: str) -> Kept:
 
 
 def _largest_gap(raw: Sequence[float], least: int, most: int) -> int:
-    """The first n, from `least` to `most`, with the largest raw[n - 1] - raw[n]."""
-    best, widest = min(most, len(raw)), -math.inf
+    """The first n, from `least` to `most`, with the largest raw[n - 1] - raw[n]; all if none."""
+    best, widest = min(most, len(raw)), 0.0
     for number in range(least, min(most, len(raw) - 1) + 1):
         gap = raw[number - 1] - raw[number]
         if gap > widest:

@@ -47,6 +47,7 @@ def token_counter(scorer: Scorer) -> Callable[[Sequence[str]], list[int]]:
         raise InvalidInputError(
             f"token_budget needs a scorer that can count tokens; {scorer.name} cannot"
         )
+    scorer.count_tokens([])  # a cache has the method, and raises if what is in it has not
     return scorer.count_tokens
 
 

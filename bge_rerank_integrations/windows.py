@@ -124,12 +124,14 @@ class WindowedScorer:
 class UncutScorer:
     """The scorer itself, but a pair that it would cut is an error instead.
 
-    Raises `InvalidInputError` for a scorer that cannot measure pairs.
+    `measured_by` is the scorer whose limits count, where that is another: behind a cache, which has
+    its name, and so scores of pairs that were cut when somebody else asked. Raises
+    `InvalidInputError` if it cannot measure pairs.
     """
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: Scorer, *, measured_by: Scorer | None = None) -> None:
         self._scorer = scorer
-        self._measuring = _measuring(scorer)
+        self._measuring = _measuring(scorer if measured_by is None else measured_by)
 
     def __repr__(self) -> str:
         return f"UncutScorer({self._scorer!r})"

@@ -24,25 +24,24 @@ def wrapped_scorer(
     """
     if long_passages == "windows":
         scorer = WindowedScorer(scorer)
-    elif long_passages == "error":
-        scorer = UncutScorer(scorer)
-    elif long_passages != "cut":
+    elif long_passages not in ("cut", "error"):
         raise InvalidInputError(
             f"long_passages is {long_passages!r}; it must be 'cut', 'windows' or 'error'"
         )
-    if score_cache is None:
-        return scorer
-    if is_address(model) and score_cache != IN_MEMORY:
+    loaded = scorer
+    if score_cache is not None:
+        scorer = CachedScorer(scorer, _open_store(score_cache, model))
+    return UncutScorer(scorer, measured_by=loaded) if long_passages == "error" else scorer
+
+
+def _open_store(place: str, model: str) -> ScoreStore:
+    if place == IN_MEMORY:
+        return MemoryStore()
+    if is_address(model):
         raise InvalidInputError(
             "score_cache is a file, and nothing says which model the server runs, now and later: "
             "give its name as model, and the address as base_url"
         )
-    return CachedScorer(scorer, _open_store(score_cache))
-
-
-def _open_store(place: str) -> ScoreStore:
-    if place == IN_MEMORY:
-        return MemoryStore()
     from bge_rerank_integrations.sqlite_store import SqliteStore  # a Python may lack sqlite3
 
     return SqliteStore(place)

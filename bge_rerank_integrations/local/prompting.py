@@ -131,6 +131,11 @@ def prompting(
     # behind them stand separator and prompt once more
     most = limit - 2 * (len(separator) + len(question))
     length = min(DEFAULT_MAX_LENGTH, most) if text.max_length is None else text.max_length
+    if most < 16:
+        raise InvalidInputError(
+            f"the prompt has {len(question)} tokens, and the model takes {limit} in all, with the "
+            "prompt counted twice; shorten it"
+        )
     if not 16 <= length <= most:
         raise InvalidInputError(
             f"max_length is {length}; with this prompt the model takes 16 to {most} tokens"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, Reranker
+from bge_rerank_integrations.cache import CachedScorer, MemoryStore
 from bge_rerank_integrations.calibration import Calibration
 from bge_rerank_integrations.cutoffs import Cutoff, keep
 from bge_rerank_integrations.trace import PassageTrace, RerankTrace
@@ -71,6 +72,14 @@ RAW = [6.0, 5.0, 1.0, 0.5, -2.0]
 )
 def test_by_hand(rules: dict[str, Any], expected: int) -> None:
     assert number(RAW, **rules) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "limit", "expected"),
+    [([2.0, 2.0, 2.0, 2.0], None, 4), ([5.0, 5.0, 5.0, 1.0], 2, 2), ([2.0, 2.0, 1.0], None, 2)],
+)
+def test_equal_scores_have_no_gap(raw: list[float], limit: int | None, expected: int) -> None:
+    assert number(raw, limit, min_n=1) == expected
 
 
 @given(
@@ -139,6 +148,8 @@ def test_probabilities_need_a_calibration_and_tokens_a_scorer_that_counts() -> N
             Reranker(WordOverlapScorer(), cutoff=cutoff)
     with pytest.raises(InvalidInputError, match="word-overlap cannot"):
         Reranker(WordOverlapScorer(), cutoff=Cutoff(token_budget=5))
+    with pytest.raises(InvalidInputError, match="word-overlap cannot"):
+        Reranker(CachedScorer(WordOverlapScorer(), MemoryStore()), cutoff=Cutoff(token_budget=5))
     with pytest.raises(InvalidInputError, match="at least 99 relevant pairs"):
         Reranker(WordOverlapScorer(), calibration=PLAIN, cutoff=Cutoff(target_recall=0.99))
 

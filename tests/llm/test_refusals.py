@@ -62,6 +62,13 @@ def test_a_wrong_option_is_refused_with_what_is_allowed(
         load_scorer(str(llm(model)), device="cpu", **options)
 
 
+def test_a_prompt_that_leaves_no_room_is_refused_with_its_length(
+    llm: Callable[[str], Path],
+) -> None:
+    with pytest.raises(InvalidInputError, match=r"the prompt has \d{4,} tokens, .* shorten it"):
+        load_scorer(str(llm("gemma")), device="cpu", prompt="bear " * 20_000)
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -132,3 +132,18 @@ def test_a_server_has_no_windows_and_no_file_without_a_models_name(tmp_path: Pat
 def test_a_given_scorer_is_wrapped_by_its_giver(adapter: Any, option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="give scorer=CachedScorer"):
         adapter(scorer=WordOverlapScorer(), **option)
+
+
+def test_a_shared_cache_hides_no_passage_that_is_too_long(
+    reranker_base: Path, tmp_path: Path
+) -> None:
+    shared: dict[str, Any] = {"max_length": 64, "score_cache": str(tmp_path / "scores.db")}
+    cut = raw(str(reranker_base), **shared)
+    for _ in range(2):
+        with pytest.raises(InvalidInputError, match=r"the passage at position 0 has .* tokens"):
+            raw(str(reranker_base), long_passages="error", **shared)
+    assert raw(str(reranker_base), **shared) == cut
+    fits = load_reranker(str(reranker_base), device="cpu", long_passages="error", **shared)
+    plain = load_scorer(str(reranker_base), device="cpu", max_length=64)
+    for _ in range(2):
+        assert fits.rerank(QUERY, [ANSWER])[0].raw_score == plain.score([(QUERY, ANSWER)])[0]
