@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -140,7 +141,7 @@ class Calibration:
 def fit_calibration(
     scorer: str,
     raw_scores: Sequence[float] | np.ndarray,
-    relevant: Sequence[bool] | np.ndarray,
+    relevant: Sequence[bool | int] | np.ndarray,
     queries: Sequence[str],
     *,
     method: CalibrationMethod | Literal["auto"] = "auto",
@@ -150,12 +151,15 @@ def fit_calibration(
     `"platt"` fits a logistic curve with Platt's smoothed targets (Platt 1999), `"isotonic"` any
     curve that does not fall (Zadrozny and Elkan 2002); `"auto"` takes the second from 500 relevant
     and 500 other pairs on. The error is of five fits, each tried on the queries it has not seen.
+    A judgement is True or 1 for a relevant pair, False or 0 for another.
 
-    Raises `InvalidInputError` for fewer than 10 relevant or 10 other pairs, for fewer than five
-    queries, and where relevant pairs do not score higher than others; `MissingExtra` without
-    scikit-learn.
+    Raises `InvalidInputError` for another method or judgement, for fewer than 10 relevant or 10
+    other pairs, for fewer than five queries, and where relevant pairs do not score higher than
+    others; `MissingExtra` without scikit-learn.
     """
-    raw, labels = np.asarray(raw_scores, dtype=np.float64), np.asarray(relevant, dtype=bool)
+    if method not in ("auto", *get_args(CalibrationMethod)):
+        raise InvalidInputError(f"method is {method!r}; it must be 'auto', 'platt' or 'isotonic'")
+    raw, labels = np.asarray(raw_scores, dtype=np.float64), _read_judgements(relevant)
     groups = np.unique(np.asarray(queries), return_inverse=True)[1]
     if not len(raw) == len(labels) == len(groups):
         raise InvalidInputError(
@@ -187,6 +191,18 @@ def fit_calibration(
     )
 
 
+def _read_judgements(relevant: Sequence[bool | int] | np.ndarray) -> np.ndarray:
+    for place, given in enumerate(relevant):
+        if not isinstance(given, bool | np.bool_ | Real) or given not in (0, 1):
+            # the type alone of what may be a text
+            shown = given if isinstance(given, Real) else type(given).__name__
+            raise InvalidInputError(
+                f"the judgement at position {place} is {shown}; it must be True or 1 for a "
+                "relevant pair, False or 0 for another"
+            )
+    return np.asarray(relevant, dtype=bool)
+
+
 def _apply(
     method: CalibrationMethod, curve: Sequence[tuple[float, float]], raw: np.ndarray
 ) -> np.ndarray:
@@ -211,8 +227,13 @@ def _fit(
     try:
         from sklearn.isotonic import IsotonicRegression
         from sklearn.linear_model import LogisticRegression
+        from sklearn.metrics import roc_auc_score
     except ModuleNotFoundError as error:
         raise MissingExtra(str(error.name), "eval") from error
+    # a curve that may not fall hides reversed judgements: it is flat and its mean is right
+    auc = float(roc_auc_score(labels, raw))
+    if auc <= 0.5:
+        raise _not_higher(f"AUC {auc:.3g}")
     # Platt's targets: without them, data that a score separates would give a slope without end
     most, least = (labels.sum() + 1) / (labels.sum() + 2), 1 / ((~labels).sum() + 2)
     if method == "isotonic":
@@ -228,11 +249,15 @@ def _fit(
     )
     slope, intercept = float(logistic.coef_[0, 0]), float(logistic.intercept_[0])
     if slope <= 0:
-        raise InvalidInputError(
-            f"relevant pairs do not score higher than others (slope {slope:.3g}): are the "
-            "judgements the right way round, and of these texts?"
-        )
+        raise _not_higher(f"slope {slope:.3g}")
     return ((slope, intercept),)
+
+
+def _not_higher(measured: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"relevant pairs do not score higher than others ({measured}): are the judgements the "
+        "right way round, and of these texts?"
+    )
 
 
 def _reliability(

@@ -139,10 +139,61 @@ def test_too_little_data_is_refused() -> None:
         fit_calibration("one query", raw, relevant, ["the same"] * 200)
 
 
-def test_judgements_the_wrong_way_round_are_refused() -> None:
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_judgements_the_wrong_way_round_are_refused(method: CalibrationMethod) -> None:
     raw, relevant, queries = drawn(400)
+    with pytest.raises(InvalidInputError, match=r"do not score higher.*right way round"):
+        fit_calibration("wrong", -raw, relevant, queries, method=method)
+    # nor where the best score alone is a relevant pair's, so that an isotonic curve rises there
+    reversed_but_one = -raw
+    reversed_but_one[int(np.flatnonzero(relevant)[0])] = 99.0
     with pytest.raises(InvalidInputError, match="do not score higher"):
-        fit_calibration("wrong", -raw, relevant, queries)
+        fit_calibration("wrong", reversed_but_one, relevant, queries, method=method)
+
+
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_scores_that_tell_nothing_are_refused(method: CalibrationMethod) -> None:
+    _, relevant, queries = drawn(400)
+    with pytest.raises(InvalidInputError, match=r"do not score higher than others \(AUC 0\.5\)"):
+        fit_calibration("flat", np.ones(400), relevant, queries, method=method)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shown"),
+    [
+        (-1, "-1"),
+        (2, "2"),
+        (0.1, "0.1"),
+        (math.nan, "nan"),
+        (np.float32(0.5), "0.5"),
+        ("0", "str"),
+        ("secret", "str"),
+        (None, "NoneType"),
+        ([1], "list"),
+    ],
+    ids=str,
+)
+def test_a_judgement_is_a_truth_value_or_0_or_1(wrong: Any, shown: str) -> None:
+    raw, relevant, queries = drawn(200)
+    judged: list[Any] = relevant.tolist()
+    judged[7] = wrong
+    with pytest.raises(InvalidInputError) as refused:
+        fit_calibration("drawn", raw, judged, queries)
+    assert str(refused.value).startswith(f"the judgement at position 7 is {shown}; it must be")
+
+
+def test_judgements_may_be_written_in_several_ways() -> None:
+    raw, relevant, queries = drawn(200)
+    expected = fit_calibration("drawn", raw, relevant, queries)
+    as_numbers: list[Any] = [relevant.tolist(), *(relevant.astype(t) for t in (int, np.float32))]
+    for given_as in (*as_numbers, relevant.astype(int).tolist(), list(relevant)):
+        assert fit_calibration("drawn", raw, given_as, queries) == expected
+
+
+@pytest.mark.parametrize("method", ["Isotonic", "sigmoid", None])
+def test_another_method_is_refused_at_once(method: Any) -> None:
+    with pytest.raises(InvalidInputError, match=f"method is {method!r}; it must be 'auto', 'platt"):
+        fit_calibration("drawn", *drawn(200), method=method)
 
 
 def test_a_reranker_shows_the_probability_and_keeps_the_order(tmp_path: Path) -> None:
