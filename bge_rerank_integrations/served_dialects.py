@@ -1,8 +1,8 @@
 """What the served reranker is asked and answers: TEI's way, and Cohere's and Jina's.
 
 Values in, values out; nothing here serves anything. Which way a request speaks is seen from its
-keys, not from its path: "texts" is TEI's, "documents" is Cohere's and Jina's. An option that would
-change scores and is not known here is refused, never ignored.
+keys, not from its path: "texts" is TEI's, "documents" is Cohere's and Jina's. A known option that
+asks for other scores than ours is refused, never ignored.
 
 Sources: text-embeddings-inference 1.9 (router/src/http: types.rs, server.rs), Cohere's API
 reference of /v2/rerank, Jina's of /v1/rerank.
@@ -11,7 +11,7 @@ reference of /v2/rerank, Jina's of /v1/rerank.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +52,28 @@ class RerankCall:
         return [(self.query, passage) for passage in self.passages]
 
 
-CUTS = ("max_tokens_per_doc", "max_tokens_per_query", "max_chunks_per_doc", "overlap_tokens")
-CHANGES = ("rank_fields", "instruction", "instruct", "prompt_name", "truncate_prompt_tokens")
-"""Keys of these and related protocols that ask for other scores than ours."""
+CUTS = (
+    "max_tokens_per_doc",
+    "max_tokens_per_query",
+    "max_chunks_per_doc",
+    "overlap_tokens",
+    "truncate_prompt_tokens",
+)
+CHANGES = ("rank_fields", "instruction", "instructions", "instruct", "prompt", "prompt_name")
+DONE: Mapping[str, tuple[Any, ...]] = {
+    **dict.fromkeys(CUTS + CHANGES, ()),
+    "truncate": (True, "end"),
+    "truncation": (True,),
+    "truncation_direction": ("right",),
+    "parameters": ({}, {"truncate": "END"}),
+    "normalize": (True,),
+    "use_activation": (True,),
+    "activation": (True,),
+}
+"""Keys of these and related protocols about scores, each with the values that ask for ours."""
+
+COUNTS = ("top_n", "top_k")
+"""How Cohere and Jina, and Voyage, say how many of the best are wanted."""
 
 
 def read_call(body: bytes, *, most: int) -> RerankCall:
@@ -84,7 +103,7 @@ def read_call(body: bytes, *, most: int) -> RerankCall:
         tei=tei,
         raw=_of_type(asked, "raw_scores", bool) or False,
         echo=_of_type(asked, "return_text" if tei else "return_documents", bool) or False,
-        top_n=None if tei else _top_n(asked),
+        top_n=_top_n(asked, tei=tei),
     )
 
 
@@ -114,20 +133,17 @@ def write_answer(call: RerankCall, raw: FloatArray, scale: Scale, model: str) ->
 
 
 def _refuse_other_scores(asked: dict[str, Any]) -> None:
-    for key in CUTS + CHANGES:
-        if asked.get(key) is not None:
-            raise Refusal(
-                422,
-                "Validation",
-                f'"{key}" is not supported here: how texts are cut and joined is set where the '
-                "model is served; leave it out",
-            )
-    if asked.get("truncate") is False:
+    for key, done in DONE.items():
+        value = asked.get(key)
+        if value is None or (value.lower() if isinstance(value, str) else value) in done:
+            continue
         raise Refusal(
-            422, "Validation", "truncate=false is not supported: longer texts are always cut"
+            422,
+            "Validation",
+            f'"{key}" is not supported here with this value: how texts are joined, and cut at '
+            "their right end, is set where the model is served; leave it out, and for logits give "
+            '"raw_scores": true',
         )
-    if str(asked.get("truncation_direction") or "right").lower() != "right":
-        raise Refusal(422, "Validation", "texts are cut at the right only")
 
 
 def _unwrapped(passage: Any) -> Any:
@@ -147,13 +163,14 @@ def _of_type(asked: dict[str, Any], key: str, kind: type) -> Any:
     return value
 
 
-def _top_n(asked: dict[str, Any]) -> int | None:
-    top_n = asked.get("top_n")
-    if top_n is None:
-        return None
-    if isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1:
-        raise Refusal(422, "Validation", '"top_n" must be a whole number from 1')
-    return top_n
+def _top_n(asked: dict[str, Any], *, tei: bool) -> int | None:
+    given = {key: asked[key] for key in COUNTS if asked.get(key) is not None}
+    for key, count in given.items():
+        if tei:
+            raise Refusal(422, "Validation", f'"{key}" is not supported with "texts": all come')
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise Refusal(422, "Validation", f'"{key}" must be a whole number from 1')
+    return min(given.values(), default=None)
 
 
 def answer_bytes(answer: Any) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bge_rerank_integrations.remote.dialects import DIALECTS, request_body
 from bge_rerank_integrations.served_dialects import (
     Refusal,
     RerankCall,
@@ -75,9 +76,25 @@ def test_cohere_and_jina_get_the_best() -> None:
         ({"query": "q", "documents": ["a"], "top_n": True}, 422, "top_n"),
         ({"query": "q", "documents": ["a"], "max_tokens_per_doc": 9}, 422, "max_tokens_per_doc"),
         ({"query": "q", "documents": ["a"], "rank_fields": ["x"]}, 422, "rank_fields"),
-        ({"query": "q", "texts": ["a"], "truncate": False}, 422, "truncate=false"),
+        ({"query": "q", "texts": ["a"], "truncate": False}, 422, '"truncate"'),
         ({"query": "q", "texts": ["a"], "truncation_direction": "Left"}, 422, "right"),
         ({"query": "q", "texts": ["a"], "raw_scores": "yes"}, 422, '"raw_scores" is str'),
+        ({"query": "q", "documents": ["a"], "use_activation": False}, 422, '"use_activation"'),
+        ({"query": "q", "documents": ["a"], "activation": False}, 422, '"activation"'),
+        ({"query": "q", "documents": ["a"], "truncate": "NONE"}, 422, '"truncate"'),
+        ({"query": "q", "documents": ["a"], "truncate": "START"}, 422, '"truncate"'),
+        ({"query": "q", "documents": ["a"], "truncation": False}, 422, '"truncation"'),
+        (
+            {"query": "q", "documents": ["a"], "parameters": {"truncate": "NONE"}},
+            422,
+            '"parameters"',
+        ),
+        ({"query": "q", "texts": ["a"], "instructions": "secret"}, 422, '"instructions"'),
+        ({"query": "q", "texts": ["a"], "prompt": "secret"}, 422, '"prompt"'),
+        ({"query": "q", "texts": ["a"], "normalize": False}, 422, '"normalize"'),
+        ({"query": "q", "documents": ["a"], "top_k": 0}, 422, '"top_k" must be'),
+        ({"query": "q", "texts": ["a"], "top_k": 1}, 422, '"top_k" is not supported with "texts"'),
+        ({"query": "q", "texts": ["a"], "top_n": 1}, 422, '"top_n" is not supported with "texts"'),
     ],
 )
 def test_what_cannot_be_answered_as_asked_is_refused(
@@ -89,6 +106,43 @@ def test_what_cannot_be_answered_as_asked_is_refused(
     assert "secret" not in json.dumps(refused.body())
     # each client looks under a name of its own
     assert refused.body()["error"] == refused.body()["detail"] == refused.body()["message"]
+
+
+@pytest.mark.parametrize(
+    "also",
+    [
+        {"truncate": True},
+        {"truncate": "END"},
+        {"truncation": True},
+        {"truncation_direction": "Right"},
+        {"parameters": {"truncate": "END"}},
+        {"parameters": {}},
+        {"normalize": True},
+        {"use_activation": True},
+        {"instructions": None},
+        {"user": "somebody"},
+    ],
+    ids=str,
+)
+def test_what_asks_for_our_own_scores_is_answered(also: dict[str, Any]) -> None:
+    assert call(query="q", documents=["a"], **also) == call(query="q", documents=["a"])
+
+
+def test_voyage_s_top_k_is_a_count_too() -> None:
+    asked = call(query="q", documents=list("abcd"), top_k=2)
+    assert [one["index"] for one in write_answer(asked, RAW, "logit", "m")["results"]] == [1, 3]
+    assert call(query="q", documents=["a"], top_k=3, top_n=2).top_n == 2
+
+
+@pytest.mark.parametrize("dialect", ["tei", "sagemaker", "infinity", "cohere", "jina", "voyage"])
+@pytest.mark.parametrize("logits", [True, False])
+def test_our_own_clients_requests_are_read(dialect: str, *, logits: bool) -> None:
+    body = request_body(DIALECTS[dialect], "q", ["a", "b"], model="m", logits=logits)
+    asked = call(**body)
+    assert asked.passages == ["a", "b"]
+    # those of a dialect that gives probabilities alone ask for nothing
+    assert asked.raw == (logits and dialect in ("tei", "sagemaker", "infinity"))
+    assert asked.top_n in (None, 2)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000])
