@@ -4,6 +4,7 @@ Lives on the event loop of `io_thread`; nothing here knows what a rerank is.
 """
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
@@ -168,7 +169,8 @@ def most_bytes(body: bytes | None) -> int:
 def own_status(reply: Reply, status_header: str | None) -> int:
     """The status, or the one that a gateway passes on from the model behind it."""
     passed_on = reply.headers.get(status_header, "") if status_header else ""
-    return int(passed_on) if passed_on.isascii() and passed_on.isdigit() else reply.status
+    # three digits, as a status has: int() itself refuses very many
+    return int(passed_on) if re.fullmatch("[1-5][0-9]{2}", passed_on) else reply.status
 
 
 def check_success(

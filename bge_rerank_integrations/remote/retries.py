@@ -36,7 +36,7 @@ def read_retry_after(header: str | None) -> float | None:
         return float(header.strip()[:9])
     try:
         at = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)

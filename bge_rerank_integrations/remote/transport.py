@@ -74,7 +74,7 @@ class Transport:
             async with self._client.stream(
                 method, url, headers=dict(headers), content=body
             ) as response:
-                if response.headers.get("content-encoding", "identity") != "identity":
+                if response.headers.get("content-encoding", "identity").lower() != "identity":
                     return NoReply("answer", "an answer that is compressed, which was not asked")
                 read = bytearray()
                 async for piece in response.aiter_raw():

@@ -154,6 +154,12 @@ def test_a_compressed_answer_was_not_asked_for() -> None:
         assert server.asked[0].headers["accept-encoding"] == "identity"
 
 
+def test_the_name_of_no_compression_has_no_case() -> None:
+    fault = answer(TRUE, Content_Encoding="Identity")
+    with failing(fault) as server, scorer_at(server.url) as scorer:
+        assert scorer.score(PAIRS).tolist() == SCORES
+
+
 PASSING: dict[str, Fault] = {
     "reset at once": reset_at_once,
     "reset midway": reset_midway,
@@ -161,6 +167,9 @@ PASSING: dict[str, Fault] = {
     "no HTTP": no_http,
     **{str(status): answer({"error": "later"}, status) for status in (408, 429, 502, 503, 504)},
     "429 with a wait": answer({"error": "later"}, 429, Retry_After="0"),
+    "429 with a date beyond dates": answer(
+        {}, 429, Retry_After="Fri, 01 Jan 99999999999999999999 00:00:00 GMT"
+    ),
     "503 with a date": answer({}, 503, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"),
 }
 

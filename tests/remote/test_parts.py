@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from bge_rerank_integrations.errors import RemoteAnswerError
 from bge_rerank_integrations.remote.address import read_address
 from bge_rerank_integrations.remote.answers import read_answer, separate_ties
+from bge_rerank_integrations.remote.client import own_status
 from bge_rerank_integrations.remote.dialects import DIALECTS, Dialect, request_body
 from bge_rerank_integrations.remote.retries import Circuit, RetryPolicy, read_retry_after
 from bge_rerank_integrations.remote.splitting import split_pairs, to_json
+from bge_rerank_integrations.remote.transport import Reply
 from tests.remote.stand_ins import MODEL, STAND_INS
 
 
@@ -45,8 +47,19 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     in_an_hour = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     assert read_retry_after(in_an_hour) == pytest.approx(3600, abs=60)
     assert read_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    for nothing in (None, "", "soon", "-5", "1.5", "٣"):
+    endless = "Fri, 01 Jan 99999999999999999999 00:00:00 GMT"
+    for nothing in (None, "", "soon", "-5", "1.5", "٣", endless):
         assert read_retry_after(nothing) is None
+
+
+@pytest.mark.parametrize(
+    ("passed_on", "status"),
+    [("503", 503), ("", 424), ("9" * 5000, 424), ("50", 424), ("0503", 424), ("٥٠٣", 424)],
+    ids=lambda value: str(value)[:9],
+)
+def test_a_gateway_passes_on_a_status_of_three_digits(passed_on: str, status: int) -> None:
+    assert own_status(Reply(424, {"model-status": passed_on}, b""), "model-status") == status
+    assert own_status(Reply(424, {"model-status": passed_on}, b""), None) == 424
 
 
 def test_a_circuit_opens_rests_and_lets_one_through() -> None:
