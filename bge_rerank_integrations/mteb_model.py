@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
+from bge_rerank_integrations.option_checks import check_scorer
 from bge_rerank_integrations.raw_scores import checked_scores
 from bge_rerank_integrations.types import FloatArray, Scorer
 
@@ -27,10 +28,11 @@ class MTEBReranker:
     asking. The revision is therefore made of the scorer's whole name, of which equal ones give
     equal scores.
 
-    Raises `InvalidInputError` for a name without exactly one slash.
+    Raises `InvalidInputError` for what is no scorer and for a name without exactly one slash.
     """
 
     def __init__(self, scorer: Scorer, *, name: str | None = None) -> None:
+        check_scorer(scorer, "scorer")
         self.scorer = scorer
         name = _own_name(scorer.name) if name is None else name
         if name.count("/") != 1 or not all(name.split("/")):

@@ -13,7 +13,13 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 from sentence_transformers import CrossEncoder
 
-from bge_rerank_integrations import InvalidInputError, NonFiniteScoreError, Scorer, load_scorer
+from bge_rerank_integrations import (
+    InvalidInputError,
+    NonFiniteScoreError,
+    Reranker,
+    Scorer,
+    load_scorer,
+)
 from bge_rerank_integrations.mteb_model import MTEBReranker
 from tests.evaluate.data import StatedScorer
 from tests.fakes import WordOverlapScorer
@@ -179,3 +185,9 @@ def test_what_cannot_be_right_is_an_error() -> None:
         predict(StatedScorer(), batch, [{"image": ["?"]}])
     with pytest.raises(NonFiniteScoreError):
         predict(StatedScorer(), batch, [{"text": [f"a {math.nan}"]}])
+
+
+@pytest.mark.parametrize("wrong", [Reranker(WordOverlapScorer()), "BAAI/bge-reranker-v2-m3", None])
+def test_what_is_no_scorer_is_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidInputError, match=rf"scorer is a {type(wrong).__name__}; it must"):
+        MTEBReranker(wrong)
