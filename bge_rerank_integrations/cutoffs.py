@@ -1,6 +1,5 @@
 """How many of the ranked passages are worth keeping: rules beyond a fixed number."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
