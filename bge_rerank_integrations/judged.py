@@ -8,11 +8,13 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.option_checks import whole_number
 from bge_rerank_integrations.passage_lines import UnreadableInput
 
 
@@ -21,13 +23,44 @@ class JudgedQuery:
     """A query, its candidates (id to text, in their first order) and the judged passages' grades.
 
     A judged passage need not be a candidate: then no reranker can find it, and nDCG says so. A
-    query of which nothing was found has no candidates at all.
+    query of which nothing was found has no candidates at all. Raises `InvalidInputError` for ids
+    and texts that are no str, and for grades that are no whole numbers.
     """
 
     id: str
     text: str
     candidates: Mapping[str, str]
     grades: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not isinstance(self.text, str):
+            raise InvalidInputError(
+                f"a judged query has an id of type {type(self.id).__name__} and a text of type "
+                f"{type(self.text).__name__}; both must be str"
+            )
+        for name, given in (("candidates", self.candidates), ("grades", self.grades)):
+            if not isinstance(given, Mapping):
+                raise InvalidInputError(
+                    f"{name} of the judged query {self.id!r} is a {type(given).__name__}; it must "
+                    'have each by its passage\'s id, as {"node-17": ...}'
+                )
+        for key, text in self.candidates.items():
+            if not isinstance(key, str) or not isinstance(text, str):
+                raise InvalidInputError(
+                    f"the judged query {self.id!r} has a candidate of the id {key!r} and of type "
+                    f"{type(text).__name__}; ids and candidates must be str"
+                )
+        grades = {}
+        for key, grade in self.grades.items():
+            number = whole_number(grade)
+            if not isinstance(key, str) or number is None:
+                raise InvalidInputError(
+                    f"the judged query {self.id!r} has the grade {grade!r} for the id {key!r}; ids "
+                    "must be str and grades whole numbers"
+                )
+            grades[key] = number
+        # numpy's whole numbers are no grades to the measures, nor numbers to JSON
+        object.__setattr__(self, "grades", grades)
 
 
 def read_judged_lines(file: Path) -> list[JudgedQuery]:
@@ -65,7 +98,8 @@ def read_beir(
 
     `depth` None takes all of them. `run` is a TREC run; by default the one file *.trec of the
     folder. `qrels` are lines of three fields, as BEIR has them, or four, as TREC has; by default
-    qrels/test.tsv or qrels.tsv. A judged query that the run leaves out has no candidates: the
+    qrels/test.tsv or qrels.tsv. Fields end at tabs, so that an id may hold blanks, and at blanks in
+    a line without a tab. A judged query that the run leaves out has no candidates: the
     retriever found nothing, which counts. Raises `UnreadableInput` for what is missing or not as
     it should be, such as a run whose ranks and scores give two orders.
     """
@@ -74,7 +108,7 @@ def read_beir(
         qrels = folder / "qrels" / "test.tsv"
         qrels = qrels if qrels.is_file() else folder / "qrels.tsv"
     grades = _read_grades(qrels)
-    queries = {key: text for key, _, text in _documents(folder / "queries.jsonl") if key in grades}
+    queries = _texts(folder / "queries.jsonl", set(grades))
     if unknown := sorted(grades.keys() - queries.keys()):
         raise UnreadableInput(
             f"{qrels} judges query {unknown[0]!r}, which {folder / 'queries.jsonl'} lacks"
@@ -84,11 +118,7 @@ def read_beir(
     wanted = {passage for passages in chosen.values() for passage in passages}
     if not wanted:
         raise UnreadableInput(f"{folder} holds no judged query that has candidates in {run}")
-    texts = {
-        key: f"{title} {text}".strip()
-        for key, title, text in _documents(folder / "corpus.jsonl")
-        if key in wanted
-    }
+    texts = _texts(folder / "corpus.jsonl", wanted, titled=True)
     if lost := sorted(wanted - texts.keys()):
         raise UnreadableInput(f"{run} names {lost[0]!r}, which {folder / 'corpus.jsonl'} lacks")
     return [
@@ -100,12 +130,19 @@ def read_beir(
 def _read_grades(qrels: Path) -> dict[str, dict[str, int]]:
     """By query and passage; a grade below 0, as TREC has for spam, is no more than a 0."""
     grades: dict[str, dict[str, int]] = {}
+    is_beir = False
     for place, fields in _fields(qrels):
         if fields[0] in ("query-id", "query_id"):
+            is_beir = True
             continue
-        count = 4 if len(fields) == 4 else 3
+        # TREC's second field is a number that means nothing; else it is half an id with a blank
+        is_trec = len(fields) == 4 and re.fullmatch("Q?[0-9]+", fields[1]) is not None
+        count = 4 if is_trec and not is_beir else 3
         if len(fields) != count:
-            raise UnreadableInput(f"{place} must have 3 fields (BEIR) or 4 (TREC)")
+            raise UnreadableInput(
+                f"{place} must have 3 fields (BEIR) or 4 (TREC: query, 0, passage, grade), with "
+                "tabs between them where an id holds a blank"
+            )
         query, passage, grade = fields[0], fields[count - 2], fields[count - 1]
         if re.fullmatch(r"-?[0-9]+", grade) is None:
             raise UnreadableInput(f"{place} must have {count} fields, field {count} a whole number")
@@ -154,13 +191,24 @@ def _only_run(folder: Path) -> Path:
     return runs[0]
 
 
-def _documents(file: Path) -> Iterator[tuple[str, str, str]]:
-    """Id, title and text."""
+def _texts(file: Path, wanted: Container[str], *, titled: bool = False) -> dict[str, str]:
+    """The texts of the ids that are wanted, in the order of the file."""
+    texts: dict[str, str] = {}
+    for place, key, title, text in _documents(file):
+        if key in wanted:
+            whole = f"{title} {text}".strip() if titled else text
+            if texts.setdefault(key, whole) != whole:
+                raise UnreadableInput(f"{place} has the id {key!r} again, with another text")
+    return texts
+
+
+def _documents(file: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Place, id, title and text."""
     for place, line in _json_lines(file):
         key, title, text = line.get("_id", line.get("id")), line.get("title"), line.get("text")
         if key is None or not isinstance(text, str) or not isinstance(title, str | None):
             raise UnreadableInput(f'{place} must have an "_id" and a "text"')
-        yield str(key), title or "", text
+        yield place, str(key), title or "", text
 
 
 def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -176,7 +224,10 @@ def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _fields(file: Path) -> Iterator[tuple[str, list[str]]]:
     for place, text in _lines(file):
-        yield place, text.split()
+        fields = [field.strip() for field in text.strip().split("\t")]
+        if not all(fields):
+            raise UnreadableInput(f"{place} has an empty field")
+        yield place, fields if len(fields) > 1 else text.split()
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str]]:

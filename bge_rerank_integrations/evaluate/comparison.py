@@ -1,7 +1,7 @@
 """Rerankers side by side on judged questions: scored once, then counted."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -37,8 +37,9 @@ from bge_rerank_integrations.evaluate.recommended import (
     recommend_top_n,
 )
 from bge_rerank_integrations.evaluate.report import Comparison, Report, RerankerResult
-from bge_rerank_integrations.evaluate.verdict import overall_verdict, verdict
+from bge_rerank_integrations.evaluate.verdict import overall_verdict, verdict, why_unmeasurable
 from bge_rerank_integrations.judged import JudgedQuery
+from bge_rerank_integrations.option_checks import check_scorer, listed, whole_number
 from bge_rerank_integrations.reranker import Reranker
 from bge_rerank_integrations.types import Scorer
 
@@ -46,7 +47,7 @@ MEASURES = ("nDCG@10", "RR@10", "AP", "R@10", "Success@1", "Success@5")
 
 
 def evaluate(
-    queries: Sequence[JudgedQuery],
+    queries: Iterable[JudgedQuery],
     rerankers: Mapping[str, Scorer | Reranker],
     *,
     measures: Sequence[str] = MEASURES,
@@ -69,11 +70,16 @@ def evaluate(
     A question without a relevant passage is left out: no order of it is better than another. One
     without candidates counts, as 0.
 
-    Raises `InvalidInputError` for options out of range, for a `Reranker` with a cascade, which does
-    not score every candidate, and where no question has a relevant passage or none has candidates,
-    `MissingExtra` without the `eval` extra, and what a scorer raises.
+    Raises `InvalidInputError` for options of another kind or out of range, for a `Reranker` with a
+    cascade, which does not score every candidate, and where no question has a relevant passage or
+    none has candidates, `MissingExtra` without the `eval` extra, and what a scorer raises.
     """
-    _check_options(rerankers, depths=depths, resamples=resamples, examples=examples)
+    _check_rerankers(rerankers)
+    depths = None if depths is None else _checked_depths(depths)
+    resamples = _checked_number("resamples", resamples, least=100)
+    seed = _checked_number("seed", seed, least=0)
+    examples = _checked_number("examples", examples, least=0)
+    queries = _checked_queries(queries)
     parsed = parse_measures(measures)
     judged = [query for query in queries if any(grade >= 1 for grade in query.grades.values())]
     longest = max((len(query.candidates) for query in judged), default=0)
@@ -104,8 +110,10 @@ def evaluate(
         name: estimate(before[:, column], means[:, column]) for column, name in enumerate(measures)
     }
     main = measures[0]
+    unmeasurable = why_unmeasurable(judged)
     verdicts = {
-        result.name: verdict(result, main, before=estimates[main], questions=len(judged))
+        result.name: unmeasurable
+        or verdict(result, main, before=estimates[main], questions=len(judged))
         for result in results
     }
     return Report(
@@ -119,31 +127,58 @@ def evaluate(
         comparisons=comparisons,
         resamples=resamples,
         seed=seed,
-        verdict=overall_verdict(results, comparisons, verdicts, main, questions=len(judged)),
+        verdict=unmeasurable
+        or overall_verdict(results, comparisons, verdicts, main, questions=len(judged)),
         verdicts=verdicts,
     )
 
 
-def _check_options(
-    rerankers: Mapping[str, Scorer | Reranker],
-    *,
-    depths: Sequence[int] | None,
-    resamples: int,
-    examples: int,
-) -> None:
+def _check_rerankers(rerankers: Mapping[str, Scorer | Reranker]) -> None:
+    if not isinstance(rerankers, Mapping):
+        raise InvalidInputError(
+            f"rerankers is a {type(rerankers).__name__}; it must name each scorer or Reranker, as "
+            '{"base": scorer}'
+        )
     if not rerankers:
         raise InvalidInputError("rerankers is empty; name at least one")
     for name, given in rerankers.items():
-        if isinstance(given, Reranker) and given.cascade:
+        if not isinstance(given, Reranker):
+            check_scorer(given, f"the reranker {name!r}")
+        elif given.cascade:
             raise InvalidInputError(
                 f"{name} has a cascade, which scores only what its first stages leave, and here "
                 "every candidate is scored: evaluate its models apart, each by its own scorer"
             )
-    if depths is not None and (not depths or min(depths) < 1):
-        raise InvalidInputError(f"depths is {list(depths)}; they must be whole numbers from 1")
-    for name, value, least in (("resamples", resamples, 100), ("examples", examples, 0)):
-        if value < least:
-            raise InvalidInputError(f"{name} is {value}; it must be at least {least}")
+
+
+def _checked_depths(depths: Sequence[int]) -> list[int]:
+    given = listed(depths, "depths")
+    numbers = [number for depth in given if (number := whole_number(depth)) is not None]
+    if not given or len(numbers) < len(given) or min(numbers) < 1:
+        raise InvalidInputError(f"depths is {list(given)}; they must be whole numbers from 1")
+    return numbers
+
+
+def _checked_number(name: str, given: int, *, least: int) -> int:
+    number = whole_number(given)
+    if number is None or number < least:
+        raise InvalidInputError(f"{name} is {given!r}; it must be at least {least}, a whole number")
+    return number
+
+
+def _checked_queries(queries: Iterable[JudgedQuery]) -> list[JudgedQuery]:
+    if not isinstance(queries, Iterable):
+        raise InvalidInputError(
+            f"queries is a {type(queries).__name__}; it must be a list of JudgedQuery"
+        )
+    listed_queries = list(queries)
+    for place, query in enumerate(listed_queries):
+        if not isinstance(query, JudgedQuery):
+            raise InvalidInputError(
+                f"the query at position {place} is a {type(query).__name__}, not a JudgedQuery: "
+                "retrieve_candidates and read_beir give these"
+            )
+    return listed_queries
 
 
 def _difference(first: Array, second: Array, bootstrap: Bootstrap) -> Difference:

@@ -51,11 +51,14 @@ class Threshold:
 
     `shown` is the same on the scale that `score_threshold` takes. `kept` is the share of relevant
     candidates at or above it, `dropped` that of the other candidates below it; among these may be
-    relevant ones that nobody judged. On other questions the share kept will be another.
+    relevant ones that nobody judged. On other questions the share kept will be another. `below` is
+    the highest score shown of a candidate that it drops, None if it keeps all: any number above
+    that, up to `shown`, does the same.
     """
 
     raw: Estimate
     shown: Estimate
+    below: float | None
     kept: float
     dropped: float
     relevant: int
@@ -127,10 +130,12 @@ def recommend_threshold(
     limit = Estimate(-found.value, -found.high, -found.low)
     shown = Estimate(*(reranker.shown(end) for end in (limit.value, limit.low, limit.high)))
     # as it is used: two raw scores next to each other may be one probability
-    passed = np.array([reranker.shown(score) >= shown.value for score in raw.tolist()])
+    every = np.array([reranker.shown(score) for score in raw.tolist()])
+    passed = every >= shown.value
     return Threshold(
         raw=limit,
         shown=shown,
+        below=None if passed.all() else float(every[~passed].max()),
         kept=float(passed[relevant].mean()),
         dropped=0.0 if relevant.all() else 1 - float(passed[~relevant].mean()),
         relevant=int(relevant.sum()),

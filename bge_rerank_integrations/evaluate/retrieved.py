@@ -40,7 +40,13 @@ def retrieve_candidates(
     queries = []
     for number, (question, relevant) in enumerate(questions.items(), start=1):
         candidates: dict[str, str] = {}
-        for item in ask(check_text(question, "question")):
+        found = ask(check_text(question, "question"))
+        if isinstance(found, str) or not isinstance(found, Iterable):
+            raise InvalidInputError(
+                f"the retriever gave a {type(found).__name__} for question {number}; it must give "
+                "a list of passages, which may be empty"
+            )
+        for item in found:
             key = _checked_id((passage_id or _own_id)(item), number)
             text = check_text((passage_text or _own_text)(item), f"passage {key!r}")
             if candidates.setdefault(key, text) != text:
@@ -99,11 +105,4 @@ def _grades(relevant: Relevant, number: int) -> dict[str, int]:
             f"what answers question {number} is one {type(relevant).__name__}; give a list of ids, "
             "or grades by id"
         )
-    grades = dict(relevant) if isinstance(relevant, Mapping) else dict.fromkeys(relevant, 1)
-    for key, grade in grades.items():
-        if not isinstance(key, str) or isinstance(grade, bool) or not isinstance(grade, int):
-            raise InvalidInputError(
-                f"question {number} has the grade {grade!r} for the id {key!r}; ids must be texts "
-                "and grades whole numbers"
-            )
-    return grades
+    return dict(relevant) if isinstance(relevant, Mapping) else dict.fromkeys(relevant, 1)

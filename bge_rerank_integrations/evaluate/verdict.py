@@ -1,11 +1,14 @@
 """The report in plain sentences, which claim no more than its intervals do."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_FLOOR, Decimal
 
 from bge_rerank_integrations.evaluate.bootstrap import Difference, Estimate
-from bge_rerank_integrations.evaluate.recommended import Depth, Threshold, TopN
+from bge_rerank_integrations.evaluate.recommended import Depth, Threshold, TopN, relevance
 from bge_rerank_integrations.evaluate.report import Comparison, RerankerResult
+from bge_rerank_integrations.judged import JudgedQuery
 
 FEWEST = 10
 """Below so many questions a percentile interval is far too narrow to go by."""
@@ -45,6 +48,27 @@ def verdict(result: RerankerResult, main: str, *, before: Estimate, questions: i
     return " ".join(parts)
 
 
+def why_unmeasurable(queries: Sequence[JudgedQuery]) -> str:
+    """Why no order of any candidates is better than another; "" where one may be.
+
+    Each of the queries has a relevant passage, and at least one has candidates.
+    """
+    if any(relevance(query).any() for query in queries):
+        return ""
+    why = (
+        "No candidate of any question is relevant, so no order is better than another, and this "
+        "says nothing about reranking."
+    )
+    if any(key in query.grades for query in queries for key in query.candidates):
+        return why
+    judged = next(key for key, grade in queries[0].grades.items() if grade >= 1)
+    candidate = next(key for query in queries for key in query.candidates)
+    return (
+        f"{why} No judged id is among the candidates: are they the same ids? One that is judged is "
+        f"{judged!r}, one of a candidate {candidate!r}."
+    )
+
+
 def helps(result: RerankerResult, main: str, *, questions: int) -> bool:
     """Whether it measurably improves the main measure."""
     return questions >= FEWEST and result.gains[main].low > 0
@@ -80,9 +104,9 @@ def recommendations(
     if threshold is not None:
         shown = threshold.shown
         parts.append(
-            f"score_threshold={down(shown.value)} [{down(shown.low)}, {down(shown.high)}] keeps "
-            f"{threshold.kept:.0%} of the relevant candidates and drops {threshold.dropped:.0%} of "
-            "the others."
+            f"score_threshold={down(shown.value, above=threshold.below)} [{down(shown.low)}, "
+            f"{down(shown.high)}] keeps {threshold.kept:.0%} of the relevant candidates and drops "
+            f"{threshold.dropped:.0%} of the others."
         )
     return parts
 
@@ -123,12 +147,20 @@ def overall_verdict(
     return " ".join(parts)
 
 
-def down(number: float) -> str:
-    """Four significant digits, never more than the number: a threshold must keep what it says."""
+def down(number: float, *, above: float | None = None) -> str:
+    """Four significant digits, never more than the number: a threshold must keep what it says.
+
+    Of a number between 0 and 1 they are those of its distance to the nearer end, for sigmoids crowd
+    there. There are as many more as keep it above the number `above`, which it must drop.
+    """
     if number == 0:
         return "0"
-    digits = 3 - math.floor(math.log10(abs(number)))
-    return f"{math.floor(number * 10**digits) / 10**digits:.{max(digits, 0)}f}"
+    distance = min(number, 1 - number) if 0 < number < 1 else abs(number)
+    for digits in itertools.count(3 - math.floor(math.log10(distance))):
+        rounded = Decimal(str(number)).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR)
+        if above is None or float(rounded) > above:
+            break
+    return f"{rounded:f}"
 
 
 def _gain(gain: Difference) -> str:
