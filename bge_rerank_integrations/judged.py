@@ -140,7 +140,7 @@ def _read_grades(qrels: Path) -> dict[str, dict[str, int]]:
         count = 4 if is_trec and not is_beir else 3
         if len(fields) != count:
             raise UnreadableInput(
-                f"{place} must have 3 fields (BEIR) or 4 (TREC: query, 0, passage, grade), with "
+                f"{place} must have 3 fields (BEIR) or 4 (TREC), the second a number, with "
                 "tabs between them where an id holds a blank"
             )
         query, passage, grade = fields[0], fields[count - 2], fields[count - 1]
