@@ -37,7 +37,7 @@ def check_cutoff(cutoff: Cutoff | None, scorer: Scorer, calibration: Calibration
     if cutoff.target_recall is not None and calibration is not None:
         calibration.threshold(cutoff.target_recall)  # too few relevant pairs raise here
     if cutoff.token_budget is not None:
-        token_counter(scorer)
+        token_counter(scorer)([])  # a cache has the method, and raises if its scorer has not
     return cutoff
 
 
@@ -47,7 +47,6 @@ def token_counter(scorer: Scorer) -> Callable[[Sequence[str]], list[int]]:
         raise InvalidInputError(
             f"token_budget needs a scorer that can count tokens; {scorer.name} cannot"
         )
-    scorer.count_tokens([])  # a cache has the method, and raises if what is in it has not
     return scorer.count_tokens
 
 

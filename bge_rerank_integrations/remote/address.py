@@ -10,7 +10,7 @@ from bge_rerank_integrations.errors import InvalidInputError
 _MEANT_AS_ADDRESS = re.compile(
     r"""\s*(?: [^:./~\\][^:]+:/      # any scheme, misspelt ones too; one letter is a drive
         | [^:/\\]+:[^/\\]*@       # a user and a password
-        | [\w.-]+:\d+(?:/|\s*$)   # host:port
+        | [\w.-]+:\d{2,}(?:/|\s*$)   # host:port; one digit is a model's tag
         | \[[\da-f:.%]+\]        # an IPv6 host
     )""",
     re.IGNORECASE | re.VERBOSE,

@@ -239,6 +239,11 @@ def test_an_address_may_be_in_capitals_and_a_folder_is_none() -> None:
     assert [place for place in folders if is_address(place)] == []
 
 
+def test_a_server_s_model_may_have_a_tag() -> None:
+    scorer = load_scorer("bge-reranker:8", base_url="http://localhost:1")
+    assert scorer.name == "auto:http://localhost:1[bge-reranker:8]"
+
+
 def test_the_log_of_the_http_library_holds_no_key() -> None:
     """At its most talkative: its loggers may be switched on by any program."""
     stream = io.StringIO()
