@@ -7,9 +7,17 @@ from typing import Any
 import torch
 
 from benchmarks.models import Shape
-from bge_rerank_integrations.local.attention import AttentionShape, BuildAttention, Segment
-from bge_rerank_integrations.local.attention_choice import ATTENTIONS, Trial, largest_error
-from bge_rerank_integrations.local.transfer import to_device
+from bge_rerank_integrations.local.torch_backend.attention import (
+    AttentionShape,
+    BuildAttention,
+    Segment,
+)
+from bge_rerank_integrations.local.torch_backend.attention_choice import (
+    ATTENTIONS,
+    Trial,
+    largest_error,
+)
+from bge_rerank_integrations.local.torch_backend.transfer import to_device
 
 
 def try_attentions(shape: Shape, device: str, *, tokens: int) -> dict[str, dict[str, Any]]:

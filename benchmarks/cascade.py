@@ -19,10 +19,10 @@ import numpy as np
 from benchmarks.models import DEFAULT_CACHE
 from benchmarks.quality import MINILM, load_model, score_all
 from bge_rerank_integrations import Reranker, Scorer
-from bge_rerank_integrations.cascade import CascadeStage
 from bge_rerank_integrations.evaluate import JudgedQuery, read_beir
 from bge_rerank_integrations.evaluate.bootstrap import Array, Bootstrap, difference
-from bge_rerank_integrations.evaluate.rankings import measured, parse_measures
+from bge_rerank_integrations.evaluate.measures import measured, parse_measures
+from bge_rerank_integrations.ranking.cascade import CascadeStage
 
 MEASURE = "nDCG@10"
 KEEPS = (10, 20)

@@ -10,7 +10,7 @@ import time
 import torch
 
 from bge_rerank_integrations.local.device import read_hardware
-from bge_rerank_integrations.local.linear import choose_gemm_path, linear
+from bge_rerank_integrations.local.torch_backend.linear import choose_gemm_path, linear
 
 ROWS, WIDTH, FFN = 2048, 768, 3072
 """A batch of our default budget through the feed-forward layer of bge-reranker-base."""

@@ -21,11 +21,11 @@ import ray
 from ray import serve
 
 from bge_rerank_integrations import Pair, load_scorer
+from bge_rerank_integrations.batch.plan import cut_into_shards
+from bge_rerank_integrations.batch.run import rerank_files
+from bge_rerank_integrations.batch.source import Columns, fingerprint, read_layout
 from bge_rerank_integrations.local.tiny_encoder import build_tiny_encoder
-from bge_rerank_integrations.ray_data import rerank_files
-from bge_rerank_integrations.ray_serve import ServeSettings, rerank_app
-from bge_rerank_integrations.sharded.plan import cut_into_shards
-from bge_rerank_integrations.sharded.source import Columns, fingerprint, read_layout
+from bge_rerank_integrations.serve.app import ServeSettings, rerank_app
 
 SENTENCE = "the giant panda is a bear that lives in the mountains of China and eats bamboo"
 WORDS = SENTENCE.split()

@@ -17,7 +17,7 @@ from bge_rerank_integrations.errors import (
     UnsupportedModel,
 )
 from bge_rerank_integrations.load import load_reranker, load_scorer
-from bge_rerank_integrations.reranker import Reranker
+from bge_rerank_integrations.ranking.reranker import Reranker
 from bge_rerank_integrations.types import Evidence, Pair, RerankResult, Scale, Scorer
 
 __version__ = "0.1.0"

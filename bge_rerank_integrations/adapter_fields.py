@@ -5,13 +5,13 @@ from typing import Any, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from bge_rerank_integrations.calibration import Calibration
-from bge_rerank_integrations.cascade import check_keeps, check_reach
+from bge_rerank_integrations.adapter_base import ScorerFields
+from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.cascade_fields import StageFields
-from bge_rerank_integrations.cutoffs import Cutoff
-from bge_rerank_integrations.reranker import Reranker
-from bge_rerank_integrations.scorer_fields import ScorerFields
-from bge_rerank_integrations.trace import RerankTrace
+from bge_rerank_integrations.ranking.calibration import Calibration
+from bge_rerank_integrations.ranking.cascade import check_keeps, check_reach
+from bge_rerank_integrations.ranking.cutoffs import Cutoff
+from bge_rerank_integrations.ranking.reranker import Reranker
 from bge_rerank_integrations.types import OnError, RerankResult
 
 RAW_SCORE_KEY = "rerank_raw_score"

@@ -12,8 +12,8 @@ from pydantic import (
     model_validator,
 )
 
-from bge_rerank_integrations.cascade import CascadeStage
-from bge_rerank_integrations.scorer_fields import ScorerFields
+from bge_rerank_integrations.adapter_base import ScorerFields
+from bge_rerank_integrations.ranking.cascade import CascadeStage
 
 
 class StageFields(ScorerFields):

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ModelWrapValidatorHandler, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from bge_rerank_integrations.base.address import is_address, read_address
 from bge_rerank_integrations.option_checks import check_scorer
-from bge_rerank_integrations.remote.address import is_address, read_address
 
 Fields = TypeVar("Fields", bound=BaseModel)
 

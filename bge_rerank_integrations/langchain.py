@@ -9,15 +9,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-from bge_rerank_integrations.cancellation import in_worker
+from bge_rerank_integrations.base.contract import check_text, read_pairs
+from bge_rerank_integrations.base.deadline import in_worker
+from bge_rerank_integrations.base.raw_scores import checked_scores, show_score
+from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import (
     InvalidInputError,
     MissingExtra,
 )
-from bge_rerank_integrations.pairs import check_text, read_pairs
-from bge_rerank_integrations.raw_scores import checked_scores, show_score
-from bge_rerank_integrations.rerank_options import check_top_n
-from bge_rerank_integrations.trace import RerankTrace
+from bge_rerank_integrations.ranking.rerank_options import check_top_n
 from bge_rerank_integrations.types import Pair, RerankResult
 
 try:
@@ -36,6 +36,7 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
+from bge_rerank_integrations.adapter_base import ScorerFields
 from bge_rerank_integrations.adapter_fields import (
     EVIDENCE_KEY,
     RAW_SCORE_KEY,
@@ -51,7 +52,6 @@ from bge_rerank_integrations.langchain_input import (
     read_request,
     to_document,
 )
-from bge_rerank_integrations.scorer_fields import ScorerFields
 
 __all__ = ["TRACE_EVENT", "BGECrossEncoder", "BGERerank", "BaseCrossEncoder", "RerankInput"]
 

@@ -6,8 +6,8 @@ from typing import Any
 from langchain_core.documents import Document
 from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
+from bge_rerank_integrations.base.contract import check_text
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.pairs import check_text
 
 
 class RerankInput(TypedDict):

@@ -39,8 +39,8 @@ from bge_rerank_integrations.adapter_fields import (
     RerankFields,
     evidence_note,
 )
-from bge_rerank_integrations.cancellation import in_worker
-from bge_rerank_integrations.trace import RerankTrace
+from bge_rerank_integrations.base.deadline import in_worker
+from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.types import RerankResult
 
 RETRIEVAL_SCORE_KEY = "retrieval_score"

@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
-from bge_rerank_integrations.calibration import Calibration
-from bge_rerank_integrations.cascade import CascadeStage
-from bge_rerank_integrations.cutoffs import Cutoff
+from bge_rerank_integrations.base.address import is_address
+from bge_rerank_integrations.base.models import DEFAULT_MODEL
+from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.load_options import (
+from bge_rerank_integrations.local.decoder_spec import LayerRequest
+from bge_rerank_integrations.local.download import HubOptions
+from bge_rerank_integrations.local.load import load_local_scorer
+from bge_rerank_integrations.local.load_request import BatchLimits, LoadRequest, TextRequest
+from bge_rerank_integrations.option_checks import listed
+from bge_rerank_integrations.options import (
     LocalOptions,
     ModelOptions,
     RemoteOptions,
@@ -19,15 +24,10 @@ from bge_rerank_integrations.load_options import (
     refuse_strangers,
     with_options_of,
 )
-from bge_rerank_integrations.local.backends import load_local_scorer
-from bge_rerank_integrations.local.decoder_spec import LayerRequest
-from bge_rerank_integrations.local.load_request import BatchLimits, LoadRequest, TextRequest
-from bge_rerank_integrations.local.model_folder import HubOptions
-from bge_rerank_integrations.option_checks import listed
-from bge_rerank_integrations.registry import DEFAULT_MODEL
-from bge_rerank_integrations.remote.address import is_address
-from bge_rerank_integrations.reranker import Reranker
-from bge_rerank_integrations.trace import RerankTrace
+from bge_rerank_integrations.ranking.calibration import Calibration
+from bge_rerank_integrations.ranking.cascade import CascadeStage
+from bge_rerank_integrations.ranking.cutoffs import Cutoff
+from bge_rerank_integrations.ranking.reranker import Reranker
 from bge_rerank_integrations.types import (
     Backend,
     HeadIndexing,

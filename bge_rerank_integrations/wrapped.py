@@ -1,10 +1,10 @@
 """A loaded scorer with what the caller wants around it: windows for long passages, a cache."""
 
-from bge_rerank_integrations.cache import CachedScorer, MemoryStore, ScoreStore
+from bge_rerank_integrations.base.address import is_address
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.remote.address import is_address
 from bge_rerank_integrations.types import LongPassages, Scorer
-from bge_rerank_integrations.windows import UncutScorer, WindowedScorer
+from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore, ScoreStore
+from bge_rerank_integrations.wrappers.windows import UncutScorer, WindowedScorer
 
 IN_MEMORY = ":memory:"
 
@@ -42,6 +42,8 @@ def _open_store(place: str, model: str) -> ScoreStore:
             "score_cache is a file, and nothing says which model the server runs, now and later: "
             "give its name as model, and the address as base_url"
         )
-    from bge_rerank_integrations.sqlite_store import SqliteStore  # a Python may lack sqlite3
+    from bge_rerank_integrations.wrappers.sqlite_store import (
+        SqliteStore,  # a Python may lack sqlite3
+    )
 
     return SqliteStore(place)

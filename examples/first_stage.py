@@ -11,8 +11,8 @@ import numpy as np
 import Stemmer
 
 from bge_rerank_integrations import load_scorer
+from bge_rerank_integrations.base.models import DEFAULT_MODEL, OFFLINE_MODELS, Family, known_models
 from bge_rerank_integrations.local.hub_cache import is_cached
-from bge_rerank_integrations.registry import DEFAULT_MODEL, OFFLINE_MODELS, Family, known_models
 from bge_rerank_integrations.types import FloatArray
 
 CORPUS = Path(__file__).resolve().parent / "corpus"

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from first_stage import arguments, choose_model, open_first_stage, read_relevant, read_texts
 
 from bge_rerank_integrations import load_scorer
-from bge_rerank_integrations.ray_data import Columns, rerank_files
+from bge_rerank_integrations.batch.run import Columns, rerank_files
 
 
 def write_candidates(file: Path, stage: str, questions: int) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import ray
 from ray import serve
 
-from bge_rerank_integrations.ray_serve import ServeSettings, rerank_app
+from bge_rerank_integrations.serve.app import ServeSettings, rerank_app
 
 KEY_VARIABLE = "RERANK_SERVE_KEY"
 

@@ -21,13 +21,13 @@ from bge_rerank_integrations import (
     load_reranker,
     load_scorer,
 )
-from bge_rerank_integrations.cancellation import time_limit
+from bge_rerank_integrations.base.deadline import time_limit
+from bge_rerank_integrations.base.html import html_table
+from bge_rerank_integrations.base.trace import PassageTrace, RerankTrace, StageTrace
 from bge_rerank_integrations.errors import ScoringTimeout
-from bge_rerank_integrations.html_tables import html_table
-from bge_rerank_integrations.load_options import ScorerOptions
 from bge_rerank_integrations.local.device import DevicePlan, Hardware, plan_device
-from bge_rerank_integrations.rerank_results import RerankResults
-from bge_rerank_integrations.trace import PassageTrace, RerankTrace, StageTrace
+from bge_rerank_integrations.options import ScorerOptions
+from bge_rerank_integrations.ranking.rerank_results import RerankResults
 from bge_rerank_integrations.types import OnError, Precision, Truncation
 from tests.fakes import FailingScorer, WordOverlapScorer
 

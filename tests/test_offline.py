@@ -18,8 +18,8 @@ from bge_rerank_integrations import (
     load_reranker,
     load_scorer,
 )
-from bge_rerank_integrations.local.offline import EMBEDDED, carrier_folder
-from bge_rerank_integrations.registry import OFFLINE_MODELS
+from bge_rerank_integrations.base.models import OFFLINE_MODELS
+from bge_rerank_integrations.local.onnx_backend.offline import EMBEDDED, carrier_folder
 from bge_rerank_integrations.types import FloatArray
 
 QUESTION = "How many people live in Berlin?"

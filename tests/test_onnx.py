@@ -14,12 +14,17 @@ from onnx import TensorProto
 
 from bge_rerank_integrations import CheckpointError, OutOfMemoryError, UnsupportedModel
 from bge_rerank_integrations.local.engine import Engine
-from bge_rerank_integrations.local.graph_encoder import GraphEncoder, GraphUse, Output, Runtime
 from bge_rerank_integrations.local.load_request import BatchLimits
-from bge_rerank_integrations.local.onnx import OnnxRuntime
-from bge_rerank_integrations.local.onnx_file import OnnxFile, read_onnx_file
-from bge_rerank_integrations.local.openvino import OpenVino
-from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
+from bge_rerank_integrations.local.onnx_backend.encoder import (
+    GraphEncoder,
+    GraphUse,
+    Output,
+    Runtime,
+)
+from bge_rerank_integrations.local.onnx_backend.file import OnnxFile, read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
+from bge_rerank_integrations.local.onnx_backend.openvino import OpenVino
+from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
 from tests import onnx_models
 
 LENGTHS = (7, 3, 31, 12, 64, 5)

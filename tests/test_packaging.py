@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bge_rerank_integrations import load_reranker, load_scorer
-from bge_rerank_integrations.export import export_onnx
+from bge_rerank_integrations.tools.export import export_onnx
 from tests.remote.serving import serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +57,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         names = archive.namelist()
         (metadata,) = [name for name in names if name.endswith(".dist-info/METADATA")]
         described = Parser().parsestr(archive.read(metadata).decode())
-        models = json.loads(archive.read("bge_rerank_integrations/models.json"))
+        models = json.loads(archive.read("bge_rerank_integrations/base/models.json"))
     assert {name.partition("/")[0] for name in names} == {
         "bge_rerank_integrations",
         metadata.partition("/")[0],
@@ -188,10 +188,13 @@ except MissingExtra as error:
         ("bge_rerank_integrations.load_scorer('http://127.0.0.1:9')", "remote"),
         ("bge_rerank_integrations.load_scorer('x/y', backend='onnx')", "onnx"),
         ("bge_rerank_integrations.load_scorer('x/y', backend='openvino')", "openvino"),
-        ("from bge_rerank_integrations.export import export_onnx; export_onnx('a', 'b')", "export"),
+        (
+            "from bge_rerank_integrations.tools.export import export_onnx; export_onnx('a', 'b')",
+            "export",
+        ),
         ("import bge_rerank_integrations.llama_index", "llama-index"),
         ("import bge_rerank_integrations.langchain", "langchain"),
-        ("import bge_rerank_integrations.mteb_model", "mteb"),
+        ("import bge_rerank_integrations.mteb", "mteb"),
     ],
 )
 def test_a_missing_extra_is_named(

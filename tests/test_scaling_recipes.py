@@ -101,7 +101,7 @@ def test_every_field_is_one_of_the_vendors(kind: str) -> None:
 def test_ray_takes_the_serve_config_and_our_builder_its_arguments() -> None:
     from ray.serve.schema import ServeDeploySchema
 
-    from bge_rerank_integrations.ray_serve import ServeSettings, rerank_app
+    from bge_rerank_integrations.serve.app import ServeSettings, rerank_app
 
     config = yaml.safe_load(recipes()["RayService"]["spec"]["serveConfigV2"])
     (application,) = ServeDeploySchema.model_validate(config).applications

@@ -5,8 +5,8 @@ import logging
 import os
 import sys
 
+from bge_rerank_integrations.base.input_files import UnreadableInput
 from bge_rerank_integrations.errors import MissingExtra, RerankError
-from bge_rerank_integrations.passage_lines import UnreadableInput
 
 try:
     import typer

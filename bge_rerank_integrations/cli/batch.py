@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
+from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.load import load_scorer
-from bge_rerank_integrations.load_options import ScorerOptions
-from bge_rerank_integrations.registry import DEFAULT_MODEL
+from bge_rerank_integrations.options import ScorerOptions
 
 ROWS_FAILED = 3
 """The exit code where all is done and some rows have no score."""
@@ -96,7 +96,7 @@ def batch(
         "dialect": dialect,
         "max_concurrency": max_concurrency,
     }
-    from bge_rerank_integrations.ray_data import Columns, rerank_files
+    from bge_rerank_integrations.batch.run import Columns, rerank_files
 
     # a worker may have another working directory
     place = str(Path(model).absolute()) if Path(model).is_dir() else model

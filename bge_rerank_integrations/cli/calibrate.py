@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from bge_rerank_integrations.calibration import Calibration, fit_calibration
+from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.cli.judged_data import BEIR_FOLDER, Depth, JudgedLines, read_judged
 from bge_rerank_integrations.errors import MissingExtra
 from bge_rerank_integrations.load import load_scorer
-from bge_rerank_integrations.registry import DEFAULT_MODEL
+from bge_rerank_integrations.ranking.calibration import Calibration, fit_calibration
 
 
 def calibrate(

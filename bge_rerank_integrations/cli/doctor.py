@@ -12,7 +12,7 @@ import typer
 from bge_rerank_integrations.cli import options as option
 
 if TYPE_CHECKING:
-    from bge_rerank_integrations.doctor import Report
+    from bge_rerank_integrations.tools.doctor import Report
 
 
 def doctor(
@@ -28,7 +28,7 @@ def doctor(
 
     Exits with 1 if the self-test fails.
     """
-    from bge_rerank_integrations.doctor import examine
+    from bge_rerank_integrations.tools.doctor import examine
 
     report = examine(model, device=device, precision=precision)
     if as_json:

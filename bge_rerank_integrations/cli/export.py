@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from bge_rerank_integrations.cli import options as option
-from bge_rerank_integrations.export import export_onnx
+from bge_rerank_integrations.tools.export import export_onnx
 from bge_rerank_integrations.types import GraphFormat
 
 

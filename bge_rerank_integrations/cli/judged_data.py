@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from bge_rerank_integrations.judged import JudgedQuery, read_beir, read_judged_lines
-from bge_rerank_integrations.passage_lines import UnreadableInput
+from bge_rerank_integrations.base.input_files import UnreadableInput
+from bge_rerank_integrations.evaluate.judged import JudgedQuery, read_beir, read_judged_lines
 
 BEIR_FOLDER = typer.Option(
     exists=True,

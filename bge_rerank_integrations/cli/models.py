@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bge_rerank_integrations.base.models import known_models
 from bge_rerank_integrations.cli import options as option
-from bge_rerank_integrations.model_cards import describe_model, side_by_side
-from bge_rerank_integrations.registry import known_models
+from bge_rerank_integrations.tools.model_cards import describe_model, side_by_side
 
 if TYPE_CHECKING:
-    from bge_rerank_integrations.model_cards import ModelDescription
+    from bge_rerank_integrations.tools.model_cards import ModelDescription
 
 STATED_NOWHERE = "none stated"
 
@@ -63,7 +63,7 @@ def models(
 
 
 def _list_models(cache_dir: str | None, *, as_json: bool) -> None:
-    from bge_rerank_integrations.doctor import list_models
+    from bge_rerank_integrations.tools.doctor import list_models
 
     states = list_models(cache_dir)
     if as_json:

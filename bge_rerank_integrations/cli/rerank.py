@@ -14,25 +14,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bge_rerank_integrations.cascade import CascadeStage
-from bge_rerank_integrations.cli import options as option
-from bge_rerank_integrations.cutoffs import Cutoff
-from bge_rerank_integrations.errors import RerankError
-from bge_rerank_integrations.load import load_reranker, load_scorer
-from bge_rerank_integrations.load_options import ScorerOptions
-from bge_rerank_integrations.passage_lines import (
+from bge_rerank_integrations.base.address import is_address
+from bge_rerank_integrations.base.input_files import (
     Passage,
     UnreadableInput,
     read_passages,
     read_requests,
     result_rows,
 )
-from bge_rerank_integrations.registry import DEFAULT_MODEL
-from bge_rerank_integrations.remote.address import is_address
+from bge_rerank_integrations.base.models import DEFAULT_MODEL
+from bge_rerank_integrations.cli import options as option
+from bge_rerank_integrations.errors import RerankError
+from bge_rerank_integrations.load import load_reranker, load_scorer
+from bge_rerank_integrations.options import ScorerOptions
+from bge_rerank_integrations.ranking.cascade import CascadeStage
+from bge_rerank_integrations.ranking.cutoffs import Cutoff
 from bge_rerank_integrations.types import LongPassages, OnError, Truncation
 
 if TYPE_CHECKING:
-    from bge_rerank_integrations.reranker import Reranker
+    from bge_rerank_integrations.ranking.reranker import Reranker
     from bge_rerank_integrations.types import RerankResult
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bge_rerank_integrations.base.input_files import UnreadableInput
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.cli.judged_data import (
     BEIR_FOLDER,
@@ -18,9 +19,8 @@ from bge_rerank_integrations.cli.judged_data import (
     JudgedLines,
     read_judged,
 )
-from bge_rerank_integrations.load_options import LocalOptions
-from bge_rerank_integrations.passage_lines import UnreadableInput
-from bge_rerank_integrations.sweep import Sweep, check_chart, draw_chart, measure_layers
+from bge_rerank_integrations.evaluate.layers import Sweep, check_chart, draw_chart, measure_layers
+from bge_rerank_integrations.options import LocalOptions
 
 
 def sweep_layers(

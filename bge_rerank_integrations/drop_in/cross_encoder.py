@@ -11,6 +11,8 @@ from typing import Any, TypedDict
 
 from pydantic import SecretStr
 
+from bge_rerank_integrations.base.address import refuse_address
+from bge_rerank_integrations.base.models import Family, family_of
 from bge_rerank_integrations.drop_in.cross_encoder_arguments import (
     Activation,
     CrossEncoderArguments,
@@ -18,10 +20,8 @@ from bge_rerank_integrations.drop_in.cross_encoder_arguments import (
 )
 from bge_rerank_integrations.errors import UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint, open_checkpoint
-from bge_rerank_integrations.local.encoder_config import position_limit
-from bge_rerank_integrations.local.model_folder import HubOptions
-from bge_rerank_integrations.registry import Family, family_of
-from bge_rerank_integrations.remote.address import refuse_address
+from bge_rerank_integrations.local.download import HubOptions
+from bge_rerank_integrations.local.model_config import position_limit
 from bge_rerank_integrations.types import Backend, Precision, Truncation
 
 

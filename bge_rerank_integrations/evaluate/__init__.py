@@ -7,10 +7,10 @@ as one page.
 
 from bge_rerank_integrations.evaluate.bootstrap import Difference, Estimate
 from bge_rerank_integrations.evaluate.comparison import evaluate
+from bge_rerank_integrations.evaluate.judged import JudgedQuery, read_beir
 from bge_rerank_integrations.evaluate.page import write_html
 from bge_rerank_integrations.evaluate.report import Report, RerankerResult
 from bge_rerank_integrations.evaluate.retrieved import retrieve_candidates
-from bge_rerank_integrations.judged import JudgedQuery, read_beir
 
 __all__ = [
     "Difference",

@@ -22,7 +22,8 @@ from bge_rerank_integrations.evaluate.figures import (
     latency,
     quality_by_depth,
 )
-from bge_rerank_integrations.evaluate.rankings import (
+from bge_rerank_integrations.evaluate.judged import JudgedQuery
+from bge_rerank_integrations.evaluate.measures import (
     Scored,
     first_stage,
     measured,
@@ -30,7 +31,7 @@ from bge_rerank_integrations.evaluate.rankings import (
     reranked,
     score_all,
 )
-from bge_rerank_integrations.evaluate.recommended import (
+from bge_rerank_integrations.evaluate.recommend import (
     depths_to_try,
     recommend_depth,
     recommend_threshold,
@@ -38,9 +39,8 @@ from bge_rerank_integrations.evaluate.recommended import (
 )
 from bge_rerank_integrations.evaluate.report import Comparison, Report, RerankerResult
 from bge_rerank_integrations.evaluate.verdict import overall_verdict, verdict, why_unmeasurable
-from bge_rerank_integrations.judged import JudgedQuery
 from bge_rerank_integrations.option_checks import check_scorer, listed, whole_number
-from bge_rerank_integrations.reranker import Reranker
+from bge_rerank_integrations.ranking.reranker import Reranker
 from bge_rerank_integrations.types import Scorer
 
 MEASURES = ("nDCG@10", "RR@10", "AP", "R@10", "Success@1", "Success@5")

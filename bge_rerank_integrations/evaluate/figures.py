@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bge_rerank_integrations.evaluate.bootstrap import Array, Bootstrap, difference, estimate
-from bge_rerank_integrations.evaluate.rankings import (
+from bge_rerank_integrations.evaluate.judged import JudgedQuery
+from bge_rerank_integrations.evaluate.measures import (
     Orders,
     Scored,
     measured,
     perfect,
     reranked,
 )
-from bge_rerank_integrations.evaluate.recommended import relevance
+from bge_rerank_integrations.evaluate.recommend import relevance
 from bge_rerank_integrations.evaluate.report import (
     Candidates,
     Change,
@@ -22,7 +23,6 @@ from bge_rerank_integrations.evaluate.report import (
     Histogram,
     Latency,
 )
-from bge_rerank_integrations.judged import JudgedQuery
 from bge_rerank_integrations.types import FloatArray
 
 if TYPE_CHECKING:

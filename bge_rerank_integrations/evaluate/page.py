@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
+from bge_rerank_integrations.base.html import table_of_escaped
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.evaluate.bootstrap import Difference, Estimate
 from bge_rerank_integrations.evaluate.charts import (
@@ -18,7 +19,6 @@ from bge_rerank_integrations.evaluate.charts import (
 )
 from bge_rerank_integrations.evaluate.report import Change, Latency, Report, RerankerResult
 from bge_rerank_integrations.evaluate.verdict import recommendations
-from bge_rerank_integrations.html_tables import table_of_escaped
 
 LONGEST = 600
 """Characters of a text that the page shows."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bge_rerank_integrations.evaluate.bootstrap import Difference, Estimate
-from bge_rerank_integrations.evaluate.recommended import Depth, Threshold, TopN
+from bge_rerank_integrations.evaluate.recommend import Depth, Threshold, TopN
 from bge_rerank_integrations.types import Scale
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from bge_rerank_integrations.base.contract import check_text
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.judged import JudgedQuery
-from bge_rerank_integrations.pairs import check_text
+from bge_rerank_integrations.evaluate.judged import JudgedQuery
 
 Relevant = Mapping[str, int] | Iterable[str]
 """Ids of the passages that answer a question, or their grades by id."""

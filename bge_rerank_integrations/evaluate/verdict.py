@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from decimal import ROUND_FLOOR, Decimal
 
 from bge_rerank_integrations.evaluate.bootstrap import Difference, Estimate
-from bge_rerank_integrations.evaluate.recommended import Depth, Threshold, TopN, relevance
+from bge_rerank_integrations.evaluate.judged import JudgedQuery
+from bge_rerank_integrations.evaluate.recommend import Depth, Threshold, TopN, relevance
 from bge_rerank_integrations.evaluate.report import Comparison, RerankerResult
-from bge_rerank_integrations.judged import JudgedQuery
 
 FEWEST = 10
 """Below so many questions a percentile interval is far too narrow to go by."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_rerank_integrations.errors import CheckpointError
-from bge_rerank_integrations.local.model_folder import HUB_DEFAULTS, HubOptions, find_folder
+from bge_rerank_integrations.local.download import HUB_DEFAULTS, HubOptions, find_folder
 
 # What a download may bring. Pickle weights (*.bin, *.pt) are not in it.
 SETTINGS = (

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
+from bge_rerank_integrations.base.models import Family
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.option_checks import whole_number
-from bge_rerank_integrations.registry import Family
 from bge_rerank_integrations.types import HeadIndexing
 
 T = TypeVar("T")

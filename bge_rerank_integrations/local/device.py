@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from bge_rerank_integrations.base.html import html_table
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.html_tables import html_table
 from bge_rerank_integrations.types import Precision
 
 Dtype = Literal["float32", "float16", "bfloat16"]

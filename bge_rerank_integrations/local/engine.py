@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bge_rerank_integrations.cancellation import check_cancelled, seconds_left
+from bge_rerank_integrations.base.deadline import check_cancelled, seconds_left
+from bge_rerank_integrations.base.trace import timed
 from bge_rerank_integrations.errors import (
     ForkedModelError,
     NonFiniteScoreError,
@@ -22,8 +23,7 @@ from bge_rerank_integrations.errors import (
 from bge_rerank_integrations.local.batching import plan_batches
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.load_request import BatchLimits
-from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
-from bge_rerank_integrations.trace import timed
+from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
 from bge_rerank_integrations.types import FloatArray
 
 

@@ -7,10 +7,10 @@ None, or the default, leaves a thing to the model and the device; `TextOptions`,
 from dataclasses import dataclass
 from typing import get_args
 
+from bge_rerank_integrations.base.contract import check_text
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.local.decoder_spec import LayerRequest
 from bge_rerank_integrations.option_checks import whole_number
-from bge_rerank_integrations.pairs import check_text
 from bge_rerank_integrations.types import Precision, SpecialTokens, Truncation
 
 

@@ -14,6 +14,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_rerank_integrations.base.contract import check_text, like_input, read_pairs
+from bge_rerank_integrations.base.trace import note, timed
 from bge_rerank_integrations.errors import (
     MissingExtra,
     RerankError,
@@ -21,13 +23,11 @@ from bge_rerank_integrations.errors import (
     UnsupportedModel,
 )
 from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.device_group import EngineGroup
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.load_request import BatchLimits
-from bge_rerank_integrations.local.method import Embeds, Method
-from bge_rerank_integrations.local.several_devices import EngineGroup
-from bge_rerank_integrations.local.tokens import TokenSequence
-from bge_rerank_integrations.pairs import check_text, like_input, read_pairs
-from bge_rerank_integrations.trace import note, timed
+from bge_rerank_integrations.local.text.method import Embeds, Method
+from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 
 logger = logging.getLogger("bge_rerank_integrations")

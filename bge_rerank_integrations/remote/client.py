@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
+from bge_rerank_integrations.base.address import Secret
 from bge_rerank_integrations.errors import RemoteAnswerError, RemoteRefused, RemoteUnavailable
-from bge_rerank_integrations.remote.address import Secret
-from bge_rerank_integrations.remote.refusals import describe_body, describe_status
+from bge_rerank_integrations.remote.redaction import describe_body, describe_status
 from bge_rerank_integrations.remote.retries import (
     WORTH_RETRYING,
     Circuit,

@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
-from bge_rerank_integrations.cancellation import check_cancelled
+from bge_rerank_integrations.base.deadline import check_cancelled
 
 T = TypeVar("T")
 

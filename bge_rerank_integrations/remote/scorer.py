@@ -10,7 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from bge_rerank_integrations.cancellation import seconds_left
+from bge_rerank_integrations.base.address import Secret, read_address
+from bge_rerank_integrations.base.contract import like_input, read_pairs
+from bge_rerank_integrations.base.deadline import seconds_left
+from bge_rerank_integrations.base.trace import note, timed
 from bge_rerank_integrations.errors import (
     InvalidInputError,
     RerankError,
@@ -18,12 +21,10 @@ from bge_rerank_integrations.errors import (
     ScoringTimeout,
 )
 from bge_rerank_integrations.option_checks import real_number, whole_number
-from bge_rerank_integrations.pairs import like_input, read_pairs
 from bge_rerank_integrations.remote import io_thread
-from bge_rerank_integrations.remote.address import Secret, read_address
 from bge_rerank_integrations.remote.client import ClientOptions
 from bge_rerank_integrations.remote.dialects import Dialect, dialect_named, dialect_of_host
-from bge_rerank_integrations.remote.recognition import ServerInfo
+from bge_rerank_integrations.remote.handshake import ServerInfo
 from bge_rerank_integrations.remote.retries import RetryPolicy
 from bge_rerank_integrations.remote.server import (
     Known,
@@ -31,7 +32,6 @@ from bge_rerank_integrations.remote.server import (
     ServerRequest,
     check_dialect_options,
 )
-from bge_rerank_integrations.trace import note, timed
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
 logger = logging.getLogger("bge_rerank_integrations")

@@ -8,9 +8,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bge_rerank_integrations.base.address import Address, Secret
 from bge_rerank_integrations.errors import InvalidInputError, RemoteAnswerError
-from bge_rerank_integrations.remote.address import Address, Secret
-from bge_rerank_integrations.remote.answers import Answer, parse_json, read_answer, separate_ties
 from bge_rerank_integrations.remote.client import (
     Client,
     ClientOptions,
@@ -19,8 +18,9 @@ from bge_rerank_integrations.remote.client import (
     own_status,
 )
 from bge_rerank_integrations.remote.dialects import DIALECTS, Dialect, request_body
+from bge_rerank_integrations.remote.handshake import PAGES, ServerInfo
+from bge_rerank_integrations.remote.messages import Answer, parse_json, read_answer, separate_ties
 from bge_rerank_integrations.remote.model_check import SENTENCES, check_model
-from bge_rerank_integrations.remote.recognition import PAGES, ServerInfo
 from bge_rerank_integrations.remote.splitting import Chunk, split_pairs, to_json
 from bge_rerank_integrations.types import FloatArray, Pair
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from bge_rerank_integrations.registry import DEFAULT_MODEL
+from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from rag_chatbot.languages import languages_of, reads
 
 if TYPE_CHECKING:

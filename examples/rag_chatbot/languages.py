@@ -6,7 +6,7 @@ nothing, so the chatbot neither embeds nor reranks such a text, and says so.
 
 import re
 
-from bge_rerank_integrations.registry import find_model
+from bge_rerank_integrations.base.models import find_model
 
 LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from bge_rerank_integrations import Reranker, load_reranker
-from bge_rerank_integrations.trace import RerankTrace
+from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.types import LongPassages, RerankResult, Scorer
 from rag_chatbot.languages import languages_of, reads
 

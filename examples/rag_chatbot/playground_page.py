@@ -5,8 +5,8 @@ from pathlib import Path
 
 import gradio as gr
 
+from bge_rerank_integrations.base.models import known_models
 from bge_rerank_integrations.errors import InvalidInputError, RerankError
-from bge_rerank_integrations.registry import known_models
 from bge_rerank_integrations.types import LongPassages
 from rag_chatbot.markup import comparison, messages
 from rag_chatbot.playground import (

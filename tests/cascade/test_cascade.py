@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, Reranker
-from bge_rerank_integrations.cancellation import check_cancelled, in_worker, seconds_left
-from bge_rerank_integrations.cascade import CascadeStage
-from bge_rerank_integrations.cutoffs import Cutoff
+from bge_rerank_integrations.base.deadline import check_cancelled, in_worker, seconds_left
+from bge_rerank_integrations.base.trace import RerankTrace, note
 from bge_rerank_integrations.errors import (
     NonFiniteScoreError,
     RemoteUnavailable,
     ScoringTimeout,
 )
-from bge_rerank_integrations.trace import RerankTrace, note
+from bge_rerank_integrations.ranking.cascade import CascadeStage
+from bge_rerank_integrations.ranking.cutoffs import Cutoff
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 from tests.fakes import FailingScorer, WordOverlapScorer
 

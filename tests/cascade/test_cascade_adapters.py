@@ -10,10 +10,10 @@ from langchain_core.documents import Document
 from llama_index.core.schema import NodeWithScore, TextNode
 
 from bge_rerank_integrations import load_reranker, load_scorer
-from bge_rerank_integrations.cascade import CascadeStage
 from bge_rerank_integrations.cascade_fields import StageFields
 from bge_rerank_integrations.langchain import BGERerank as Compressor
 from bge_rerank_integrations.llama_index import BGERerank as Postprocessor
+from bge_rerank_integrations.ranking.cascade import CascadeStage
 from tests.cli.command import json_lines, run
 from tests.fakes import WordOverlapScorer
 

@@ -4,8 +4,8 @@ import pytest
 
 from benchmarks.cascade import spared, values
 from bge_rerank_integrations import Reranker
-from bge_rerank_integrations.cascade import CascadeStage
 from bge_rerank_integrations.evaluate import JudgedQuery
+from bge_rerank_integrations.ranking.cascade import CascadeStage
 from tests.fakes import WordOverlapScorer
 
 FOUR = JudgedQuery("1", "red fox", {"a": "dog", "b": "red", "c": "red fox", "d": "cat"}, {"b": 1})

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from bge_rerank_integrations import InvalidInputError
-from bge_rerank_integrations.export import export_onnx
-from bge_rerank_integrations.model_cards import describe_model
-from bge_rerank_integrations.sweep import Sweep
+from bge_rerank_integrations.evaluate.layers import Sweep
+from bge_rerank_integrations.tools.export import export_onnx
+from bge_rerank_integrations.tools.model_cards import describe_model
 from tests.cli.command import run
 
 ADDRESS = "htps://user:canary@host/a/b"

@@ -6,9 +6,9 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from bge_rerank_integrations import load_reranker, load_scorer
-from bge_rerank_integrations.calibration import Calibration
 from bge_rerank_integrations.cli import app
-from bge_rerank_integrations.cutoffs import Cutoff
+from bge_rerank_integrations.ranking.calibration import Calibration
+from bge_rerank_integrations.ranking.cutoffs import Cutoff
 
 ANIMALS = ["panda", "fox", "whale", "eagle", "otter", "wolf", "tiger", "horse", "camel", "koala"]
 

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 import bge_rerank_integrations
-from bge_rerank_integrations import doctor
 from bge_rerank_integrations.cli import app
 from bge_rerank_integrations.local.device import Hardware, plan_device, read_hardware
 from bge_rerank_integrations.local.tiny_encoder import build_tiny_encoder
+from bge_rerank_integrations.tools import doctor
 from bge_rerank_integrations.types import FloatArray, Pair
 from tests.cli.command import BARE_COMMAND, installation, run
 from tests.fakes import WordOverlapScorer

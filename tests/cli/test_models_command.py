@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from bge_rerank_integrations.base.models import known_models
 from bge_rerank_integrations.cli import app
-from bge_rerank_integrations.registry import known_models
 from tests.cli.command import BARE_COMMAND, installation, json_lines, run
 from tests.core.hub import add_to_cache, running_hub
 

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bge_rerank_integrations import InvalidInputError, load_scorer
-from bge_rerank_integrations.calibration import Calibration, fit_calibration
 from bge_rerank_integrations.cli import app
+from bge_rerank_integrations.ranking.calibration import Calibration, fit_calibration
 from tests.cli.command import json_lines, to_json_lines
 
 ANIMALS = ["panda", "fox", "whale", "eagle", "otter", "wolf", "tiger", "horse", "camel", "koala"]

@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from bge_rerank_integrations import Scorer, load_scorer
-from bge_rerank_integrations.cache import CachedScorer, MemoryStore
-from bge_rerank_integrations.export import export_onnx
-from bge_rerank_integrations.sqlite_store import SqliteStore
+from bge_rerank_integrations.tools.export import export_onnx
 from bge_rerank_integrations.types import Backend, GraphFormat
-from bge_rerank_integrations.windows import WindowedScorer
+from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
+from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
+from bge_rerank_integrations.wrappers.windows import WindowedScorer
 from tests.fakes import WordOverlapScorer
 from tests.llm import tiny_llms
 from tests.remote.serving import Served

@@ -24,8 +24,8 @@ from transformers import (
 
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.encoder import FlatEncoder, Output
-from bge_rerank_integrations.local.tokens import TokenSequence
+from bge_rerank_integrations.local.text.tokenizer import TokenSequence
+from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder, Output
 from bge_rerank_integrations.types import FloatArray
 
 VOCABULARY = 200

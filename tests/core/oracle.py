@@ -10,7 +10,7 @@ import numpy as np
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.load_request import BatchLimits
-from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
+from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
 from bge_rerank_integrations.types import FloatArray
 
 PLAN = DevicePlan(

@@ -8,8 +8,13 @@ import pytest
 import torch
 
 from bge_rerank_integrations import RerankError
-from bge_rerank_integrations.local.attention import AttentionShape, RunAttention, Segment
-from bge_rerank_integrations.local.attention_choice import (
+from bge_rerank_integrations.local.device import Attention, CudaDevice, Hardware, plan_device
+from bge_rerank_integrations.local.torch_backend.attention import (
+    AttentionShape,
+    RunAttention,
+    Segment,
+)
+from bge_rerank_integrations.local.torch_backend.attention_choice import (
     ATTENTIONS,
     CANDIDATES,
     LARGEST_ERROR,
@@ -18,10 +23,9 @@ from bge_rerank_integrations.local.attention_choice import (
     largest_error,
     with_attention,
 )
-from bge_rerank_integrations.local.device import Attention, CudaDevice, Hardware, plan_device
-from bge_rerank_integrations.local.flat_attention import FlatAttention, Kernel
-from bge_rerank_integrations.local.padded_attention import PaddedAttention
-from bge_rerank_integrations.local.transfer import to_device
+from bge_rerank_integrations.local.torch_backend.padded_attention import PaddedAttention
+from bge_rerank_integrations.local.torch_backend.transfer import to_device
+from bge_rerank_integrations.local.torch_backend.varlen_attention import FlatAttention, Kernel
 from tests.core import kernels
 
 ENCODER = AttentionShape(heads=4, kv_heads=4, causal=False, scale=None)

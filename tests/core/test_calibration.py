@@ -12,7 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, Reranker
-from bge_rerank_integrations.calibration import Calibration, CalibrationMethod, fit_calibration
+from bge_rerank_integrations.ranking.calibration import (
+    Calibration,
+    CalibrationMethod,
+    fit_calibration,
+)
 from tests.fakes import WordOverlapScorer
 
 SLOPE, INTERCEPT = 1.5, -0.75

@@ -10,10 +10,11 @@ from typing import overload
 import numpy as np
 import pytest
 
-from bge_rerank_integrations import Reranker, cancellation
-from bge_rerank_integrations.cancellation import Cancelled, check_cancelled, in_worker
+from bge_rerank_integrations import Reranker
+from bge_rerank_integrations.base import deadline as cancellation
+from bge_rerank_integrations.base.deadline import Cancelled, check_cancelled, in_worker
 from bge_rerank_integrations.local.engine import Engine
-from bge_rerank_integrations.local.tokens import TokenSequence
+from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 from tests.core.forking import in_child
 from tests.core.oracle import NO_LIMITS, OracleForward, engine_over, sequence, sequences

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bge_rerank_integrations.local.attention import Segment
-from bge_rerank_integrations.local.cuda_graphs import (
+from bge_rerank_integrations.local.text.tokenizer import TokenSequence
+from bge_rerank_integrations.local.torch_backend.attention import Segment
+from bge_rerank_integrations.local.torch_backend.cuda_graphs import (
     MOST_GRAPHS,
     Bucket,
     Graphs,
@@ -25,10 +26,9 @@ from bge_rerank_integrations.local.cuda_graphs import (
     bucket_of,
     fill_up,
 )
-from bge_rerank_integrations.local.encoder import FlatEncoder, Output
-from bge_rerank_integrations.local.flat_attention import FlatAttention
-from bge_rerank_integrations.local.tokens import TokenSequence
-from bge_rerank_integrations.local.transfer import Array, to_device
+from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder, Output
+from bge_rerank_integrations.local.torch_backend.transfer import Array, to_device
+from bge_rerank_integrations.local.torch_backend.varlen_attention import FlatAttention
 from tests.core.encoder_models import CPU, build_encoder, flat, random_sequences
 from tests.core.kernels import one_by_one
 

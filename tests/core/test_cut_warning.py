@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from bge_rerank_integrations import Reranker, load_reranker, load_scorer
-from bge_rerank_integrations.local.cross_encoding import cross_encoding
+from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.local.load_request import TextRequest
 from bge_rerank_integrations.local.scorer import LocalScorer
-from bge_rerank_integrations.trace import RerankTrace
+from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
 from tests import tiny_models
 from tests.core.oracle import NO_LIMITS, OracleForward, engine_over
 from tests.llm import tiny_llms

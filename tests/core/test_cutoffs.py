@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, Reranker
-from bge_rerank_integrations.cache import CachedScorer, MemoryStore
-from bge_rerank_integrations.calibration import Calibration
-from bge_rerank_integrations.cutoffs import Cutoff, keep
-from bge_rerank_integrations.trace import PassageTrace, RerankTrace
+from bge_rerank_integrations.base.trace import PassageTrace, RerankTrace
+from bge_rerank_integrations.ranking.calibration import Calibration
+from bge_rerank_integrations.ranking.cutoffs import Cutoff, keep
+from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
 from tests.fakes import FailingScorer, WordOverlapScorer
 
 # the probability is the sigmoid itself; nineteen relevant pairs scored 0 to 18

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bge_rerank_integrations import InvalidInputError, UnsupportedModel, load_scorer
-from bge_rerank_integrations.cancellation import time_limit
+from bge_rerank_integrations.base.deadline import time_limit
 from bge_rerank_integrations.errors import ScoringTimeout
 
 QUERY = "what do pandas eat?"

@@ -12,9 +12,9 @@ import torch
 from bge_rerank_integrations import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import Attention
-from bge_rerank_integrations.local.encoder import FlatEncoder, Output
-from bge_rerank_integrations.local.encoder_config import why_not_flat
-from bge_rerank_integrations.local.encoder_weights import ACTIVATIONS
+from bge_rerank_integrations.local.model_config import why_not_flat
+from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder, Output
+from bge_rerank_integrations.local.torch_backend.encoder_weights import ACTIVATIONS
 from tests.core.encoder_models import (
     CPU,
     build_encoder,

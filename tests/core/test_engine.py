@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, NonFiniteScoreError, OutOfMemoryError
-from bge_rerank_integrations.cancellation import time_limit
+from bge_rerank_integrations.base.deadline import time_limit
 from bge_rerank_integrations.local.load_request import BatchLimits
-from bge_rerank_integrations.local.tokens import TokenSequence
+from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from tests.core.oracle import (
     EXACT_DIFFERS_BY,
     NO_LIMITS,

@@ -13,7 +13,7 @@ OPEN = """
 import json, sys
 from bge_rerank_integrations import ModelNotFound
 from bge_rerank_integrations.local.checkpoint import open_checkpoint
-from bge_rerank_integrations.local.model_folder import HubOptions
+from bge_rerank_integrations.local.download import HubOptions
 model, options = json.load(sys.stdin)
 try:
     open_checkpoint(model, HubOptions(**options))

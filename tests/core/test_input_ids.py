@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, NonFiniteScoreError, OutOfMemoryError
-from bge_rerank_integrations.local.bi_encoding import bi_encoding
 from bge_rerank_integrations.local.checkpoint import Checkpoint
-from bge_rerank_integrations.local.cross_encoding import cross_encoding
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.load_request import TextRequest
-from bge_rerank_integrations.local.method import Method
 from bge_rerank_integrations.local.scorer import LocalScorer
-from bge_rerank_integrations.local.tokens import TokenSequence
+from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
+from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
+from bge_rerank_integrations.local.text.method import Method
+from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.types import FloatArray
 from tests.core.oracle import NO_LIMITS, DeviceFull, OracleForward, engine_over
 from tests.core.test_tokens import texts

@@ -29,9 +29,9 @@ from transformers import (
 
 from bge_rerank_integrations import CheckpointError, InvalidInputError, load_scorer
 from bge_rerank_integrations.local.checkpoint import Checkpoint
-from bge_rerank_integrations.local.encoder_config import why_not_flat
-from bge_rerank_integrations.local.library_encoder import LibraryEncoder
-from bge_rerank_integrations.local.tokens import TokenSequence
+from bge_rerank_integrations.local.model_config import why_not_flat
+from bge_rerank_integrations.local.text.tokenizer import TokenSequence
+from bge_rerank_integrations.local.torch_backend.transformers_encoder import LibraryEncoder
 from bge_rerank_integrations.types import FloatArray
 from tests.core.encoder_models import CPU, VOCABULARY, random_sequences
 

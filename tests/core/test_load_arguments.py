@@ -16,10 +16,10 @@ from bge_rerank_integrations import (
     load_reranker,
     load_scorer,
 )
-from bge_rerank_integrations.cache import CachedScorer, MemoryStore
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
-from bge_rerank_integrations.windows import WindowedScorer
+from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
+from bge_rerank_integrations.wrappers.windows import WindowedScorer
 
 
 class LengthScorer:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError
-from bge_rerank_integrations.pairs import check_text, like_input, read_pairs
+from bge_rerank_integrations.base.contract import check_text, like_input, read_pairs
 
 PAIRS = [("q", "p"), ("", ""), ("熊", "猫")]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bge_rerank_integrations import UnsupportedModel
-from bge_rerank_integrations.registry import (
+from bge_rerank_integrations.base.models import (
     DEFAULT_MODEL,
     Family,
     family_of,

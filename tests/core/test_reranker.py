@@ -19,9 +19,9 @@ from bge_rerank_integrations import (
     RerankResult,
     ScorerContractError,
 )
-from bge_rerank_integrations.calibration import Calibration
-from bge_rerank_integrations.cascade import CascadeStage
 from bge_rerank_integrations.errors import RemoteUnavailable
+from bge_rerank_integrations.ranking.calibration import Calibration
+from bge_rerank_integrations.ranking.cascade import CascadeStage
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 from tests.fakes import WordOverlapScorer
 

@@ -17,12 +17,12 @@ from bge_rerank_integrations import (
     cancellation,
     load_scorer,
 )
-from bge_rerank_integrations.cancellation import in_worker, seconds_left, time_limit
+from bge_rerank_integrations.base.deadline import in_worker, seconds_left, time_limit
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.local.device import CudaDevice, Hardware, plan_devices
+from bge_rerank_integrations.local.device_group import EngineGroup
 from bge_rerank_integrations.local.load_request import BatchLimits
-from bge_rerank_integrations.local.several_devices import EngineGroup
-from bge_rerank_integrations.local.tokens import TokenSequence
+from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from tests.contract.pairs import PAIRS, TOLERANCE
 from tests.core.oracle import (
     NO_LIMITS,

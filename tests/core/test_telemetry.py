@@ -9,8 +9,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from bge_rerank_integrations import Reranker
-from bge_rerank_integrations.cascade import CascadeStage
 from bge_rerank_integrations.errors import ScoringTimeout
+from bge_rerank_integrations.ranking.cascade import CascadeStage
 from tests.fakes import FailingScorer, WordOverlapScorer
 
 PASSAGES = ["a dog", "the red fox", "a fox"]

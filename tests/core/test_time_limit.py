@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bge_rerank_integrations import InvalidInputError, Reranker, load_scorer
-from bge_rerank_integrations.cancellation import seconds_left, time_limit
+from bge_rerank_integrations.base.deadline import seconds_left, time_limit
 from bge_rerank_integrations.errors import (
     OutOfMemoryError,
     RemoteAnswerError,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bge_rerank_integrations import Reranker, load_scorer
-from bge_rerank_integrations.trace import RerankTrace, note, recording, timed
+from bge_rerank_integrations.base.trace import RerankTrace, note, recording, timed
 
 PASSAGES = ["a dog", "the red fox", "a fox", "red fox red", "the red fox", "a red hat " * 400]
 

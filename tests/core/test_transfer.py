@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bge_rerank_integrations.local.transfer import (
+from bge_rerank_integrations.local.torch_backend.transfer import (
     ALIGNMENT,
     RunAhead,
     computed,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bge_rerank_integrations.judged import JudgedQuery
+from bge_rerank_integrations.evaluate.judged import JudgedQuery
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
 

@@ -15,9 +15,9 @@ from bge_rerank_integrations import (
     Reranker,
     ScorerContractError,
 )
-from bge_rerank_integrations.cascade import CascadeStage
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.evaluate import JudgedQuery, Report, RerankerResult, evaluate
+from bge_rerank_integrations.ranking.cascade import CascadeStage
 from tests.evaluate.data import StatedScorer, helped, hurt, stated
 from tests.fakes import FailingScorer, WordOverlapScorer
 

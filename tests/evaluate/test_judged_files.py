@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from bge_rerank_integrations.base.input_files import UnreadableInput
 from bge_rerank_integrations.evaluate import read_beir
-from bge_rerank_integrations.passage_lines import UnreadableInput
 
 CORPUS = {"user guide.pdf": "the guide", "guide.pdf": "another", "faq": "questions"}
 

@@ -20,7 +20,7 @@ from bge_rerank_integrations import (
     Scorer,
     load_scorer,
 )
-from bge_rerank_integrations.mteb_model import MTEBReranker
+from bge_rerank_integrations.mteb import MTEBReranker
 from tests.evaluate.data import StatedScorer
 from tests.fakes import WordOverlapScorer
 

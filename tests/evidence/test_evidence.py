@@ -19,13 +19,13 @@ from bge_rerank_integrations import (
     ScorerContractError,
     load_reranker,
 )
-from bge_rerank_integrations.cache import CachedScorer, MemoryStore
-from bge_rerank_integrations.cancellation import seconds_left
-from bge_rerank_integrations.cascade import CascadeStage
+from bge_rerank_integrations.base.deadline import seconds_left
+from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import RemoteUnavailable, ScoringTimeout
-from bge_rerank_integrations.sentences import split_sentences
-from bge_rerank_integrations.trace import RerankTrace
+from bge_rerank_integrations.ranking.cascade import CascadeStage
+from bge_rerank_integrations.ranking.sentences import split_sentences
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
+from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
 from tests.fakes import WordOverlapScorer
 
 QUERY = "red fox eats"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bge_rerank_integrations.sentences import (
+from bge_rerank_integrations.ranking.sentences import (
     MOST_CHARACTERS,
     WRAPPED_COLUMNS,
     split_sentences,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
-from bge_rerank_integrations.cancellation import Cancelled, check_cancelled
+from bge_rerank_integrations.base.deadline import Cancelled, check_cancelled
 from bge_rerank_integrations.langchain import BGERerank
 from bge_rerank_integrations.types import FloatArray
 from tests.fakes import WordOverlapScorer

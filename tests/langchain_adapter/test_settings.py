@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from bge_rerank_integrations import InvalidInputError
+from bge_rerank_integrations.adapter_base import ScorerFields
 from bge_rerank_integrations.cascade_fields import StageFields
 from bge_rerank_integrations.langchain import BGECrossEncoder, BGERerank
-from bge_rerank_integrations.scorer_fields import ScorerFields
 from tests.fakes import WordOverlapScorer
 from tests.langchain_adapter.foxes import QUERY, documents, positions, word_overlap_rerank
 

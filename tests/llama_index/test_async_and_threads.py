@@ -10,7 +10,7 @@ import pytest
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from bge_rerank_integrations.cancellation import check_cancelled
+from bge_rerank_integrations.base.deadline import check_cancelled
 from bge_rerank_integrations.llama_index import BGERerank
 from bge_rerank_integrations.types import FloatArray, Pair
 from tests.fakes import WordOverlapScorer

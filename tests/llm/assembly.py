@@ -4,17 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bge_rerank_integrations.base.models import family_of
 from bge_rerank_integrations.local.checkpoint import open_checkpoint
-from bge_rerank_integrations.local.checkpoint_tokenizer import read_tokenizer
-from bge_rerank_integrations.local.decoder import Decoder
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec, LayerRequest, decoder_spec
 from bge_rerank_integrations.local.device import plan_device, read_hardware
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.load_request import BatchLimits, TextRequest
-from bge_rerank_integrations.local.prompting import Prompting, prompting
 from bge_rerank_integrations.local.scorer import LocalScorer
-from bge_rerank_integrations.local.tokens import TextTokenizer
-from bge_rerank_integrations.registry import family_of
+from bge_rerank_integrations.local.text.checkpoint_tokenizer import read_tokenizer
+from bge_rerank_integrations.local.text.llm_prompt import Prompting, prompting
+from bge_rerank_integrations.local.text.tokenizer import TextTokenizer
+from bge_rerank_integrations.local.torch_backend.decoder import Decoder
 
 LAYER_OPTIONS = ("cutoff_layers", "compress_ratio", "compress_layers", "head_indexing")
 

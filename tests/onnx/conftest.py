@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bge_rerank_integrations.export import export_onnx
+from bge_rerank_integrations.tools.export import export_onnx
 from bge_rerank_integrations.types import GraphFormat
 
 Exported = Callable[[str, GraphFormat], Path]

@@ -20,9 +20,9 @@ from bge_rerank_integrations import (
     UnsupportedModel,
     load_scorer,
 )
-from bge_rerank_integrations.export import export_onnx, kendall_tau
 from bge_rerank_integrations.langchain import BGECrossEncoder
 from bge_rerank_integrations.llama_index import BGERerank
+from bge_rerank_integrations.tools.export import export_onnx, kendall_tau
 from bge_rerank_integrations.types import Backend, GraphFormat
 from tests import onnx_models, tiny_models
 from tests.contract.pairs import PAIRS

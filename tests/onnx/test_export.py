@@ -20,10 +20,10 @@ from bge_rerank_integrations import (
     UnsupportedModel,
     load_scorer,
 )
-from bge_rerank_integrations.export import export_onnx, kendall_tau, probe_pairs
-from bge_rerank_integrations.local.graph_encoder import GraphEncoder, GraphUse
-from bge_rerank_integrations.local.onnx import OnnxRuntime
-from bge_rerank_integrations.local.onnx_file import read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.encoder import GraphEncoder, GraphUse
+from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
+from bge_rerank_integrations.tools.export import export_onnx, kendall_tau, probe_pairs
 from tests import onnx_models, tiny_models
 from tests.contract.pairs import PAIRS
 from tests.core.hub import add_to_cache

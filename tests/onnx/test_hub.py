@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bge_rerank_integrations import load_scorer
-from bge_rerank_integrations.local.onnx_scorer import DOWNLOADED
+from bge_rerank_integrations.local.onnx_backend.load import DOWNLOADED
 from tests.core.hub import running_hub
 from tests.onnx.conftest import Exported
 

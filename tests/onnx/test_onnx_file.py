@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from bge_rerank_integrations import CheckpointError, load_scorer
-from bge_rerank_integrations.local.onnx_file import FIELDS, read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.file import FIELDS, read_onnx_file
 from bge_rerank_integrations.types import GraphFormat
 from tests import onnx_models
 from tests.onnx.conftest import Exported

@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from bge_rerank_integrations import load_scorer
-from bge_rerank_integrations.local.onnx_file import read_onnx_file
-from bge_rerank_integrations.local.openvino import OpenVino
+from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.openvino import OpenVino
 from tests.contract.pairs import PAIRS
 from tests.core.hub import add_to_cache
 from tests.onnx.conftest import Exported
@@ -96,11 +96,11 @@ import numpy as np
 from bge_rerank_integrations import OutOfMemoryError
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.load_request import BatchLimits
-from bge_rerank_integrations.local.graph_encoder import GraphEncoder, GraphUse
-from bge_rerank_integrations.local.onnx_file import read_onnx_file
-from bge_rerank_integrations.local.onnx_file import read_onnx_file
-from bge_rerank_integrations.local.openvino import OpenVino
-from bge_rerank_integrations.local.tokens import TextTokenizer, TokenSequence
+from bge_rerank_integrations.local.onnx_backend.encoder import GraphEncoder, GraphUse
+from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.openvino import OpenVino
+from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
 file = read_onnx_file(Path(sys.argv[1]))
 use = GraphUse("logit", vocabulary=9, padding=0, segments=True)
 forward = GraphEncoder(OpenVino(file), file, use)

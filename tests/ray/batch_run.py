@@ -10,8 +10,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
 
+from bge_rerank_integrations.batch.run import Columns, rerank_files
 from bge_rerank_integrations.errors import RerankError
-from bge_rerank_integrations.ray_data import Columns, rerank_files
 from tests.ray.scorers import LOADERS
 
 

@@ -6,7 +6,7 @@ import sys
 import ray
 from ray import serve
 
-from bge_rerank_integrations.ray_serve import ServeSettings, rerank_app
+from bge_rerank_integrations.serve.app import ServeSettings, rerank_app
 
 
 def main() -> None:

@@ -183,7 +183,7 @@ def test_a_text_that_cannot_be_scored_is_not_its_batch_s_error(
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own classes
 def test_settings_are_refused_before_anything_is_served() -> None:
-    from bge_rerank_integrations.ray_serve import ServeSettings
+    from bge_rerank_integrations.serve.app import ServeSettings
 
     with pytest.raises(ValidationError, match="must not fall"):
         ServeSettings(max_passages=10, max_batch_pairs=5)

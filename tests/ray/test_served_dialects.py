@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bge_rerank_integrations.remote.dialects import DIALECTS, request_body
-from bge_rerank_integrations.served_dialects import (
+from bge_rerank_integrations.serve.protocol import (
     Refusal,
     RerankCall,
     answer_bytes,

@@ -16,12 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bge_rerank_integrations.errors import InvalidInputError, RemoteUnavailable, RerankError
-from bge_rerank_integrations.sharded.attempts import DEATHS_OF_A_SHARD, Attempts
-from bge_rerank_integrations.sharded.plan import cut_into_shards
-from bge_rerank_integrations.sharded.results import ResultFolder
-from bge_rerank_integrations.sharded.scoring import SuspectRow, score_rows
-from bge_rerank_integrations.sharded.source import (
+from bge_rerank_integrations.batch.attempts import DEATHS_OF_A_SHARD, Attempts
+from bge_rerank_integrations.batch.plan import cut_into_shards
+from bge_rerank_integrations.batch.results import ResultFolder
+from bge_rerank_integrations.batch.scoring import SuspectRow, score_rows
+from bge_rerank_integrations.batch.source import (
     Columns,
     Layout,
     Row,
@@ -31,7 +30,8 @@ from bge_rerank_integrations.sharded.source import (
     fingerprint,
     read_layout,
 )
-from bge_rerank_integrations.sharded.tables import failed_table, scored_table
+from bge_rerank_integrations.batch.tables import failed_table, scored_table
+from bge_rerank_integrations.errors import InvalidInputError, RemoteUnavailable, RerankError
 from bge_rerank_integrations.types import FloatArray
 from tests.fakes import WordOverlapScorer
 from tests.ray.scorers import BadPassageScorer
@@ -340,7 +340,7 @@ KILLED = """
 import sys
 import pyarrow as pa
 from pathlib import Path
-from bge_rerank_integrations.sharded.results import ResultFolder
+from bge_rerank_integrations.batch.results import ResultFolder
 folder = ResultFolder(Path(sys.argv[1]))
 table = pa.table({"row": list(range(50_000))})
 print("up", flush=True)

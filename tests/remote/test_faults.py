@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from bge_rerank_integrations import Reranker
-from bge_rerank_integrations.cancellation import time_limit
+from bge_rerank_integrations.base.deadline import time_limit
+from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import (
     InvalidInputError,
     RemoteAnswerError,
@@ -21,7 +22,6 @@ from bge_rerank_integrations.errors import (
 )
 from bge_rerank_integrations.remote.dialects import DIALECTS
 from bge_rerank_integrations.remote.scorer import RemoteScorer
-from bge_rerank_integrations.trace import RerankTrace
 from tests.remote.fault_server import (
     Asked,
     Connection,

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bge_rerank_integrations.base.address import read_address
 from bge_rerank_integrations.errors import RemoteAnswerError
-from bge_rerank_integrations.remote.address import read_address
-from bge_rerank_integrations.remote.answers import read_answer, separate_ties
 from bge_rerank_integrations.remote.client import own_status
 from bge_rerank_integrations.remote.dialects import DIALECTS, Dialect, request_body
+from bge_rerank_integrations.remote.messages import read_answer, separate_ties
 from bge_rerank_integrations.remote.retries import Circuit, RetryPolicy, read_retry_after
 from bge_rerank_integrations.remote.splitting import split_pairs, to_json
 from bge_rerank_integrations.remote.transport import Reply

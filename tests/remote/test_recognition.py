@@ -14,7 +14,7 @@ from bge_rerank_integrations.errors import (
     UnsupportedModel,
 )
 from bge_rerank_integrations.remote.dialects import DIALECTS
-from bge_rerank_integrations.remote.recognition import ServerInfo
+from bge_rerank_integrations.remote.handshake import ServerInfo
 from bge_rerank_integrations.remote.scorer import RemoteScorer
 from tests.remote.fault_server import Asked, Connection, answer, failing
 from tests.remote.serving import serving

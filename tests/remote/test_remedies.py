@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bge_rerank_integrations.remote.refusals import describe_status
+from bge_rerank_integrations.remote.redaction import describe_status
 
 ROOT = Path(__file__).resolve().parents[2]
 

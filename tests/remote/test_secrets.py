@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from bge_rerank_integrations import InvalidInputError, load_scorer
+from bge_rerank_integrations.adapter_base import ScorerFields
+from bge_rerank_integrations.base.address import Secret, is_address, read_address
 from bge_rerank_integrations.errors import RemoteError
 from bge_rerank_integrations.langchain import BGECrossEncoder
 from bge_rerank_integrations.langchain import BGERerank as LangChainRerank
 from bge_rerank_integrations.llama_index import BGERerank as LlamaIndexRerank
-from bge_rerank_integrations.remote.address import Secret, is_address, read_address
 from bge_rerank_integrations.remote.dialects import DIALECTS
-from bge_rerank_integrations.remote.refusals import describe_body
+from bge_rerank_integrations.remote.redaction import describe_body
 from bge_rerank_integrations.remote.scorer import RemoteScorer
-from bge_rerank_integrations.scorer_fields import ScorerFields
 from tests.remote.fault_server import Fault, answer, failing, reset_at_once, right, silence
 from tests.remote.serving import serving
 

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, Reranker
-from bge_rerank_integrations.cache import CachedScorer, MemoryStore, ScoreStore, pair_keys
 from bge_rerank_integrations.errors import (
     NonFiniteScoreError,
     ScorerContractError,
     ScoringTimeout,
 )
-from bge_rerank_integrations.sqlite_store import SqliteStore
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
+from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore, ScoreStore, pair_keys
+from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
 from tests.fakes import FailingScorer, WordOverlapScorer
 
 PAIRS: list[Pair] = [

@@ -8,11 +8,11 @@ from langchain_core.documents import Document
 from llama_index.core.schema import NodeWithScore, TextNode
 
 from bge_rerank_integrations import InvalidInputError, load_reranker, load_scorer
-from bge_rerank_integrations.cache import CachedScorer
 from bge_rerank_integrations.langchain import BGECrossEncoder
 from bge_rerank_integrations.langchain import BGERerank as Compressor
 from bge_rerank_integrations.llama_index import BGERerank as Postprocessor
-from bge_rerank_integrations.windows import WindowedScorer
+from bge_rerank_integrations.wrappers.cache import CachedScorer
+from bge_rerank_integrations.wrappers.windows import WindowedScorer
 from tests.cli.command import json_lines, run
 from tests.fakes import WordOverlapScorer
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from bge_rerank_integrations import InvalidInputError
-from bge_rerank_integrations.cache import CachedScorer
-from bge_rerank_integrations.cancellation import time_limit
-from bge_rerank_integrations.sqlite_store import SqliteStore
+from bge_rerank_integrations.base.deadline import time_limit
+from bge_rerank_integrations.wrappers.cache import CachedScorer
+from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
 from tests.fakes import WordOverlapScorer
 from tests.wrappers.test_cache import PAIRS, SCORES, ListScorer
 
@@ -152,8 +152,8 @@ def test_a_file_that_can_only_be_read_is_read(caplog: pytest.LogCaptureFixture) 
 import logging
 logging.basicConfig(format="%(message)s")
 from tests.fakes import WordOverlapScorer
-from bge_rerank_integrations.cache import CachedScorer
-from bge_rerank_integrations.sqlite_store import SqliteStore
+from bge_rerank_integrations.wrappers.cache import CachedScorer
+from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
 from tests.wrappers.test_cache import PAIRS
 import os
 if os.geteuid() == 0:
@@ -175,7 +175,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     program = f"""
 import logging, resource, signal
 logging.basicConfig(format="%(message)s")
-from bge_rerank_integrations.sqlite_store import SqliteStore
+from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 store = SqliteStore({str(tmp_path / "scores.db")!r})
@@ -306,8 +306,8 @@ def test_sixteen_threads_share_a_file(tmp_path: Path, caplog: pytest.LogCaptureF
 
 WORKER = """
 import sys
-from bge_rerank_integrations.cache import CachedScorer
-from bge_rerank_integrations.sqlite_store import SqliteStore
+from bge_rerank_integrations.wrappers.cache import CachedScorer
+from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
 from tests.wrappers.test_cache import ListScorer
 sys.stdin.readline()
 cached = CachedScorer(ListScorer(), SqliteStore(sys.argv[1], max_bytes=2**20))
@@ -346,7 +346,7 @@ def test_a_forked_process_goes_on_with_the_same_store(tmp_path: Path) -> None:
     file = tmp_path / "scores.db"
     program = f"""
 import os
-from bge_rerank_integrations.sqlite_store import SqliteStore
+from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
 store = SqliteStore({str(file)!r})
 store.put({{b"a" * 32: 1.0}})
 if (child := os.fork()) == 0:

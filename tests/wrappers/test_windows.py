@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, Scorer, load_scorer
-from bge_rerank_integrations.cache import CachedScorer, MemoryStore
+from bge_rerank_integrations.base.trace import recording
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.local.scorer import LocalScorer
-from bge_rerank_integrations.trace import recording
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength
-from bge_rerank_integrations.windows import UncutScorer, WindowedScorer, plan_windows
+from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
+from bge_rerank_integrations.wrappers.windows import UncutScorer, WindowedScorer, plan_windows
 from tests.fakes import FailingScorer, WordOverlapScorer
 from tests.llm import tiny_llms
 from tests.tiny_models import TEXT

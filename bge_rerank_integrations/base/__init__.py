@@ -1,0 +1,1 @@
+"""The foundation: checked pairs and scores, deadlines, traces, addresses and the model table."""

@@ -1,0 +1,235 @@
+"""What happened in one rerank: ranks, scores, what decided the cut, where the time went.
+
+A `Recorder` travels in a context variable, so that scorers around scorers need not pass it on.
+Where nobody asked for a trace there is none, and noting costs a look at that variable. A trace
+holds no text.
+"""
+
+import contextvars
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bge_rerank_integrations.base.html import html_table
+from bge_rerank_integrations.types import FloatArray, RerankResult
+
+Stage = Literal["tokenizing", "queueing", "computing"]
+Count = Literal["computed", "cut", "windows", "cached", "sentences"]
+
+_recorder: contextvars.ContextVar["Recorder | None"] = contextvars.ContextVar(
+    "recorder", default=None
+)
+# seconds that stages inside the present one took on this thread
+_inner: contextvars.ContextVar[list[float] | None] = contextvars.ContextVar("inner", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class PassageTrace:
+    """One passage: its place before and after, from 0; None after where it was not kept.
+
+    The scores are None where the passage was not scored.
+    """
+
+    before: int
+    after: int | None
+    raw_score: float | None
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StageTrace:
+    """A stage of a cascade before the last model, and what it made of the passages it was given.
+
+    `raw_scores` and `ranks`, from 0, have an entry for each passage of the caller's list: None
+    where it did not get so far, and for a score where scoring failed, for which `failure` has the
+    class of error. Ranks below `keep` went on. `number` counts the stages from 1; `counts`,
+    `seconds` and `facts` are those of a `RerankTrace`, of this stage alone.
+    """
+
+    number: int
+    name: str
+    scale: str | None
+    keep: int
+    raw_scores: tuple[float | None, ...]
+    ranks: tuple[int | None, ...]
+    failure: str | None
+    counts: Mapping[str, int]
+    seconds: Mapping[str, float]
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RerankTrace:
+    """One rerank, as plain data.
+
+    `scale` is that of the raw scores, None if there are none. `kept_by` says which rule decided how
+    many came back, None if all did; `failure` is the class of error that `on_error="keep"` stood in
+    for, and `evidence_failure` that which left passages without evidence. `counts` holds how many
+    pairs were computed, cut to fit, split into windows, and answered by a cache, and how many
+    sentences `explain` had scored, which count as pairs too; `seconds` the whole time under
+    "total", and of it what tokenizing, waiting for the device and computing took, and what
+    explaining took with all of these; what cores or devices did side by side is added up.
+    `facts` are what the scorers said of themselves: model,
+    device, precision, kernels.
+
+    `stages` are those of a cascade that ran before the last model, of which all else is said; what
+    fell out there has no score here. Only "total" counts their time.
+    """
+
+    passages: tuple[PassageTrace, ...]
+    scale: str | None
+    calibrated: bool
+    kept_by: str | None
+    failure: str | None
+    evidence_failure: str | None
+    counts: Mapping[str, int]
+    seconds: Mapping[str, float]
+    facts: Mapping[str, str]
+    stages: tuple[StageTrace, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as dictionaries, lists, numbers and strings, as JSON takes them."""
+        return {
+            "passages": [
+                {
+                    "before": passage.before,
+                    "after": passage.after,
+                    "raw_score": passage.raw_score,
+                    "score": passage.score,
+                }
+                for passage in self.passages
+            ],
+            "scale": self.scale,
+            "calibrated": self.calibrated,
+            "kept_by": self.kept_by,
+            "failure": self.failure,
+            "evidence_failure": self.evidence_failure,
+            "counts": dict(self.counts),
+            "seconds": dict(self.seconds),
+            "facts": dict(self.facts),
+            "stages": [
+                {
+                    "number": stage.number,
+                    "name": stage.name,
+                    "scale": stage.scale,
+                    "keep": stage.keep,
+                    "raw_scores": list(stage.raw_scores),
+                    "ranks": list(stage.ranks),
+                    "failure": stage.failure,
+                    "counts": dict(stage.counts),
+                    "seconds": dict(stage.seconds),
+                    "facts": dict(stage.facts),
+                }
+                for stage in self.stages
+            ],
+        }
+
+    def _repr_html_(self) -> str:
+        """Tables for a notebook: the passages, places from 0, and all else that was noted."""
+        passages = [
+            [passage.before, passage.after, passage.score, passage.raw_score]
+            for passage in self.passages
+        ]
+        said = {
+            "scale": self.scale,
+            "calibrated": "yes" if self.calibrated else "no",
+            "kept by": self.kept_by,
+            "failure": self.failure,
+            "evidence failure": self.evidence_failure,
+            **self.counts,
+            **{f"{stage}, seconds": seconds for stage, seconds in self.seconds.items()},
+            **self.facts,
+        }
+        stages = [[stage.number, stage.name, stage.keep, stage.failure] for stage in self.stages]
+        tables = [
+            html_table(["before", "after", "score", "raw score"], passages),
+            html_table(["", ""], [row for row in said.items() if row[1] is not None]),
+            html_table(["stage", "name", "keeps", "failure"], stages) if stages else "",
+        ]
+        return "".join(tables)
+
+
+@dataclass(slots=True)
+class Recorder:
+    """What scorers note while they work, from however many threads."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, counts: Mapping[Count, int], facts: Mapping[str, str]) -> None:
+        with self._lock:
+            for name, number in counts.items():
+                self.counts[name] = self.counts.get(name, 0) + number
+            self.facts.update(facts)
+
+    def spend(self, stage: Stage, seconds: float) -> None:
+        with self._lock:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+@contextmanager
+def recording() -> Iterator[Recorder]:
+    """Collect what is noted inside; an outer recorder is told nothing of it."""
+    recorder = Recorder()
+    token = _recorder.set(recorder)
+    try:
+        yield recorder
+    finally:
+        _recorder.reset(token)
+
+
+def note(counts: Mapping[Count, int], facts: Mapping[str, str] | None = None) -> None:
+    """Add to the counts of the present rerank, and say facts of its scorers, if it is recorded."""
+    recorder = _recorder.get()
+    if recorder is not None:
+        recorder.add(counts, facts or {})
+
+
+@contextmanager
+def timed(stage: Stage | None) -> Iterator[None]:
+    """Add the time that passes inside to a stage of the present rerank, if it is recorded.
+
+    A stage is given what passes in it but not in stages inside it on the same thread; None is a
+    stage that is only taken off. Cores and devices that work side by side can spend more than
+    passes.
+    """
+    recorder = _recorder.get()
+    if recorder is None:
+        yield
+        return
+    begin, outer = time.perf_counter(), _inner.get()
+    inner = [0.0]
+    token = _inner.set(inner)
+    try:
+        yield
+    finally:
+        passed = time.perf_counter() - begin
+        _inner.reset(token)
+        if outer is not None:
+            outer[0] += passed
+        if stage is not None:
+            recorder.spend(stage, passed - inner[0])
+
+
+def class_name(error: BaseException | None) -> str | None:
+    """What a trace says of an error: never its text, which may hold an address."""
+    return None if error is None else type(error).__name__
+
+
+def passage_traces(
+    raw: FloatArray, shown: Callable[[float], float], results: Sequence[RerankResult]
+) -> tuple[PassageTrace, ...]:
+    """Each passage of the caller's list, in its order; `raw` is NaN where it was not scored."""
+    after = {result.index: place for place, result in enumerate(results)}
+    return tuple(
+        PassageTrace(index, after.get(index), None, None)
+        if math.isnan(number)
+        else PassageTrace(index, after.get(index), number, shown(number))
+        for index, number in enumerate(raw.tolist())
+    )

@@ -1,0 +1,243 @@
+"""Queries with candidate passages and people's judgements of them, read from files.
+
+Two layouts: JSON lines, each a query with its good and bad passages, as reranking tasks are
+published; and a BEIR folder (corpus.jsonl, queries.jsonl, qrels) with a TREC run of candidates.
+"""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bge_rerank_integrations.base.input_files import UnreadableInput
+from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.option_checks import whole_number
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedQuery:
+    """A query, its candidates (id to text, in their first order) and the judged passages' grades.
+
+    A judged passage need not be a candidate: then no reranker can find it, and nDCG says so. A
+    query of which nothing was found has no candidates at all. Raises `InvalidInputError` for ids
+    and texts that are no str, and for grades that are no whole numbers.
+    """
+
+    id: str
+    text: str
+    candidates: Mapping[str, str]
+    grades: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not isinstance(self.text, str):
+            raise InvalidInputError(
+                f"a judged query has an id of type {type(self.id).__name__} and a text of type "
+                f"{type(self.text).__name__}; both must be str"
+            )
+        for name, given in (("candidates", self.candidates), ("grades", self.grades)):
+            if not isinstance(given, Mapping):
+                raise InvalidInputError(
+                    f"{name} of the judged query {self.id!r} is a {type(given).__name__}; it must "
+                    'have each by its passage\'s id, as {"node-17": ...}'
+                )
+        for key, text in self.candidates.items():
+            if not isinstance(key, str) or not isinstance(text, str):
+                raise InvalidInputError(
+                    f"the judged query {self.id!r} has a candidate of the id {key!r} and of type "
+                    f"{type(text).__name__}; ids and candidates must be str"
+                )
+        grades = {}
+        for key, grade in self.grades.items():
+            number = whole_number(grade)
+            if not isinstance(key, str) or number is None:
+                raise InvalidInputError(
+                    f"the judged query {self.id!r} has the grade {grade!r} for the id {key!r}; ids "
+                    "must be str and grades whole numbers"
+                )
+            grades[key] = number
+        # numpy's whole numbers are no grades to the measures, nor numbers to JSON
+        object.__setattr__(self, "grades", grades)
+
+
+def read_judged_lines(file: Path) -> list[JudgedQuery]:
+    """A query for each line {"query": ..., "positive": [texts], "negative": [texts]}.
+
+    Raises `UnreadableInput`, with the line's number, for anything else, and for a file of none.
+    """
+    queries: list[JudgedQuery] = []
+    for place, line in _json_lines(file):
+        texts = {kind: line.get(kind) for kind in ("positive", "negative")}
+        if not isinstance(line.get("query"), str) or not all(
+            isinstance(some, list) and all(isinstance(text, str) for text in some)
+            for some in texts.values()
+        ):
+            raise UnreadableInput(
+                f"{place} is no judged query: each line must be "
+                '{"query": "...", "positive": ["..."], "negative": ["..."]}'
+            )
+        candidates, grades = {}, {}
+        # negatives first, so that equal scores do not look like a good order
+        for grade, kind in ((0, "negative"), (1, "positive")):
+            for number, text in enumerate(texts[kind] or (), start=1):
+                candidates[f"{kind}-{number}"] = text
+                grades[f"{kind}-{number}"] = grade
+        queries.append(JudgedQuery(str(len(queries) + 1), line["query"], candidates, grades))
+    if not queries:
+        raise UnreadableInput(f"{file} holds no judged query")
+    return queries
+
+
+def read_beir(
+    folder: Path, run: Path | None = None, *, qrels: Path | None = None, depth: int | None
+) -> list[JudgedQuery]:
+    """The judged queries of a BEIR folder, each with the first `depth` candidates of the run.
+
+    `depth` None takes all of them. `run` is a TREC run; by default the one file *.trec of the
+    folder. `qrels` are lines of three fields, as BEIR has them, or four, as TREC has; by default
+    qrels/test.tsv or qrels.tsv. Fields end at tabs, so that an id may hold blanks, and at blanks in
+    a line without a tab. A judged query that the run leaves out has no candidates: the
+    retriever found nothing, which counts. Raises `UnreadableInput` for what is missing or not as
+    it should be, such as a run whose ranks and scores give two orders.
+    """
+    run = run or _only_run(folder)
+    if qrels is None:
+        qrels = folder / "qrels" / "test.tsv"
+        qrels = qrels if qrels.is_file() else folder / "qrels.tsv"
+    grades = _read_grades(qrels)
+    queries = _texts(folder / "queries.jsonl", set(grades))
+    if unknown := sorted(grades.keys() - queries.keys()):
+        raise UnreadableInput(
+            f"{qrels} judges query {unknown[0]!r}, which {folder / 'queries.jsonl'} lacks"
+        )
+    ranked = _read_run(run)
+    chosen = {query: ranked.get(query, [])[:depth] for query in queries}
+    wanted = {passage for passages in chosen.values() for passage in passages}
+    if not wanted:
+        raise UnreadableInput(f"{folder} holds no judged query that has candidates in {run}")
+    texts = _texts(folder / "corpus.jsonl", wanted, titled=True)
+    if lost := sorted(wanted - texts.keys()):
+        raise UnreadableInput(f"{run} names {lost[0]!r}, which {folder / 'corpus.jsonl'} lacks")
+    return [
+        JudgedQuery(query, text, {p: texts[p] for p in chosen[query]}, grades[query])
+        for query, text in queries.items()
+    ]
+
+
+def _read_grades(qrels: Path) -> dict[str, dict[str, int]]:
+    """By query and passage; a grade below 0, as TREC has for spam, is no more than a 0."""
+    grades: dict[str, dict[str, int]] = {}
+    is_beir = False
+    for place, fields in _fields(qrels):
+        if fields[0] in ("query-id", "query_id"):
+            is_beir = True
+            continue
+        # TREC's second field is a number that means nothing; else it is half an id with a blank
+        is_trec = len(fields) == 4 and re.fullmatch("Q?[0-9]+", fields[1]) is not None
+        count = 4 if is_trec and not is_beir else 3
+        if len(fields) != count:
+            raise UnreadableInput(
+                f"{place} must have 3 fields (BEIR) or 4 (TREC), the second a number, with "
+                "tabs between them where an id holds a blank"
+            )
+        query, passage, grade = fields[0], fields[count - 2], fields[count - 1]
+        if re.fullmatch(r"-?[0-9]+", grade) is None:
+            raise UnreadableInput(f"{place} must have {count} fields, field {count} a whole number")
+        judged = grades.setdefault(query, {})
+        if judged.get(passage, int(grade)) != int(grade):
+            raise UnreadableInput(f"{place} judges {passage!r} for {query!r} a second time")
+        judged[passage] = int(grade)
+    return grades
+
+
+def _read_run(run: Path) -> dict[str, list[str]]:
+    """By query, its passages in the order of their ranks, and of their scores where ranks tie.
+
+    TREC's own program goes by the scores and others by the ranks, so both must say the same.
+    """
+    ranked: dict[str, list[tuple[int, float, str]]] = {}
+    for place, fields in _fields(run):
+        if len(fields) != 6 or re.fullmatch(r"[0-9]+", fields[3]) is None:
+            raise UnreadableInput(f"{place} must have 6 fields, field 4 a whole number")
+        try:
+            score = float(fields[4])
+        except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
+            raise UnreadableInput(f"{place} must have 6 fields, field 5 a finite number")
+        ranked.setdefault(fields[0], []).append((int(fields[3]), -score, fields[2]))
+    for query, rows in ranked.items():
+        rows.sort(key=lambda row: row[:2])
+        if any(row[1] > following[1] for row, following in itertools.pairwise(rows)):
+            raise UnreadableInput(
+                f"{run} ranks the passages of query {query!r} one way and scores them another; "
+                "the best must have the first rank and the highest score"
+            )
+        if len({passage for _, _, passage in rows}) < len(rows):
+            raise UnreadableInput(f"{run} has a passage of query {query!r} twice")
+    return {query: [passage for _, _, passage in rows] for query, rows in ranked.items()}
+
+
+def _only_run(folder: Path) -> Path:
+    runs = sorted(folder.glob("*.trec"))
+    if len(runs) != 1:
+        raise UnreadableInput(
+            f"{folder} has {len(runs)} files *.trec, and candidates are read from one: name it "
+            "with --run"
+        )
+    return runs[0]
+
+
+def _texts(file: Path, wanted: Container[str], *, titled: bool = False) -> dict[str, str]:
+    """The texts of the ids that are wanted, in the order of the file."""
+    texts: dict[str, str] = {}
+    for place, key, title, text in _documents(file):
+        if key in wanted:
+            whole = f"{title} {text}".strip() if titled else text
+            if texts.setdefault(key, whole) != whole:
+                raise UnreadableInput(f"{place} has the id {key!r} again, with another text")
+    return texts
+
+
+def _documents(file: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Place, id, title and text."""
+    for place, line in _json_lines(file):
+        key, title, text = line.get("_id", line.get("id")), line.get("title"), line.get("text")
+        if key is None or not isinstance(text, str) or not isinstance(title, str | None):
+            raise UnreadableInput(f'{place} must have an "_id" and a "text"')
+        yield place, str(key), title or "", text
+
+
+def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for place, text in _lines(file):
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise UnreadableInput(f"{place} is not JSON: {error}") from None
+        if not isinstance(line, dict):
+            raise UnreadableInput(f"{place} is no JSON object")
+        yield place, line
+
+
+def _fields(file: Path) -> Iterator[tuple[str, list[str]]]:
+    for place, text in _lines(file):
+        fields = [field.strip() for field in text.strip().split("\t")]
+        if not all(fields):
+            raise UnreadableInput(f"{place} has an empty field")
+        yield place, fields if len(fields) > 1 else text.split()
+
+
+def _lines(file: Path) -> Iterator[tuple[str, str]]:
+    """Where each line that is not blank stands, and the line."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="\n") as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    yield f"line {number} of {file}", line
+    except FileNotFoundError:
+        raise UnreadableInput(f"there is no {file}") from None
+    except UnicodeDecodeError as error:
+        raise UnreadableInput(f"{file} is not UTF-8: {error.reason}") from None

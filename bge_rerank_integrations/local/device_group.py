@@ -1,0 +1,133 @@
+"""One model on several devices: a thread for each takes the next batch when it is free.
+
+Threads and not processes: torch releases the interpreter while a device works, weights are read
+without pickling, and an error in one reaches the caller as it is.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
+from dataclasses import replace
+from itertools import count
+
+from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.engine import Engine, Part, Request, in_order
+from bge_rerank_integrations.local.load_request import BatchLimits
+from bge_rerank_integrations.local.text.tokenizer import TokenSequence
+from bge_rerank_integrations.types import FloatArray
+
+
+class EngineGroup:
+    """Engines of one model on different devices, used as one; see `Engine`.
+
+    Every engine must compute in the same number format. Batches are those that the engine with the
+    smallest budget would make alone, so a score does not depend on which device it came from.
+    """
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self._engines = tuple(engines)
+        self._smallest = min(engines, key=lambda engine: engine.plan.max_batch_tokens)
+        self._calls = count()
+        self.model = engines[0].model
+        self.fingerprint = engines[0].fingerprint
+        self.tokenizer = engines[0].tokenizer
+
+    @property
+    def plan(self) -> DevicePlan:
+        """The first device's plan under the names of all, with the reasons of all."""
+        plans = [engine.plan for engine in self._engines]
+        devices = ", ".join(plan.device for plan in plans)
+        shared = f"{len(plans)} devices: each takes the next batch when it is free"
+        reasons = (*reasons_by_device(plans), shared)
+        budget = self._smallest.plan.max_batch_tokens
+        return replace(plans[0], device=devices, max_batch_tokens=budget, reasons=reasons)
+
+    def release_memory(self) -> None:
+        """Give cached, unused memory of every device back."""
+        for engine in self._engines:
+            engine.release_memory()
+
+    def run(
+        self,
+        sequences: Sequence[TokenSequence],
+        positions: Sequence[int],
+        limits: BatchLimits,
+        *,
+        on_batch: Callable[[int], object] | None = None,
+    ) -> FloatArray:
+        """As `Engine.run`. The first error on any device ends the call on all of them."""
+        request = Request(sequences, positions, limits, one_at_a_time(on_batch))
+        batches = self._smallest.plan_batches(request)
+        # so that small calls, which one device can do, do not all go to the first
+        turn = next(self._calls) % len(self._engines)
+        engines = (self._engines[turn:] + self._engines[:turn])[: len(batches)]
+        return drain_together(engines, request, batches, f"{self.model} on {self.plan.device}")
+
+
+def reasons_by_device(plans: Sequence[DevicePlan]) -> tuple[str, ...]:
+    """The reasons of all plans; where there are several, each under its device's name."""
+    if len(plans) == 1:
+        return plans[0].reasons
+    return tuple(f"{plan.device}: {reason}" for plan in plans for reason in plan.reasons)
+
+
+def drain_together(
+    engines: Sequence[Engine],
+    request: Request,
+    batches: Iterable[list[int]],
+    where: str,
+    *,
+    within: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> FloatArray:
+    """The rows of all batches, [sequences, width]: a thread for each engine, `within` a context.
+
+    Each takes the next batch when it is free; the first error on any ends the call on all.
+    """
+    left = deque(batches)
+    stopped = threading.Event()
+    errors: list[BaseException] = []
+
+    def take() -> list[int] | None:
+        try:
+            return None if stopped.is_set() else left.popleft()
+        except IndexError:
+            return None
+
+    def drain(engine: Engine) -> Part:
+        try:
+            with within():
+                return engine.drain(request, take)
+        except BaseException as error:
+            errors.append(error)
+            stopped.set()
+            raise
+
+    with ThreadPoolExecutor(len(engines), "bge-rerank") as pool:
+        # each thread sees the caller's cancellation and time limit
+        parts = [pool.submit(copy_context().run, drain, engine) for engine in engines]
+        try:
+            for part in parts:
+                part.exception()
+        finally:
+            stopped.set()  # also when the wait itself is interrupted
+    if errors:
+        raise errors[0]
+    return in_order([part.result() for part in parts], len(request.sequences), where)
+
+
+def one_at_a_time(
+    on_batch: Callable[[int], object] | None,
+) -> Callable[[int], object] | None:
+    """The caller's function, called by one thread at a time."""
+    if on_batch is None:
+        return None
+    lock = threading.Lock()
+
+    def call(sequences: int) -> None:
+        with lock:
+            on_batch(sequences)
+
+    return call

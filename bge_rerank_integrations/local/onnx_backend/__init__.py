@@ -1,0 +1,1 @@
+"""ONNX graphs on ONNX Runtime and OpenVINO; works without torch."""

@@ -1,0 +1,87 @@
+"""ONNX Runtime on the CPU, as a runtime of `graph_encoder.py`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from onnxruntime.capi import (  # type: ignore[import-untyped]
+    onnxruntime_pybind11_state as ort_errors,
+)
+
+from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
+from bge_rerank_integrations.local.onnx_backend.encoder import (
+    GraphInput,
+    GraphOutput,
+    Integers,
+    first_line,
+)
+from bge_rerank_integrations.local.onnx_backend.file import OnnxFile
+
+INTEGERS: dict[str, Integers] = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+# ONNX Runtime has an error for each status and no common one, and none for memory.
+ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+MEMORY_MESSAGES = ("Failed to allocate memory", "std::bad_alloc", "bad allocation")
+
+
+class OnnxRuntime:
+    """A graph in ONNX Runtime; see `graph_encoder.Runtime`.
+
+    Raises `CheckpointError` for a file that it cannot load, and `UnsupportedModel` for inputs that
+    are no integers.
+    """
+
+    name = "ONNX Runtime"
+    errors: tuple[type[Exception], ...] = ERRORS
+
+    def __init__(self, file: OnnxFile) -> None:
+        version = onnxruntime.__version__
+        self.number_format = file.number_format
+        self.reasons: tuple[str, ...] = (
+            f"device cpu: ONNX Runtime {version}, its CPU provider",
+            f"precision {file.number_format}: as the file has it",
+        )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        # Plans memory once for each length of input and keeps every plan.
+        options.enable_mem_pattern = False
+        options.log_severity_level = 4  # errors are raised; ONNX Runtime would print them as well
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(file.path), options, providers=["CPUExecutionProvider"]
+            )
+        except ERRORS as error:
+            raise CheckpointError(
+                f"ONNX Runtime {version} cannot load {file.path}, which is damaged or newer than "
+                f"it: {first_line(error)}"
+            ) from error
+        nodes = self._session.get_inputs()
+        for node in nodes:
+            if node.type not in INTEGERS:
+                raise UnsupportedModel(
+                    f"{file.path} asks for an input {node.name!r} of {node.type}; supported: "
+                    f"{', '.join(INTEGERS)}"
+                )
+        self.inputs = tuple(GraphInput(node.name, INTEGERS[node.type]) for node in nodes)
+        self.outputs = tuple(
+            GraphOutput(node.name, tuple(n if isinstance(n, int) else None for n in node.shape))
+            for node in self._session.get_outputs()
+        )
+
+    def infer(self, feed: Mapping[str, NDArray[Any]], output: str) -> NDArray[Any]:
+        result: NDArray[Any] = self._session.run([output], dict(feed))[0]
+        return result
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        known = isinstance(error, ort_errors.Fail | ort_errors.RuntimeException)
+        return known and any(message in str(error) for message in MEMORY_MESSAGES)

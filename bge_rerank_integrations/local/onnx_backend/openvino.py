@@ -1,0 +1,187 @@
+"""OpenVINO on the CPU, as a runtime of `graph_encoder.py`; it reads the same ONNX files."""
+
+import os
+import queue
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
+from bge_rerank_integrations.local.onnx_backend.encoder import (
+    GraphInput,
+    GraphOutput,
+    Integers,
+    first_line,
+    usable_cores,
+)
+from bge_rerank_integrations.local.onnx_backend.file import OnnxFile
+
+_TELEMETRY = "openvino_telemetry"
+_was_there = _TELEMETRY in sys.modules
+# Importing openvino tells its maker's server so, unless the module that does it is missing. None
+# in this table is Python's own way to say that.
+sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type]
+try:
+    import openvino  # type: ignore[import-untyped]
+finally:
+    if not _was_there:
+        del sys.modules[_TELEMETRY]
+
+INTEGERS: dict[str, Integers] = {"i64": np.int64, "i32": np.int32}
+VERSION = openvino.__version__.partition("-")[0]
+MEMORY_MESSAGES = (
+    "std::bad_alloc",
+    "bad allocation",
+    "Failed to allocate ",
+    "Could not allocate memory",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A compiled graph, and requests for as many calls at once as there are workers."""
+
+    graph: Any
+    requests: "queue.SimpleQueue[Any]"
+
+
+class OpenVino:
+    """A graph in OpenVINO; see `graph_encoder.Runtime`.
+
+    Computes in float32, which is not OpenVINO's own default where the processor has bfloat16: it
+    would round the logits too. Raises `CheckpointError` for a file that it cannot load, and
+    `UnsupportedModel` for inputs that are no integers.
+    """
+
+    name = "OpenVINO"
+    errors: tuple[type[Exception], ...] = (RuntimeError,)
+
+    def __init__(self, file: OnnxFile) -> None:
+        # other kernels than ONNX Runtime's: the scores of a large model differ by 3e-5 in float32
+        self.number_format = f"{file.number_format}-openvino"
+        self.reasons: tuple[str, ...] = (
+            f"device cpu: OpenVINO {VERSION}",
+            f"precision {file.number_format}: as the file has it; activations in float32",
+        )
+        self._file = file
+        self._turn = threading.Lock()
+        self._compiled: _Compiled | None = None
+        graph = self._ready().graph
+        self.inputs = tuple(_input(node, file) for node in graph.inputs)
+        self.outputs = tuple(
+            GraphOutput(node.get_any_name(), _shape(node)) for node in graph.outputs
+        )
+
+    def infer(self, feed: Mapping[str, NDArray[Any]], output: str) -> NDArray[Any]:
+        compiled = self._ready()
+        request = compiled.requests.get()
+        try:
+            request.infer(dict(feed), share_inputs=True)
+            result: NDArray[Any] = request.get_tensor(output).data.copy()
+        except RuntimeError as error:
+            if self.is_out_of_memory(error):
+                # from then on it fails for every input, however small
+                with self._turn:
+                    self._compiled = None
+            raise
+        finally:
+            compiled.requests.put(request)
+        return result
+
+    def _ready(self) -> _Compiled:
+        with self._turn:
+            if self._compiled is None:
+                try:
+                    self._compiled = _compile(self._file)
+                except RuntimeError as error:
+                    if self.is_out_of_memory(error):
+                        raise
+                    raise CheckpointError(
+                        f"OpenVINO {VERSION} cannot load {self._file.path}, which is damaged or "
+                        f"newer than it: {_said(error)}"
+                    ) from error
+            return self._compiled
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return isinstance(error, RuntimeError) and any(
+            message in str(error) for message in MEMORY_MESSAGES
+        )
+
+
+def _compile(file: OnnxFile) -> _Compiled:
+    cores = usable_cores()
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        "NUM_STREAMS": cores,
+        "INFERENCE_NUM_THREADS": cores,
+        # two processes would pin their threads to the same cores
+        "ENABLE_CPU_PINNING": False,
+    }
+    core = openvino.Core()
+    with _readable(file) as path:
+        graph = core.compile_model(core.read_model(path), "CPU", settings)
+    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for _ in range(cores):
+        requests.put(graph.create_infer_request())
+    return _Compiled(graph, requests)
+
+
+@contextmanager
+def _readable(file: OnnxFile) -> Iterator[Path]:
+    """A path where OpenVINO finds the graph and its weights.
+
+    It looks for the weights beside what a link points at, and refuses a link that leads out of the
+    graph's folder. The hub's cache is made of links to files that are named by their contents: from
+    there the files get their names back in a folder of their own, without being copied.
+    """
+    graph, *weights = file.files
+    if not (weights and any(part.is_symlink() for part in file.files)):
+        yield graph
+        return
+    # on the file system of the weights, or they could not have a second name
+    beside = weights[0].resolve().parent
+    place = beside if os.access(beside, os.W_OK) else None
+    # on Windows a mapped file cannot be removed: the system's own cleaning takes it later
+    with tempfile.TemporaryDirectory("bge-rerank", dir=place, ignore_cleanup_errors=True) as folder:
+        for part in file.files:
+            _name_again(part.resolve(), Path(folder) / part.name)
+        yield Path(folder) / graph.name
+
+
+def _name_again(file: Path, name: Path) -> None:
+    try:
+        name.hardlink_to(file)
+    except OSError:  # another file system, one without such links, or a file of somebody else
+        shutil.copyfile(file, name)
+
+
+def _input(node: Any, file: OnnxFile) -> GraphInput:
+    kind = node.get_element_type().get_type_name()
+    if kind not in INTEGERS:
+        raise UnsupportedModel(
+            f"{file.path} asks for an input {node.get_any_name()!r} of {kind}; supported: "
+            f"{', '.join(INTEGERS)}"
+        )
+    return GraphInput(node.get_any_name(), INTEGERS[kind])
+
+
+def _shape(node: Any) -> tuple[int | None, ...]:
+    return tuple(
+        None if size.is_dynamic else int(size.get_length()) for size in node.get_partial_shape()
+    )
+
+
+def _said(error: Exception) -> str:
+    """The last line that says something: the first only names OpenVINO's own source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else first_line(error)

@@ -1,0 +1,1 @@
+"""From texts to sequences of token ids, for each model family."""

@@ -1,0 +1,176 @@
+"""Query and passage through the model together: one logit per pair, by FlagEmbedding's rule.
+
+The rule, of `FlagReranker.compute_score` in FlagEmbedding 1.4: the query is cut to three quarters
+of `max_length`, the passage to `max_length`, and then the passage alone until the pair fits. With
+`truncation="longest_first"` it is that of sentence-transformers and of the tokenizers library
+(`truncate_encodings`): the longer text is cut to the other's length, then both to the half.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.local.load_request import TextRequest
+from bge_rerank_integrations.local.text.method import RunSequences, TextOptions, cut_at
+from bge_rerank_integrations.local.text.token_cache import Ids
+from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence, join_pair
+from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
+
+DEFAULT_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEncoding:
+    """The method of one-logit classifiers; see `method.Method`."""
+
+    options: TextOptions
+    scale: Scale = "logit"
+    columns: int = 1
+
+    @property
+    def description(self) -> str:
+        return describe(self.options)
+
+    def score(
+        self,
+        pairs: Sequence[Pair],
+        positions: Sequence[int],
+        tokenizer: TextTokenizer,
+        run: RunSequences,
+    ) -> tuple[FloatArray, Counter[str]]:
+        sequences, cut = self.sequences(pairs, positions, tokenizer)
+        return run(sequences, positions), cut
+
+    def sequences(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
+    ) -> tuple[list[TokenSequence], Counter[str]]:
+        """The model's input for each pair, and how many pairs each option cut."""
+        options, template = self.options, tokenizer.pair_template
+        # which of two long texts is the longer shows in their whole lengths only
+        whole = options.truncation == "longest_first"
+        queries, passages = encode_both(tokenizer, pairs, positions, options, whole=whole)
+        sequences: list[TokenSequence] = []
+        cut: Counter[str] = Counter()
+        for query_text, passage_text in pairs:
+            query, passage = queries[query_text], passages[passage_text]
+            query_limit, passage_limit = self._limits(len(query), len(passage), tokenizer)
+            kept_query, kept_passage = query[:query_limit], passage[:passage_limit]
+            lost = len(kept_query) < len(query), len(kept_passage) < len(passage)
+            cut.update(cut_at(options, query=lost[0], passage=lost[1]))
+            sequences.append(join_pair(kept_query, kept_passage, template))
+        return sequences, cut
+
+    def measure(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
+    ) -> list[PairLength]:
+        lengths = count_both(tokenizer, pairs, positions, self.options)
+        return [
+            PairLength(query, limits[0], passage, limits[1])
+            for query, passage in lengths
+            for limits in [self._limits(query, passage, tokenizer)]
+        ]
+
+    def _limits(self, query: int, passage: int, tokenizer: TextTokenizer) -> tuple[int, int]:
+        """Most tokens that are read of a query and of a passage of so many."""
+        limit = self.options.query_max_length
+        room = self.options.max_length - len(tokenizer.pair_template)
+        if self.options.truncation == "only_second":
+            return limit, room - min(query, limit)
+        shorter = min(query, passage, room // 2)
+        return (shorter, room - shorter) if query <= passage else (room - shorter, shorter)
+
+
+def cross_encoding(tokenizer: TextTokenizer, text: TextRequest, *, limit: int) -> CrossEncoding:
+    """The method with the caller's options filled up by FlagEmbedding's defaults.
+
+    Raises `InvalidInputError`, with the allowed range, for a pair longer than the model's `limit`
+    or a query that leaves no room for a passage.
+    """
+    control = len(tokenizer.pair_template)
+    length = min(DEFAULT_MAX_LENGTH, limit) if text.max_length is None else text.max_length
+    if not 4 * (control + 1) <= length <= limit:
+        raise InvalidInputError(
+            f"max_length is {length}; this model takes {4 * (control + 1)} to {limit} tokens"
+        )
+    longest_first = text.truncation == "longest_first"
+    if longest_first and text.query_max_length is not None:
+        raise InvalidInputError(
+            f"query_max_length is {text.query_max_length}; with truncation='longest_first' a query "
+            "is cut only where it is the longer text: leave one of the two out"
+        )
+    query = length - control - 1 if longest_first else length * 3 // 4
+    query = query if text.query_max_length is None else text.query_max_length
+    if not 1 <= query < length - control:
+        raise InvalidInputError(
+            f"query_max_length is {query}; with max_length={length} it must be 1 to "
+            f"{length - control - 1}, so that a passage fits behind the query"
+        )
+    return CrossEncoding(
+        TextOptions(
+            max_length=length,
+            query_max_length=query,
+            query_instruction=text.query_instruction or "",
+            passage_instruction=text.passage_instruction or "",
+            special_tokens=text.special_tokens,
+            truncation=text.truncation,
+        )
+    )
+
+
+def encode_both(
+    tokenizer: TextTokenizer,
+    pairs: Sequence[Pair],
+    positions: Sequence[int],
+    options: TextOptions,
+    *,
+    whole: bool = False,
+) -> tuple[dict[str, Ids], dict[str, Ids]]:
+    """Each distinct query and each distinct passage with its ids, instructions put before them.
+
+    Of a text longer than its part of `options.max_length` the last ids may be missing, unless the
+    `whole` is wanted.
+    """
+    both = []
+    for side, instruction, keep in (
+        (0, options.query_instruction, options.query_max_length),
+        (1, options.passage_instruction, options.max_length),
+    ):
+        first: dict[str, int] = {}
+        for pair, position in zip(pairs, positions, strict=True):
+            first.setdefault(pair[side], position)
+        ids = tokenizer.encode(
+            [instruction + text for text in first],
+            list(first.values()),
+            keep=None if whole else keep,
+            special_tokens=options.special_tokens,
+        )
+        both.append(dict(zip(first, ids, strict=True)))
+    return both[0], both[1]
+
+
+def count_both(
+    tokenizer: TextTokenizer,
+    pairs: Sequence[Pair],
+    positions: Sequence[int],
+    options: TextOptions,
+) -> list[tuple[int, int]]:
+    """How many tokens query and passage of each pair have, instructions included."""
+    queries, passages = encode_both(tokenizer, pairs, positions, options, whole=True)
+    return [(len(queries[query]), len(passages[passage])) for query, passage in pairs]
+
+
+def describe(options: TextOptions) -> str:
+    """The options that change a score, for `Scorer.name`."""
+    said = [f"max_length={options.max_length}"]
+    if options.truncation == "only_second":
+        said.append(f"query_max_length={options.query_max_length}")
+    else:
+        said.append(f"truncation={options.truncation}")
+    if options.query_instruction:
+        said.append(f"query_instruction={options.query_instruction!r}")
+    if options.passage_instruction:
+        said.append(f"passage_instruction={options.passage_instruction!r}")
+    if options.special_tokens != "literal":
+        said.append(f"special_tokens={options.special_tokens}")
+    return ",".join(said)

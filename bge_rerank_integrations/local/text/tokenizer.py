@@ -1,0 +1,251 @@
+"""Text to token ids: the checkpoint's own tokenizer, and no injected control ids.
+
+The tokenizer is private and stateless: truncation and padding are switched off once, so any number
+of threads may encode at once (transformers' `__call__` sets both anew on every call, which gives
+wrong ids under threads). Ids are cut and joined by the methods of each model family.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, pre_tokenizers
+
+from bge_rerank_integrations.errors import CheckpointError, InvalidInputError
+from bge_rerank_integrations.local.text.control_tokens import (
+    control_ids,
+    without_control_pieces,
+)
+from bge_rerank_integrations.local.text.token_cache import Ids, TokenCache
+from bge_rerank_integrations.types import SpecialTokens
+
+# A text this much longer than its tokens are wanted is cut before it is tokenized.
+CHARACTERS_PER_TOKEN = 16
+
+
+class TokenSequence(NamedTuple):
+    """One input of a model: its ids, and where its parts end.
+
+    `first_segment` leading ids have token type 0 (in an encoder), or are the query part that
+    passages share (in an LLM); `tail` trailing ids are the LLM's prompt.
+    """
+
+    ids: Ids
+    first_segment: int
+    tail: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The control ids around one text, or around and between two."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+class TextTokenizer:
+    """A checkpoint's `tokenizer.json`, with text kept apart from control tokens.
+
+    In `"literal"` mode no text can give a control id. `control_ids` are those the model's config
+    declares, besides the tokenizer's own special tokens.
+    """
+
+    def __init__(self, folder: Path, declared: Iterable[int] = ()) -> None:
+        self._file = folder / "tokenizer.json"
+        if not self._file.is_file():
+            raise CheckpointError(
+                f"{folder} has no tokenizer.json; save the fast tokenizer into it: "
+                "AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
+            )
+        try:
+            self._content = self._file.read_text(encoding="utf-8")
+            self._parsing = _stateless(self._content)
+        except Exception as error:  # tokenizers raises nothing more specific than Exception
+            raise CheckpointError(
+                f"{self._file} is no tokenizer this release can read: {error!r}; fetch the model "
+                "again, or update tokenizers"
+            ) from error
+        self.control_ids = control_ids(self._parsing, self._content, declared)
+        self.size = _size(self._parsing)
+        self._cut_at_spaces = _splits_at_spaces(self._parsing.pre_tokenizer)
+        self._caches: dict[SpecialTokens, TokenCache] = {
+            "literal": TokenCache(),
+            "parse": TokenCache(),
+        }
+
+    @cached_property
+    def _literal(self) -> Tokenizer:
+        # a second vocabulary in memory, only once a text holds the name of a control token
+        return _stateless(without_control_pieces(self._content, self.control_ids))
+
+    @cached_property
+    def single_template(self) -> Template:
+        """The control ids that this tokenizer puts around one text."""
+        encoding = self._parsing.encode("a")
+        return self._checked(_template(encoding.ids, encoding.sequence_ids))
+
+    @cached_property
+    def pair_template(self) -> Template:
+        """The control ids that this tokenizer puts around and between two texts."""
+        encoding = self._parsing.encode("a", "a")
+        return self._checked(_template(encoding.ids, encoding.sequence_ids))
+
+    def _checked(self, template: Template) -> Template:
+        # an encoder's score is read off the token before the text: without it there is none
+        if not template.before:
+            raise CheckpointError(
+                f"{self._file} has no post_processor that puts a control token before a text; "
+                "save the tokenizer again from the original model"
+            )
+        return template
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        positions: Sequence[int],
+        *,
+        keep: int | None = None,
+        special_tokens: SpecialTokens = "literal",
+    ) -> list[Ids]:
+        """The ids of each text, without a template.
+
+        With `keep` only the first so many ids of a text matter: of a longer one more than `keep`
+        come back, but perhaps not all. `positions` says which of the caller's pairs each text came
+        from, for error messages. Raises `InvalidInputError` in mode `"error"` for a text that
+        holds a control token.
+        """
+        if special_tokens == "error":
+            ids = self._encode_parsing(list(texts))
+            for position, found in zip(positions, ids, strict=True):
+                if name := self._control_token(found):
+                    raise InvalidInputError(
+                        f"the pair at position {position} holds the control token {name!r}; remove "
+                        "it, or use special_tokens='literal' to score it as plain text",
+                        index=position,
+                    )
+            return ids
+        encode = self._encode_parsing if special_tokens == "parse" else self._encode_literal
+        cache = self._caches[special_tokens]
+        if keep is None or not self._cut_at_spaces:
+            return cache.get_or_encode(texts, encode)
+        begun = [_beginning(text, keep) for text in texts]
+        ids = cache.get_or_encode(begun, encode)
+        for number, (text, beginning) in enumerate(zip(texts, begun, strict=True)):
+            if beginning is not text and len(ids[number]) <= keep:
+                # fewer tokens than thought: the whole text after all
+                ids[number] = encode([text])[0]
+        return ids
+
+    def offsets(
+        self, texts: Sequence[str], *, special_tokens: SpecialTokens = "literal"
+    ) -> list[NDArray[np.int64]]:
+        """Start and end of each of the ids of `encode` in the characters of its text, [ids, 2]."""
+        found: list[NDArray[np.int64]] = []
+        for encoding in self._parsing.encode_batch(list(texts), add_special_tokens=False):
+            ids = np.asarray(encoding.ids, dtype=np.int32)
+            offsets = encoding.offsets
+            if special_tokens == "literal" and self._control_token(ids):
+                text = texts[len(found)]
+                offsets = self._literal.encode(text, add_special_tokens=False).offsets
+            found.append(np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
+        return found
+
+    def _encode_parsing(self, texts: list[str]) -> list[Ids]:
+        return _encode(self._parsing, texts)
+
+    def _encode_literal(self, texts: list[str]) -> list[Ids]:
+        ids = self._encode_parsing(texts)
+        suspect = [number for number, found in enumerate(ids) if self._control_token(found)]
+        if suspect:
+            again = _encode(self._literal, [texts[number] for number in suspect])
+            for number, found in zip(suspect, again, strict=True):
+                if name := self._control_token(found):
+                    raise CheckpointError(
+                        f"{self._file} turns plain text into the control token {name!r} and cannot "
+                        "be kept from it; use special_tokens='error' to refuse such texts"
+                    )
+                ids[number] = found
+        return ids
+
+    def _control_token(self, ids: Ids) -> str | None:
+        """The name of the first control token among the ids, if there is one."""
+        found = next((number for number in ids.tolist() if number in self.control_ids), None)
+        return None if found is None else str(self._parsing.id_to_token(found))
+
+
+def join_pair(query: Ids, passage: Ids, template: Template) -> TokenSequence:
+    """Template, query, template, passage, template: one sequence of ids."""
+    ids = np.concatenate([template.before, query, template.between, passage, template.after])
+    # BERT counts the separator after the query to the first segment and any other to the second
+    segment = len(template.before) + len(query) + min(1, len(template.between))
+    return TokenSequence(ids.astype(np.int32), segment)
+
+
+def join_single(text: Ids, template: Template) -> TokenSequence:
+    """Template, text, template: one sequence of ids, all of the first segment."""
+    ids = np.concatenate([template.before, text, template.after]).astype(np.int32)
+    return TokenSequence(ids, len(ids))
+
+
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+
+def _stateless(content: str) -> Tokenizer:
+    tokenizer = Tokenizer.from_str(content)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _size(tokenizer: Tokenizer) -> int:
+    """One more than the largest id there is."""
+    if type(tokenizer.model).__name__ == "Unigram":
+        # pieces are numbered by their places; the whole vocabulary as a dictionary takes 0.4 s
+        pieces: int = tokenizer.get_vocab_size(with_added_tokens=False)
+        return max(pieces, 1 + max(tokenizer.get_added_tokens_decoder(), default=-1))
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
+def _splits_at_spaces(pre_tokenizer: object) -> bool:
+    """Whether words are tokenized each by itself, so that a text may be cut before a space."""
+    if isinstance(pre_tokenizer, pre_tokenizers.Sequence):
+        return _splits_at_spaces(pre_tokenizer[0])
+    if isinstance(pre_tokenizer, pre_tokenizers.Metaspace):
+        return bool(pre_tokenizer.split)
+    return isinstance(
+        pre_tokenizer, pre_tokenizers.WhitespaceSplit | pre_tokenizers.BertPreTokenizer
+    )
+
+
+def _beginning(text: str, keep: int) -> str:
+    """The text itself, or its beginning up to a space if it is very long."""
+    longest = (keep + 1) * CHARACTERS_PER_TOKEN
+    if len(text) <= 2 * longest:
+        return text
+    space = text.rfind(" ", 0, longest)
+    return text[:space] if space > 0 else text
+
+
+def _template(ids: Sequence[int], owners: Sequence[int | None]) -> Template:
+    """Split a probe's ids at those that belong to a text: an owner of None is the template's."""
+    texts = [position for position, owner in enumerate(owners) if owner is not None]
+    starts = [
+        position for position in texts if position == 0 or owners[position - 1] != owners[position]
+    ]
+    second = starts[1] if len(starts) > 1 else len(ids)
+    first_end = max((p for p in texts if p < second), default=-1) + 1
+    if len(starts) == 1:
+        return Template(tuple(ids[: starts[0]]), (), tuple(ids[first_end:]))
+    return Template(
+        tuple(ids[: starts[0]]), tuple(ids[first_end:second]), tuple(ids[texts[-1] + 1 :])
+    )

@@ -1,0 +1,279 @@
+"""A padding-free forward for the LLM rerankers: no remote code, no vocabulary-wide head.
+
+Computes what a score needs and nothing else: no layer past the deepest cut-off, the last layer for
+the last token alone, and one dot product instead of a logit per word of the vocabulary. A query
+part that passages share is computed once per batch where that saves time.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bge_rerank_integrations.errors import CheckpointError
+from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.local.decoder_spec import DecoderSpec
+from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.text.tokenizer import TokenSequence
+from bge_rerank_integrations.local.torch_backend.attention import (
+    AttentionShape,
+    PackedAttention,
+    Segment,
+)
+from bge_rerank_integrations.local.torch_backend.attention_choice import lay_out, with_attention
+from bge_rerank_integrations.local.torch_backend.linear import Activation, GemmPath, Linear
+from bge_rerank_integrations.local.torch_backend.packing import Part, compress, split_batch
+from bge_rerank_integrations.local.torch_backend.runtime import (
+    autocast,
+    exact_plan,
+    gemm_path,
+    is_out_of_memory,
+    release_memory,
+    survive_forks,
+    weight_format,
+    with_token_budget,
+)
+from bge_rerank_integrations.local.torch_backend.transfer import (
+    computed,
+    fetch,
+    run_ahead,
+    to_device,
+)
+from bge_rerank_integrations.local.torch_backend.weights import Weights
+from bge_rerank_integrations.types import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer; the norms behind attention and feed-forward are Gemma 2's alone."""
+
+    query: Linear
+    key_value: Linear
+    attended: Linear
+    gate: Linear
+    up: Linear
+    down: Linear
+    before_attention: Tensor
+    after_attention: Tensor | None
+    before_feed_forward: Tensor
+    after_feed_forward: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What every layer needs to know of the packed batch."""
+
+    attend: PackedAttention
+    rotary: Tensor
+    """Cosines and sines of each row's position: [2, rows, head size]."""
+    ends: Tensor
+    """The row of each part's last token."""
+    sent: Mapping[str, Tensor]
+    """The arrays of attention."""
+
+
+class Decoder:
+    """A causal language model cut down to its relevance score; see `engine.Forward`.
+
+    `run` gives one column per layer that scores, ascending.
+    """
+
+    padded = False
+    max_sequences: int | None = None
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        plan: DevicePlan,
+        spec: DecoderSpec,
+        *,
+        share_prefix: bool = True,
+    ) -> None:
+        path, reason = gemm_path(plan)
+        self._shape = AttentionShape(
+            spec.query_heads, spec.kv_heads, causal=True, scale=spec.attention_scale
+        )
+        plan = with_attention(
+            plan, self._shape, head_size=spec.head_size, windowed=spec.window is not None
+        )
+        self.plan = replace(plan, reasons=(*plan.reasons, reason))
+        self.spec = spec
+        self._ahead = run_ahead(plan.device)
+        self.concurrency = 1 if plan.device != "cpu" else 2
+        self._checkpoint = checkpoint
+        self._share_prefix = share_prefix
+        self._format = weight_format(plan)
+        survive_forks()
+        if any(f"model.layers.{spec.stored_layers}." in name for name in checkpoint.files):
+            raise CheckpointError(
+                f"{checkpoint.folder} has more layers than num_hidden_layers="
+                f"{spec.stored_layers} of its config.json"
+            )
+        model = Weights(checkpoint, plan, "model.")
+        exact = model.of_dtype(torch.float32, prefix="")
+        with torch.inference_mode():
+            self._words = model.read_table("embed_tokens.weight")
+            self._check(model.prefix, self._words.shape, "embed_tokens.weight", spec.vocabulary)
+            self._layers = [self._read_layer(model, number, path) for number in range(spec.depth)]
+            self._final_norm = exact.read("model.norm.weight") + spec.norm_offset
+            self._heads = torch.cat(
+                [
+                    exact.read(head.tensor)
+                    if head.row is None
+                    else exact.read_row(head.tensor, head.row)
+                    for head in spec.heads
+                ]
+            )
+        # the gate's, the other's, and their product
+        self.plan = with_token_budget(self.plan, self._layers[0].up, inner_copies=3)
+
+    def _read_layer(self, model: Weights, number: int, path: GemmPath) -> Layer:
+        prefix, exact = f"layers.{number}.", model.of_dtype(torch.float32)
+        for name, rows in (
+            ("self_attn.q_proj.weight", self.spec.query_heads * self.spec.head_size),
+            ("self_attn.k_proj.weight", self.spec.kv_heads * self.spec.head_size),
+            ("self_attn.v_proj.weight", self.spec.kv_heads * self.spec.head_size),
+        ):
+            self._check(model.prefix, model.shape(prefix + name), prefix + name, rows)
+
+        def linear(*names: str, activation: Activation = "none") -> Linear:
+            full = (prefix + name for name in names)
+            return model.linear(*full, path=path, biased=False, activation=activation)
+
+        def norm(name: str) -> Tensor:
+            return exact.read(f"{prefix}{name}.weight") + self.spec.norm_offset
+
+        sandwich = self.spec.sandwich_norms
+        return Layer(
+            query=linear("self_attn.q_proj"),
+            key_value=linear("self_attn.k_proj", "self_attn.v_proj"),
+            attended=linear("self_attn.o_proj"),
+            gate=linear("mlp.gate_proj", activation=self.spec.activation),
+            up=linear("mlp.up_proj"),
+            down=linear("mlp.down_proj"),
+            before_attention=norm("input_layernorm"),
+            after_attention=norm("post_attention_layernorm") if sandwich else None,
+            before_feed_forward=norm(
+                "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
+            ),
+            after_feed_forward=norm("post_feedforward_layernorm") if sandwich else None,
+        )
+
+    def _check(self, prefix: str, shape: Sequence[int], name: str, rows: int) -> None:
+        if tuple(shape) != (rows, self.spec.hidden):
+            raise CheckpointError(
+                f"{prefix}{name} is {' x '.join(map(str, shape))}, and config.json says "
+                f"{rows} x {self.spec.hidden}: they belong to different models"
+            )
+
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> Any:
+        if exact and self.plan.precision != "fp32":
+            return self._exact.run(batch)
+        parts, places = split_batch(
+            batch, share=self._share_prefix, one_prefix=self.plan.attention == "padded"
+        )
+        with torch.inference_mode():
+            with autocast(self.plan):
+                states = self._decode(parts, places)
+            with autocast(exact_plan(self.plan)):
+                logits = [
+                    self._norm(state.float(), self._final_norm) @ head
+                    for state, head in zip(states, self._heads, strict=True)
+                ]
+                rows = torch.stack(logits, dim=1)
+                if cap := self.spec.logit_cap:
+                    rows = cap * torch.tanh(rows / cap)
+        if self._ahead is not None:
+            self._ahead.launched()
+        return computed(rows)
+
+    def fetch(self, rows: Sequence[Any]) -> FloatArray:
+        return fetch(rows)
+
+    @cached_property
+    def _exact(self) -> "Decoder":
+        self._checkpoint.check_unchanged()
+        plan = exact_plan(self.plan)
+        return Decoder(self._checkpoint, plan, self.spec, share_prefix=self._share_prefix)
+
+    def _decode(self, parts: list[Part], places: Sequence[int]) -> list[Tensor]:
+        """The hidden state of each scored part's last token at each layer that scores."""
+        spec, dtype = self.spec, self._format
+        ids = np.concatenate([part.ids for part in parts]).astype(np.int64)
+        sent = to_device({"ids": ids, "scored": np.asarray(places)}, self.plan.device)
+        scored = sent["scored"]
+        x = F.embedding(sent["ids"], self._words).to(dtype)
+        x = x * torch.tensor(spec.embedding_scale, dtype=dtype, device=x.device)
+        layout = self._lay_out(parts, dtype)
+        states = []
+        for number, layer in enumerate(self._layers):
+            if number in spec.layers:
+                states.append(x[layout.ends][scored])
+            if spec.compress_ratio > 1 and number in spec.compress_layers:
+                x, parts = compress(x, parts, spec.compress_ratio)
+                layout = self._lay_out(parts, dtype)
+            window = spec.window if number % 2 == 0 else None
+            asking = layout.ends if number == spec.depth - 1 else None
+            x = self._run_layer(layer, x, layout, asking, window)
+        return [*states, x[scored]]
+
+    def _run_layer(
+        self, layer: Layer, x: Tensor, layout: "Layout", asking: Tensor | None, window: int | None
+    ) -> Tensor:
+        """One layer for every token, or for the rows of `asking` alone."""
+        scale = self.spec.residual_scale
+        h = self._norm(x, layer.before_attention)
+        key, value = layer.key_value(h).chunk(2, dim=1)
+        rotary = layout.rotary
+        key = rotate(key, rotary, self.spec.head_size)
+        if asking is not None:
+            x, h, rotary = x[asking], h[asking], rotary[:, asking]
+        query = rotate(layer.query(h), rotary, self.spec.head_size)
+        out = layer.attended(layout.attend(layout.sent, query, key, value, window=window))
+        if layer.after_attention is not None:
+            out = self._norm(out, layer.after_attention)
+        x = x + out * scale
+        h = self._norm(x, layer.before_feed_forward)
+        out = layer.down(layer.gate(h) * layer.up(h))
+        if layer.after_feed_forward is not None:
+            out = self._norm(out, layer.after_feed_forward)
+        return x + out * scale
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), weight.shape, weight, self.spec.eps).to(x.dtype)
+
+    def _lay_out(self, parts: Sequence[Part], dtype: torch.dtype) -> "Layout":
+        spec = self.spec
+        lengths = [part.length for part in parts]
+        positions = np.concatenate([part.start + np.arange(part.length) for part in parts])
+        half = np.arange(0, spec.head_size, 2) / spec.head_size
+        angles = positions[:, None] / spec.rope_theta ** half[None]
+        angles = np.concatenate([angles, angles], axis=1)
+        rotary = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+        attend = lay_out(
+            [Segment(part.length, part.prefix) for part in parts], self._shape, self.plan.attention
+        )
+        arrays = {"rotary": rotary, "ends": np.cumsum(lengths) - 1, **attend.arrays}
+        sent = to_device(arrays, self.plan.device)
+        return Layout(attend, sent["rotary"].to(dtype), sent["ends"], sent)
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return is_out_of_memory(error)
+
+    def release_memory(self) -> None:
+        release_memory(self.plan.device)
+
+
+def rotate(x: Tensor, rotary: Tensor, size: int) -> Tensor:
+    """Rotary position embedding (Su et al. 2021) on [rows, heads * size], half against half."""
+    cosine, sine = rotary[:, :, None, :].to(x.dtype)
+    heads = x.reshape(len(x), -1, size)
+    left, right = heads.chunk(2, dim=2)
+    turned = torch.cat([-right, left], dim=2)
+    result: Tensor = (heads * cosine + turned * sine).reshape(x.shape)
+    return result

@@ -1,0 +1,162 @@
+"""From a checkpoint to a scorer on torch: family, device plan, forward, method."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from bge_rerank_integrations.base.models import LLM_FAMILIES, Family, family_of
+from bge_rerank_integrations.errors import MissingExtra
+from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.local.decoder_spec import DecoderSpec, decoder_spec
+from bge_rerank_integrations.local.device import DevicePlan, plan_devices, read_hardware
+from bge_rerank_integrations.local.device_group import EngineGroup, reasons_by_device
+from bge_rerank_integrations.local.engine import Engine, Forward
+from bge_rerank_integrations.local.load_request import LoadRequest, refuse_llm_options
+from bge_rerank_integrations.local.model_config import (
+    position_limit,
+    read_size,
+    refuse_quantized,
+    why_not_flat,
+)
+from bge_rerank_integrations.local.scorer import AnyEngine, LocalScorer
+from bge_rerank_integrations.local.shared_engines import shared_engine
+from bge_rerank_integrations.local.text.bi_encoder import bi_encoding, read_pooling
+from bge_rerank_integrations.local.text.checkpoint_tokenizer import read_tokenizer
+from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
+from bge_rerank_integrations.local.text.llm_prompt import prompting
+from bge_rerank_integrations.local.text.method import Method
+from bge_rerank_integrations.local.text.tokenizer import TextTokenizer
+from bge_rerank_integrations.local.torch_backend.cpu_streams import StreamedEngine
+from bge_rerank_integrations.local.torch_backend.decoder import Decoder
+from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder, Output
+from bge_rerank_integrations.local.torch_backend.rounding import (
+    describe_rounding,
+    probe_inputs,
+    run_all,
+)
+from bge_rerank_integrations.local.torch_backend.runtime import exact_plan
+
+
+def load_torch_scorer(checkpoint: Checkpoint, request: LoadRequest) -> LocalScorer:
+    """Load the checkpoint, or share it if this process has it on the same device already."""
+    family = family_of(checkpoint.config, checkpoint.model)
+    refuse_quantized(checkpoint.config, checkpoint.model)
+    limit = position_limit(checkpoint.config, checkpoint.model)
+    llm = family in LLM_FAMILIES
+    if not llm:
+        refuse_llm_options(checkpoint.model, request)
+    plans = plan_devices(
+        read_hardware(),
+        devices=request.device,
+        precision=request.precision,
+        prefer="bf16" if llm else "fp16",
+    )
+    load = _load_llm if llm else _load_encoder
+    engine, method = load(checkpoint, family, request, plans, limit)
+    return LocalScorer(
+        engine,
+        method,
+        limits=request.limits,
+        show_progress=request.show_progress,
+        reasons=reasons_by_device(plans),
+    )
+
+
+def _load_encoder(
+    checkpoint: Checkpoint,
+    family: Family,
+    request: LoadRequest,
+    plans: Sequence[DevicePlan],
+    limit: int,
+) -> tuple[AnyEngine, Method]:
+    output: Output = "logit" if family is Family.ENCODER else read_pooling(checkpoint)
+
+    def load(plan: DevicePlan) -> Engine:
+        tokenizer = read_tokenizer(checkpoint)
+        return _engine(
+            checkpoint, tokenizer, _measured_encoder(checkpoint, tokenizer, plan, output)
+        )
+
+    engine = _shared(checkpoint, plans, output, load)
+    if output == "logit":
+        return engine, cross_encoding(engine.tokenizer, request.text, limit=limit)
+    return engine, bi_encoding(
+        engine.tokenizer, request.text, checkpoint, limit=limit, pooling=output
+    )
+
+
+def _load_llm(
+    checkpoint: Checkpoint,
+    family: Family,
+    request: LoadRequest,
+    plans: Sequence[DevicePlan],
+    limit: int,
+) -> tuple[AnyEngine, Method]:
+    tokenizer = read_tokenizer(checkpoint)
+    (yes,) = tokenizer.encode(["Yes"], [0])
+    # the config decides, as in the reference, whatever else the file holds
+    tied = bool(checkpoint.config.get("tie_word_embeddings", True))
+    spec = decoder_spec(family, checkpoint.config, request.layers, yes=int(yes[0]), tied=tied)
+
+    def load(plan: DevicePlan) -> Engine:
+        return _engine(checkpoint, tokenizer, Decoder(checkpoint, plan, spec))
+
+    engine = _shared(checkpoint, plans, spec, load)
+    bos = read_size(checkpoint.config, "bos_token_id", checkpoint.model)
+    return engine, prompting(tokenizer, request.text, spec, family=family, bos=bos, limit=limit)
+
+
+def _engine(checkpoint: Checkpoint, tokenizer: TextTokenizer, forward: Forward) -> Engine:
+    flat_on_cpu = forward.plan.device == "cpu" and isinstance(forward, FlatEncoder)
+    kind = StreamedEngine if flat_on_cpu else Engine
+    return kind(checkpoint.model, checkpoint.fingerprint, tokenizer, forward)
+
+
+def _shared(
+    checkpoint: Checkpoint,
+    plans: Sequence[DevicePlan],
+    use: Output | DecoderSpec,
+    load: Callable[[DevicePlan], Engine],
+) -> AnyEngine:
+    """The engines of all plans as one; `use` is what else sets an engine of these files apart.
+
+    Why a caller got such a plan is no matter of the engine's, which has other callers too.
+    """
+    engines = [
+        shared_engine(
+            (checkpoint.signature, plan.device, plan.precision, use),
+            partial(load, dataclasses.replace(plan, reasons=())),
+        )
+        for plan in plans
+    ]
+    return engines[0] if len(engines) == 1 else EngineGroup(engines)
+
+
+def _measured_encoder(
+    checkpoint: Checkpoint, tokenizer: TextTokenizer, plan: DevicePlan, output: Output
+) -> Forward:
+    """The encoder; in a half precision on a CPU, its plan says how large the rounding error is."""
+    if plan.device != "cpu" or plan.precision == "fp32":
+        return _encoder(checkpoint, plan, output)
+    inputs = probe_inputs(tokenizer, position_limit(checkpoint.config, checkpoint.model))
+    # gone again before the half model comes
+    exact = run_all(_encoder(checkpoint, exact_plan(plan), output), inputs)
+    forward = _encoder(checkpoint, plan, output)
+    found = describe_rounding(exact, run_all(forward, inputs), forward)
+    forward.plan = dataclasses.replace(forward.plan, reasons=(*forward.plan.reasons, found))
+    return forward
+
+
+def _encoder(checkpoint: Checkpoint, plan: DevicePlan, output: Output) -> Forward:
+    unknown = why_not_flat(checkpoint.config)
+    if unknown is None:
+        reasons = (*plan.reasons, "forward flat: no padding, last layer for the first token alone")
+        return FlatEncoder(checkpoint, dataclasses.replace(plan, reasons=reasons), output)
+    try:
+        from bge_rerank_integrations.local.torch_backend.transformers_encoder import LibraryEncoder
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise MissingExtra("transformers", "transformers") from error
+    reasons = (*plan.reasons, f"forward transformers: {unknown} is unknown to the flat forward")
+    return LibraryEncoder(checkpoint, dataclasses.replace(plan, reasons=reasons), output)

@@ -1,0 +1,92 @@
+"""What this process shares with torch: its memory, its autocast state and its threads."""
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cache
+
+import torch
+
+from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.memory import bytes_per_token, token_budget
+from bge_rerank_integrations.local.torch_backend.linear import GemmPath, Linear, choose_gemm_path
+
+# torch has one class for accelerators; the CPU's and MPS' allocators raise a plain RuntimeError.
+PLAIN_MESSAGES = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is memory that ran out, and nothing else."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in PLAIN_MESSAGES)
+
+
+def release_memory(device: str) -> None:
+    """Return memory that torch's cache holds unused to the device; nothing to do on a CPU."""
+    kind = device.partition(":")[0]
+    if kind in ("cuda", "xpu", "mps"):
+        getattr(torch, kind).empty_cache()
+
+
+def with_token_budget(plan: DevicePlan, layer: Linear, *, inner_copies: int) -> DevicePlan:
+    """The plan with batches that fit a CUDA device's free memory now; elsewhere as it is.
+
+    `layer` widens a token's vector in the model's feed-forward part.
+    """
+    if not plan.device.startswith("cuda"):
+        return plan
+    inner, hidden = layer.weight.shape
+    # under autocast many values are there twice, in float32 and in half
+    each = 6 if plan.autocast else weight_format(plan).itemsize
+    per_token = bytes_per_token(hidden, inner, inner_copies=inner_copies, bytes_each=each)
+    free = free_memory(plan.device)
+    budget = token_budget(free, per_token, most=plan.max_batch_tokens)
+    reason = (
+        f"batches of {budget} tokens: each takes about {per_token / 1e3:.0f} kB at the peak, and "
+        f"{free / 1e9:.1f} GB are free with the weights loaded"
+    )
+    return replace(plan, max_batch_tokens=budget, reasons=(*plan.reasons, reason))
+
+
+def free_memory(device: str) -> int:
+    """Bytes of a CUDA device that nobody uses, torch's own cache counted as free."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def weight_format(plan: DevicePlan) -> torch.dtype:
+    """The number format weights are held in: autocast keeps them in float32."""
+    dtype: torch.dtype = torch.float32 if plan.autocast else getattr(torch, plan.dtype)
+    return dtype
+
+
+def gemm_path(plan: DevicePlan) -> tuple[GemmPath, str]:
+    """How matrix products are computed, and why."""
+    if plan.device != "cpu" or plan.autocast:
+        return "plain", "gemm plain: oneDNN's prepacked weights are for the CPU, without autocast"
+    return choose_gemm_path(weight_format(plan))
+
+
+def exact_plan(plan: DevicePlan) -> DevicePlan:
+    """The same device in float32: what overflowed in a half format is computed again there."""
+    return replace(plan, dtype="float32", autocast=False)
+
+
+def autocast(plan: DevicePlan) -> AbstractContextManager[object]:
+    """The plan's autocast, or none: the caller's own must not leak into a score."""
+    kind = plan.device.partition(":")[0]
+    if plan.autocast:
+        return torch.autocast(kind, getattr(torch, plan.dtype))
+    return torch.autocast(kind, enabled=False)
+
+
+@cache
+def survive_forks() -> None:
+    """Make torch usable in children forked from now on, with one thread each.
+
+    OpenMP's threads do not follow a fork, and a child that asks for them waits for ever. Called
+    when a model is loaded, so that processes which only import this package keep their threads.
+    """
+    if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))

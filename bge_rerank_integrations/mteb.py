@@ -1,0 +1,97 @@
+"""Any of our scorers as a model that `mteb` evaluates on its reranking tasks."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bge_rerank_integrations.base.raw_scores import checked_scores
+from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
+from bge_rerank_integrations.option_checks import check_scorer
+from bge_rerank_integrations.types import FloatArray, Scorer
+
+try:
+    from mteb.models.model_meta import ModelMeta
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "mteb":
+        raise
+    raise MissingExtra("mteb", "mteb") from error
+
+
+class MTEBReranker:
+    """A scorer behind mteb's cross-encoder interface: `mteb.evaluate(MTEBReranker(scorer), tasks)`.
+
+    mteb joins a document's title and text, and a query and its instruction, before it asks. Its
+    batch size is not used: a scorer makes its own batches, and no score depends on them.
+
+    `name` is what mteb files the results under, as "organization/model"; by default the scorer's
+    own, up to its details. mteb keeps results by name and revision and gives them again without
+    asking. The revision is therefore made of the scorer's whole name, of which equal ones give
+    equal scores.
+
+    Raises `InvalidInputError` for what is no scorer and for a name without exactly one slash.
+    """
+
+    def __init__(self, scorer: Scorer, *, name: str | None = None) -> None:
+        check_scorer(scorer, "scorer")
+        self.scorer = scorer
+        name = _own_name(scorer.name) if name is None else name
+        if name.count("/") != 1 or not all(name.split("/")):
+            raise InvalidInputError(f"name is {name!r}; mteb wants 'organization/model'")
+        digest = hashlib.sha256(scorer.name.encode("utf-8", "backslashreplace")).hexdigest()
+        self._meta = ModelMeta.create_empty(
+            overwrites={
+                "name": name,
+                "revision": digest[:40],
+                "model_type": ["cross-encoder"],
+                "modalities": ["text"],
+            }
+        )
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """What mteb files the results under; nothing in it is claimed of the model itself."""
+        return self._meta
+
+    def predict(
+        self,
+        inputs1: Iterable[Mapping[str, Sequence[str]]],
+        inputs2: Iterable[Mapping[str, Sequence[str]]],
+        *,
+        task_metadata: Any,  # noqa: ARG002
+        hf_split: str,  # noqa: ARG002
+        hf_subset: str,  # noqa: ARG002
+        prompt_type: Any = None,  # noqa: ARG002
+        **options: Any,  # noqa: ARG002  # batch_size and the like, of mteb's interface
+    ) -> FloatArray:
+        """The raw score of each query, of `inputs1`, with its document, of `inputs2`.
+
+        One float32 each, in their order. Raises `InvalidInputError` for inputs that are not text
+        or not as many, and what the scorer raises.
+        """
+        queries, documents = _texts(inputs1), _texts(inputs2)
+        if len(queries) != len(documents):
+            raise InvalidInputError(
+                f"mteb gave {len(queries)} queries for {len(documents)} documents; it must give "
+                "one for each"
+            )
+        return checked_scores(self.scorer, list(zip(queries, documents, strict=True)))
+
+
+def _own_name(name: str) -> str:
+    """The hub's id that a scorer's name begins with, or "local/" and its last part."""
+    model = name.partition("#")[0]
+    if model.count("/") == 1 and all(model.split("/")):
+        return model
+    parts = [part for part in model.split("/") if part]
+    return f"local/{parts[-1] if parts else 'scorer'}"
+
+
+def _texts(batches: Iterable[Mapping[str, Sequence[str]]]) -> list[str]:
+    texts: list[str] = []
+    for batch in batches:
+        if "text" not in batch:
+            raise InvalidInputError(
+                f"mteb gave inputs of {sorted(batch)} and no text; only text can be reranked here"
+            )
+        texts += batch["text"]
+    return texts

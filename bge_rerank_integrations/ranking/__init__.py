@@ -1,0 +1,1 @@
+"""From raw scores to an ordering: sort, scale, threshold, cut-offs, calibration, evidence."""

@@ -1,0 +1,116 @@
+"""How many of the ranked passages are worth keeping: rules beyond a fixed number."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.option_checks import real_number, whole_number
+from bge_rerank_integrations.ranking.calibration import Calibration
+
+
+@dataclass(frozen=True, slots=True)
+class Cutoff:
+    """Rules that each shorten the ranking further; None leaves a rule out.
+
+    `min_probability` keeps passages that are at least so likely to be relevant, and `target_recall`
+    those that reach `Calibration.threshold`: each relevant one is kept with that probability. Both
+    need a calibration, and may leave nothing: then nothing relevant was found.
+
+    `min_n` cuts at the largest gap between two neighbouring raw scores, but keeps so many at least.
+    `token_budget` keeps the best passages that together have no more tokens, by the reranker's own
+    tokenizer, up to the first that does not fit.
+    """
+
+    min_probability: float | None = None
+    target_recall: float | None = None
+    min_n: int | None = None
+    token_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("min_probability", "target_recall"):
+            if (given := getattr(self, name)) is not None:
+                share = real_number(given)
+                if share is None or not 0 < share < 1:
+                    raise InvalidInputError(f"{name} is {given!r}; it must lie between 0 and 1")
+                object.__setattr__(self, name, share)
+        for name in ("min_n", "token_budget"):
+            if (given := getattr(self, name)) is not None:
+                number = whole_number(given)
+                if number is None or number < 1:
+                    raise InvalidInputError(
+                        f"{name} is {given!r}; it must be a whole number from 1"
+                    )
+                object.__setattr__(self, name, number)
+
+    @property
+    def needs_calibration(self) -> bool:
+        return self.min_probability is not None or self.target_recall is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How many of the ranking stay, and what decided that; no reason where all stay."""
+
+    number: int
+    reason: str | None
+
+
+def keep(
+    raw: Sequence[float],
+    cutoff: Cutoff,
+    *,
+    limit: int | None,
+    calibration: Calibration | None,
+    count_tokens: Callable[[int], int],
+) -> Kept:
+    """Apply the rules to raw scores in descending order; `limit` is the most to keep.
+
+    `count_tokens` gives the tokens of the passage at a place of the ranking.
+    """
+    kept = Kept(len(raw), None)
+    if calibration is not None and raw:
+        likely = [calibration.probability(score) for score in raw]
+        if cutoff.min_probability is not None:
+            number = sum(p >= cutoff.min_probability for p in likely)
+            rule = f"min_probability {cutoff.min_probability}"
+            kept = _least(kept, number, rule, f"the best is {likely[0]:.3f} likely")
+        if cutoff.target_recall is not None:
+            threshold = calibration.threshold(cutoff.target_recall)
+            number = sum(score >= threshold for score in raw)
+            rule = f"target_recall {cutoff.target_recall} (raw score {threshold:.4g})"
+            kept = _least(kept, number, rule, f"the best scores {raw[0]:.4g}")
+    if limit is not None:
+        kept = _least(kept, limit, f"top_n {limit}", "")
+    if cutoff.min_n is not None:
+        gap = _largest_gap(raw, cutoff.min_n, kept.number)
+        kept = _least(kept, gap, "the largest gap between two scores", "")
+    if cutoff.token_budget is not None:
+        number = _within_budget(kept.number, cutoff.token_budget, count_tokens)
+        kept = _least(
+            kept, number, f"token_budget {cutoff.token_budget}", "the best alone has more"
+        )
+    return kept
+
+
+def _least(kept: Kept, number: int, rule: str, why_none: str) -> Kept:
+    if number >= kept.number:
+        return kept
+    return Kept(number, f"{rule} leaves {number}" if number else f"{rule} leaves none: {why_none}")
+
+
+def _largest_gap(raw: Sequence[float], least: int, most: int) -> int:
+    """The first n, from `least` to `most`, with the largest raw[n - 1] - raw[n]; all if none."""
+    best, widest = min(most, len(raw)), 0.0
+    for number in range(least, min(most, len(raw) - 1) + 1):
+        gap = raw[number - 1] - raw[number]
+        if gap > widest:
+            best, widest = number, gap
+    return best
+
+
+def _within_budget(number: int, budget: int, count_tokens: Callable[[int], int]) -> int:
+    for place in range(number):
+        budget -= count_tokens(place)
+        if budget < 0:
+            return place
+    return number

@@ -1,0 +1,81 @@
+"""Which sentence of a passage answers: its sentences scored like passages, the best one kept."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+
+from bge_rerank_integrations.base.contract import check_text
+from bge_rerank_integrations.base.trace import note
+from bge_rerank_integrations.ranking.sentences import Span, split_sentences
+from bge_rerank_integrations.types import Evidence, FloatArray, Pair, RerankResult
+
+
+def with_evidence(
+    results: Sequence[RerankResult],
+    pairs: Sequence[Pair],
+    texts: Sequence[str],
+    *,
+    score: Callable[[Sequence[Pair]], FloatArray],
+    shown: Callable[[float], float],
+) -> list[RerankResult]:
+    """The results, each with the sentence of its text that scores highest, the first of equal ones.
+
+    A result's `index` says which pair and text is its own; all pairs have one query. `texts` are
+    as the caller has them, and offsets point into those. All sentences go through `score` in one
+    call, each distinct one once; a result's pair has its raw score already, so that a text of one
+    sentence costs nothing. `shown` puts a raw score on the scale that is shown. None for a text
+    without a letter or digit, and for one of which a sentence was not scored (NaN): the best may be
+    that one.
+    """
+    query = pairs[0][0]
+    raw = {pairs[result.index]: result.raw_score for result in results}
+    given = [texts[result.index] for result in results]
+    read = [check_text(text, "evidence text") for text in given]
+    found = [sentences_to_score(text) for text in read]
+    sentences = [
+        [(query, text[start:end]) for start, end in spans]
+        for text, spans in zip(read, found, strict=True)
+    ]
+    asked = [pair for pair in dict.fromkeys(chain.from_iterable(sentences)) if pair not in raw]
+    note({"sentences": len(asked)})
+    if asked:
+        raw |= zip(asked, score(asked).tolist(), strict=True)
+    places = map(_places, given, read, found)
+    return [
+        replace(result, evidence=_best(spans, [raw[pair] for pair in own], shown))
+        for result, spans, own in zip(results, places, sentences, strict=True)
+    ]
+
+
+def sentences_to_score(text: str) -> list[Span]:
+    """The sentences of a text that hold a letter or digit: a rule or a row of stars is none."""
+    return [
+        (start, end)
+        for start, end in split_sentences(text)
+        if any(character.isalnum() for character in text[start:end])
+    ]
+
+
+def _places(given: str, read: str, spans: Sequence[Span]) -> Sequence[Span]:
+    """The spans of a text as it is read, in the text as it was given.
+
+    Reading makes one character of two that are its surrogates.
+    """
+    if len(given) == len(read):
+        return spans
+    begins = [0]
+    for character in read:
+        begin = begins[-1]
+        begins.append(begin + 1 + (character > "\uffff" >= given[begin]))
+    return [(begins[start], begins[end]) for start, end in spans]
+
+
+def _best(
+    spans: Sequence[Span], raw: Sequence[float], shown: Callable[[float], float]
+) -> Evidence | None:
+    if not spans or np.isnan(raw).any():
+        return None
+    place = int(np.argmax(raw))
+    return Evidence(*spans[place], shown(raw[place]), raw[place])

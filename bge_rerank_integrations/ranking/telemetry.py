@@ -1,0 +1,86 @@
+"""Reranks as OpenTelemetry spans, for programs that use OpenTelemetry.
+
+Attributes are those of a RERANKER span in OpenInference's semantic conventions (Arize,
+spec/semantic_conventions.md), and what a `RerankTrace` has beyond them under `bge_rerank.`.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from bge_rerank_integrations.base.trace import RerankTrace
+from bge_rerank_integrations.types import Pair
+
+EndSpan = Callable[[RerankTrace], None]
+
+
+@contextmanager
+def rerank_span(limit: int | None, texts: Sequence[Pair] | None) -> Iterator[EndSpan | None]:
+    """A span around a rerank; gives what takes its trace, or None where nothing records spans.
+
+    Nothing is imported: a program that uses OpenTelemetry has loaded it. `texts` are put into the
+    span if given. An error inside ends the span as one, with the error's class and no message.
+    """
+    opentelemetry = sys.modules.get("opentelemetry.trace")
+    if opentelemetry is None:
+        yield None
+        return
+    tracer = opentelemetry.get_tracer("bge_rerank_integrations")
+    with tracer.start_as_current_span(
+        "rerank", record_exception=False, set_status_on_exception=False
+    ) as span:
+        if not span.is_recording():
+            yield None
+            return
+        span.set_attributes(_asked(limit, texts))
+        try:
+            yield lambda trace: span.set_attributes(_answered(trace, texts))
+        except BaseException as error:
+            # an exception's message may quote a server's answer
+            status = opentelemetry.Status(opentelemetry.StatusCode.ERROR, type(error).__name__)
+            span.set_status(status)
+            raise
+
+
+def _asked(limit: int | None, texts: Sequence[Pair] | None) -> dict[str, Any]:
+    asked: dict[str, Any] = {"openinference.span.kind": "RERANKER"}
+    if limit is not None:
+        asked["reranker.top_k"] = limit
+    if texts:
+        asked["reranker.query"] = texts[0][0]
+    return asked
+
+
+def _answered(trace: RerankTrace, texts: Sequence[Pair] | None) -> dict[str, Any]:
+    answered: dict[str, Any] = {}
+    kept = sorted((p for p in trace.passages if p.after is not None), key=lambda p: p.after or 0)
+    for side, passages in (("input", trace.passages), ("output", tuple(kept))):
+        for place, passage in enumerate(passages):
+            document = f"reranker.{side}_documents.{place}.document"
+            answered[f"{document}.id"] = str(passage.before)
+            if passage.score is not None and side == "output":
+                answered[f"{document}.score"] = passage.score
+            if texts is not None:
+                answered[f"{document}.content"] = texts[passage.before][1]
+    if "model" in trace.facts:
+        answered["reranker.model_name"] = trace.facts["model"]
+    for group in ("counts", "seconds", "facts"):
+        noted: Mapping[str, Any] = getattr(trace, group)
+        answered |= {f"bge_rerank.{group}.{name}": value for name, value in noted.items()}
+    for name in ("scale", "calibrated", "kept_by", "failure", "evidence_failure"):
+        if getattr(trace, name) is not None:
+            answered[f"bge_rerank.{name}"] = getattr(trace, name)
+    return answered | _stages(trace)
+
+
+def _stages(trace: RerankTrace) -> dict[str, Any]:
+    answered: dict[str, Any] = {}
+    for stage in trace.stages:
+        place = f"bge_rerank.stages.{stage.number}"
+        answered[f"{place}.name"] = stage.name
+        answered[f"{place}.keep"] = stage.keep
+        answered[f"{place}.seconds"] = stage.seconds["total"]
+        if stage.failure is not None:
+            answered[f"{place}.failure"] = stage.failure
+    return answered

@@ -1,0 +1,1 @@
+"""A reranker as an HTTP service on Ray Serve."""

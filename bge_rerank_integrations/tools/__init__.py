@@ -1,0 +1,1 @@
+"""Checks and conversions of models: doctor, export, model cards."""

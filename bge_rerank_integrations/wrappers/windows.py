@@ -1,0 +1,271 @@
+"""Scorers around a scorer for passages that are too long: read in windows, or refused.
+
+A window is a piece of the passage that the model reads whole. The best window's score is the
+passage's, as in MaxP (Dai and Callan, "Deeper Text Understanding for IR with Contextual Neural
+Language Modeling", SIGIR 2019).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_rerank_integrations.base.contract import like_input, read_pairs
+from bge_rerank_integrations.base.raw_scores import checked_scores
+from bge_rerank_integrations.base.trace import note
+from bge_rerank_integrations.errors import InvalidInputError, ScoringFailed
+from bge_rerank_integrations.option_checks import whole_number
+from bge_rerank_integrations.types import (
+    FloatArray,
+    MeasuresPairs,
+    PairLength,
+    Scale,
+    Scorer,
+)
+
+SENTENCE_ENDS = frozenset(".!?…")
+CHINESE_SENTENCE_ENDS = frozenset("。！？；")  # noqa: RUF001 - full-width, as they are written
+DEFAULT_OVERLAP = 64
+
+
+class WindowedScorer:
+    """Reads a passage that is too long in overlapping windows; its score is the best window's.
+
+    A window holds as many tokens as fit beside the query, or up to a quarter less, to end with a
+    sentence or at least a word. It repeats about `overlap` tokens of the one before, at most half a
+    window; every token is in a window, and no window is cut. All windows of a call are scored in
+    one call, so a passage costs about its tokens, divided by those of a window less the overlap.
+    A passage that fits is scored as it is. A query that is too long is still cut, and warned of.
+
+    Raises `InvalidInputError` for an overlap below 0, and for a scorer that cannot measure pairs,
+    such as one on a server, whose tokenizer is not here.
+    """
+
+    def __init__(self, scorer: Scorer, *, overlap: int = DEFAULT_OVERLAP) -> None:
+        tokens = whole_number(overlap)
+        if tokens is None or tokens < 0:
+            raise InvalidInputError(f"overlap is {overlap!r}; it must be a number of tokens from 0")
+        self._scorer = scorer
+        self._measuring = _measuring(scorer)
+        self._overlap = tokens
+
+    def __repr__(self) -> str:
+        return f"WindowedScorer({self._scorer!r}, overlap={self._overlap})"
+
+    @property
+    def name(self) -> str:
+        return f"{self._scorer.name}[windows,overlap={self._overlap}]"
+
+    @property
+    def scale(self) -> Scale:
+        return self._scorer.scale
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self._measuring.count_tokens(texts)
+
+    def score(self, pairs: Iterable[Any]) -> FloatArray:
+        """One raw score per pair, float32, in the order given; see `LocalScorer.score`.
+
+        Raises what the scorer raises; where some windows of a passage were not scored
+        (`ScoringFailed.partial`), neither is the passage. Raises `InvalidInputError` for a passage
+        with a character of more tokens than fit beside its query.
+        """
+        read = read_pairs(pairs)
+        if not read:
+            return like_input(pairs, np.empty(0, dtype=np.float32))
+        split = self.windows(read)
+        first = np.cumsum([0, *map(len, split[:-1])])
+        note({"windows": sum(len(windows) > 1 for windows in split)})
+        try:
+            scores = checked_scores(
+                self._scorer,
+                [
+                    (query, passage[start:end])
+                    for (query, passage), windows in zip(read, split, strict=True)
+                    for start, end in windows
+                ],
+            )
+        except ScoringFailed as error:
+            if error.partial is not None and len(error.partial) == sum(map(len, split)):
+                error.partial = np.maximum.reduceat(error.partial, first)  # NaN stays NaN
+            error.add_note("positions count windows, of which long passages have several")
+            raise
+        return like_input(pairs, np.maximum.reduceat(scores, first))
+
+    def windows(self, pairs: Iterable[Any]) -> list[list[tuple[int, int]]]:
+        """The windows of each passage, as start and end in its characters, in their order.
+
+        A passage that fits is one window, all of it.
+        """
+        read = read_pairs(pairs)
+        found: list[list[tuple[int, int]]] = [[] for _ in read]
+        pending = [_Piece(owner, 0, *pair) for owner, pair in enumerate(read)]
+        # A piece may have another number of tokens by itself than it has in its passage, so each is
+        # measured, and one that does not fit is divided again.
+        while pending:
+            lengths = self._measuring.measure([(piece.query, piece.text) for piece in pending])
+            long = []
+            for piece, length in zip(pending, lengths, strict=True):
+                if length.passage <= length.passage_limit:
+                    found[piece.owner].append((piece.start, piece.start + len(piece.text)))
+                else:
+                    long.append((piece, length))
+            offsets = self._measuring.token_offsets([piece.text for piece, _ in long])
+            pending = [
+                part
+                for (piece, length), spans in zip(long, offsets, strict=True)
+                for part in piece.parts(length, spans, self._overlap)
+            ]
+        return [sorted(windows) for windows in found]
+
+
+class UncutScorer:
+    """The scorer itself, but a pair that it would cut is an error instead.
+
+    `measured_by` is the scorer whose limits count, where that is another: behind a cache, which has
+    its name, and so scores of pairs that were cut when somebody else asked. Raises
+    `InvalidInputError` if it cannot measure pairs.
+    """
+
+    def __init__(self, scorer: Scorer, *, measured_by: Scorer | None = None) -> None:
+        self._scorer = scorer
+        self._measuring = _measuring(scorer if measured_by is None else measured_by)
+
+    def __repr__(self) -> str:
+        return f"UncutScorer({self._scorer!r})"
+
+    @property
+    def name(self) -> str:
+        return self._scorer.name
+
+    @property
+    def scale(self) -> Scale:
+        return self._scorer.scale
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self._measuring.count_tokens(texts)
+
+    def score(self, pairs: Iterable[Any]) -> FloatArray:
+        """One raw score per pair, float32, in the order given; see `LocalScorer.score`.
+
+        Raises `InvalidInputError`, with the position and the number of tokens, for the first pair
+        whose query or passage is too long, and what the scorer raises.
+        """
+        read = read_pairs(pairs)
+        for index, length in enumerate(self._measuring.measure(read)):
+            if length.query > length.query_limit:
+                raise InvalidInputError(
+                    f"the query of the pair at position {index} has {length.query} tokens, and "
+                    f"{length.query_limit} are read; shorten it, raise query_max_length, or use "
+                    "long_passages='cut'",
+                    index=index,
+                )
+            if length.passage > length.passage_limit:
+                raise InvalidInputError(
+                    f"the passage at position {index} has {length.passage} tokens, and beside its "
+                    f"query {length.passage_limit} are read; split it, raise max_length, or use "
+                    "long_passages='windows' or 'cut'",
+                    index=index,
+                )
+        return like_input(pairs, checked_scores(self._scorer, read))
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A part of the passage of the pair at position `owner`, from the character `start` on."""
+
+    owner: int
+    start: int
+    query: str
+    text: str
+
+    def parts(self, length: PairLength, offsets: NDArray[np.int64], overlap: int) -> list["_Piece"]:
+        """Shorter pieces that together hold every token of this one."""
+        room = length.passage_limit - (length.passage - len(offsets))  # less the instruction's
+        spans = plan_windows(self.text, offsets, room, overlap)
+        if not spans or any(end - start >= len(self.text) for start, end in spans):
+            raise InvalidInputError(
+                f"the passage at position {self.owner} has a character of more tokens than fit "
+                f"beside its query, which are {length.passage_limit}; shorten the query, or raise "
+                "max_length",
+                index=self.owner,
+            )
+        worded = [span for span in (_stripped(self.text, *span) for span in spans) if span]
+        return [
+            _Piece(self.owner, self.start + start, self.query, self.text[start:end])
+            for start, end in worded or spans[:1]
+        ]
+
+
+def plan_windows(
+    text: str, offsets: NDArray[np.int64], room: int, overlap: int
+) -> list[tuple[int, int]]:
+    """Start and end, in characters, of windows of at most `room` tokens that hold all tokens.
+
+    `offsets` are start and end of each token. Empty where some character has more tokens than
+    there is room for.
+    """
+    starts = offsets[:, 0].tolist()
+    ends = np.maximum.accumulate(offsets[:, 1]).tolist()
+    number, overlap = len(starts), min(overlap, room // 4)
+    # Between which tokens the text may be parted: not inside a character that gave several.
+    ranks = {
+        place: _rank(text, ends[place - 1], starts[place])
+        for place in range(1, number)
+        if starts[place] >= ends[place - 1]
+    }
+    ranks[number] = 2
+    windows: list[tuple[int, int]] = []
+    begin = done = 0
+    while done < number:
+        end = _best_cut(ranks, max(done, begin + room * 3 // 4), begin + room)
+        end = end or _best_cut(ranks, done, begin + room, anywhere=True)
+        if end is None and begin < done:
+            begin = done  # a character of many tokens stands behind: no overlap with it
+            continue
+        if end is None:
+            return []
+        windows.append((starts[begin], ends[end - 1]))
+        begin, done = _best_cut(ranks, max(begin, end - 2 * overlap), end - overlap) or end, end
+    return windows
+
+
+def _best_cut(
+    ranks: dict[int, int], above: int, last: int, *, anywhere: bool = False
+) -> int | None:
+    """The last place of the highest rank above `above` and up to `last`; None if there is none."""
+    places = [place for place in range(last, above, -1) if place in ranks]
+    if anywhere:
+        return places[0] if places else None
+    return max(places, key=ranks.__getitem__, default=None)
+
+
+def _rank(text: str, end: int, start: int) -> int:
+    """How good it is to part the text here: 2 behind a sentence, 1 between words, 0 inside one."""
+    last, gap = text[max(0, end - 1) : end], text[end:start] + text[start : start + 1]
+    word_ends = start > end or last.isspace() or gap[:1].isspace()
+    if (
+        last in CHINESE_SENTENCE_ENDS
+        or "\n" in last + gap
+        or (word_ends and text[max(0, end - 8) : end].rstrip()[-1:] in SENTENCE_ENDS)
+    ):
+        return 2
+    return int(word_ends)
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """The span without white space at its ends; None where nothing else is in it."""
+    part = text[start:end].lstrip()
+    return (end - len(part), end - len(part) + len(part.rstrip())) if part else None
+
+
+def _measuring(scorer: Scorer) -> MeasuresPairs:
+    if not isinstance(scorer, MeasuresPairs):
+        raise InvalidInputError(
+            f"{scorer.name} cannot say how many tokens a passage has, so long passages cannot be "
+            "told: a server keeps its tokenizer to itself, and a cache belongs around the windows; "
+            "use long_passages='cut', or split the passages before they are retrieved"
+        )
+    return scorer
