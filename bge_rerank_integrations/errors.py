@@ -2,6 +2,7 @@
 
     RerankError
     ├── InvalidInputError (ValueError)     a query, passage or option that cannot be scored
+    │   └── UnreadableInput                    a file, or standard input, that cannot be read
     ├── MissingExtra (ImportError)         an optional library is not installed
     ├── ModelNotFound (FileNotFoundError)  no such model on disk or on the hub
     ├── UnsupportedModel                   a model that is not a reranker we can score correctly
@@ -23,6 +24,8 @@ Messages name the value that was wrong and what to do. They never hold the text 
 passage: log files are read by people who may not read the documents.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,6 +44,10 @@ class InvalidInputError(RerankError, ValueError):
         self.index = index
 
 
+class UnreadableInput(InvalidInputError):
+    """A file or standard input cannot be read as asked; the message names the file and line."""
+
+
 class MissingExtra(RerankError, ImportError):
     """An optional library is missing; the message holds the `pip install` line that brings it."""
 
@@ -54,6 +61,17 @@ class MissingExtra(RerankError, ImportError):
 
     def __reduce__(self) -> tuple[type["MissingExtra"], tuple[str, str]]:
         return type(self), (str(self.name), self.extra)
+
+
+@contextmanager
+def missing_extra(extra: str) -> Iterator[None]:
+    """Raise `MissingExtra`, naming `extra`, for a library that an import in this block lacks."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if isinstance(error, RerankError) or str(error.name).startswith("bge_rerank_integrations"):
+            raise  # no extra installs a missing part of this package
+        raise MissingExtra(str(error.name), extra) from error
 
 
 class ModelNotFound(RerankError, FileNotFoundError):

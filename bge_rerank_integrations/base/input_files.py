@@ -14,13 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bge_rerank_integrations.errors import UnreadableInput
 from bge_rerank_integrations.types import RerankResult
 
 logger = logging.getLogger(__name__)
-
-
-class UnreadableInput(Exception):
-    """What was given on the command line, in a file or on standard input cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,7 @@ import logging
 import os
 import sys
 
-from bge_rerank_integrations.base.input_files import UnreadableInput
-from bge_rerank_integrations.errors import MissingExtra, RerankError
+from bge_rerank_integrations.errors import MissingExtra, RerankError, UnreadableInput
 
 try:
     import typer

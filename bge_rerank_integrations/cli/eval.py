@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bge_rerank_integrations.base.input_files import UnreadableInput
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.cli.judged_data import BEIR_FOLDER, FirstQueries
+from bge_rerank_integrations.errors import UnreadableInput
 from bge_rerank_integrations.evaluate import evaluate, read_beir, write_html
 from bge_rerank_integrations.evaluate.comparison import MEASURES
 from bge_rerank_integrations.evaluate.page import check_page

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bge_rerank_integrations.base.input_files import UnreadableInput
+from bge_rerank_integrations.errors import UnreadableInput
 from bge_rerank_integrations.evaluate.judged import JudgedQuery, read_beir, read_judged_lines
 
 BEIR_FOLDER = typer.Option(

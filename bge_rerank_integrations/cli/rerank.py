@@ -17,14 +17,13 @@ from rich.text import Text
 from bge_rerank_integrations.base.address import is_address
 from bge_rerank_integrations.base.input_files import (
     Passage,
-    UnreadableInput,
     read_passages,
     read_requests,
     result_rows,
 )
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from bge_rerank_integrations.cli import options as option
-from bge_rerank_integrations.errors import RerankError
+from bge_rerank_integrations.errors import RerankError, UnreadableInput
 from bge_rerank_integrations.load import load_reranker, load_scorer
 from bge_rerank_integrations.options import ScorerOptions
 from bge_rerank_integrations.ranking.cascade import CascadeStage

@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bge_rerank_integrations.base.input_files import UnreadableInput
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.cli.judged_data import (
     BEIR_FOLDER,
@@ -19,6 +18,7 @@ from bge_rerank_integrations.cli.judged_data import (
     JudgedLines,
     read_judged,
 )
+from bge_rerank_integrations.errors import UnreadableInput
 from bge_rerank_integrations.evaluate.layers import Sweep, check_chart, draw_chart, measure_layers
 from bge_rerank_integrations.options import LocalOptions
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bge_rerank_integrations.base.input_files import UnreadableInput
-from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.errors import InvalidInputError, UnreadableInput
 from bge_rerank_integrations.option_checks import whole_number
 
 

@@ -24,12 +24,9 @@ def find_folder(
     model: str,
     patterns: Sequence[str],
     hub: HubOptions = HUB_DEFAULTS,
-    *,
-    announce: bool = True,
 ) -> Path:
     """The model's folder; of a hub id the files that match are downloaded unless they are cached.
 
-    With `announce` the log is told of a download before it begins: see `announce_download`.
     Raises `ModelNotFound`, saying what was looked for and where, if there is neither, and
     `InvalidInputError` for a revision of a folder on disk.
     """
@@ -44,10 +41,10 @@ def find_folder(
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
     if looks_local:
         raise ModelNotFound(f"no folder {folder} (looked for it in {Path.cwd()})")
-    return _download(model, patterns, hub, announce=announce)
+    return _download(model, patterns, hub)
 
 
-def _download(model: str, patterns: Sequence[str], hub: HubOptions, *, announce: bool) -> Path:
+def _download(model: str, patterns: Sequence[str], hub: HubOptions) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -57,15 +54,9 @@ def _download(model: str, patterns: Sequence[str], hub: HubOptions, *, announce:
         RevisionNotFoundError,
     )
 
-    from bge_rerank_integrations.local.first_download import announce_download
-
     where = hub.cache_dir or constants.HF_HUB_CACHE
     at = f"{model} at revision {hub.revision}" if hub.revision else model
     try:
-        if announce and not hub.local_files_only:
-            announce_download(
-                model, patterns, revision=hub.revision, cache_dir=str(where), token=hub.token
-            )
         return Path(
             snapshot_download(
                 model,

@@ -39,7 +39,6 @@ def read_card(
         model,
         ("README.md",),
         HubOptions(cache_dir=cache_dir, local_files_only=local_files_only, token=token),
-        announce=False,
     )
     file = folder / "README.md"
     if not file.is_file():

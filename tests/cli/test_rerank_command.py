@@ -15,10 +15,9 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner, Result
 
 from bge_rerank_integrations import RerankResult, load_reranker
-from bge_rerank_integrations.base.input_files import UnreadableInput
 from bge_rerank_integrations.cli import app
 from bge_rerank_integrations.cli.rerank import rerank
-from bge_rerank_integrations.errors import InvalidInputError, RerankError
+from bge_rerank_integrations.errors import InvalidInputError, RerankError, UnreadableInput
 from bge_rerank_integrations.options import ScorerOptions
 from tests.cli.command import (
     BARE_COMMAND,

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import bge_rerank_integrations
-from bge_rerank_integrations.base.input_files import UnreadableInput
 from bge_rerank_integrations.cli import app
+from bge_rerank_integrations.errors import UnreadableInput
 from tests.cli.command import COMMAND, ENVIRONMENT, json_lines, run, to_json_lines
 
 NO_MODEL = "./no/such/model"

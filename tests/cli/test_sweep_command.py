@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bge_rerank_integrations import InvalidInputError, load_scorer
-from bge_rerank_integrations.base.input_files import UnreadableInput
+from bge_rerank_integrations.errors import UnreadableInput
 from bge_rerank_integrations.evaluate.judged import JudgedQuery, read_beir, read_judged_lines
 from bge_rerank_integrations.evaluate.layers import Sweep, mean_ndcg, measure_layers
 from tests.cli.command import BARE_COMMAND, installation, json_lines, run, to_json_lines

@@ -41,8 +41,6 @@ class Hub:
     """By id: each revision's model folder."""
     private: dict[str, str] = field(default_factory=dict)
     """By id: the token without which a repository does not exist."""
-    tells_sizes: bool = True
-    """Whether it says how large files are; one that does not refuses to be asked."""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """Method, path and token of each request."""
 
@@ -111,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         hub: Hub = self.server.hub  # type: ignore[attr-defined]
-        address, _, options = self.path.partition("?")
+        address, _, _ = self.path.partition("?")
         path = unquote(address)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         hub.asked.append((self.command, path, token))
@@ -149,14 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             self._send(200, json.dumps(listing).encode())
             return
-        asks_sizes = "blobs=" in options
-        if asks_sizes and not hub.tells_sizes:
-            self._send(400, b"{}")
-            return
-        siblings: list[dict[str, str | int]] = [{"rfilename": file} for file in files]
-        if asks_sizes:
-            for sibling, file in zip(siblings, files, strict=True):
-                sibling["size"] = (folder / file).stat().st_size
+        siblings = [{"rfilename": file} for file in files]
         info = {
             "_id": "0", "id": repo, "modelId": repo, "sha": commit, "private": False,
             "siblings": siblings,

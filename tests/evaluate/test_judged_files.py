@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bge_rerank_integrations.base.input_files import UnreadableInput
+from bge_rerank_integrations.errors import UnreadableInput
 from bge_rerank_integrations.evaluate import read_beir
 
 CORPUS = {"user guide.pdf": "the guide", "guide.pdf": "another", "faq": "questions"}
