@@ -1,16 +1,17 @@
-"""What a cascade saves on judged data: pairs that the dear model need not score, and time.
+"""What a cheap reranker before an expensive one saves on judged data: pairs to score, and time.
 
     python -m benchmarks.cascade FOLDER ... --out cascade.md      a row for each data set
 
-A cheap model leaves `keep` of the candidates to the dear one. Quality is counted from the scores
-that benchmarks.quality keeps in --scores; what is missing there is scored now. Time is that of the
+A cheap model keeps `keep` of the candidates for the expensive one. Quality is counted from the
+scores that benchmarks.quality keeps in --scores; what is missing there is scored now. Time is that of the
 processor, for both ways in turns on the first --timed questions of each data set: it does not count
 what other programs do meanwhile.
 """
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -22,7 +23,6 @@ from bge_rerank_integrations import Reranker, Scorer
 from bge_rerank_integrations.evaluate import JudgedQuery, read_beir
 from bge_rerank_integrations.evaluate.bootstrap import Array, Bootstrap, difference
 from bge_rerank_integrations.evaluate.measures import measured, parse_measures
-from bge_rerank_integrations.ranking.cascade import CascadeStage
 
 MEASURE = "nDCG@10"
 KEEPS = (10, 20)
@@ -32,18 +32,19 @@ RESAMPLES = 10_000
 def main(arguments: Sequence[str] | None = None) -> None:
     """Count, time, and print or write the table."""
     asked = read_arguments(arguments)
-    cheap, dear = load_model(asked.cheap, asked.cheap_max_length), load_model(asked.dear)
+    cheap, expensive = load_model(asked.cheap, asked.cheap_max_length), load_model(asked.expensive)
     keeps = asked.keep or KEEPS
     reading = f", reading {asked.cheap_max_length} tokens," if asked.cheap_max_length else ""
     about = (
         f"{asked.cheap}{reading} leaves `keep` of at most {asked.depth} candidates to "
-        f"{asked.dear}. The difference in {MEASURE} is to {asked.dear} over all of them, with its "
-        f"95% interval by paired bootstrap over the questions, {RESAMPLES:,} resamples. Pairs are "
-        f"those that {asked.dear} is spared. Time is the cascade's processor time over that of "
-        f"{asked.dear} alone, taking turns: median and range of the first {asked.timed} questions."
+        f"{asked.expensive}. The difference in {MEASURE} is to {asked.expensive} over all of them, with "
+        f"its 95% interval by paired bootstrap over the questions, {RESAMPLES:,} resamples. Pairs "
+        f"are those that {asked.expensive} is spared. Time is the processor time of both over that of "
+        f"{asked.expensive} alone, taking turns: median and range of the first "
+        f"{asked.timed} questions."
     )
     columns = (
-        *("data set", "questions", f"{MEASURE}, {asked.dear}", "keep", f"{MEASURE}, cascade"),
+        *("data set", "questions", f"{MEASURE}, {asked.expensive}", "keep", f"{MEASURE}, both"),
         *("difference", "pairs spared", "time"),
     )
     lines = [about, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
@@ -51,13 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         queries = read_beir(folder, folder / asked.run, depth=asked.depth)[: asked.queries]
         known = {
             scorer: score_all(scorer, queries, asked.scores.expanduser(), folder.name)
-            for scorer in (cheap, dear)
+            for scorer in (cheap, expensive)
         }
-        whole = values(queries, Reranker(known[dear]))
-        times = time_shares(queries[: asked.timed], cheap, dear, keeps)
+        whole = values(queries, partial(order, known[expensive]))
+        times = time_shares(queries[: asked.timed], cheap, expensive, keeps)
         for keep, shares in zip(keeps, times, strict=True):
-            stage = CascadeStage(known[cheap], keep)
-            found = values(queries, Reranker(known[dear], cascade=[stage]))
+            found = values(queries, partial(order_in_turn, known[cheap], keep, known[expensive]))
             bootstrap = Bootstrap(len(queries), RESAMPLES, seed=0)
             means = bootstrap.means(np.column_stack([whole, found]))
             lost = difference(whole, found, means[:, 0], means[:, 1])
@@ -85,7 +85,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--cheap", default=MINILM, help="hub id, folder or 'offline-embedder'")
     parser.add_argument("--cheap-max-length", type=int, help="how many tokens that one reads")
-    parser.add_argument("--dear", default="offline", help="the same; the scores are its own")
+    parser.add_argument("--expensive", default="offline", help="the same; the scores are its own")
     parser.add_argument("--keep", type=int, action="append", help=f"repeatable; {KEEPS} if none")
     parser.add_argument("--depth", type=int, default=100)
     parser.add_argument("--queries", type=int, help="only the first N of each data set")
@@ -95,41 +95,58 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def values(queries: Sequence[JudgedQuery], reranker: Reranker) -> Array:
-    """Each question's measure, of what the reranker returns: what falls out is not found."""
-    orders = [
-        np.array([r.index for r in reranker.rerank(query.text, query.candidates.values())], int)
-        for query in queries
-    ]
+Order = Callable[[JudgedQuery], list[int]]
+"""Positions of a question's candidates, best first; candidates that are left out are not found."""
+
+
+def order(scorer: Scorer, query: JudgedQuery) -> list[int]:
+    """All candidates, as the scorer ranks them."""
+    passages = query.candidates.values()
+    return [result.index for result in Reranker(scorer).rerank(query.text, passages)]
+
+
+def order_in_turn(cheap: Scorer, keep: int, expensive: Scorer, query: JudgedQuery) -> list[int]:
+    """The `keep` candidates that `cheap` ranks highest, as `expensive` ranks them."""
+    if len(query.candidates) <= keep:
+        return order(expensive, query)
+    passages = list(query.candidates.values())
+    kept = sorted(order(cheap, query)[:keep])  # equal scores keep the retriever's order
+    results = Reranker(expensive).rerank(query.text, [passages[index] for index in kept])
+    return [kept[result.index] for result in results]
+
+
+def values(queries: Sequence[JudgedQuery], order: Order) -> Array:
+    """Each question's measure."""
+    orders = [np.array(order(query), int) for query in queries]
     return measured(queries, orders, parse_measures([MEASURE]))[:, 0]
 
 
 def spared(queries: Sequence[JudgedQuery], keep: int) -> float:
-    """The share of pairs that the dear model does not score."""
+    """The share of pairs that the expensive model does not score."""
     counts = [len(query.candidates) for query in queries]
     return 1 - sum(min(keep, count) for count in counts) / sum(counts)
 
 
 def time_shares(
-    queries: Sequence[JudgedQuery], cheap: Scorer, dear: Scorer, keeps: Sequence[int]
+    queries: Sequence[JudgedQuery], cheap: Scorer, expensive: Scorer, keeps: Sequence[int]
 ) -> list[list[float]]:
-    """For each `keep` and question the cascade's processor time over that of the dear model."""
-    alone = Reranker(dear)
-    cascades = [Reranker(dear, cascade=[CascadeStage(cheap, keep)]) for keep in keeps]
-    for scorer in (cheap, dear):  # what is done once does not count
+    """For each `keep` and question the processor time of both over that of the expensive model."""
+    for scorer in (cheap, expensive):  # what is done once does not count
         scorer.score([(queries[0].text, text) for text in list(queries[0].candidates.values())[:2]])
     shares: list[list[float]] = [[] for _ in keeps]
     for query in queries:
-        whole = processor_seconds(alone, query)
-        for row, cascade in zip(shares, cascades, strict=True):
-            row.append(processor_seconds(cascade, query) / whole)
+        whole = processor_seconds(partial(order, expensive), query)
+        for row, keep in zip(shares, keeps, strict=True):
+            row.append(
+                processor_seconds(partial(order_in_turn, cheap, keep, expensive), query) / whole
+            )
     return shares
 
 
-def processor_seconds(reranker: Reranker, query: JudgedQuery) -> float:
+def processor_seconds(order: Order, query: JudgedQuery) -> float:
     """Of all threads of this process."""
     begin = time.process_time()
-    reranker.rerank(query.text, query.candidates.values())
+    order(query)
     return time.process_time() - begin
 
 

@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from typing import Any, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr
 
 from bge_rerank_integrations.adapter_base import ScorerFields
 from bge_rerank_integrations.base.trace import RerankTrace
-from bge_rerank_integrations.cascade_fields import StageFields
 from bge_rerank_integrations.ranking.calibration import Calibration
-from bge_rerank_integrations.ranking.cascade import check_keeps, check_reach
 from bge_rerank_integrations.ranking.cutoffs import Cutoff
 from bge_rerank_integrations.ranking.reranker import Reranker
 from bge_rerank_integrations.types import OnError, RerankResult
@@ -67,11 +65,6 @@ class RerankFields(ScorerFields):
     token_budget: int | None = Field(
         default=None, ge=1, description="Most tokens that what is kept may have together."
     )
-    cascade: tuple[StageFields, ...] = Field(
-        default=(),
-        description="Cheaper models first, each with how many texts it leaves to the next: "
-        "({'model': 'BAAI/bge-small-en-v1.5', 'keep': 50},). What falls out does not come back.",
-    )
     explain: bool = Field(
         default=False,
         description="Write where the best sentence of each kept text lies, and its score, to "
@@ -83,26 +76,13 @@ class RerankFields(ScorerFields):
 
     _read: tuple[str, Calibration] | None = PrivateAttr(default=None)
 
-    @model_validator(mode="after")
-    def _enough_reach_the_last_model(self) -> Self:
-        keeps = [stage.keep for stage in self.cascade]
-        check_keeps(keeps)
-        check_reach(self.top_n, keeps)
-        return self
-
     def warm_up(self) -> Self:
-        """Load the model, those of the cascade and the calibration now; returns the adapter itself.
+        """Load the model and the calibration now; returns the adapter itself.
 
         Raises what any request would: also for settings that this model cannot have.
         """
         self.reranker()
         return self
-
-    def close(self) -> None:
-        """Give up the model and those of the cascade; see `ScorerFields.close`."""
-        for stage in self.cascade:
-            stage.close()
-        super().close()
 
     def reranker(self, on_trace: Callable[[RerankTrace], object] | None = None) -> Reranker:
         """A reranker with this adapter's present settings over its (shared) scorer."""
@@ -115,7 +95,6 @@ class RerankFields(ScorerFields):
             on_error=self.on_error,
             calibration=self._calibration(),
             cutoff=Cutoff(self.min_probability, self.target_recall, self.min_n, self.token_budget),
-            cascade=[stage.loaded_stage() for stage in self.cascade],
             explain=self.explain,
             on_trace=on_trace,
             trace_texts=self.trace_texts,

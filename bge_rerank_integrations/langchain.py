@@ -195,11 +195,10 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         scored = [index for index, text in texts.items() if text.strip()]
         if scored:
             passages = [texts[index] for index in scored]
-            most = min([len(passages), *(stage.keep for stage in self.cascade)])
             results = self.reranker(on_trace).rerank(
                 query,
                 passages,
-                top_n=limit or most,
+                top_n=limit or len(passages),
                 evidence_texts=[documents[index].page_content for index in scored],
             )
             ranking = [(scored[result.index], result) for result in results]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
@@ -25,7 +25,6 @@ from bge_rerank_integrations.options import (
     with_options_of,
 )
 from bge_rerank_integrations.ranking.calibration import Calibration
-from bge_rerank_integrations.ranking.cascade import CascadeStage
 from bge_rerank_integrations.ranking.cutoffs import Cutoff
 from bge_rerank_integrations.ranking.reranker import Reranker
 from bge_rerank_integrations.types import (
@@ -231,7 +230,6 @@ def load_reranker(
     on_error: OnError = "raise",
     calibration: Calibration | str | Path | None = None,
     cutoff: Cutoff | None = None,
-    cascade: Iterable[CascadeStage] = (),
     explain: bool = False,
     on_trace: Callable[[RerankTrace], object] | None = None,
     trace_texts: bool = False,
@@ -246,8 +244,8 @@ def load_reranker(
     `score_cache`, a file's path or ":memory:", keeps scores (see `cache.CachedScorer`).
 
     See `Reranker` for `top_n`, `score_threshold` (inclusive, on the scale that is shown),
-    `normalize`, `timeout`, `on_error`, `calibration`, `cutoff`, `cascade`, `explain`, `on_trace`
-    and `trace_texts`.
+    `normalize`, `timeout`, `on_error`, `calibration`, `cutoff`, `explain`, `on_trace` and
+    `trace_texts`.
     """
     model = read_model(model)
     return Reranker(
@@ -264,7 +262,6 @@ def load_reranker(
         on_error=on_error,
         calibration=calibration,
         cutoff=cutoff,
-        cascade=cascade,
         explain=explain,
         on_trace=on_trace,
         trace_texts=trace_texts,

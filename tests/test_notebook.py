@@ -23,7 +23,7 @@ from bge_rerank_integrations import (
 )
 from bge_rerank_integrations.base.deadline import time_limit
 from bge_rerank_integrations.base.html import html_table
-from bge_rerank_integrations.base.trace import PassageTrace, RerankTrace, StageTrace
+from bge_rerank_integrations.base.trace import PassageTrace, RerankTrace
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.local.device import DevicePlan, Hardware, plan_device
 from bge_rerank_integrations.options import ScorerOptions
@@ -142,7 +142,6 @@ def test_a_plan_is_a_table() -> None:
 
 
 def test_a_trace_is_tables() -> None:
-    stage = StageTrace(1, EVIL, "logit", 2, (1.0,), (0,), None, {}, {}, {})
     trace = RerankTrace(
         passages=(PassageTrace(0, 1, 2.5, 0.75), PassageTrace(1, None, None, None)),
         scale="logit",
@@ -153,15 +152,13 @@ def test_a_trace_is_tables() -> None:
         counts={"computed": 2},
         seconds={"total": 0.25},
         facts={"model": EVIL},
-        stages=(stage,),
     )
-    passages, said, stages = tables_of(trace)
+    passages, said = tables_of(trace)
     assert passages[1:] == [["0", "1", "0.75", "2.5"], ["1", "", "", ""]]
     assert said[1:] == [
         ["scale", "logit"], ["calibrated", "no"], ["kept by", EVIL], ["computed", "2"],
         ["total, seconds", "0.25"], ["model", EVIL],
     ]  # fmt: skip
-    assert stages[1:] == [["1", EVIL, "2", ""]]
 
 
 PUBLIC: list[Callable[..., Any]] = [

@@ -41,28 +41,6 @@ class PassageTrace:
 
 
 @dataclass(frozen=True, slots=True)
-class StageTrace:
-    """A stage of a cascade before the last model, and what it made of the passages it was given.
-
-    `raw_scores` and `ranks`, from 0, have an entry for each passage of the caller's list: None
-    where it did not get so far, and for a score where scoring failed, for which `failure` has the
-    class of error. Ranks below `keep` went on. `number` counts the stages from 1; `counts`,
-    `seconds` and `facts` are those of a `RerankTrace`, of this stage alone.
-    """
-
-    number: int
-    name: str
-    scale: str | None
-    keep: int
-    raw_scores: tuple[float | None, ...]
-    ranks: tuple[int | None, ...]
-    failure: str | None
-    counts: Mapping[str, int]
-    seconds: Mapping[str, float]
-    facts: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class RerankTrace:
     """One rerank, as plain data.
 
@@ -75,9 +53,6 @@ class RerankTrace:
     explaining took with all of these; what cores or devices did side by side is added up.
     `facts` are what the scorers said of themselves: model,
     device, precision, kernels.
-
-    `stages` are those of a cascade that ran before the last model, of which all else is said; what
-    fell out there has no score here. Only "total" counts their time.
     """
 
     passages: tuple[PassageTrace, ...]
@@ -89,7 +64,6 @@ class RerankTrace:
     counts: Mapping[str, int]
     seconds: Mapping[str, float]
     facts: Mapping[str, str]
-    stages: tuple[StageTrace, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The same as dictionaries, lists, numbers and strings, as JSON takes them."""
@@ -111,21 +85,6 @@ class RerankTrace:
             "counts": dict(self.counts),
             "seconds": dict(self.seconds),
             "facts": dict(self.facts),
-            "stages": [
-                {
-                    "number": stage.number,
-                    "name": stage.name,
-                    "scale": stage.scale,
-                    "keep": stage.keep,
-                    "raw_scores": list(stage.raw_scores),
-                    "ranks": list(stage.ranks),
-                    "failure": stage.failure,
-                    "counts": dict(stage.counts),
-                    "seconds": dict(stage.seconds),
-                    "facts": dict(stage.facts),
-                }
-                for stage in self.stages
-            ],
         }
 
     def _repr_html_(self) -> str:
@@ -144,11 +103,9 @@ class RerankTrace:
             **{f"{stage}, seconds": seconds for stage, seconds in self.seconds.items()},
             **self.facts,
         }
-        stages = [[stage.number, stage.name, stage.keep, stage.failure] for stage in self.stages]
         tables = [
             html_table(["before", "after", "score", "raw score"], passages),
             html_table(["", ""], [row for row in said.items() if row[1] is not None]),
-            html_table(["stage", "name", "keeps", "failure"], stages) if stages else "",
         ]
         return "".join(tables)
 

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bge_rerank_integrations.base.address import is_address
 from bge_rerank_integrations.base.input_files import (
     Passage,
     read_passages,
@@ -24,9 +23,8 @@ from bge_rerank_integrations.base.input_files import (
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.errors import RerankError, UnreadableInput
-from bge_rerank_integrations.load import load_reranker, load_scorer
+from bge_rerank_integrations.load import load_reranker
 from bge_rerank_integrations.options import ScorerOptions
-from bge_rerank_integrations.ranking.cascade import CascadeStage
 from bge_rerank_integrations.ranking.cutoffs import Cutoff
 from bge_rerank_integrations.types import LongPassages, OnError, Truncation
 
@@ -102,13 +100,6 @@ def rerank(
     head_indexing: option.Heads = "request",
     batch_size: option.BatchSize = None,
     max_batch_tokens: option.MaxBatchTokens = None,
-    first: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODEL:KEEP",
-            help="A cheaper model, and how many passages it leaves to the next; may be repeated.",
-        ),
-    ] = None,
     long_passages: Annotated[
         LongPassages,
         typer.Option(help="What is too long: cut, read in overlapping windows, or an error."),
@@ -187,15 +178,8 @@ def rerank(
 
     cutoff = Cutoff(min_probability, target_recall, min_n, token_budget)
 
-    stages = [_read_stage(text) for text in first or ()]
-
     @cache
     def load() -> Reranker:
-        where: ScorerOptions = {
-            "device": device or None,
-            "cache_dir": cache_dir,
-            "local_files_only": local_files_only,
-        }
         return load_reranker(
             model,
             top_n=top_n,
@@ -205,7 +189,6 @@ def rerank(
             on_error=on_error,
             calibration=calibration,
             cutoff=cutoff,
-            cascade=[CascadeStage(load_scorer(name, **where), keep) for name, keep in stages],
             explain=explain,
             long_passages=long_passages,
             score_cache=score_cache,
@@ -229,18 +212,6 @@ def rerank(
             print(json.dumps(row, ensure_ascii=False))
     else:
         _print_ranking(given, results)
-
-
-def _read_stage(text: str) -> tuple[str, int]:
-    """Model and number of "MODEL:KEEP"; a model may be an address with a port."""
-    model, mark, keep = text.rpartition(":")
-    if not (mark and model and keep.isascii() and keep.isdigit()):
-        shown = "an address" if is_address(text) else repr(text)
-        raise UnreadableInput(
-            f"--first is {shown}; it must be a model and how many passages it keeps, as in "
-            "BAAI/bge-small-en-v1.5:50"
-        )
-    return model, int(keep)
 
 
 def _answer_requests(file: Path | None, load: Callable[[], Reranker], *, explain: bool) -> None:

@@ -70,9 +70,9 @@ def evaluate(
     A question without a relevant passage is left out: no order of it is better than another. One
     without candidates counts, as 0.
 
-    Raises `InvalidInputError` for options of another kind or out of range, for a `Reranker` with a
-    cascade, which does not score every candidate, and where no question has a relevant passage or
-    none has candidates, `MissingExtra` without the `eval` extra, and what a scorer raises.
+    Raises `InvalidInputError` for options of another kind or out of range, and where no question
+    has a relevant passage or none has candidates, `MissingExtra` without the `eval` extra, and
+    what a scorer raises.
     """
     _check_rerankers(rerankers)
     depths = None if depths is None else _checked_depths(depths)
@@ -144,11 +144,6 @@ def _check_rerankers(rerankers: Mapping[str, Scorer | Reranker]) -> None:
     for name, given in rerankers.items():
         if not isinstance(given, Reranker):
             check_scorer(given, f"the reranker {name!r}")
-        elif given.cascade:
-            raise InvalidInputError(
-                f"{name} has a cascade, which scores only what its first stages leave, and here "
-                "every candidate is scored: evaluate its models apart, each by its own scorer"
-            )
 
 
 def _checked_depths(depths: Sequence[int]) -> list[int]:

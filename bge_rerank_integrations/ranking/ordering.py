@@ -1,7 +1,7 @@
 """From raw scores to an ordering: sorted, cut by threshold and rules, the unscored at the end."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,6 @@ from bge_rerank_integrations.types import FloatArray, RerankResult
 
 def best_first(
     raw: FloatArray,
-    reached: Sequence[int],
     *,
     shown: Callable[[float], float],
     score_threshold: float | None,
@@ -22,7 +21,7 @@ def best_first(
     calibration: Calibration | None,
     count_tokens: Callable[[int], int],
 ) -> tuple[list[RerankResult], str | None]:
-    """What to return of the passages at the positions `reached`, and which rule decided how many.
+    """The results, best first, and which rule decided how many.
 
     Equal raw scores keep the caller's order. NaN is no score: such a passage follows with `scored`
     False, whatever the threshold and `cutoff`, if `limit` leaves room. `shown` puts a raw score on
@@ -30,7 +29,7 @@ def best_first(
     passage at a position. The rule is None where all come back.
     """
     order = np.argsort(-raw, kind="stable").tolist()  # NaN goes last
-    results = [RerankResult(reached[i], shown(float(raw[i])), float(raw[i])) for i in order]
+    results = [RerankResult(i, shown(float(raw[i])), float(raw[i])) for i in order]
     late = [replace(result, scored=False) for result in results if math.isnan(result.raw_score)]
     ranked = results[: len(results) - len(late)]
     kept_by = None

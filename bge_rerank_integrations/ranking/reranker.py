@@ -14,7 +14,6 @@ from bge_rerank_integrations.base.deadline import in_worker, time_limit
 from bge_rerank_integrations.base.raw_scores import checked_partial, checked_scores, show_score
 from bge_rerank_integrations.base.trace import (
     RerankTrace,
-    StageTrace,
     class_name,
     passage_traces,
     recording,
@@ -22,14 +21,6 @@ from bge_rerank_integrations.base.trace import (
 from bge_rerank_integrations.errors import RerankError, ScoringFailed
 from bge_rerank_integrations.option_checks import check_scorer
 from bge_rerank_integrations.ranking.calibration import Calibration
-from bge_rerank_integrations.ranking.cascade import (
-    CascadeStage,
-    caller_positions,
-    check_cascade,
-    check_reach,
-    narrow,
-    spread,
-)
 from bge_rerank_integrations.ranking.cutoffs import Cutoff
 from bge_rerank_integrations.ranking.evidence import with_evidence
 from bge_rerank_integrations.ranking.ordering import best_first
@@ -68,10 +59,6 @@ class Reranker:
     scored; the rest follows in the caller's order with `scored` False, whatever the
     `score_threshold`. Errors of the input, of loading and of programs always raise.
 
-    A `cascade` has cheaper scorers before this one, each with the number of passages that it leaves
-    to the next (see `cascade`); what falls out does not come back, so `top_n` cannot be more than
-    the last one keeps. Scores, scale, calibration and cut-offs are this scorer's alone.
-
     With a `calibration` (or its file) the score shown is the probability that it gives. `cutoff`
     has further rules for how many to keep. With `explain` the sentences of what is kept are scored
     too, in one more call, and each result has the best one as its `evidence`; if that fails, "keep"
@@ -91,7 +78,6 @@ class Reranker:
         on_error: OnError = "raise",
         calibration: Calibration | str | Path | None = None,
         cutoff: Cutoff | None = None,
-        cascade: Iterable[CascadeStage] = (),
         explain: bool = False,
         on_trace: Callable[[RerankTrace], object] | None = None,
         trace_texts: bool = False,
@@ -106,16 +92,10 @@ class Reranker:
         self.on_error = check_on_error(on_error)
         self.calibration = read_calibration(calibration, scorer)
         self.cutoff = check_cutoff(cutoff, scorer, self.calibration)
-        self.cascade = check_cascade(cascade)
-        check_reach(self.top_n, self._keeps)
         self.explain = explain
         self.on_trace = on_trace
         self.trace_texts = trace_texts
         self._told_of_blanks = False
-
-    @property
-    def _keeps(self) -> list[int]:
-        return [stage.keep for stage in self.cascade]
 
     def __repr__(self) -> str:
         own = vars(self)  # not all is there where an option was refused
@@ -141,7 +121,6 @@ class Reranker:
         no order or are a table, and for a `top_n` below 1, and whatever the scorer raises.
         """
         limit = self.top_n if top_n is None else check_top_n(top_n)
-        check_reach(limit, self._keeps)
         query = check_text(query, "query")
         given = check_texts(passages, "passage")
         texts = check_evidence_texts(evidence_texts, given)
@@ -181,7 +160,6 @@ class Reranker:
             counts=recorder.counts,
             seconds=seconds,
             facts=recorder.facts,
-            stages=done.stages,
         )
         return done.results, trace
 
@@ -189,20 +167,17 @@ class Reranker:
         self, pairs: Sequence[Pair], limit: int | None, texts: Sequence[str]
     ) -> "_Ranking":
         with time_limit(self.timeout):
-            reached, stages = narrow(self.cascade, pairs, score=self._raw_scores)
-            with caller_positions(reached, len(pairs)):
-                raw, failure = self._raw_scores(self.scorer, [pairs[place] for place in reached])
+            raw, failure = self._raw_scores(pairs)
             if failure is not None:
                 logger.warning(
                     "%d of %d passages were not scored and keep the order they came in: %s: %s",
                     int(np.isnan(raw).sum()),
-                    len(reached),
+                    len(pairs),
                     type(failure).__name__,
                     failure,
                 )
             results, kept_by = best_first(
                 raw,
-                reached,
                 shown=self.shown,
                 score_threshold=self.score_threshold,
                 cutoff=self.cutoff,
@@ -210,10 +185,7 @@ class Reranker:
                 calibration=self.calibration,
                 count_tokens=lambda index: token_counter(self.scorer)([pairs[index][1]])[0],
             )
-            if kept_by is None and stages:
-                kept_by = f"stage {stages[-1].number} of the cascade leaves {stages[-1].keep}"
-            everywhere = spread(raw, reached, len(pairs))
-            ranking = _Ranking(results, kept_by, everywhere, failure, stages)
+            ranking = _Ranking(results, kept_by, raw, failure)
             # what just failed would fail again, and take its time again
             if self.explain and failure is None:
                 self._add_evidence(ranking, pairs, texts)
@@ -225,7 +197,7 @@ class Reranker:
         begin = time.perf_counter()
 
         def score(sentences: Sequence[Pair]) -> FloatArray:
-            raw, ranking.evidence_failure = self._raw_scores(self.scorer, sentences)
+            raw, ranking.evidence_failure = self._raw_scores(sentences)
             return raw
 
         try:
@@ -250,12 +222,10 @@ class Reranker:
             )
         ranking.explaining = time.perf_counter() - begin
 
-    def _raw_scores(
-        self, scorer: Scorer, pairs: Sequence[Pair]
-    ) -> tuple[FloatArray, ScoringFailed | None]:
+    def _raw_scores(self, pairs: Sequence[Pair]) -> tuple[FloatArray, ScoringFailed | None]:
         """One raw score for each pair; NaN where scoring failed and `on_error` is "keep"."""
         try:
-            return checked_scores(scorer, pairs), None
+            return checked_scores(self.scorer, pairs), None
         except ScoringFailed as error:
             if self.on_error == "raise":
                 raise
@@ -295,6 +265,5 @@ class _Ranking:
     kept_by: str | None
     raw: FloatArray
     failure: ScoringFailed | None
-    stages: tuple[StageTrace, ...]
     evidence_failure: ScoringFailed | None = None
     explaining: float = 0.0

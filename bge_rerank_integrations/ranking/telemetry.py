@@ -71,16 +71,4 @@ def _answered(trace: RerankTrace, texts: Sequence[Pair] | None) -> dict[str, Any
     for name in ("scale", "calibrated", "kept_by", "failure", "evidence_failure"):
         if getattr(trace, name) is not None:
             answered[f"bge_rerank.{name}"] = getattr(trace, name)
-    return answered | _stages(trace)
-
-
-def _stages(trace: RerankTrace) -> dict[str, Any]:
-    answered: dict[str, Any] = {}
-    for stage in trace.stages:
-        place = f"bge_rerank.stages.{stage.number}"
-        answered[f"{place}.name"] = stage.name
-        answered[f"{place}.keep"] = stage.keep
-        answered[f"{place}.seconds"] = stage.seconds["total"]
-        if stage.failure is not None:
-            answered[f"{place}.failure"] = stage.failure
     return answered

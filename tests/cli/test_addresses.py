@@ -18,8 +18,6 @@ COMMANDS = {
     "export": ["export", ADDRESS, "out"],
     "sweep": ["sweep-layers", "--model", ADDRESS, "--cutoffs", "1", "--judged", "none.jsonl"],
     "rerank": ["rerank", "a query", "a passage", "--model", ADDRESS],
-    "first": ["rerank", "a query", "a passage", "--first", ADDRESS],
-    "first, with a number": ["rerank", "a query", "a passage", "--first", f"{ADDRESS}:5"],
 }
 
 

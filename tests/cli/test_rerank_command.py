@@ -124,7 +124,6 @@ def test_every_option_of_load_reranker_is_there_but_the_secrets() -> None:
     cutoffs = {"calibration", "min_probability", "target_recall", "min_n", "token_budget"}
     assert offered == taken | ours | ranking | cutoffs | {
         "explain",
-        "first",
         "long_passages",
         "score_cache",
     }

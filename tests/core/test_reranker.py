@@ -21,7 +21,6 @@ from bge_rerank_integrations import (
 )
 from bge_rerank_integrations.errors import RemoteUnavailable
 from bge_rerank_integrations.ranking.calibration import Calibration
-from bge_rerank_integrations.ranking.cascade import CascadeStage
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 from tests.fakes import WordOverlapScorer
 
@@ -224,7 +223,7 @@ class DistantScorer(WordOverlapScorer):
 
 def test_nothing_is_asked_of_a_scorer_before_it_scores() -> None:
     scorer = DistantScorer()
-    Reranker(scorer, cascade=[CascadeStage(scorer, 3)], score_threshold=0.5)
+    Reranker(scorer, score_threshold=0.5)
     assert scorer.calls == 0
 
 

@@ -10,7 +10,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from bge_rerank_integrations import Reranker
 from bge_rerank_integrations.errors import ScoringTimeout
-from bge_rerank_integrations.ranking.cascade import CascadeStage
 from tests.fakes import FailingScorer, WordOverlapScorer
 
 PASSAGES = ["a dog", "the red fox", "a fox"]
@@ -45,23 +44,6 @@ def test_ranks_and_scores_without_texts() -> None:
     assert "reranker.output_documents.2.document.id" not in said
     assert said["bge_rerank.kept_by"] == "top_n 2 leaves 2"
     assert "fox" not in str(said)
-
-
-def test_the_stages_of_a_cascade() -> None:
-    stages = [CascadeStage(FailingScorer(scored=3), 2), CascadeStage(WordOverlapScorer(), 1)]
-    Reranker(WordOverlapScorer("last"), cascade=stages, on_error="keep").rerank(
-        "red fox", [*PASSAGES, "fox red"]
-    )
-    said = dict(only_span().attributes or {})
-    for number, name, keep, failure in (
-        (1, "failing", 2, "ScoringTimeout"),
-        (2, "word-overlap", 1, None),
-    ):
-        place = f"bge_rerank.stages.{number}"
-        assert (said[f"{place}.name"], said[f"{place}.keep"]) == (name, keep)
-        assert said.get(f"{place}.failure") == failure
-        assert f"{place}.seconds" in said
-    assert said["reranker.output_documents.0.document.id"] == "1"
 
 
 def test_texts_if_asked_for() -> None:

@@ -17,7 +17,6 @@ from bge_rerank_integrations import (
 )
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.evaluate import JudgedQuery, Report, RerankerResult, evaluate
-from bge_rerank_integrations.ranking.cascade import CascadeStage
 from tests.evaluate.data import StatedScorer, helped, hurt, stated
 from tests.fakes import FailingScorer, WordOverlapScorer
 
@@ -171,14 +170,6 @@ def test_a_rerankers_own_cuts_do_not_count() -> None:
     assert first.threshold.raw == second.threshold.raw
     assert second.threshold.shown.value == 2
     assert (strict.top_n, strict.score_threshold) == (1, 0.99)
-
-
-def test_a_cascade_is_refused_before_anything_is_scored() -> None:
-    scorer = WordOverlapScorer()
-    cascade = Reranker(scorer, cascade=[CascadeStage(scorer, keep=2)])
-    with pytest.raises(InvalidInputError, match="mine has a cascade, which scores only"):
-        evaluate([helped(0)], {"plain": Reranker(scorer), "mine": cascade})
-    assert scorer.calls == 0
 
 
 def test_rerankers_are_compared_with_each_other() -> None:

@@ -22,7 +22,6 @@ from bge_rerank_integrations import (
 from bge_rerank_integrations.base.deadline import seconds_left
 from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import RemoteUnavailable, ScoringTimeout
-from bge_rerank_integrations.ranking.cascade import CascadeStage
 from bge_rerank_integrations.ranking.sentences import split_sentences
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
@@ -302,14 +301,6 @@ def test_the_trace_counts_sentences_and_their_time() -> None:
     for trace in traces[:2]:
         assert 0 < trace.seconds["explaining"] <= trace.seconds["total"]
     assert "explaining" not in traces[2].seconds
-
-
-def test_a_cascade_explains_with_its_last_scorer_what_it_kept() -> None:
-    first, last = RecordingScorer(), RecordingScorer()
-    cascade = [CascadeStage(first, keep=2)]
-    results = explained(scorer=last, cascade=cascade)
-    assert quoted(results) == ["The red fox eats mice.", "A fox is red."]
-    assert (len(first.asked), len(last.asked)) == (1, 2)
 
 
 def test_a_cache_remembers_sentences() -> None:

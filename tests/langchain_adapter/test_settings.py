@@ -14,7 +14,6 @@ from pydantic_core import PydanticSerializationError
 
 from bge_rerank_integrations import InvalidInputError
 from bge_rerank_integrations.adapter_base import ScorerFields
-from bge_rerank_integrations.cascade_fields import StageFields
 from bge_rerank_integrations.langchain import BGECrossEncoder, BGERerank
 from tests.fakes import WordOverlapScorer
 from tests.langchain_adapter.foxes import QUERY, documents, positions, word_overlap_rerank
@@ -65,7 +64,6 @@ RERANK_FIELDS = SCORER_FIELDS | {
     "min_n": 1,
     "token_budget": 2000,
     "explain": True,
-    "cascade": (StageFields(model="BAAI/bge-small-en-v1.5", keep=50, precision="bf16"),),
     "trace_texts": True,
     "metadata_keys": ["title", "author"],
     "score_key": "bge",
@@ -196,8 +194,6 @@ def test_settings_can_be_changed_and_are_checked() -> None:
         ({"on_error": "keeep"}, "'raise' or 'keep', not 'keeep' "),
         ({"topn": 2}, "no such option; did you mean top_n\\? "),
         ({"zzz": 2}, "There is no such option "),
-        ({"cascade": [{"model": "m", "keep": 0}]}, "cascade.0.keep\n.* not 0 "),
-        ({"cascade": [{"model": "m", "keep": 1, "max_lenght": 9}]}, "did you mean max_length"),
     ],
 )
 def test_an_error_of_a_field_names_the_value_and_the_option_that_is_near(

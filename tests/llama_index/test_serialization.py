@@ -12,7 +12,6 @@ import pytest
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import MetadataMode
 
-from bge_rerank_integrations.cascade_fields import StageFields
 from bge_rerank_integrations.llama_index import BGERerank
 from tests.fakes import WordOverlapScorer
 
@@ -58,7 +57,6 @@ CHANGED: dict[str, Any] = {
     "request_timeout": 20.0,
     "max_retries": 0,
     "max_concurrency": 2,
-    "cascade": (StageFields(model="BAAI/bge-small-en-v1.5", keep=50, precision="bf16"),),
     "top_n": None,
     "score_threshold": 0.0,
     "normalize": False,
