@@ -3,8 +3,8 @@
     python -m benchmarks.cascade FOLDER ... --out cascade.md      a row for each data set
 
 A cheap model keeps `keep` of the candidates for the expensive one. Quality is counted from the
-scores that benchmarks.quality keeps in --scores; what is missing there is scored now. Time is that of the
-processor, for both ways in turns on the first --timed questions of each data set: it does not count
+scores that benchmarks.quality keeps in --scores; missing ones are computed. Time is processor
+time, for both ways in turns on the first --timed questions of each data set: it does not count
 what other programs do meanwhile.
 """
 
@@ -37,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reading = f", reading {asked.cheap_max_length} tokens," if asked.cheap_max_length else ""
     about = (
         f"{asked.cheap}{reading} leaves `keep` of at most {asked.depth} candidates to "
-        f"{asked.expensive}. The difference in {MEASURE} is to {asked.expensive} over all of them, with "
-        f"its 95% interval by paired bootstrap over the questions, {RESAMPLES:,} resamples. Pairs "
-        f"are those that {asked.expensive} is spared. Time is the processor time of both over that of "
-        f"{asked.expensive} alone, taking turns: median and range of the first "
+        f"{asked.expensive}. The difference in {MEASURE} is to {asked.expensive} over all of them, "
+        f"with its 95% interval by paired bootstrap over the questions, {RESAMPLES:,} resamples. "
+        f"Pairs are those that {asked.expensive} does not score. Time is the processor time of "
+        f"both over that of {asked.expensive} alone, taking turns: median and range of the first "
         f"{asked.timed} questions."
     )
     columns = (
