@@ -115,7 +115,7 @@ def onnxruntime(folder: Path) -> Score:
     import onnxruntime as ort
     from tokenizers import Tokenizer
 
-    from bge_rerank_integrations.local.batching import plan_batches
+    from bge_rerank_integrations.local.engine import plan_batches
 
     file = onnx_file(folder)
     if not file.is_file():

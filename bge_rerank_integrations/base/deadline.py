@@ -6,6 +6,7 @@ need not pass them on.
 """
 
 import asyncio
+import atexit
 import contextvars
 import os
 import threading
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -22,6 +24,15 @@ _flag: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("
 _end: contextvars.ContextVar[float | None] = contextvars.ContextVar("end", default=None)
 _lock = threading.Lock()
 _executor: ThreadPoolExecutor | None = None
+_here = threading.local()
+_main_jobs: SimpleQueue[Callable[[], None] | None] | None = None
+_exiting = False
+
+thread_settings: list[Callable[[], Callable[[], object]]] = []
+"""Each is called on a caller's thread and gives a function that copies settings to another thread.
+
+For settings that a library keeps for each thread, such as torch's number of threads.
+"""
 
 
 class Cancelled(BaseException):
@@ -61,6 +72,9 @@ async def in_worker(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     On cancellation the work stops at its next `check_cancelled()`; a call that has not begun is
     dropped. Nothing here is bound to one event loop.
     """
+    if getattr(_here, "is_worker", False):
+        # a callback on a worker reranks again: waiting for another worker could wait for ever
+        return call(*args, **kwargs)
     flag = threading.Event()
     context = contextvars.copy_context()
     context.run(_flag.set, flag)
@@ -78,13 +92,94 @@ def _workers() -> ThreadPoolExecutor:
     global _executor
     with _lock:
         if _executor is None:
-            _executor = ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1)), "bge-rerank")
+            _executor = ThreadPoolExecutor(
+                min(32, 4 * (os.cpu_count() or 1)), "bge-rerank", initializer=_mark_worker
+            )
         return _executor
 
 
+def _mark_worker() -> None:
+    _here.is_worker = True
+
+
+def off_main_thread(call: Callable[[], T]) -> T:
+    """Run `call` where no signal handler can interrupt it, and return what it returns.
+
+    Python runs signal handlers on the main thread. An exception that one raises there (Ctrl-C, a
+    task queue's soft time limit) may leave a semaphore or a condition locked for ever. So the main
+    thread hands its work to a thread of its own and waits on a C queue, which holds nothing. If the
+    wait is interrupted, the work stops at its next `check_cancelled()`. Other threads run `call`
+    themselves. The caller's thread-local state, such as torch's modes, does not reach `call` from
+    the main thread; context variables do.
+    """
+    if threading.get_ident() != threading.main_thread().ident or _exiting:
+        return call()
+    jobs = _main_worker()
+    if jobs is None:
+        return call()
+    answer: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+    context = contextvars.copy_context()
+    flag = _flag.get() or threading.Event()
+    context.run(_flag.set, flag)
+    copies = [setting() for setting in thread_settings]
+
+    def job() -> None:
+        try:
+            for copy in copies:
+                copy()
+            answer.put((context.run(call), None))
+        except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
+            answer.put((None, error))
+
+    jobs.put(job)
+    try:
+        result, error = answer.get()
+    except BaseException:
+        flag.set()
+        raise
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # else the traceback's frame and the error would hold one another
+    return result  # type: ignore[return-value]
+
+
+def _main_worker() -> SimpleQueue[Callable[[], None] | None] | None:
+    """The queue of the main thread's worker; None where the interpreter starts no more threads."""
+    # no lock: only the main thread comes here
+    global _main_jobs
+    if _main_jobs is None:
+        jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        worker = threading.Thread(target=_work, args=(jobs,), name="bge-rerank-main", daemon=True)
+        try:
+            worker.start()
+        except RuntimeError:  # during shutdown; nothing is left to interrupt the call
+            return None
+        atexit.register(_end_main_worker, jobs, worker)
+        _main_jobs = jobs
+    return _main_jobs
+
+
+def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job()
+
+
+def _end_main_worker(
+    jobs: SimpleQueue[Callable[[], None] | None], worker: threading.Thread
+) -> None:
+    """Let an interrupted call end before the interpreter takes its libraries down."""
+    global _exiting
+    _exiting = True
+    jobs.put(None)
+    worker.join()
+
+
 def _forget_workers() -> None:
-    global _executor, _lock
-    _executor, _lock = None, threading.Lock()
+    global _executor, _lock, _main_jobs
+    _executor, _lock, _main_jobs = None, threading.Lock(), None
+    _here.is_worker = False
 
 
 if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork

@@ -23,8 +23,6 @@ Count = Literal["computed", "cut", "windows", "cached", "sentences"]
 _recorder: contextvars.ContextVar["Recorder | None"] = contextvars.ContextVar(
     "recorder", default=None
 )
-# seconds that stages inside the present one took on this thread
-_inner: contextvars.ContextVar[list[float] | None] = contextvars.ContextVar("inner", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,29 +147,20 @@ def note(counts: Mapping[Count, int], facts: Mapping[str, str] | None = None) ->
 
 
 @contextmanager
-def timed(stage: Stage | None) -> Iterator[None]:
+def timed(stage: Stage) -> Iterator[None]:
     """Add the time that passes inside to a stage of the present rerank, if it is recorded.
 
-    A stage is given what passes in it but not in stages inside it on the same thread; None is a
-    stage that is only taken off. Cores and devices that work side by side can spend more than
-    passes.
+    Stages do not nest. Cores and devices that work side by side can spend more than passes.
     """
     recorder = _recorder.get()
     if recorder is None:
         yield
         return
-    begin, outer = time.perf_counter(), _inner.get()
-    inner = [0.0]
-    token = _inner.set(inner)
+    begin = time.perf_counter()
     try:
         yield
     finally:
-        passed = time.perf_counter() - begin
-        _inner.reset(token)
-        if outer is not None:
-            outer[0] += passed
-        if stage is not None:
-            recorder.spend(stage, passed - inner[0])
+        recorder.spend(stage, time.perf_counter() - begin)
 
 
 def class_name(error: BaseException | None) -> str | None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import count
 
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.engine import Engine, Part, Request, in_order
+from bge_rerank_integrations.local.engine import BatchRows, Engine, EngineCall, in_order
 from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.types import FloatArray
@@ -59,7 +59,7 @@ class EngineGroup:
         on_batch: Callable[[int], object] | None = None,
     ) -> FloatArray:
         """As `Engine.run`. The first error on any device ends the call on all of them."""
-        request = Request(sequences, positions, limits, one_at_a_time(on_batch))
+        request = EngineCall(sequences, positions, limits, one_at_a_time(on_batch))
         batches = self._smallest.plan_batches(request)
         # so that small calls, which one device can do, do not all go to the first
         turn = next(self._calls) % len(self._engines)
@@ -76,7 +76,7 @@ def reasons_by_device(plans: Sequence[DevicePlan]) -> tuple[str, ...]:
 
 def drain_together(
     engines: Sequence[Engine],
-    request: Request,
+    request: EngineCall,
     batches: Iterable[list[int]],
     where: str,
     *,
@@ -96,7 +96,7 @@ def drain_together(
         except IndexError:
             return None
 
-    def drain(engine: Engine) -> Part:
+    def drain(engine: Engine) -> BatchRows:
         try:
             with within():
                 return engine.drain(request, take)

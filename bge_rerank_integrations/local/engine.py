@@ -5,14 +5,15 @@ Knows nothing of torch or ONNX Runtime: a `Forward` does the arithmetic.
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 
-from bge_rerank_integrations.base.deadline import check_cancelled, seconds_left
+from bge_rerank_integrations.base.deadline import check_cancelled, off_main_thread, seconds_left
 from bge_rerank_integrations.base.trace import timed
 from bge_rerank_integrations.errors import (
     ForkedModelError,
@@ -20,7 +21,6 @@ from bge_rerank_integrations.errors import (
     OutOfMemoryError,
     ScoringTimeout,
 )
-from bge_rerank_integrations.local.batching import plan_batches
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
@@ -57,7 +57,7 @@ class Forward(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class EngineCall:
     """One call: sequences, the caller's pair that each came from, and what was asked of batches.
 
     `on_batch` is told how many sequences each batch held that was given to the device.
@@ -67,6 +67,10 @@ class Request:
     positions: Sequence[int]
     limits: BatchLimits
     on_batch: Callable[[int], object] | None = None
+
+
+BatchRows = tuple[list[int], FloatArray | None]
+"""Indices of sequences, and their rows in that order; None where there are none."""
 
 
 class Engine:
@@ -118,13 +122,13 @@ class Engine:
         float32 too, `ForkedModelError` in a forked child; any other error of the model comes
         through unchanged.
         """
-        request = Request(sequences, positions, limits, on_batch)
+        request = EngineCall(sequences, positions, limits, on_batch)
         batches = iter(self.plan_batches(request))
         part = self.drain(request, lambda: next(batches, None))
         return in_order([part], len(sequences), f"{self.model} on {self.plan.device}")
 
     def plan_batches(
-        self, request: Request, indices: Sequence[int] | None = None
+        self, request: EngineCall, indices: Sequence[int] | None = None
     ) -> list[list[int]]:
         """Indices of all sequences, or of those given, in batches for this device."""
         if indices is None:
@@ -140,8 +144,8 @@ class Engine:
         return [[indices[number] for number in batch] for batch in planned]
 
     def drain(
-        self, request: Request, take: Callable[[], list[int] | None], *, exact: bool = False
-    ) -> "Part":
+        self, request: EngineCall, take: Callable[[], list[int] | None], *, exact: bool = False
+    ) -> BatchRows:
         """Run the batches that `take` gives until it gives None or time is over.
 
         Rows leave the device once, at the end. What is not finite is then computed again in
@@ -189,7 +193,7 @@ class Engine:
             rows = self.forward.fetch(computed)
         return self._finite(request, done, rows, exact=exact)
 
-    def _cost(self, request: Request, batch: Sequence[int]) -> int:
+    def _cost(self, request: EngineCall, batch: Sequence[int]) -> int:
         """Tokens of a batch, padding included where the forward pads."""
         lengths = [len(request.sequences[index].ids) for index in batch]
         return len(batch) * max(lengths) if self.forward.padded else sum(lengths)
@@ -206,8 +210,8 @@ class Engine:
             return None
 
     def _finite(
-        self, request: Request, done: list[int], rows: FloatArray, *, exact: bool
-    ) -> "Part":
+        self, request: EngineCall, done: list[int], rows: FloatArray, *, exact: bool
+    ) -> BatchRows:
         """The rows that are finite, now or in float32."""
         finite: list[bool] = np.logical_and.reduce(np.isfinite(rows), axis=1).tolist()
         if all(finite):
@@ -227,7 +231,7 @@ class Engine:
         found = [part for part in (rows[finite], exact_rows) if part is not None and len(part)]
         return kept + again, np.concatenate(found) if found else None
 
-    def _too_large(self, request: Request, index: int) -> OutOfMemoryError:
+    def _too_large(self, request: EngineCall, index: int) -> OutOfMemoryError:
         tokens = len(request.sequences[index].ids)
         return OutOfMemoryError(
             f"the pair at position {request.positions[index]}, of {tokens} tokens, does not fit "
@@ -237,11 +241,7 @@ class Engine:
         )
 
 
-Part = tuple[list[int], FloatArray | None]
-"""Indices of sequences, and their rows in that order; None where there are none."""
-
-
-def in_order(parts: Sequence[Part], count: int, where: str) -> FloatArray:
+def in_order(parts: Sequence[BatchRows], count: int, where: str) -> FloatArray:
     """The rows of all parts in the caller's order, NaN where none came: [count, width] float32.
 
     Raises `ScoringTimeout` if there is no row at all.
@@ -261,3 +261,72 @@ def in_order(parts: Sequence[Part], count: int, where: str) -> FloatArray:
 def _least(first: int | None, second: int | None) -> int | None:
     known = [number for number in (first, second) if number is not None]
     return min(known, default=None)
+
+
+def plan_batches(
+    lengths: Sequence[int],
+    *,
+    max_tokens: int,
+    max_sequences: int | None = None,
+    padded: bool = False,
+    in_order: bool = False,
+) -> list[list[int]]:
+    """Pack indices, longest first or `in_order`, into batches of at most `max_tokens` tokens.
+
+    With `padded` a batch costs its longest sequence times their number, otherwise the sum of their
+    lengths. A sequence longer than the budget gets a batch of its own. Every index appears once;
+    equal lengths keep their order.
+    """
+    order: Sequence[int] = range(len(lengths))
+    if not in_order:
+        order = sorted(order, key=lambda index: -lengths[index])
+    batches: list[list[int]] = []
+    batch: list[int] = []
+    longest = total = 0
+    for index in order:
+        longest, total = max(longest, lengths[index]), total + lengths[index]
+        full = max_sequences is not None and len(batch) >= max_sequences
+        cost = longest * (len(batch) + 1) if padded else total
+        if batch and (full or cost > max_tokens):
+            batches.append(batch)
+            batch, longest, total = [], lengths[index], lengths[index]
+        batch.append(index)
+    if batch:
+        batches.append(batch)
+    return batches
+
+
+_engines: WeakValueDictionary[Hashable, Engine] = WeakValueDictionary()
+_loading: dict[Hashable, threading.Lock] = {}
+_lock = threading.Lock()
+
+
+def shared_engine(key: Hashable, load: Callable[[], Engine]) -> Engine:
+    """The process's engine for `key`, loaded by the first that asks while the others wait.
+
+    Held weakly: it goes when its last user does.
+    """
+    key = (os.getpid(), key)
+    with _lock:
+        engine = _engines.get(key)
+        turn = _loading.setdefault(key, threading.Lock())
+    if engine is not None:
+        return engine
+    with turn:
+        with _lock:
+            engine = _engines.get(key)
+        if engine is None:
+            engine = off_main_thread(load)
+            with _lock:
+                _engines[key] = engine
+        return engine
+
+
+def _forget_locks() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _loading.clear()
+
+
+if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forget_locks)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_rerank_integrations.base.contract import check_text, like_input, read_pairs
+from bge_rerank_integrations.base.deadline import off_main_thread
 from bge_rerank_integrations.base.trace import note, timed
 from bge_rerank_integrations.errors import (
     MissingExtra,
@@ -26,8 +27,7 @@ from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.device_group import EngineGroup
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.load_request import BatchLimits
-from bge_rerank_integrations.local.text.method import Embeds, Method
-from bge_rerank_integrations.local.text.tokenizer import TokenSequence
+from bge_rerank_integrations.local.text.method import Embeds, EncodedTexts, Method
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 
 logger = logging.getLogger("bge_rerank_integrations")
@@ -98,19 +98,20 @@ class LocalScorer:
         are scored once. Raises `InvalidInputError`, `OutOfMemoryError`, `NonFiniteScoreError`, and
         under a time limit `ScoringTimeout`, which holds the scores that there are.
         """
-        return like_input(pairs, self._score(read_pairs(pairs))[:, -1])
+        return like_input(pairs, self.score_layers(pairs)[:, -1])
 
     def score_layers(self, pairs: Iterable[Any]) -> FloatArray:
         """Raw scores at every layer asked for with `cutoff_layers`: [pairs, layers], ascending.
 
         `score` gives the last column. Models without that option have one column.
         """
-        return self._score(read_pairs(pairs))
+        read = read_pairs(pairs)
+        return off_main_thread(lambda: self._score(read))
 
     def _score(self, pairs: Sequence[Pair]) -> FloatArray:
-        engine = self._loaded()
+        engine, method = self._loaded(), self._method
         if not pairs:
-            return np.empty((0, self._method.columns), dtype=np.float32)
+            return np.empty((0, method.columns), dtype=np.float32)
         places: dict[Pair, int] = {}
         positions = []
         for position, pair in enumerate(pairs):
@@ -118,11 +119,13 @@ class LocalScorer:
                 places[pair] = len(places)
                 positions.append(position)
         with timed("tokenizing"):
-            scores, cut = self._method.score(
-                list(places), positions, engine.tokenizer, lambda s, p: self._run(engine, s, p)
-            )
-        note({"computed": len(places), "cut": cut.total()}, self._facts(self._plan_on(engine)))
-        self._warn_once(cut, len(places))
+            encoded = method.encode(list(places), positions, engine.tokenizer)
+        scores = method.decode(self._run(engine, encoded), encoded)
+        note(
+            {"computed": len(places), "cut": encoded.cut.total()},
+            self._facts(self._plan_on(engine)),
+        )
+        self._warn_once(encoded.cut, len(places))
         scores = scores[[places[pair] for pair in pairs]]
         if np.isnan(scores).any():  # the engine lets no other NaN through
             late = int(np.isnan(scores[:, -1]).sum())
@@ -151,7 +154,8 @@ class LocalScorer:
         of a query's and a passage's vector is what `score` gives for the pair. Raises
         `UnsupportedModel` for a model that reads both together and has no vectors.
         """
-        if not isinstance(self._method, Embeds):
+        method = self._method
+        if not isinstance(method, Embeds):
             raise UnsupportedModel(
                 f"{self._model} reads query and passage together and has no vectors; use an "
                 "embedder, such as BAAI/bge-m3"
@@ -159,26 +163,33 @@ class LocalScorer:
         engine = self._loaded()
         if not texts:
             return np.empty((0, 0), dtype=np.float32)
-        texts = [check_text(text, "text", index) for index, text in enumerate(texts)]
-        vectors = self._method.embed(
-            texts, engine.tokenizer, lambda s, p: self._run(engine, s, p), as_queries=as_queries
-        )
+        checked = [check_text(text, "text", index) for index, text in enumerate(texts)]
+
+        def work() -> FloatArray:
+            encoded = method.encode_texts(checked, engine.tokenizer, as_queries=as_queries)
+            return method.vectors(self._run(engine, encoded))
+
+        vectors = off_main_thread(work)
         if np.isnan(vectors).any():  # the engine lets no other NaN through
             raise ScoringTimeout(
-                f"the time limit passed with texts without a vector in {self._model}; allow more"
+                f"the time limit passed before {self._model} had embedded all texts; allow more "
+                "time, or fewer texts"
             )
         return vectors
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """How many tokens the model makes of each text, uncut, without control tokens."""
         texts = [check_text(text, "text", index) for index, text in enumerate(texts)]
-        ids = self._loaded().tokenizer.encode(texts, range(len(texts)))
+        tokenizer = self._loaded().tokenizer
+        ids = off_main_thread(lambda: tokenizer.encode(texts, range(len(texts))))
         return [len(found) for found in ids]
 
     def measure(self, pairs: Iterable[Any]) -> list[PairLength]:
         """See `types.MeasuresPairs`; raises `InvalidInputError` as `score` does."""
         read, engine = read_pairs(pairs), self._loaded()
-        return self._method.measure(read, range(len(read)), engine.tokenizer)
+        return off_main_thread(
+            lambda: self._method.measure(read, range(len(read)), engine.tokenizer)
+        )
 
     def token_offsets(self, passages: Sequence[str]) -> list[NDArray[np.int64]]:
         """See `types.MeasuresPairs`."""
@@ -215,19 +226,18 @@ class LocalScorer:
     ) -> None:
         self.close()
 
-    def _run(
-        self, engine: AnyEngine, sequences: Sequence[TokenSequence], positions: Sequence[int]
-    ) -> FloatArray:
+    def _run(self, engine: AnyEngine, encoded: EncodedTexts) -> FloatArray:
         if not self._show_progress:
-            with timed(None):  # the engine notes its own
-                return engine.run(sequences, positions, self._limits)
+            return engine.run(encoded.sequences, encoded.positions, self._limits)
         try:
             from tqdm.auto import tqdm
         except ModuleNotFoundError as error:
             raise MissingExtra("tqdm", "cli") from error
 
-        with timed(None), tqdm(total=len(sequences), desc="reranking", unit="text") as bar:
-            return engine.run(sequences, positions, self._limits, on_batch=bar.update)
+        with tqdm(total=len(encoded.sequences), desc="reranking", unit="text") as bar:
+            return engine.run(
+                encoded.sequences, encoded.positions, self._limits, on_batch=bar.update
+            )
 
     def _warn_once(self, cut: Counter[str], pairs: int) -> None:
         if not cut:

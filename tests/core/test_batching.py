@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bge_rerank_integrations.local.batching import plan_batches
+from bge_rerank_integrations.local.engine import plan_batches
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=60)
 TOKENS = st.integers(1, 2000)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bge_rerank_integrations import Reranker
-from bge_rerank_integrations.base import deadline as cancellation
+from bge_rerank_integrations.base import deadline
 from bge_rerank_integrations.base.deadline import Cancelled, check_cancelled, in_worker
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
@@ -122,7 +122,7 @@ async def test_cancelled_while_it_waits_for_the_device_never_runs(reranker_base:
 
 
 async def test_a_call_that_has_not_begun_is_dropped() -> None:
-    workers = cancellation._workers()._max_workers
+    workers = deadline._workers()._max_workers
     release, ran = threading.Event(), threading.Event()
     busy = [asyncio.create_task(in_worker(release.wait, WAIT)) for _ in range(workers)]
     late = asyncio.create_task(in_worker(ran.set))

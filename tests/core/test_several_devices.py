@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from bge_rerank_integrations import (
     InvalidInputError,
     OutOfMemoryError,
-    cancellation,
     load_scorer,
 )
+from bge_rerank_integrations.base import deadline
 from bge_rerank_integrations.base.deadline import in_worker, seconds_left, time_limit
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.local.device import CudaDevice, Hardware, plan_devices
@@ -178,7 +178,7 @@ def test_the_time_limit_reaches_every_device(reranker_base: Path) -> None:
     def spend(batch: Sequence[TokenSequence]) -> None:
         meet(batch)
         assert 0 < (seconds_left() or 0) <= 1000, "the caller's limit is not seen here"
-        cancellation._end.set(0.0)  # this thread's own copy: its time is over now
+        deadline._end.set(0.0)  # this thread's own copy: its time is over now
 
     forwards = devices(2, before=spend)
     group = group_over(forwards, reranker_base)

@@ -13,8 +13,7 @@ import pytest
 
 from bge_rerank_integrations import CheckpointError, ForkedModelError, RerankError, load_scorer
 from bge_rerank_integrations.local.device import CPU_BATCH_TOKENS
-from bge_rerank_integrations.local.engine import Engine
-from bge_rerank_integrations.local.shared_engines import shared_engine
+from bge_rerank_integrations.local.engine import Engine, shared_engine
 from tests import tiny_models
 from tests.core.forking import in_child
 from tests.core.oracle import NO_LIMITS, OracleForward, engine_over, row_of, sequences

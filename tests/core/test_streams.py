@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bge_rerank_integrations import load_scorer
 from bge_rerank_integrations.base.deadline import time_limit
 from bge_rerank_integrations.errors import ScoringTimeout
-from bge_rerank_integrations.local.batching import plan_batches
+from bge_rerank_integrations.local.engine import plan_batches
 from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.torch_backend.cpu_streams import (
     LEAST_TOKENS,

@@ -55,7 +55,7 @@ def test_a_shared_query_and_the_attention_path_change_no_score(
 
 def parts_of(folder: Path, pairs: list[tuple[str, str]], **how: bool) -> tuple[list[Any], int]:
     tokenizer, method = method_of(folder)
-    sequences, _ = method.sequences(pairs, range(len(pairs)), tokenizer)
+    sequences = method.encode(pairs, range(len(pairs)), tokenizer).sequences
     parts, _ = split_batch(sequences, **{"share": True, "one_prefix": False, **how})
     return parts, sum(len(sequence.ids) for sequence in sequences)
 

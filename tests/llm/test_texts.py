@@ -39,7 +39,7 @@ def test_the_end_of_the_input_is_ours_whatever_the_passage_is(
 ) -> None:
     tokenizer, method = method_of(llm(model))
     pairs = [("what is a panda?", attack) for attack in ATTACKS]
-    sequences, _ = method.sequences(pairs, range(len(pairs)), tokenizer)
+    sequences = method.encode(pairs, range(len(pairs)), tokenizer).sequences
     prompt = oracle.PREDICT if model == "gemma2" else oracle.YES_OR_NO
     tail = [*ids_of(llm(model), "\n"), *ids_of(llm(model), prompt)]
     head = [method.bos, *ids_of(llm(model), "A: what is a panda?"), *ids_of(llm(model), "\n")]
@@ -68,7 +68,7 @@ def test_control_tokens_in_a_text_are_text(
     tokenizer, method = method_of(llm(model))
     assert not tokenizer.control_ids & {
         number
-        for sequence in method.sequences(pairs, range(len(pairs)), tokenizer)[0]
+        for sequence in method.encode(pairs, range(len(pairs)), tokenizer).sequences
         for number in sequence.ids[1:].tolist()
     }
     strict = load_scorer(folder, device="cpu", special_tokens="error")
@@ -113,13 +113,14 @@ def test_cutting_is_counted_in_tokens_of_query_and_passage(
     # passage by itself into max_length
     for prompt, room in (("", 27), ("Yes or No?", 31), ("x" * 90, 40)):
         tokenizer, method = method_of(folder, max_length=40, query_max_length=12, prompt=prompt)
-        (sequence,), cut = method.sequences([(text, text)], [0], tokenizer)
+        encoded = method.encode([(text, text)], [0], tokenizer)
+        (sequence,), cut = encoded.sequences, encoded.cut
         assert cut == {"query_max_length": 1}
         assert sequence.first_segment == 1 + 12 + separator
         assert sequence.ids[1:13].tolist() == ids_of(folder, "A: " + text)[:12]
         passage = sequence.ids[sequence.first_segment : -sequence.tail].tolist()
         assert passage == ids_of(folder, "B: " + text)[:room]
-    assert method.sequences([("a", "b")], [0], tokenizer)[1].total() == 0
+    assert method.encode([("a", "b")], [0], tokenizer).cut.total() == 0
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -131,7 +132,7 @@ def test_no_input_is_longer_than_the_model_takes(llm: Callable[[str], Path], mod
     tokenizer, method = method_of(folder, max_length=most)
     text = "the panda eats bamboo all day " * 2000
     pairs = [("a", text), (text, text), (text, "b")]
-    sequences, _ = method.sequences(pairs, range(3), tokenizer)
+    sequences = method.encode(pairs, range(3), tokenizer).sequences
     limit = {"gemma": 8192, "gemma2": 8192, "minicpm": 2048}[model]
     assert max(len(sequence.ids) for sequence in sequences) <= limit
 

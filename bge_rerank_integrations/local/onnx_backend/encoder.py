@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
-from bge_rerank_integrations.local.batching import plan_batches
 from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.engine import plan_batches
 from bge_rerank_integrations.local.onnx_backend.file import OnnxFile
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.types import FloatArray

@@ -10,7 +10,7 @@ from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, U
 from bge_rerank_integrations.local.checkpoint import GRAPHS, SETTINGS, Checkpoint
 from bge_rerank_integrations.local.device import check_precision
 from bge_rerank_integrations.local.download import HubOptions, find_folder
-from bge_rerank_integrations.local.engine import Engine
+from bge_rerank_integrations.local.engine import Engine, shared_engine
 from bge_rerank_integrations.local.load_request import LoadRequest, refuse_llm_options
 from bge_rerank_integrations.local.model_config import (
     OFFSET_POSITIONS,
@@ -26,7 +26,6 @@ from bge_rerank_integrations.local.onnx_backend.encoder import (
 )
 from bge_rerank_integrations.local.onnx_backend.file import OnnxFile, read_onnx_file
 from bge_rerank_integrations.local.scorer import LocalScorer
-from bge_rerank_integrations.local.shared_engines import shared_engine
 from bge_rerank_integrations.local.text.bi_encoder import bi_encoding, read_pooling
 from bge_rerank_integrations.local.text.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding

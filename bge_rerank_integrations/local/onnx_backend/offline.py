@@ -12,13 +12,12 @@ from pathlib import Path
 from bge_rerank_integrations.base.models import DEFAULT_MODEL, known_models
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, MissingExtra
 from bge_rerank_integrations.local.device import check_precision
-from bge_rerank_integrations.local.engine import Engine
+from bge_rerank_integrations.local.engine import Engine, shared_engine
 from bge_rerank_integrations.local.load_request import LoadRequest, refuse_llm_options
 from bge_rerank_integrations.local.onnx_backend.encoder import GraphEncoder, GraphUse, Output
 from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
 from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
 from bge_rerank_integrations.local.scorer import LocalScorer
-from bge_rerank_integrations.local.shared_engines import shared_engine
 from bge_rerank_integrations.local.text.bi_encoder import with_defaults
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
 from bge_rerank_integrations.local.text.method import Method

@@ -18,7 +18,7 @@ from bge_rerank_integrations.base.models import DEFAULT_MODEL, find_model
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.load_request import TextRequest, refuse_truncation
 from bge_rerank_integrations.local.text.cross_encoder import count_both, describe, encode_both
-from bge_rerank_integrations.local.text.method import RunSequences, TextOptions, cut_at
+from bge_rerank_integrations.local.text.method import EncodedTexts, TextOptions, cut_at
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence, join_single
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 
@@ -43,13 +43,9 @@ class BiEncoding:
     def description(self) -> str:
         return f"{self.pooling} pooling,{describe(self.options)}"
 
-    def score(
-        self,
-        pairs: Sequence[Pair],
-        positions: Sequence[int],
-        tokenizer: TextTokenizer,
-        run: RunSequences,
-    ) -> tuple[FloatArray, Counter[str]]:
+    def encode(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
+    ) -> EncodedTexts:
         template = tokenizer.single_template
         query_limit, passage_limit = self._limits(tokenizer)
         queries, passages = encode_both(tokenizer, pairs, positions, self.options)
@@ -74,28 +70,29 @@ class BiEncoding:
             places.append(place)
             lost = len(queries[query]) > query_limit, len(passages[passage]) > passage_limit
             cut.update(cut_at(self.options, query=lost[0], passage=lost[1]))
-        vectors = _of_length_one(run(inputs, owners))
-        left, right = np.asarray(places).T
+        return EncodedTexts(inputs, owners, cut, np.asarray(places))
+
+    def decode(self, rows: FloatArray, encoded: EncodedTexts) -> FloatArray:
+        vectors = self.vectors(rows)
+        left, right = encoded.rows.T
         cosines = np.einsum("ij,ij->i", vectors[left], vectors[right])
         # rounding can leave a cosine a hair outside
-        return np.clip(cosines, -1, 1)[:, None], cut
+        scores: FloatArray = np.clip(cosines, -1, 1)[:, None]
+        return scores
 
-    def embed(
-        self,
-        texts: Sequence[str],
-        tokenizer: TextTokenizer,
-        run: RunSequences,
-        *,
-        as_queries: bool,
-    ) -> FloatArray:
-        """Vectors of length 1, [texts, width]; their products are what `score` gives."""
+    def encode_texts(
+        self, texts: Sequence[str], tokenizer: TextTokenizer, *, as_queries: bool
+    ) -> EncodedTexts:
         positions = range(len(texts))
         sides = encode_both(tokenizer, [(text, text) for text in texts], positions, self.options)
         ids, limit = sides[not as_queries], self._limits(tokenizer)[not as_queries]
         template = tokenizer.single_template
-        return _of_length_one(
-            run([join_single(ids[text][:limit], template) for text in texts], positions)
-        )
+        return EncodedTexts([join_single(ids[text][:limit], template) for text in texts], positions)
+
+    def vectors(self, rows: FloatArray) -> FloatArray:
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        unit: FloatArray = rows / np.maximum(norms, np.float32(1e-12))
+        return unit
 
     def measure(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
@@ -110,12 +107,6 @@ class BiEncoding:
         """Most tokens of a query and of a passage."""
         control = len(tokenizer.single_template)
         return self.options.query_max_length - control, self.options.max_length - control
-
-
-def _of_length_one(vectors: FloatArray) -> FloatArray:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: FloatArray = vectors / np.maximum(norms, np.float32(1e-12))
-    return unit
 
 
 def bi_encoding(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.local.load_request import TextRequest
-from bge_rerank_integrations.local.text.method import RunSequences, TextOptions, cut_at
+from bge_rerank_integrations.local.text.method import EncodedTexts, TextOptions, cut_at
 from bge_rerank_integrations.local.text.token_cache import Ids
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence, join_pair
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
@@ -32,20 +32,9 @@ class CrossEncoding:
     def description(self) -> str:
         return describe(self.options)
 
-    def score(
-        self,
-        pairs: Sequence[Pair],
-        positions: Sequence[int],
-        tokenizer: TextTokenizer,
-        run: RunSequences,
-    ) -> tuple[FloatArray, Counter[str]]:
-        sequences, cut = self.sequences(pairs, positions, tokenizer)
-        return run(sequences, positions), cut
-
-    def sequences(
+    def encode(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
-    ) -> tuple[list[TokenSequence], Counter[str]]:
-        """The model's input for each pair, and how many pairs each option cut."""
+    ) -> EncodedTexts:
         options, template = self.options, tokenizer.pair_template
         # which of two long texts is the longer shows in their whole lengths only
         whole = options.truncation == "longest_first"
@@ -59,7 +48,10 @@ class CrossEncoding:
             lost = len(kept_query) < len(query), len(kept_passage) < len(passage)
             cut.update(cut_at(options, query=lost[0], passage=lost[1]))
             sequences.append(join_pair(kept_query, kept_passage, template))
-        return sequences, cut
+        return EncodedTexts(sequences, positions, cut)
+
+    def decode(self, rows: FloatArray, encoded: EncodedTexts) -> FloatArray:  # noqa: ARG002
+        return rows
 
     def measure(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer

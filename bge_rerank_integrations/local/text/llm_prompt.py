@@ -23,7 +23,7 @@ from bge_rerank_integrations.local.text.cross_encoder import (
     describe,
     encode_both,
 )
-from bge_rerank_integrations.local.text.method import RunSequences, TextOptions, cut_at
+from bge_rerank_integrations.local.text.method import EncodedTexts, TextOptions, cut_at
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale, SpecialTokens
 
@@ -58,20 +58,9 @@ class Prompting:
     def description(self) -> str:
         return f"{self.spec.description},{describe(self.options)},prompt={self.prompt!r}"
 
-    def score(
-        self,
-        pairs: Sequence[Pair],
-        positions: Sequence[int],
-        tokenizer: TextTokenizer,
-        run: RunSequences,
-    ) -> tuple[FloatArray, Counter[str]]:
-        sequences, cut = self.sequences(pairs, positions, tokenizer)
-        return run(sequences, positions), cut
-
-    def sequences(
+    def encode(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
-    ) -> tuple[list[TokenSequence], Counter[str]]:
-        """The model's input for each pair, and how many pairs each option cut."""
+    ) -> EncodedTexts:
         options = self.options
         queries, passages = encode_both(tokenizer, pairs, positions, options)
         tail = [*self.separator_ids, *self.prompt_ids]
@@ -86,7 +75,10 @@ class Prompting:
             cut.update(cut_at(options, query=lost[0], passage=lost[1]))
             ids = np.concatenate([head, kept, tail]).astype(np.int32)
             sequences.append(TokenSequence(ids, len(head), len(tail)))
-        return sequences, cut
+        return EncodedTexts(sequences, positions, cut)
+
+    def decode(self, rows: FloatArray, encoded: EncodedTexts) -> FloatArray:  # noqa: ARG002
+        return rows
 
     def measure(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer

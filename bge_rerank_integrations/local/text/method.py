@@ -1,9 +1,12 @@
-"""How a family of models makes scores: texts to sequences of ids, and rows to scores."""
+"""How a model family makes scores: texts to sequences of ids, and the model's rows to scores."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
 from bge_rerank_integrations.types import (
@@ -14,9 +17,6 @@ from bge_rerank_integrations.types import (
     SpecialTokens,
     Truncation,
 )
-
-RunSequences = Callable[[Sequence[TokenSequence], Sequence[int]], FloatArray]
-"""Sequences, and the position of the pair that each came from, to one row per sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,23 @@ def cut_at(options: TextOptions, *, query: bool, passage: bool) -> list[str]:
     return ["max_length"] if query or passage else []
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedTexts:
+    """Texts as a model's input.
+
+    `positions` has the caller's pair that each sequence came from, for error messages; `cut` counts
+    the pairs that each option cut. `rows`, for methods that read query and passage apart, has the
+    sequence of each pair's query and of its passage: [pairs, 2].
+    """
+
+    sequences: Sequence[TokenSequence]
+    positions: Sequence[int]
+    cut: Counter[str] = field(default_factory=Counter)
+    rows: NDArray[np.intp] = field(default_factory=lambda: np.empty((0, 2), np.intp))
+
+
 class Method(Protocol):
-    """How a family of models turns distinct pairs into scores."""
+    """How a family of models turns distinct pairs into scores: encode, run the model, decode."""
 
     @property
     def options(self) -> TextOptions: ...
@@ -57,20 +72,20 @@ class Method(Protocol):
         """Everything that changes scores, as it appears in `Scorer.name`."""
         ...
 
-    def score(
-        self,
-        pairs: Sequence[Pair],
-        positions: Sequence[int],
-        tokenizer: TextTokenizer,
-        run: RunSequences,
-    ) -> tuple[FloatArray, Counter[str]]:
-        """Raw scores, [pairs, layers that score], and how many pairs each option cut."""
+    def encode(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
+    ) -> EncodedTexts:
+        """The pairs as the model's input; `positions` are their places in the caller's list."""
+        ...
+
+    def decode(self, rows: FloatArray, encoded: EncodedTexts) -> FloatArray:
+        """Raw scores, [pairs, columns], from the model's rows, one for each sequence."""
         ...
 
     def measure(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
     ) -> list[PairLength]:
-        """The tokens of each pair, uncut, and how many of them `score` would read."""
+        """The tokens of each pair, uncut, and how many of them `encode` would keep."""
         ...
 
 
@@ -78,11 +93,10 @@ class Method(Protocol):
 class Embeds(Protocol):
     """A method that has a vector for each text, as embedders do."""
 
-    def embed(
-        self,
-        texts: Sequence[str],
-        tokenizer: TextTokenizer,
-        run: RunSequences,
-        *,
-        as_queries: bool,
-    ) -> FloatArray: ...
+    def encode_texts(
+        self, texts: Sequence[str], tokenizer: TextTokenizer, *, as_queries: bool
+    ) -> EncodedTexts: ...
+
+    def vectors(self, rows: FloatArray) -> FloatArray:
+        """The vectors of the rows, [texts, width], of length 1."""
+        ...

@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.device_group import drain_together, one_at_a_time
-from bge_rerank_integrations.local.engine import Engine, Request
+from bge_rerank_integrations.local.engine import Engine, EngineCall
 from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.types import FloatArray
@@ -58,7 +58,7 @@ class StreamedEngine(Engine):
         # together they hold what one batch on all cores would
         most = limits.max_tokens or self.forward.plan.max_batch_tokens // cores
         limits = replace(limits, max_tokens=even_budget(lengths, cores, most))
-        request = Request(sequences, positions, limits, one_at_a_time(on_batch))
+        request = EngineCall(sequences, positions, limits, one_at_a_time(on_batch))
         batches = self.plan_batches(request)
         where = f"{self.model} on {self.forward.plan.device}"
         return drain_together([self] * cores, request, batches, where, within=one_thread)

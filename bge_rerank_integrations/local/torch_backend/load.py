@@ -10,7 +10,7 @@ from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec, decoder_spec
 from bge_rerank_integrations.local.device import DevicePlan, plan_devices, read_hardware
 from bge_rerank_integrations.local.device_group import EngineGroup, reasons_by_device
-from bge_rerank_integrations.local.engine import Engine, Forward
+from bge_rerank_integrations.local.engine import Engine, Forward, shared_engine
 from bge_rerank_integrations.local.load_request import LoadRequest, refuse_llm_options
 from bge_rerank_integrations.local.model_config import (
     position_limit,
@@ -19,7 +19,6 @@ from bge_rerank_integrations.local.model_config import (
     why_not_flat,
 )
 from bge_rerank_integrations.local.scorer import AnyEngine, LocalScorer
-from bge_rerank_integrations.local.shared_engines import shared_engine
 from bge_rerank_integrations.local.text.bi_encoder import bi_encoding, read_pooling
 from bge_rerank_integrations.local.text.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding

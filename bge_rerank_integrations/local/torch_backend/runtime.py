@@ -1,12 +1,14 @@
 """What this process shares with torch: its memory, its autocast state and its threads."""
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache
 
 import torch
 
+from bge_rerank_integrations.base.deadline import thread_settings
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.memory import bytes_per_token, token_budget
 from bge_rerank_integrations.local.torch_backend.linear import GemmPath, Linear, choose_gemm_path
@@ -79,6 +81,20 @@ def autocast(plan: DevicePlan) -> AbstractContextManager[object]:
     if plan.autocast:
         return torch.autocast(kind, getattr(torch, plan.dtype))
     return torch.autocast(kind, enabled=False)
+
+
+def _copy_thread_count() -> Callable[[], object]:
+    """See `deadline.thread_settings`: torch counts threads for each thread."""
+    threads = torch.get_num_threads()
+
+    def copy() -> None:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+    return copy
+
+
+thread_settings.append(_copy_thread_count)
 
 
 @cache
