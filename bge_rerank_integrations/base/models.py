@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from bge_rerank_integrations.errors import UnsupportedModel
+from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 
 DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
 
@@ -113,6 +113,12 @@ def family_of(config: Mapping[str, Any], model: str) -> Family:
 
 def label_count(config: Mapping[str, Any]) -> int:
     """The number of labels a sequence classifier has; transformers' own default is two."""
-    if isinstance(config.get("id2label"), Mapping):
-        return len(config["id2label"])
-    return int(config.get("num_labels", 2))
+    names, number = config.get("id2label"), config.get("num_labels", 2)
+    if isinstance(names, Mapping):
+        return len(names)
+    if names is not None or type(number) is not int or number < 1:
+        raise CheckpointError(
+            f"config.json has id2label={names!r} and num_labels={number!r}: the first must be an "
+            "object, or the second a whole number from 1"
+        )
+    return number

@@ -8,25 +8,54 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bge_rerank_integrations.errors import CheckpointError
 from bge_rerank_integrations.local.download import HUB_DEFAULTS, HubOptions, find_folder
 
-# What a download may bring. Pickle weights (*.bin, *.pt) are not in it.
+# Every file besides the weights that decides a score: downloaded, and part of the fingerprint.
 SETTINGS = (
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
-    "1_Pooling/config.json",
+    "[0-9]_*/config.json",
 )
-DOWNLOADED = (*SETTINGS, "model*.safetensors", "model.safetensors.index.json")
+# Files that say the weights alone are not the model; a folder with one of them is refused.
+ADAPTER = "adapter_config.json"
+QUANTIZERS = (
+    "hf_quant_config.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "quantization_config.json",
+)
+# What a download may bring. Pickle weights (*.bin, *.pt) are not in it.
+DOWNLOADED = (
+    *SETTINGS,
+    ADAPTER,
+    *QUANTIZERS,
+    "model*.safetensors",
+    "model.safetensors.index.json",
+)
 # Where a model has its ONNX graph: as BAAI and sentence-transformers lay it out, or on its own.
 GRAPHS = ("onnx/model.onnx", "model.onnx")
 PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")
+# TensorFlow's names of a LayerNorm's parts, which transformers 5.0 to 5.5 wrote again for XLM-R.
+OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+
+class StoredTensor(NamedTuple):
+    """Where a tensor lies and what its file says of it; `dtype` in safetensors' words: "F32"."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -42,46 +71,86 @@ class Checkpoint:
         try:
             return json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            adapter = self.folder / "adapter_config.json"
-            if adapter.is_file():
-                base = json.loads(adapter.read_text(encoding="utf-8")).get(
-                    "base_model_name_or_path"
-                )
-                raise CheckpointError(
-                    f"{self.folder} holds a LoRA adapter of {base}, not a model; merge it first: "
-                    "PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(folder)"
-                ) from None
+            self.refuse_adapter()
             raise CheckpointError(f"{self.folder} has no {name}, so it is no model") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        # ValueError is any damage: no JSON, no UTF-8, a number of more digits than Python reads
+        except (ValueError, RecursionError, OSError) as error:
             raise CheckpointError(f"{file} is damaged: {error}") from error
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        config = self.read_json("config.json")
+        """`config.json`, whose `architectures` and `model_type` are strings if they are there."""
+        config, file = self.read_json("config.json"), self.folder / "config.json"
         if not isinstance(config, dict):
-            raise CheckpointError(f"{self.folder / 'config.json'} holds no JSON object")
+            raise CheckpointError(f"{file} holds no JSON object")
+        names = config.get("architectures")
+        if names is not None and not (
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+        ):
+            raise CheckpointError(f"{file} has architectures={names!r}; it must be a list of names")
+        kind = config.get("model_type")
+        if kind is not None and not isinstance(kind, str):
+            raise CheckpointError(f"{file} has model_type={kind!r}; it must be a name")
         return config
 
+    def refuse_adapter(self) -> None:
+        """Raise `CheckpointError`, with the lines that merge it, for a LoRA adapter."""
+        if not (self.folder / ADAPTER).is_file():
+            return
+        adapter = self.read_json(ADAPTER)
+        adapter = adapter if isinstance(adapter, dict) else {}
+        task = str(adapter.get("task_type"))
+        kind = {"CAUSAL_LM": "ForCausalLM", "FEATURE_EXTRACTION": ""}.get(
+            task, "ForSequenceClassification"
+        )
+        base = adapter.get("base_model_name_or_path")
+        advice = (
+            f"merge it into its base model and load the merged folder:\n"
+            f"  model = AutoModel{kind}.from_pretrained({base!r})\n"
+            f"  PeftModel.from_pretrained(model, {str(self.folder)!r}).merge_and_unload()"
+            f'.save_pretrained("merged")\n'
+            "and copy the tokenizer's files beside it"
+        )
+        for merged in (self.folder / "merged_model", self.folder.parent / "merged_model"):
+            if (merged / "config.json").is_file():
+                advice = f"load {merged}, where it is merged already"
+                break
+        raise CheckpointError(
+            f"{self.folder} holds a LoRA adapter ({ADAPTER}) of {base}, which is not applied "
+            f"here; {advice}"
+        )
+
     @cached_property
-    def files(self) -> dict[str, Path]:
-        """Where each tensor is: name to safetensors file."""
-        if (self.folder / "model.safetensors.index.json").is_file():
-            index = self.read_json("model.safetensors.index.json")
-            shards = index.get("weight_map") if isinstance(index, dict) else None
-            if not isinstance(shards, dict):
-                raise CheckpointError(f"{self.folder} has an index of shards without weight_map")
-            files = {name: self.folder / Path(str(file)).name for name, file in shards.items()}
-            held = {file: set(self._header(file)) for file in sorted(set(files.values()))}
-            if lost := [name for name, file in files.items() if name not in held[file]]:
-                raise CheckpointError(
-                    f"{files[lost[0]]} does not hold {lost[0]!r}, as the index of shards says: "
-                    "fetch the model again"
-                )
-            return files
-        single = self.folder / "model.safetensors"
-        if not single.is_file():
+    def tensors(self) -> dict[str, StoredTensor]:
+        """Every tensor by its name; a single file counts before shards, as in transformers."""
+        single, index_file = (
+            self.folder / name for name in ("model.safetensors", "model.safetensors.index.json")
+        )
+        if single.is_file():
+            return self._header(single)
+        if not index_file.is_file():
             raise CheckpointError(self._no_weights())
-        return dict.fromkeys(self._header(single), single)
+        index = self.read_json(index_file.name)
+        shards = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(shards, dict):
+            raise CheckpointError(f"{self.folder} has an index of shards without weight_map")
+        for name in shards.values():
+            if not isinstance(name, str) or Path(name).name != name:
+                raise CheckpointError(f"{index_file} has {name!r}, which is no file's name")
+        held = {name: self._header(self.folder / name) for name in sorted(set(shards.values()))}
+        found = {name: tensor for part in held.values() for name, tensor in part.items()}
+        listed = {_new_name(name): file for name, file in shards.items()}
+        if lost := sorted(name for name, file in listed.items() if name not in held[file]):
+            raise CheckpointError(
+                f"{self.folder / listed[lost[0]]} does not hold {lost[0]!r}, as the index of "
+                "shards says: fetch the model again"
+            )
+        if extra := sorted(found.keys() - listed.keys()):
+            raise CheckpointError(
+                f"{found[extra[0]].file} holds {extra[0]!r}, of which the index of shards says "
+                "nothing: the shards are of different models; fetch the model again"
+            )
+        return found
 
     def _no_weights(self) -> str:
         if any((self.folder / name).is_file() for name in GRAPHS):
@@ -90,38 +159,50 @@ class Checkpoint:
                 "backend='onnx'"
             )
         pickles = sorted({f.name for pattern in PICKLES for f in self.folder.glob(pattern)})
-        if not pickles:
+        if pickles:
+            what, where = f"holds its weights only as pickle ({', '.join(pickles)})", "folder"
+        elif Path(self.model).expanduser().is_dir():
             return f"{self.folder} has no model.safetensors"
+        else:  # a hub id, of which no pickle is ever downloaded
+            what = "has no model.safetensors on the hub; what it has there is at most a pickle"
+            where = repr(self.model)
         return (
-            f"{self.folder} holds its weights only as pickle ({', '.join(pickles)}), which can run "
-            "code when it is opened and is never loaded; convert it once, where you trust it: "
-            "AutoModel*.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)"
+            f"{self.folder if pickles else self.model} {what}, which can run code when it is "
+            "opened and is never loaded; convert it once, where you trust it: "
+            f"AutoModel*.from_pretrained({where}).save_pretrained(folder, safe_serialization=True)"
         )
 
-    def _header(self, file: Path) -> list[str]:
-        """The names of a file's tensors."""
+    def _header(self, file: Path) -> dict[str, StoredTensor]:
+        """A file's tensors."""
         # here, because a folder with an ONNX graph needs no safetensors and is a checkpoint too
         from safetensors import SafetensorError, safe_open
 
+        tensors: dict[str, StoredTensor] = {}
         try:
             with safe_open(str(file), framework="np") as opened:
-                return list(opened.keys())
+                for name in opened.keys():  # noqa: SIM118 - it is no mapping
+                    part = opened.get_slice(name)
+                    stored = StoredTensor(file, name, tuple(part.get_shape()), part.get_dtype())
+                    if tensors.setdefault(_new_name(name), stored) is not stored:
+                        raise CheckpointError(f"{file} holds {_new_name(name)!r} and {name!r}")
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{file} is damaged or missing ({error}): an interrupted download or copy; "
                 "delete it and fetch it again"
             ) from error
+        return tensors
 
     @property
     def weight_files(self) -> set[Path]:
         """The files that hold the weights."""
-        return set(self.files.values())
+        return {tensor.file for tensor in self.tensors.values()}
 
     @property
     def _sources(self) -> list[Path]:
-        names = ("config.json", "tokenizer.json", "1_Pooling/config.json")
-        files = [self.folder / name for name in names]
-        return [file for file in files if file.is_file()] + sorted(self.weight_files)
+        """Every file that decides a score."""
+        files = {file for pattern in SETTINGS for file in self.folder.glob(pattern)}
+        heads = set(self.folder.glob("[0-9]_*/*.safetensors"))
+        return sorted(file for file in files | heads | self.weight_files if file.is_file())
 
     @cached_property
     def signature(self) -> tuple[tuple[str, int, int], ...]:
@@ -150,8 +231,14 @@ class Checkpoint:
         self.check_unchanged()
         digest = hashlib.sha256()
         for file in self._sources:
-            digest.update(file.name.encode() + _sha256(file.resolve()).encode())
+            name = file.relative_to(self.folder).as_posix()
+            digest.update(name.encode() + _sha256(file.resolve()).encode())
         return digest.hexdigest()[:12]
+
+
+def _new_name(name: str) -> str:
+    old = next((old for old in OLD_NAMES if name.endswith(old)), None)
+    return name if old is None else name.removesuffix(old) + OLD_NAMES[old]
 
 
 def _sha256(file: Path) -> str:

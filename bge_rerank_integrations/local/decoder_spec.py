@@ -5,16 +5,53 @@ Sources: the models' `config.json` and cards, and FlagEmbedding 1.4.2 as it beha
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 from bge_rerank_integrations.base.models import Family
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
+from bge_rerank_integrations.local.model_config import MOST, is_one_of, read_number, read_size
 from bge_rerank_integrations.option_checks import whole_number
 from bge_rerank_integrations.types import HeadIndexing
 
 T = TypeVar("T")
+# What is counted one by one.
+COUNTS = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+
+# The values that the forward is written for, None among them where the key may be missing or null.
+# Any other value is refused. Of the keys that are not here and not read below, the reference reads
+# none, or none for a score: MiniCPM's dim_model_base only for other heads than 'simple' ones, its
+# pretraining_tp for the order of a sum, and Gemma 2's attn_logit_softcapping not at all, because
+# the reference runs on attention without it.
+ANY_FAMILY: dict[str, tuple[object, ...]] = {
+    "attention_bias": (None, False),
+    "use_bidirectional_attention": (None, False),
+    "per_layer_config": (None, {}),
+    "partial_rotary_factor": (None, 1.0, 1),
+}
+FIXED: dict[Family, dict[str, tuple[object, ...]]] = {
+    Family.CAUSAL: {
+        # "gelu" was trained as its tanh form, and is read so by transformers 4.39 to 4.47 and 5.23
+        "hidden_act": (None, "gelu", "gelu_pytorch_tanh"),
+        "hidden_activation": (None, "gelu_pytorch_tanh"),
+        "model_type": ("gemma",),
+        "sliding_window": (None,),
+        "layer_types": (None,),
+    },
+    Family.LAYERWISE: {
+        "hidden_act": ("silu",),
+        "head_type": ("simple",),
+        "head_multi": (True,),
+        "sliding_window": (None,),
+        "layer_types": (None,),
+    },
+    Family.LIGHTWEIGHT: {
+        "hidden_activation": ("gelu_pytorch_tanh",),
+        "layer_wise": (True,),
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +103,7 @@ class DecoderSpec:
 
     heads: tuple[Head, ...]
     hidden: int
+    inner: int
     vocabulary: int
     stored_layers: int
     query_heads: int
@@ -98,6 +136,41 @@ class DecoderSpec:
         return tuple(head.layer for head in self.heads)
 
     @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor that is read, with the shape it must have."""
+        query, kept = self.query_heads * self.head_size, self.kv_heads * self.head_size
+        norms = ["input_layernorm", "post_attention_layernorm"]
+        if self.sandwich_norms:
+            norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+        layer = {
+            "self_attn.q_proj": (query, self.hidden),
+            "self_attn.k_proj": (kept, self.hidden),
+            "self_attn.v_proj": (kept, self.hidden),
+            "self_attn.o_proj": (self.hidden, query),
+            "mlp.gate_proj": (self.inner, self.hidden),
+            "mlp.up_proj": (self.inner, self.hidden),
+            "mlp.down_proj": (self.hidden, self.inner),
+            **dict.fromkeys(norms, (self.hidden,)),
+        }
+        shapes: dict[str, tuple[int, ...]] = {
+            f"model.layers.{number}.{name}.weight": shape
+            for number in range(self.depth)
+            for name, shape in layer.items()
+        }
+        shapes["model.embed_tokens.weight"] = (self.vocabulary, self.hidden)
+        shapes["model.norm.weight"] = (self.hidden,)
+        for head in self.heads:
+            rows = 1 if head.row is None else self.vocabulary
+            shapes[head.tensor] = (rows, self.hidden)
+        return shapes
+
+    def is_unread(self, tensor: str) -> bool:
+        """Whether the tensor is of a later layer, or of another layer's head."""
+        if found := re.match(r"model\.layers\.(\d+)\.", tensor):
+            return self.depth <= int(found[1]) < self.stored_layers
+        return re.fullmatch(r"lm_head(\.\d+\.linear_head)?\.weight", tensor) is not None
+
+    @property
     def description(self) -> str:
         """Layers, the heads they use and the compression, for `Scorer.name`."""
         heads = "+".join(
@@ -117,10 +190,12 @@ def decoder_spec(
     `UnsupportedModel` for variants of the architecture that are not scored, and `CheckpointError`
     for a config without a number that is needed: none is made up.
     """
-    if config.get("rope_scaling"):
-        raise UnsupportedModel(f"rope_scaling {config['rope_scaling']!r} is not supported")
-    if config.get("attention_bias"):
-        raise UnsupportedModel("attention_bias is not supported")
+    for key, allowed in {**ANY_FAMILY, **FIXED[family]}.items():
+        if not is_one_of(config.get(key), allowed):
+            raise UnsupportedModel(
+                f"config.json has {key}={config.get(key)!r}, which is not supported; "
+                f"{allowed[-1]!r} is"
+            )
     if family is not Family.LIGHTWEIGHT and (
         request.compress_ratio != 1 or request.compress_layers
     ):
@@ -139,13 +214,10 @@ def decoder_spec(
 
 
 def _gemma(config: Mapping[str, Any], *, yes: int, tied: bool) -> DecoderSpec:
-    # what Gemma's own code reads; it leaves hidden_act aside
-    _refuse_unless(config, "hidden_activation", (None, "gelu_pytorch_tanh"))
     size = _whole(config, "head_dim")
     tensor = "model.embed_tokens.weight" if tied else "lm_head.weight"
     return DecoderSpec(
         heads=(Head(_whole(config, "num_hidden_layers"), tensor, yes),),
-        # the config says "gelu", which Gemma's own code has always read as its tanh form
         activation="gelu_tanh",
         embedding_scale=math.sqrt(_whole(config, "hidden_size")),
         attention_scale=size**-0.5,
@@ -155,12 +227,6 @@ def _gemma(config: Mapping[str, Any], *, yes: int, tied: bool) -> DecoderSpec:
 
 
 def _minicpm(config: Mapping[str, Any], request: LayerRequest) -> DecoderSpec:
-    if not config.get("head_multi", False) or config.get("head_type") != "simple":
-        raise UnsupportedModel(
-            f"head_type {config.get('head_type')!r} with head_multi={config.get('head_multi')} is "
-            "not supported; supported: one 'simple' head per layer"
-        )
-    _refuse_unless(config, "hidden_act", ("silu",))
     size = _whole(config, "hidden_size") // _whole(config, "num_attention_heads")
     start = _whole(config, "start_layer")
     return DecoderSpec(
@@ -179,8 +245,6 @@ def _minicpm(config: Mapping[str, Any], request: LayerRequest) -> DecoderSpec:
 
 
 def _gemma2(config: Mapping[str, Any], request: LayerRequest) -> DecoderSpec:
-    _refuse_unless(config, "hidden_activation", ("gelu_pytorch_tanh",))
-    _refuse_unless(config, "layer_wise", (True,))
     start, step = _whole(config, "start_layer"), _whole(config, "layer_sep")
     cutoffs = _cutoffs(config, request.cutoff_layers)
     by_layer = request.head_indexing == "layer"
@@ -204,7 +268,7 @@ def _gemma2(config: Mapping[str, Any], request: LayerRequest) -> DecoderSpec:
         attention_scale=_number(config, "query_pre_attn_scalar") ** -0.5,
         norm_offset=1.0,
         sandwich_norms=True,
-        window=_or_null(config, "sliding_window", _whole),
+        window=_window(config),
         logit_cap=_or_null(config, "final_logit_softcapping", _number),
         compress_ratio=request.compress_ratio,
         compress_layers=tuple(sorted(set(request.compress_layers))),
@@ -213,15 +277,22 @@ def _gemma2(config: Mapping[str, Any], request: LayerRequest) -> DecoderSpec:
 
 
 def _sizes(config: Mapping[str, Any], head_size: int) -> dict[str, Any]:
+    query, kept = _whole(config, "num_attention_heads"), _whole(config, "num_key_value_heads")
+    if query % kept or head_size % 2:
+        raise CheckpointError(
+            f"config.json has num_attention_heads={query}, num_key_value_heads={kept} and a head's "
+            f"size of {head_size}: the first must be a multiple of the second, and the size even"
+        )
     return {
         "hidden": _whole(config, "hidden_size"),
+        "inner": _whole(config, "intermediate_size"),
         "vocabulary": _whole(config, "vocab_size"),
         "stored_layers": _whole(config, "num_hidden_layers"),
-        "query_heads": _whole(config, "num_attention_heads"),
-        "kv_heads": _whole(config, "num_key_value_heads"),
+        "query_heads": query,
+        "kv_heads": kept,
         "head_size": head_size,
         "eps": _number(config, "rms_norm_eps"),
-        "rope_theta": float(config.get("rope_theta", 10000.0)),
+        "rope_theta": _rope_theta(config),
     }
 
 
@@ -242,18 +313,55 @@ def _cutoffs(config: Mapping[str, Any], wanted: Iterable[int] | None) -> Sequenc
     return layers
 
 
+def _rope_theta(config: Mapping[str, Any]) -> float:
+    """The base of the rotary embedding, 10000 where the config says nothing of it.
+
+    transformers 4 writes it as `rope_theta`, beside `rope_scaling`; transformers 5 writes both
+    into `rope_parameters`, which 4 passes over. They must agree.
+    """
+    bases = {_number(config, "rope_theta")} if "rope_theta" in config else set()
+    for key in ("rope_scaling", "rope_parameters"):
+        given = config.get(key)
+        if given is None:
+            continue
+        if not isinstance(given, dict):
+            raise CheckpointError(f"config.json has {key}={given!r}, which is no object")
+        rest = {name: value for name, value in given.items() if name != "rope_theta"}
+        kinds = [rest.pop(name) for name in ("rope_type", "type") if name in rest]
+        if rest or any(kind != "default" for kind in kinds):
+            raise UnsupportedModel(
+                f"config.json has {key}={given!r}, which is not supported; rotary embeddings "
+                "without scaling are"
+            )
+        if "rope_theta" in given:
+            bases.add(_number(given, "rope_theta"))
+    if len(bases) > 1:
+        raise UnsupportedModel(
+            f"config.json has rope_theta={config['rope_theta']!r} and another one in "
+            "rope_parameters or rope_scaling, of which each transformers takes its own; keep the "
+            "one that the model was trained with"
+        )
+    return bases.pop() if bases else 10000.0
+
+
+def _window(config: Mapping[str, Any]) -> int | None:
+    """The sliding window of every other layer; None where the config says null in so many words."""
+    layers = _whole(config, "num_hidden_layers")
+    alternating = [("sliding_attention", "full_attention")[number % 2] for number in range(layers)]
+    if config.get("layer_types") not in (None, alternating):
+        raise UnsupportedModel(
+            f"config.json has layer_types={config['layer_types']!r}, which is not supported; "
+            "sliding and full attention in turn are"
+        )
+    return _or_null(config, "sliding_window", _whole)
+
+
 def _whole(config: Mapping[str, Any], name: str) -> int:
-    number = config.get(name)
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise CheckpointError(f"config.json has {name}={number!r}, not a whole number from 1")
-    return number
+    return read_size(config, name, "this model", most=1000 if name in COUNTS else MOST)
 
 
 def _number(config: Mapping[str, Any], name: str) -> float:
-    number = config.get(name)
-    if not isinstance(number, int | float) or isinstance(number, bool) or not number > 0:
-        raise CheckpointError(f"config.json has {name}={number!r}, not a number above 0")
-    return float(number)
+    return read_number(config, name, "this model")
 
 
 def _or_null(
@@ -261,8 +369,3 @@ def _or_null(
 ) -> T | None:
     """The number, or None where the config says null in so many words."""
     return None if name in config and config[name] is None else read(config, name)
-
-
-def _refuse_unless(config: Mapping[str, Any], name: str, known: tuple[object, ...]) -> None:
-    if config.get(name) not in known:
-        raise UnsupportedModel(f"{name} {config.get(name)!r} is not supported; {known[-1]!r} is")

@@ -26,7 +26,7 @@ def is_cached(model: str, cache_dir: str | None = None) -> bool:
     """Whether the model's config, tokenizer and whole weights are on this machine."""
     try:
         checkpoint = open_checkpoint(model, HubOptions(cache_dir=cache_dir, local_files_only=True))
-        files = set(checkpoint.files.values())
+        files = checkpoint.weight_files
     except (ModelNotFound, CheckpointError):
         return False
     files |= {checkpoint.folder / name for name in ("config.json", "tokenizer.json")}

@@ -89,16 +89,16 @@ def test_an_encoder_has_none_of_these_options(
 
 
 UNSUPPORTED: list[tuple[str, dict[str, Any], str]] = [
-    ("minicpm", {"head_type": "raw"}, "head_type 'raw'"),
-    ("minicpm", {"head_type": "complex"}, "head_type 'complex'"),
+    ("minicpm", {"head_type": "raw"}, "head_type='raw'"),
+    ("minicpm", {"head_type": "complex"}, "head_type='complex'"),
     ("minicpm", {"head_multi": False}, "head_multi=False"),
-    ("minicpm", {"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+    ("minicpm", {"hidden_act": "gelu"}, "hidden_act='gelu'"),
     ("minicpm", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling"),
     ("minicpm", {"attention_bias": True}, "attention_bias"),
     ("gemma", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
     ("gemma", {"attention_bias": True}, "attention_bias"),
-    ("gemma", {"hidden_activation": "relu"}, "hidden_activation 'relu'"),
-    ("gemma2", {"hidden_activation": "relu"}, "hidden_activation 'relu'"),
+    ("gemma", {"hidden_activation": "relu"}, "hidden_activation='relu'"),
+    ("gemma2", {"hidden_activation": "relu"}, "hidden_activation='relu'"),
     ("gemma2", {"layer_wise": False}, "layer_wise"),
     ("gemma", {"quantization_config": {"quant_method": "gptq"}}, "gptq"),
     ("gemma", {"architectures": ["Qwen3ForCausalLM"]}, "Qwen3ForCausalLM"),

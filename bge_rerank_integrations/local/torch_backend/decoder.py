@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bge_rerank_integrations.errors import CheckpointError
 from bge_rerank_integrations.local.checkpoint import Checkpoint
-from bge_rerank_integrations.local.decoder_spec import DecoderSpec
+from bge_rerank_integrations.local.decoder_spec import DecoderSpec, Head
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.attention import (
@@ -44,7 +44,7 @@ from bge_rerank_integrations.local.torch_backend.transfer import (
     run_ahead,
     to_device,
 )
-from bge_rerank_integrations.local.torch_backend.weights import Weights
+from bge_rerank_integrations.local.torch_backend.weights import Weights, check_tensors, misshapen
 from bge_rerank_integrations.types import FloatArray
 
 
@@ -109,37 +109,19 @@ class Decoder:
         self._share_prefix = share_prefix
         self._format = weight_format(plan)
         survive_forks()
-        if any(f"model.layers.{spec.stored_layers}." in name for name in checkpoint.files):
-            raise CheckpointError(
-                f"{checkpoint.folder} has more layers than num_hidden_layers="
-                f"{spec.stored_layers} of its config.json"
-            )
+        check_tensors(checkpoint, spec.tensors, is_unread=spec.is_unread)
         model = Weights(checkpoint, plan, "model.")
         exact = model.of_dtype(torch.float32, prefix="")
         with torch.inference_mode():
             self._words = model.read_table("embed_tokens.weight")
-            self._check(model.prefix, self._words.shape, "embed_tokens.weight", spec.vocabulary)
             self._layers = [self._read_layer(model, number, path) for number in range(spec.depth)]
             self._final_norm = exact.read("model.norm.weight") + spec.norm_offset
-            self._heads = torch.cat(
-                [
-                    exact.read(head.tensor)
-                    if head.row is None
-                    else exact.read_row(head.tensor, head.row)
-                    for head in spec.heads
-                ]
-            )
+            self._heads = torch.cat([_read_head(exact, head, checkpoint) for head in spec.heads])
         # the gate's, the other's, and their product
         self.plan = with_token_budget(self.plan, self._layers[0].up, inner_copies=3)
 
     def _read_layer(self, model: Weights, number: int, path: GemmPath) -> Layer:
         prefix, exact = f"layers.{number}.", model.of_dtype(torch.float32)
-        for name, rows in (
-            ("self_attn.q_proj.weight", self.spec.query_heads * self.spec.head_size),
-            ("self_attn.k_proj.weight", self.spec.kv_heads * self.spec.head_size),
-            ("self_attn.v_proj.weight", self.spec.kv_heads * self.spec.head_size),
-        ):
-            self._check(model.prefix, model.shape(prefix + name), prefix + name, rows)
 
         def linear(*names: str, activation: Activation = "none") -> Linear:
             full = (prefix + name for name in names)
@@ -163,13 +145,6 @@ class Decoder:
             ),
             after_feed_forward=norm("post_feedforward_layernorm") if sandwich else None,
         )
-
-    def _check(self, prefix: str, shape: Sequence[int], name: str, rows: int) -> None:
-        if tuple(shape) != (rows, self.spec.hidden):
-            raise CheckpointError(
-                f"{prefix}{name} is {' x '.join(map(str, shape))}, and config.json says "
-                f"{rows} x {self.spec.hidden}: they belong to different models"
-            )
 
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> Any:
         if exact and self.plan.precision != "fp32":
@@ -267,6 +242,24 @@ class Decoder:
 
     def release_memory(self) -> None:
         release_memory(self.plan.device)
+
+
+def _read_head(weights: Weights, head: Head, checkpoint: Checkpoint) -> Tensor:
+    """The head's vector, [1, width]."""
+    if head.row is None:
+        return weights.read(head.tensor)
+    row, own = weights.read_row(head.tensor, head.row), "lm_head.weight"
+    # tied by the config: transformers 4 passes over a head that is stored too, 5 takes it
+    if own != head.tensor and own in checkpoint.tensors:
+        if checkpoint.tensors[own].shape != checkpoint.tensors[head.tensor].shape:
+            raise CheckpointError(misshapen(checkpoint, own, checkpoint.tensors[head.tensor].shape))
+        if not torch.equal(row, weights.read_row(own, head.row)):
+            raise CheckpointError(
+                f"{checkpoint.tensors[own].file} holds {own!r}, which differs from {head.tensor!r} "
+                "although tie_word_embeddings of config.json says that they are one; set it to "
+                "false, or take the tensor out"
+            )
+    return row
 
 
 def rotate(x: Tensor, rotary: Tensor, size: int) -> Tensor:

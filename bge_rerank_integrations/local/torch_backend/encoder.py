@@ -84,8 +84,8 @@ class FlatEncoder:
         weights = Weights(checkpoint, plan, tensor_prefix(checkpoint, config))
         names = TensorNames(weights, weights.of_dtype(residual), config, path)
         with torch.inference_mode():
-            self._words = names.table("word_embeddings", config.vocabulary, config.hidden)
-            self._positions = names.table("position_embeddings", config.positions, config.hidden)
+            self._words = names.table("word_embeddings")
+            self._positions = names.table("position_embeddings")
             self._types = weights.read("embeddings.token_type_embeddings.weight")
             self._embedding_norm = names.norm("embeddings.LayerNorm")
             self._layers = [names.layer(f"encoder.layer.{i}.") for i in range(config.layers)]

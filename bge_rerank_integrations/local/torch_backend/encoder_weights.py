@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bge_rerank_integrations.base.models import label_count
 from bge_rerank_integrations.errors import CheckpointError
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.model_config import EncoderConfig
 from bge_rerank_integrations.local.torch_backend.linear import Activation, GemmPath, Linear
-from bge_rerank_integrations.local.torch_backend.weights import Weights
+from bge_rerank_integrations.local.torch_backend.weights import Weights, check_tensors
 
 # transformers' names to ours
 ACTIVATIONS: dict[str, Activation] = {
@@ -59,15 +60,9 @@ class TensorNames:
         weight, bias = (self.norms.read(f"{name}.{part}") for part in ("weight", "bias"))
         return Norm(weight, bias, self.config.eps)
 
-    def table(self, name: str, rows: int, width: int) -> Tensor:
-        """An embedding table, which must be as large as the config says."""
-        table = self.weights.read_table(f"embeddings.{name}.weight")
-        if table.shape != (rows, width):
-            raise CheckpointError(
-                f"{name} is {table.shape[0]} x {table.shape[1]}, and config.json says "
-                f"{rows} x {width}: they belong to different models"
-            )
-        return table
+    def table(self, name: str) -> Tensor:
+        """An embedding table."""
+        return self.weights.read_table(f"embeddings.{name}.weight")
 
     def layer(self, prefix: str) -> Layer:
         def linear(*names: str, activation: Activation = "none") -> Linear:
@@ -97,15 +92,53 @@ class TensorNames:
 def tensor_prefix(checkpoint: Checkpoint, config: EncoderConfig) -> str:
     """What stands before every tensor of the encoder: "roberta.", "bert." or nothing.
 
-    Raises `CheckpointError` for a checkpoint of more layers than its config has.
+    Raises what `check_tensors` does: every tensor has been checked after this.
     """
+    body = "bert" if config.model_type == "bert" else "roberta"
     words = "embeddings.word_embeddings.weight"
-    prefixes = [name.removesuffix(words) for name in checkpoint.files if name.endswith(words)]
-    if not prefixes:
-        raise CheckpointError(f"{checkpoint.folder} has no tensor ...{words}")
-    beyond = f"{prefixes[0]}encoder.layer.{config.layers}."
-    if any(name.startswith(beyond) for name in checkpoint.files):
+    prefix = f"{body}." if f"{body}.{words}" in checkpoint.tensors else ""
+    if prefix + words not in checkpoint.tensors:
         raise CheckpointError(
-            f"{checkpoint.folder} has more layers than the {config.layers} of its config.json"
+            f"{checkpoint.folder} has no tensor {body}.{words} and no {words}; it may be saved "
+            "from a wrapper that put a name before each: save the model itself"
         )
-    return prefixes[0]
+    expected = {prefix + name: shape for name, shape in _body_shapes(config).items()}
+    roots = {body, "embeddings", "encoder", "pooler"}
+    if checkpoint.config["architectures"][0].endswith("ForSequenceClassification"):
+        labels, square = label_count(checkpoint.config), (config.hidden, config.hidden)
+        dense, out = "classifier.dense", "classifier.out_proj"
+        if body == "bert":
+            dense, out = f"{prefix}pooler.dense", "classifier"
+        expected |= {f"{dense}.weight": square, f"{dense}.bias": (config.hidden,)}
+        expected |= {f"{out}.weight": (labels, config.hidden), f"{out}.bias": (labels,)}
+        roots.add("classifier")
+    # heads of other tasks, which stand beside the encoder, give no score
+    check_tensors(checkpoint, expected, is_unread=lambda name: name.partition(".")[0] not in roots)
+    return prefix
+
+
+def _body_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the encoder itself, with its shape."""
+    hidden, inner = config.hidden, config.inner
+    tables = {"word": config.vocabulary, "position": config.positions, "token_type": config.types}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"embeddings.{kind}_embeddings.weight": (rows, hidden) for kind, rows in tables.items()
+    }
+    matrices = {
+        **dict.fromkeys(
+            [f"attention.{part}" for part in ("self.query", "self.key", "self.value")],
+            (hidden, hidden),
+        ),
+        "attention.output.dense": (hidden, hidden),
+        "intermediate.dense": (inner, hidden),
+        "output.dense": (hidden, inner),
+    }
+    norms = ["embeddings"]
+    for layer in (f"encoder.layer.{number}" for number in range(config.layers)):
+        for name, shape in matrices.items():
+            shapes[f"{layer}.{name}.weight"] = shape
+            shapes[f"{layer}.{name}.bias"] = shape[:1]
+        norms += [f"{layer}.attention.output", f"{layer}.output"]
+    for norm in norms:
+        shapes |= dict.fromkeys([f"{norm}.LayerNorm.{p}" for p in ("weight", "bias")], (hidden,))
+    return shapes

@@ -1,11 +1,12 @@
 """From a checkpoint to a scorer on torch: family, device plan, forward, method."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from bge_rerank_integrations.base.models import LLM_FAMILIES, Family, family_of
-from bge_rerank_integrations.errors import MissingExtra
+from bge_rerank_integrations.errors import CheckpointError, MissingExtra
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec, decoder_spec
 from bge_rerank_integrations.local.device import DevicePlan, plan_devices, read_hardware
@@ -14,6 +15,7 @@ from bge_rerank_integrations.local.engine import Engine, Forward, shared_engine
 from bge_rerank_integrations.local.load_request import LoadRequest, refuse_llm_options
 from bge_rerank_integrations.local.model_config import (
     position_limit,
+    read_flag,
     read_size,
     refuse_quantized,
     why_not_flat,
@@ -35,11 +37,14 @@ from bge_rerank_integrations.local.torch_backend.rounding import (
 )
 from bge_rerank_integrations.local.torch_backend.runtime import exact_plan
 
+logger = logging.getLogger("bge_rerank_integrations")
+
 
 def load_torch_scorer(checkpoint: Checkpoint, request: LoadRequest) -> LocalScorer:
     """Load the checkpoint, or share it if this process has it on the same device already."""
     family = family_of(checkpoint.config, checkpoint.model)
-    refuse_quantized(checkpoint.config, checkpoint.model)
+    checkpoint.refuse_adapter()
+    refuse_quantized(checkpoint)
     limit = position_limit(checkpoint.config, checkpoint.model)
     llm = family in LLM_FAMILIES
     if not llm:
@@ -77,11 +82,27 @@ def _load_encoder(
         )
 
     engine = _shared(checkpoint, plans, output, load)
+    _warn_of_separators(checkpoint, engine.tokenizer)
     if output == "logit":
         return engine, cross_encoding(engine.tokenizer, request.text, limit=limit)
     return engine, bi_encoding(
         engine.tokenizer, request.text, checkpoint, limit=limit, pooling=output
     )
+
+
+def _warn_of_separators(checkpoint: Checkpoint, tokenizer: TextTokenizer) -> None:
+    """Say that XLM-R's tokenizer is not the one that the model was trained with."""
+    if checkpoint.config.get("model_type") == "xlm-roberta":
+        separators = len(tokenizer.pair_template.between)
+        if separators < 2:
+            logger.warning(
+                "%s: its tokenizer.json puts %d separator between query and passage, and XLM-R's "
+                "puts two: transformers 5.0 to 5.2 saved it so, and without the normalizer's "
+                "character map. Scores are those of this file; copy tokenizer.json from the "
+                "original model unless this one was trained so",
+                checkpoint.model,
+                separators,
+            )
 
 
 def _load_llm(
@@ -93,15 +114,19 @@ def _load_llm(
 ) -> tuple[AnyEngine, Method]:
     tokenizer = read_tokenizer(checkpoint)
     (yes,) = tokenizer.encode(["Yes"], [0])
-    # the config decides, as in the reference, whatever else the file holds
-    tied = bool(checkpoint.config.get("tie_word_embeddings", True))
-    spec = decoder_spec(family, checkpoint.config, request.layers, yes=int(yes[0]), tied=tied)
+    config, model = checkpoint.config, checkpoint.model
+    tied = read_flag(config, "tie_word_embeddings", model, default=True)
+    spec = decoder_spec(family, config, request.layers, yes=int(yes[0]), tied=tied)
 
     def load(plan: DevicePlan) -> Engine:
         return _engine(checkpoint, tokenizer, Decoder(checkpoint, plan, spec))
 
     engine = _shared(checkpoint, plans, spec, load)
-    bos = read_size(checkpoint.config, "bos_token_id", checkpoint.model)
+    bos = read_size(config, "bos_token_id", model)
+    if bos >= spec.vocabulary:
+        raise CheckpointError(
+            f"config.json of {model} has bos_token_id={bos} and a vocabulary of {spec.vocabulary}"
+        )
     return engine, prompting(tokenizer, request.text, spec, family=family, bos=bos, limit=limit)
 
 

@@ -1,10 +1,12 @@
 """transformers' own forward, for encoders that the flat forward does not know.
 
 Slower and padded, but exact for any architecture that transformers ships. Remote code is never
-run, and a checkpoint that lacks a weight is refused.
+run, and a checkpoint that lacks a weight is refused. Some architectures let a sequence see its
+padding (MobileBERT, ConvBERT, FNet, CANINE); theirs run one at a time, as found at load.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +17,11 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.model_config import OFFSET_POSITIONS, padding_id
+from bge_rerank_integrations.local.model_config import (
+    OFFSET_POSITIONS,
+    position_limit,
+    read_size,
+)
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.runtime import (
     autocast,
@@ -31,67 +37,44 @@ from bge_rerank_integrations.local.torch_backend.transfer import (
     run_ahead,
     to_device,
 )
+from bge_rerank_integrations.local.torch_backend.weights import lacks, refuse_left_over
 from bge_rerank_integrations.types import FloatArray
+
+# The first letters of safetensors' names of formats that mean nothing without a scale.
+QUANTIZED = ("F8", "F6", "F4", "I8", "U8")
+# How far a row may be from the same row computed alone, in roundings of the number format: sums in
+# another order differ by a few, and a row that sees its padding by far more.
+ROUNDINGS = 100
 
 
 class LibraryEncoder:
     """An encoder of transformers and its head on one device; see `engine.Forward`."""
 
     padded = True
-    max_sequences: int | None = None
 
     def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, output: str) -> None:
-        self.plan = plan
         self.concurrency = 1
         self._ahead = run_ahead(plan.device)
         self._checkpoint = checkpoint
         self._output = output
         survive_forks()
-        kind = AutoModelForSequenceClassification if output == "logit" else AutoModel
-        _ = checkpoint.files  # refuses a folder without safetensors, in our words
-        try:
-            model, info = kind.from_pretrained(
-                checkpoint.folder,
-                dtype=weight_format(plan),
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except ValueError as error:
-            raise UnsupportedModel(
-                f"transformers cannot load {checkpoint.model} without running code from its "
-                f"folder, which is never done: {str(error).splitlines()[0]}"
-            ) from error
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            raise CheckpointError(
-                f"the weights of {checkpoint.model} do not fit its config.json: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
-        architecture = checkpoint.config["architectures"][0]
-        if type(model).__name__ != architecture:
-            raise UnsupportedModel(
-                f"{checkpoint.model} is a {architecture}, which transformers does not have; it "
-                f"would be run as a {type(model).__name__} and score wrongly"
-            )
-        # the pooler of an embedder is not used, and many are saved without one
-        missing = [
-            name for name in info["missing_keys"] if output == "logit" or "pooler" not in name
-        ]
-        if missing:
-            raise CheckpointError(
-                f"{checkpoint.model} lacks the weight {min(missing)!r}; a model with "
-                "untrained random weights in its place would give random scores"
-            )
+        model = _load(checkpoint, plan, output)
         self._model = model.to(plan.device).eval()
-        self._pad = padding_id(checkpoint.config)
+        pad = model.config.pad_token_id
+        self._vocabulary = read_size(checkpoint.config, "vocab_size", checkpoint.model)
+        self._has_pad = isinstance(pad, int) and 0 <= pad < self._vocabulary
+        self._pad = pad if self._has_pad else 0
         # RoBERTa's relatives have the table too, but their tokenizers never use its second row
         self._segments = (
             getattr(model.config, "type_vocab_size", 1) > 1
             and checkpoint.config.get("model_type") not in OFFSET_POSITIONS
         )
+
+        self.plan = plan
+        why_alone = self._why_alone()
+        self.max_sequences = None if why_alone is None else 1
+        if why_alone is not None:
+            self.plan = replace(plan, reasons=(*plan.reasons, f"one at a time: {why_alone}"))
 
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> Any:
         if exact and self.plan.precision != "fp32":
@@ -122,6 +105,26 @@ class LibraryEncoder:
             self._ahead.launched()
         return computed(rows)
 
+    def _why_alone(self) -> str | None:
+        """Why sequences must not share a batch, or None where they may; tried on two of them."""
+        if not self._has_pad:
+            return "config.json has no pad_token_id"
+        longest = position_limit(self._checkpoint.config, self._checkpoint.model)
+        short, long = (self._probe(length) for length in (min(5, longest), min(40, longest)))
+        together = self.fetch([self.run([short, long])])
+        alone = self.fetch([self.run([short]), self.run([long])])
+        apart = float(np.abs(together - alone).max() / max(1.0, float(np.abs(alone).max())))
+        most = ROUNDINGS * torch.finfo(getattr(torch, self.plan.dtype)).eps
+        if apart <= most:
+            return None
+        return f"in a padded batch a score moves by {apart:.1e}"
+
+    def _probe(self, length: int) -> TokenSequence:
+        """Ids of the whole vocabulary but the padding."""
+        ids = np.linspace(0, self._vocabulary - 1, length).astype(np.int32)
+        ids[ids == self._pad] = self._vocabulary - 1 - int(self._pad == self._vocabulary - 1)
+        return TokenSequence(ids, length // 2)
+
     def fetch(self, rows: Sequence[Any]) -> FloatArray:
         return fetch(rows)
 
@@ -135,3 +138,73 @@ class LibraryEncoder:
 
     def release_memory(self) -> None:
         release_memory(self.plan.device)
+
+
+def _load(checkpoint: Checkpoint, plan: DevicePlan, output: str) -> Any:
+    """Transformers' model with every weight of the folder, and none besides.
+
+    Raises `UnsupportedModel` or `CheckpointError` where that cannot be had.
+    """
+    config, name = checkpoint.config, checkpoint.model
+    read_size({"num_hidden_layers": 1, **config}, "num_hidden_layers", name, most=1000)
+    if config.get("model_type") == "big_bird" and config.get("attention_type") != "original_full":
+        raise UnsupportedModel(
+            f"config.json of {name} has attention_type={config.get('attention_type')!r}, with "
+            "which a score depends on the texts before it; 'original_full' is supported"
+        )
+    for tensor, stored in checkpoint.tensors.items():
+        if stored.dtype.startswith(QUANTIZED):
+            raise UnsupportedModel(
+                f"{name} holds {tensor!r} as {stored.dtype}: quantized weights are not supported; "
+                "use the model they were made from"
+            )
+    kind = AutoModelForSequenceClassification if output == "logit" else AutoModel
+    try:
+        model, info = kind.from_pretrained(
+            checkpoint.folder,
+            dtype=weight_format(plan),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with their names
+        )
+    except ValueError as error:
+        raise UnsupportedModel(
+            f"transformers cannot load {name} without running code from its folder, which is "
+            f"never done: {_first_line(error)}"
+        ) from error
+    except Exception as error:  # a config's wrong value raises whatever its first use raises
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"transformers cannot build {name} from its config.json and weights: "
+            f"{type(error).__name__}: {_first_line(error)}"
+        ) from error
+    architecture = config["architectures"][0]
+    if type(model).__name__ != architecture:
+        raise UnsupportedModel(
+            f"{name} is a {architecture}, which transformers does not have; it would be run as a "
+            f"{type(model).__name__} and score wrongly"
+        )
+    # the pooler of an embedder is not used, and many are saved without one
+    needed = [key for key in info["missing_keys"] if output == "logit" or "pooler" not in key]
+    if needed:
+        raise CheckpointError(lacks(checkpoint, min(needed)))
+    for found in info["mismatched_keys"]:
+        key, *shapes = (found,) if isinstance(found, str) else found
+        raise CheckpointError(
+            f"{key!r} of {name} does not fit its config.json"
+            f"{''.join(f' {tuple(shape)}' for shape in shapes)}: they belong to different models"
+        )
+    roots = {root for part in (model, model.base_model) for root, _ in part.named_children()}
+    refuse_left_over(
+        checkpoint,
+        info["unexpected_keys"],
+        is_unread=lambda key: key.partition(".")[0] not in {*roots, model.base_model_prefix},
+    )
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

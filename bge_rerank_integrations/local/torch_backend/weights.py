@@ -1,5 +1,10 @@
-"""Tensors of a checkpoint on the plan's device, read one by one straight from safetensors."""
+"""Tensors of a checkpoint on the plan's device, read one by one straight from safetensors.
 
+Before any is read, every tensor of the files is held against what the config says there must be.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +13,80 @@ from safetensors import safe_open
 from torch import Tensor
 
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
-from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.local.checkpoint import Checkpoint, StoredTensor
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.torch_backend.linear import Activation, GemmPath, Linear, linear
 from bge_rerank_integrations.local.torch_backend.runtime import weight_format
 
 # about one layer of an encoder; each mapping reads the file's table of tensors again
 PER_MAPPING = 16
+
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+# Buffers that are computed anew, and a pooler that the forward does without.
+DERIVED = re.compile(
+    r"(^|\.)(position_ids|token_type_ids|inv_freq|cos_cached|sin_cached|pooler\.(dense\.)?\w+)$"
+)
+# Parts of a weight, whatever module they are in: low-rank updates and quantizers' numbers.
+PARTS = re.compile(r"lora_|adapter|_scale(_inv)?$|\.scales?$|zero_?points?$|qweight|qzeros|absmax")
+
+
+def check_tensors(
+    checkpoint: Checkpoint,
+    expected: Mapping[str, tuple[int, ...]],
+    *,
+    is_unread: Callable[[str], bool],
+) -> None:
+    """Hold the files against the names and shapes that the config asks for.
+
+    Raises `CheckpointError`, naming the tensor, for one that is missing, of another shape, or left
+    over and not `is_unread`; `UnsupportedModel` for one in a quantized format.
+    """
+    for name, shape in expected.items():
+        stored = checkpoint.tensors.get(name)
+        if stored is None:
+            raise CheckpointError(lacks(checkpoint, name))
+        if stored.dtype not in FLOATS:
+            raise UnsupportedModel(
+                f"{checkpoint.model} holds {name!r} as {stored.dtype}: quantized weights are not "
+                "supported; use the model they were made from"
+            )
+        if stored.shape != shape:
+            raise CheckpointError(misshapen(checkpoint, name, shape))
+    refuse_left_over(checkpoint, checkpoint.tensors.keys() - expected.keys(), is_unread=is_unread)
+
+
+def refuse_left_over(
+    checkpoint: Checkpoint, names: Iterable[str], *, is_unread: Callable[[str], bool]
+) -> None:
+    """Raise `CheckpointError` for tensors that may change a score and that no one reads."""
+    for name in sorted(names):
+        if PARTS.search(name) or not (DERIVED.search(name) or is_unread(name)):
+            raise CheckpointError(
+                f"{checkpoint.model} holds {name!r}, which the model that "
+                "config.json describes does not have: a layer more, a LoRA adapter to be merged "
+                "first, a quantizer's scale, or another position embedding; scores without it "
+                "could be wrong"
+            )
+
+
+def misshapen(checkpoint: Checkpoint, name: str, shape: Iterable[int]) -> str:
+    """The message for a tensor of another shape than the config asks for."""
+    file, _, found, _ = checkpoint.tensors[name]
+    what = " x ".join(map(str, found)) or "a single number"
+    empty = " (empty: DeepSpeed ZeRO-3 saves such; gather the weights first)" if 0 in found else ""
+    return (
+        f"{name!r} in {file} is {what}{empty}, and config.json says "
+        f"{' x '.join(map(str, shape))}: they belong to different models"
+    )
+
+
+def lacks(checkpoint: Checkpoint, name: str) -> str:
+    """The message for a tensor that is not there."""
+    return (
+        f"{checkpoint.model} lacks the weight {name!r}; a model with untrained random weights in "
+        "its place would give random scores"
+    )
 
 
 class Weights:
@@ -42,17 +114,9 @@ class Weights:
         prefix = self.prefix if prefix is None else prefix
         return Weights(self._checkpoint, self._plan, prefix, dtype)
 
-    def has(self, name: str) -> bool:
-        return self.prefix + name in self._checkpoint.files
-
     def read(self, name: str) -> Tensor:
         """The whole tensor; raises `CheckpointError` if the checkpoint lacks it."""
         return self._place(self._stored(name))
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape, without reading it."""
-        part = self._open(name).get_slice(self.prefix + name)
-        return tuple(part.get_shape())
 
     def read_table(self, name: str) -> Tensor:
         """An embedding table: as stored on a CPU, where only the batch's rows are ever read."""
@@ -61,7 +125,7 @@ class Weights:
 
     def read_row(self, name: str, row: int) -> Tensor:
         """One row of a matrix, without reading the rest: [1, width]."""
-        part = self._open(name).get_slice(self.prefix + name)
+        part = self._open(name).get_slice(self._tensor(name).name)
         return self._place(part[row : row + 1])
 
     def linear(
@@ -73,12 +137,7 @@ class Weights:
         return linear(weight, bias, path, activation)
 
     def _stored(self, name: str) -> Tensor:
-        tensor: Tensor = self._open(name).get_tensor(self.prefix + name)
-        if not tensor.is_floating_point():
-            raise UnsupportedModel(
-                f"{self._checkpoint.model} holds {self.prefix + name!r} as {tensor.dtype}: "
-                "quantized weights are not supported; use the model they were made from"
-            )
+        tensor: Tensor = self._open(name).get_tensor(self._tensor(name).name)
         return tensor
 
     def _place(self, tensor: Tensor) -> Tensor:
@@ -86,21 +145,18 @@ class Weights:
 
     def _open(self, name: str) -> Any:
         """The file that holds the tensor, mapped."""
-        file = self._file(name)
+        file = self._tensor(name).file
         if self._mapped is None or self._mapped[0] != file or self._mapped[2] == PER_MAPPING:
             self._mapped = (file, safe_open(str(file), framework="pt"), 0)
         _, opened, taken = self._mapped
         self._mapped = (file, opened, taken + 1)
         return opened
 
-    def _file(self, name: str) -> Path:
-        file = self._checkpoint.files.get(self.prefix + name)
-        if file is None:
-            raise CheckpointError(
-                f"{self._checkpoint.model} lacks the weight {self.prefix + name!r}; a model with "
-                "untrained random weights in its place would give random scores"
-            )
-        return file
+    def _tensor(self, name: str) -> StoredTensor:
+        found = self._checkpoint.tensors.get(self.prefix + name)
+        if found is None:
+            raise CheckpointError(lacks(self._checkpoint, self.prefix + name))
+        return found
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:
