@@ -1,102 +1,151 @@
-"""Which server stands at an address, from what it says of itself.
+"""Recognising a server by its information page, and testing that it serves a reranker.
 
-Values in, values out: who asks the server is `scorer.py`.
+Both work on values; `server.py` sends the requests. The test scores two sentences against each
+other: an embedding model is symmetric and gives 1 for a sentence and itself, and a switch between
+logits and probabilities must have an effect.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bge_rerank_integrations.errors import RemoteRefused, UnsupportedModel
-from bge_rerank_integrations.remote.dialects import DIALECTS, Dialect
+from bge_rerank_integrations.remote.dialects import DIALECTS
+from bge_rerank_integrations.types import FloatArray, Scale
+
+SENTENCES = (
+    "The giant panda is a bear that lives in the mountains of China and eats bamboo.",
+    "Water boils at one hundred degrees Celsius at the level of the sea.",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What is known of a server: the dialect it speaks, its model's name, passages in a request."""
+    """A server's dialect, the name of its model, and how many passages a request may have."""
 
     dialect: str
     model: str | None
     max_documents: int
 
 
-REMEDY = "name that one, or give the address in place of the model to take what is there"
-
-Reading = Callable[[Any, str | None, str], ServerInfo | None]
-"""From a page, the model asked for and the words for messages to what it says, if it is known."""
+PageReader = Callable[[Any, str | None, str], ServerInfo | None]
+"""Reads (page, requested model, words for messages); None if the page is of an unknown server."""
 
 
-def _text_embeddings_inference(page: Any, model: str | None, source: str) -> ServerInfo | None:
+def _read_tei_info(page: Any, model: str | None, source: str) -> ServerInfo | None:
     if not isinstance(page, dict) or not {"model_id", "model_type"} <= page.keys():
         return None
-    kinds = page["model_type"]
-    if "reranker" not in ([kinds] if isinstance(kinds, str) else kinds):
-        raise UnsupportedModel(
-            f"{source} is text-embeddings-inference with a model that is no reranker but "
-            f"{_words(kinds)}; start it with a reranker"
-        )
-    served = _text(page["model_id"])
-    # a path says where the server found the model, not which it is
+    _check_kind(page["model_type"], "reranker", f"{source} is text-embeddings-inference")
+    served = _name(page["model_id"])
+    # a path says where the server found the model, not which model it is
     if model is not None and served and served[0] not in "/." and served.lower() != model.lower():
-        raise RemoteRefused(f"{source} does not serve {model!r}; it serves {served!r}; {REMEDY}")
-    most = page.get("max_client_batch_size")
-    limit = most if isinstance(most, int) and most > 0 else DIALECTS["tei"].max_documents
-    return ServerInfo("tei", served, limit)
+        raise _other_model(source, model, repr(served))
+    limit = page.get("max_client_batch_size")
+    known = isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
+    return ServerInfo("tei", served, limit if known else DIALECTS["tei"].max_documents)
 
 
-def _list_of_models(page: Any, model: str | None, source: str) -> ServerInfo | None:
-    """The list that servers with OpenAI's routes give, each with marks of its own."""
+def _read_model_list(page: Any, model: str | None, source: str) -> ServerInfo | None:
+    """The model list of servers with OpenAI's routes; each server marks its entries differently."""
     listed = page.get("data") if isinstance(page, dict) else None
-    if not isinstance(listed, list):
+    models = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    name = next(filter(None, map(_dialect_of_entry, models)), None)
+    if name is None:
         return None
-    models = [entry for entry in listed if isinstance(entry, dict)]
-    dialect = next(filter(None, map(_dialect_of_entry, models)), None)
-    if dialect is None:
-        return None
-    entry = _entry(models, model, source, strict=dialect.name != "llama.cpp")
-    name = _text(entry.get("id"))
-    kinds = entry.get("capabilities") or entry.get("model_type")
-    if kinds is not None and "rerank" not in ([kinds] if isinstance(kinds, str) else kinds):
+    dialect, entry = DIALECTS[name], models[0]
+    if model is not None and name != "llama.cpp":  # llama.cpp accepts any name
+        found = next((one for one in models if one.get("id") == model), None)
+        if found is None:
+            raise _other_model(
+                source, model, ", ".join(repr(_name(m.get("id"))) for m in models[:5])
+            )
+        entry = found
+    kind = entry.get("capabilities") or entry.get("model_type")
+    if kind is not None:
+        _check_kind(kind, "rerank", f"{source} is {name}")
+    return ServerInfo(name, _name(entry.get("id")), dialect.max_documents)
+
+
+def _dialect_of_entry(entry: Mapping[str, Any]) -> str | None:
+    owners = {"vllm": "vllm-score", "llamacpp": "llama.cpp"}
+    owners |= {name: name for name in ("sglang", "infinity")}
+    owner = entry.get("owned_by")
+    if isinstance(owner, str) and owner in owners:
+        return owners[owner]
+    return "xinference" if {"model_type", "address"} <= entry.keys() else None
+
+
+def _check_kind(kind: Any, wanted: str, server: str) -> None:
+    """`kind` is a name, a list of names, or an object whose keys are names."""
+    named = [kind] if isinstance(kind, str) else kind if isinstance(kind, list | dict) else []
+    if wanted not in named:
+        kinds = ", ".join(repr(str(one)[:40]) for one in list(named)[:5]) or "of an unknown kind"
         raise UnsupportedModel(
-            f"{source} is {dialect.name} with a model that is no reranker but {_words(kinds)}; "
-            "serve a reranker or name the model that is one"
+            f"{server}, and its model is not a reranker but {kinds}; serve a reranker, or name the "
+            "model that is one"
         )
-    return ServerInfo(dialect.name, name, dialect.max_documents)
 
 
-def _dialect_of_entry(entry: Mapping[str, Any]) -> Dialect | None:
-    owner = {"vllm": "vllm-score", "llamacpp": "llama.cpp"}.get(
-        str(entry.get("owned_by")), str(entry.get("owned_by"))
+def _other_model(source: str, model: str, served: str) -> RemoteRefused:
+    return RemoteRefused(
+        f"{source} does not serve {model!r}; it serves {served}; name that one, or pass the "
+        "address as the model to use the server's own"
     )
-    if owner in ("vllm-score", "llama.cpp", "sglang", "infinity"):
-        return DIALECTS[owner]
-    return DIALECTS["xinference"] if {"model_type", "address"} <= entry.keys() else None
 
 
-def _entry(
-    models: list[dict[str, Any]], model: str | None, source: str, *, strict: bool
-) -> Mapping[str, Any]:
-    if model is None or not strict:
-        return models[0]
-    found = next((entry for entry in models if entry.get("id") == model), None)
-    if found is None:
-        served = ", ".join(repr(_text(entry.get("id"))) for entry in models[:5])
-        raise RemoteRefused(f"{source} does not serve {model!r}; it serves {served}; {REMEDY}")
-    return found
-
-
-def _text(value: Any) -> str | None:
+def _name(value: Any) -> str | None:
     return value[:200] if isinstance(value, str) else None
 
 
-def _words(kinds: Any) -> str:
-    named = [kinds] if isinstance(kinds, str) else list(kinds)
-    return ", ".join(repr(str(kind)[:40]) for kind in named[:5]) or "of no known kind"
-
-
-PAGES: tuple[tuple[str, Reading], ...] = (
-    ("/info", _text_embeddings_inference),
-    ("/v1/models", _list_of_models),
-    ("/models", _list_of_models),
+PAGES: tuple[tuple[str, PageReader], ...] = (
+    ("/info", _read_tei_info),
+    ("/v1/models", _read_model_list),
+    ("/models", _read_model_list),
 )
-"""Where servers say what they are, in the order in which they are asked."""
+"""The information pages, in the order in which they are requested."""
+
+
+def check_scores(
+    scores: Sequence[FloatArray], probabilities: FloatArray | None, scale: Scale, source: str
+) -> None:
+    """Raise `UnsupportedModel` if these are not a reranker's scores on that scale.
+
+    `scores[i][j]` has sentence i as query and sentence j as passage. `probabilities` are those of
+    the first row if the server offers both scales.
+    """
+    (self_a, a_b), (b_a, self_b) = scores[0].tolist(), scores[1].tolist()
+    # Half precision rounds a cosine of 1 by up to 0.004. Rerankers are not symmetric to four digits
+    # unless both scores are near 0.
+    if (
+        abs(self_a - 1) < 0.01
+        and abs(self_b - 1) < 0.01
+        and abs(a_b) > 0.05
+        and abs(a_b - b_a) <= 1e-4 * abs(a_b)
+    ):
+        raise UnsupportedModel(
+            f"{source} gives equal scores in both directions, and 1 for a sentence and itself: "
+            "these are cosines of an embedding model, not a reranker's scores"
+        )
+    if scale != "logit":
+        return
+    logits = scores[0].astype(np.float64)
+    if probabilities is None:
+        if all(0 <= score <= 1 for score in (self_a, a_b, b_a, self_b)):
+            raise UnsupportedModel(
+                f"{source} gives scores between 0 and 1 where its dialect has logits: its model "
+                "ends in an unknown activation"
+            )
+    elif np.abs(probabilities - logits).max() < 1e-6:
+        # a model whose config has no activation gives logits both times
+        if np.abs(logits).max() <= 1:
+            raise UnsupportedModel(
+                f"{source} gives the same scores for logits and for probabilities: it serves an "
+                "embedding model, or is too old to support both"
+            )
+    elif np.abs(probabilities - 1 / (1 + np.exp(-logits))).max() > 0.02:
+        raise UnsupportedModel(
+            f"{source} gives probabilities that are not the sigmoid of its logits: its model has "
+            "another activation than a reranker"
+        )

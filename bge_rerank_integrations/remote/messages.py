@@ -1,6 +1,6 @@
-"""A server's answer read into scores, strictly: what is not surely right is an error.
+"""Pairs to requests, and answers to scores. An answer that may be wrong is an error.
 
-Messages name positions, counts and numbers, never what an answer holds of the texts.
+Error messages contain positions, counts and numbers, never any text of an answer.
 """
 
 import json
@@ -11,36 +11,92 @@ from typing import Any
 
 import numpy as np
 
-from bge_rerank_integrations.errors import RemoteAnswerError
+from bge_rerank_integrations.errors import InvalidInputError, RemoteAnswerError
 from bge_rerank_integrations.remote.dialects import Dialect
-from bge_rerank_integrations.types import FloatArray
+from bge_rerank_integrations.types import FloatArray, Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The pairs of one request, by index; `whole` if the query has no other pairs."""
+
+    query: str
+    indices: tuple[int, ...]
+    whole: bool
+
+
+def split_pairs(
+    pairs: Sequence[Pair],
+    positions: Sequence[int],
+    *,
+    max_documents: int,
+    max_bytes: int,
+    repeats_query: bool,
+) -> list[Chunk]:
+    """Group the pairs into requests of one query each, in the given order.
+
+    `positions` are the pairs' places in the caller's list. With `repeats_query`, a request contains
+    the query once per passage. Raises `InvalidInputError`, with its position, for a pair that alone
+    exceeds `max_bytes`.
+    """
+    by_query: dict[str, list[int]] = {}
+    for index, (query, _) in enumerate(pairs):
+        by_query.setdefault(query, []).append(index)
+    chunks: list[Chunk] = []
+    for query, indices in by_query.items():
+        query_bytes = len(to_json(query)) + 1000  # room for the options
+        groups: list[list[int]] = []
+        size = max_bytes
+        for index in indices:
+            passage_bytes = len(to_json(pairs[index][1])) + 40  # room for the keys around it
+            if repeats_query:
+                passage_bytes += query_bytes
+            if query_bytes + passage_bytes > max_bytes:
+                raise InvalidInputError(
+                    f"the pair at position {positions[index]} takes {query_bytes + passage_bytes} "
+                    f"bytes; the server accepts {max_bytes}: shorten its texts",
+                    index=positions[index],
+                )
+            if size + passage_bytes > max_bytes or len(groups[-1]) == max_documents:
+                groups.append([])
+                size = query_bytes
+            groups[-1].append(index)
+            size += passage_bytes
+        chunks += [Chunk(query, tuple(group), len(groups) == 1) for group in groups]
+    return chunks
+
+
+def to_json(body: object) -> bytes:
+    """Compact JSON: UTF-8 without escapes and spaces."""
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Scores in the order in which the passages were sent; `order` is that of the answer."""
+    """Scores in request order; `order` is the order of the results in the answer."""
 
     scores: FloatArray
     order: list[int]
 
 
 def parse_json(body: bytes, source: str) -> Any:
-    """The body as JSON; raises `RemoteAnswerError` for NaN, doubled keys and what is no JSON."""
+    """Parse strict JSON; raises `RemoteAnswerError`, also for NaN and duplicate keys."""
     try:
-        return json.loads(body, parse_constant=_refuse, object_pairs_hook=_unique)
+        return json.loads(body, parse_constant=_reject_constant, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError):
         pass
     raise RemoteAnswerError(
-        f"{source} answered with {len(body)} bytes that are no valid JSON (NaN and a key given "
-        "twice are not valid either); is it the address of a rerank server?"
+        f"{source} answered with {len(body)} bytes that are not valid JSON (NaN and duplicate keys "
+        "are not valid); is it the address of a rerank server?"
     )
 
 
 def read_answer(dialect: Dialect, answer: Any, sent: int, source: str) -> Answer:
-    """One finite score for each of the `sent` passages, scattered by index.
+    """One finite score for each of the `sent` passages, assigned by index.
 
-    Raises `RemoteAnswerError` for an error inside the answer, a wrong count, an index that is
-    missing, repeated or out of range, and a score that is no finite number or not on the scale.
+    Raises `RemoteAnswerError` for an error inside the answer, a wrong number of results, an index
+    that is missing, repeated or out of range, and a score that is not a finite number on the
+    dialect's scale.
     """
     items = _items(dialect, answer, source)
     if len(items) != sent:
@@ -48,7 +104,14 @@ def read_answer(dialect: Dialect, answer: Any, sent: int, source: str) -> Answer
     scores = np.full(sent, np.nan, dtype=np.float32)
     order: list[int] = []
     for place, item in enumerate(items):
-        index = place if dialect.index is None else _index(dialect.index, item, place, source)
+        index = place
+        if dialect.index is not None:
+            index = item.get(dialect.index) if isinstance(item, dict) else None
+            if isinstance(index, bool) or not isinstance(index, int):
+                raise RemoteAnswerError(
+                    f"{source} gave {_type_of(index)} for {dialect.index!r} of result {place}, not "
+                    "a whole number"
+                )
         if not 0 <= index < sent:
             raise RemoteAnswerError(f"{source} gave the index {index} among {sent} passages")
         if not math.isnan(scores[index]):
@@ -59,25 +122,26 @@ def read_answer(dialect: Dialect, answer: Any, sent: int, source: str) -> Answer
 
 
 def separate_ties(scores: FloatArray, order: Sequence[int]) -> FloatArray:
-    """Probabilities in which ties are broken as the server did, by the least float32 steps.
+    """Break ties of probabilities in the server's order, by the smallest float32 steps.
 
-    A tied score that the server put first is raised to the next float32, one that would pass 1 is
-    lowered instead. Without ties, or where the answer is not sorted by score, nothing changes.
+    A tied score that the server placed first becomes the next larger float32; a score that would
+    exceed 1 is lowered instead. Scores without ties, or not sorted in the answer, are unchanged.
     """
-    ranked = scores[np.asarray(order, dtype=np.intp)]
+    places = np.asarray(order, dtype=np.intp)
+    ranked = scores[places]
     falls = np.diff(ranked)
     if (falls > 0).any() or not (falls == 0).any():
         return scores
     for place in range(len(ranked) - 2, -1, -1):
         ranked[place] = max(ranked[place], np.nextafter(ranked[place + 1], np.float32(2)))
-    most = np.float32(1)
+    limit = np.float32(1)
     for place in range(len(ranked)):
-        if ranked[place] <= most:
+        if ranked[place] <= limit:
             break
-        ranked[place] = most
-        most = np.nextafter(most, np.float32(0))
+        ranked[place] = limit
+        limit = np.nextafter(limit, np.float32(0))
     separated = np.empty_like(scores)
-    separated[np.asarray(order, dtype=np.intp)] = ranked
+    separated[places] = ranked
     return separated
 
 
@@ -97,15 +161,6 @@ def _items(dialect: Dialect, answer: Any, source: str) -> list[Any]:
     return found
 
 
-def _index(key: str, item: Any, place: int, source: str) -> int:
-    index = item.get(key) if isinstance(item, dict) else None
-    if isinstance(index, bool) or not isinstance(index, int):
-        raise RemoteAnswerError(
-            f"{source} gave {_kind(index)} for {key!r} of result {place}, not a whole number"
-        )
-    return index
-
-
 def _score(dialect: Dialect, item: Any, place: int, source: str) -> np.float32:
     found = item
     for key in dialect.score:
@@ -115,12 +170,12 @@ def _score(dialect: Dialect, item: Any, place: int, source: str) -> np.float32:
             found = found[0]
         else:
             raise RemoteAnswerError(
-                f"{source} gave {_kind(found)} as result {place}, not a list of one score; "
-                "a model with several labels is no reranker"
+                f"{source} gave {_type_of(found)} as result {place}, not a list of one score; a "
+                "model with several labels is not a reranker"
             )
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise RemoteAnswerError(
-            f"{source} gave {_kind(found)} for the score of result {place}, not a number"
+            f"{source} gave {_type_of(found)} for the score of result {place}, not a number"
         )
     with np.errstate(over="ignore"):
         score = np.float32(found) if abs(found) < 1e300 else np.float32(np.inf)
@@ -128,21 +183,21 @@ def _score(dialect: Dialect, item: Any, place: int, source: str) -> np.float32:
         raise RemoteAnswerError(f"{source} gave {score} for the score of result {place}")
     if dialect.scale == "probability" and not 0 <= found <= 1:
         raise RemoteAnswerError(
-            f"{source} gave {found} for result {place}, and {dialect.name!r} says that scores are "
-            "probabilities; give the dialect that the server speaks"
+            f"{source} gave {found} for result {place}, but scores of {dialect.name!r} are "
+            "probabilities; set the dialect that the server speaks"
         )
     return score
 
 
-def _kind(value: Any) -> str:
+def _type_of(value: Any) -> str:
     return "nothing" if value is None else f"a {type(value).__name__}"
 
 
-def _refuse(constant: str) -> Any:
+def _reject_constant(constant: str) -> Any:
     raise ValueError(constant)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError

@@ -1,21 +1,19 @@
-"""What may be said of a server's refusal: its status, and words that are surely not the user's.
+"""Quotes from a server's error that are safe to show: its status, and words that are not private.
 
-Servers echo documents in their errors: FastAPI's 422 holds the whole input. So words are let
-through one by one, and only from the fields that hold messages.
+Servers echo documents in their errors (FastAPI's 422 contains the whole input), so only message
+fields are read, and each word is checked before it is shown.
 """
 
 import json
 import re
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
-LONGEST = 200
-_CODES = ("error_type", "type", "code")
-_MESSAGES = ("message", "error", "detail", "msg", "title")
+MAX_CHARACTERS = 200
+_MESSAGE_KEYS = ("error_type", "type", "code", "message", "error", "detail", "msg", "title")
 _WORD = re.compile(r"[^\s\"'`,;:()\[\]{}<>|=]+")
-# a plain word, also one with a hyphen or underscore, or a short number
+# words, possibly joined by hyphens and the like, and short numbers
 _PLAIN = re.compile(r"[A-Za-z]{1,30}(?:[-_./][A-Za-z]{1,30}){0,4}|\d{1,6}")
 _HIDDEN = "***"
 
@@ -27,50 +25,42 @@ def describe_status(status: int) -> str:
 
 
 def describe_body(body: bytes, private: Sequence[str]) -> str:
-    """At most 200 characters of an error's message, without what occurs in a `private` text.
+    """At most 200 characters of the error's message, without words from the `private` texts.
 
-    What is no plain word or short number is hidden too: an escaped or encoded text, a key. An
-    empty string if there is nothing to say.
+    Anything that is not a plain word or a short number, such as a key or encoded text, is hidden.
+    Returns an empty string if nothing is left.
     """
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
-        # a page of HTML says nothing; axum's refusals are one line of plain text
-        text = body[:LONGEST].decode("utf-8", "replace")
+        # axum answers with a line of plain text; an HTML page says nothing useful
+        text = body[:MAX_CHARACTERS].decode("utf-8", "replace")
         found = None if "<" in text else {"message": text}
-    kept = [text for text in dict.fromkeys(_texts(found, depth=0)) if len(text.strip()) > 0]
     folded = [text.casefold() for text in private]
     words = {word.strip(".!?*") for text in folded for word in _WORD.findall(text)}
-    said = " ".join(_redacted(text[: 4 * LONGEST], folded, words) for text in kept).strip()
-    said = re.sub(r"(?:\*\*\*\s*){2,}", "*** ", said)
-    return said if len(said) <= LONGEST else said[: LONGEST - 1].rstrip() + "…"
 
-
-def _texts(found: Any, *, depth: int) -> list[str]:
-    if depth > 3:
-        return []
-    if isinstance(found, str):
-        return [found]
-    if isinstance(found, list):
-        return [text for item in found[:3] for text in _texts(item, depth=depth + 1)]
-    if not isinstance(found, dict):
-        return []
-    texts: list[str] = []
-    for key in (*_CODES, *_MESSAGES):
-        value = found.get(key)
-        if isinstance(value, int) and not isinstance(value, bool):
-            texts.append(str(value))
-        else:
-            texts += _texts(value, depth=depth + 1)
-    return texts
-
-
-def _redacted(text: str, private: Sequence[str], words: AbstractSet[str]) -> str:
-    def allowed(word: str) -> str:
+    def shown(word: str) -> str:
         plain = word.strip(".!?*")
-        folded = plain.casefold()
-        # a server may cut a text anywhere, so a part of a word counts, but not two letters of it
-        is_private = folded in words or (len(folded) > 3 and any(folded in t for t in private))
+        lowered = plain.casefold()
+        # servers cut texts anywhere, so a part of a private word counts, unless it is very short
+        is_private = lowered in words or (len(lowered) > 3 and any(lowered in t for t in folded))
         return _HIDDEN if is_private or not _PLAIN.fullmatch(plain) else word
 
-    return " ".join(allowed(word) for word in _WORD.findall(text))
+    messages = dict.fromkeys(text[: 4 * MAX_CHARACTERS] for text in _messages(found, depth=0))
+    said = " ".join(shown(word) for message in messages for word in _WORD.findall(message))
+    said = re.sub(r"(?:\*\*\*\s*){2,}", "*** ", said).strip()
+    return said if len(said) <= MAX_CHARACTERS else said[: MAX_CHARACTERS - 1].rstrip() + "…"
+
+
+def _messages(found: Any, *, depth: int) -> Iterator[str]:
+    """The texts in an error's message fields."""
+    if isinstance(found, str):
+        yield found
+    elif isinstance(found, int) and not isinstance(found, bool):
+        yield str(found)
+    elif depth <= 3 and isinstance(found, list):
+        for item in found[:3]:
+            yield from _messages(item, depth=depth + 1)
+    elif depth <= 3 and isinstance(found, dict):
+        for key in _MESSAGE_KEYS:
+            yield from _messages(found.get(key), depth=depth + 1)

@@ -21,43 +21,36 @@ from bge_rerank_integrations.errors import (
     ScoringTimeout,
 )
 from bge_rerank_integrations.option_checks import real_number, whole_number
-from bge_rerank_integrations.remote import io_thread
-from bge_rerank_integrations.remote.client import ClientOptions
+from bge_rerank_integrations.remote import transport
 from bge_rerank_integrations.remote.dialects import Dialect, dialect_named, dialect_of_host
 from bge_rerank_integrations.remote.handshake import ServerInfo
-from bge_rerank_integrations.remote.retries import RetryPolicy
-from bge_rerank_integrations.remote.server import (
-    Known,
-    Server,
-    ServerRequest,
-    check_dialect_options,
-)
+from bge_rerank_integrations.remote.server import Server, ServerOptions, check_dialect_options
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
 logger = logging.getLogger("bge_rerank_integrations")
 
 KEY_VARIABLE = "BGE_RERANK_API_KEY"
-"""The environment variable of the key while the dialect is not known, and of most dialects."""
+"""The key's environment variable for most dialects, and while the dialect is unknown."""
 
 
 class RemoteScorer:
     """A reranker behind an address; see `types.Scorer` for the laws it keeps.
 
-    `dialect` is the server's protocol by name or as a value of your own; with `"auto"` the server
-    is asked what it is at the first use. `model` is what the server is asked for, if its dialect
-    names models, and `deployment` an Azure endpoint's. Without `api_key` the key is taken from the
-    environment variable of the dialect, if that is set.
+    `dialect` is the server's protocol, by name or as a `Dialect`; with `"auto"` the server is
+    recognised at the first use. `model` is the model to request, for dialects that name models, and
+    `deployment` that of an Azure endpoint. Without `api_key`, the key is read from the dialect's
+    environment variable, if it is set.
 
-    A request holds at most `batch_size` passages (by default what the server takes), and at most
-    `max_concurrency` of them are under way at once, from however many threads and event loops.
-    `connect_timeout`, `read_timeout` (the longest silence) and `request_timeout` (one request with
-    its retries) are in seconds. What is worth it (no connection, 408, 429, 502, 503, 504) is tried
-    again up to `max_retries` times, after random waits up to `first_wait`, then twice that, and so
-    on, or as long as `Retry-After` says.
+    A request has at most `batch_size` passages (by default, as many as the server accepts); at most
+    `max_concurrency` requests are under way at once, from all threads and event loops.
+    `connect_timeout`, `read_timeout` (the longest silence) and `request_timeout` (a request with
+    its retries) are in seconds. Failed connections and the statuses 408, 429, 500, 502, 503 and 504
+    are retried up to `max_retries` times, after random waits below `first_wait`, then twice that,
+    and so on, or after as long as `Retry-After` says.
 
-    Raises `InvalidInputError` for an address or option that cannot be. Nothing is sent yet: at the
-    first use a server of your own is tried with two sentences, to see that it serves a reranker
-    and on which scale.
+    Raises `InvalidInputError` for an invalid address or option, and if a hosted service's key is
+    missing. Nothing is sent yet: at the first use, a server of your own is tested with two
+    sentences, to see that it serves a reranker and on which scale.
     """
 
     def __init__(
@@ -77,96 +70,98 @@ class RemoteScorer:
         first_wait: float = 0.5,
     ) -> None:
         address = read_address(base_url)
-        if isinstance(dialect, str):
-            chosen = dialect_of_host(address.host) if dialect == "auto" else dialect_named(dialect)
-        else:
+        chosen: Dialect | None
+        if isinstance(dialect, Dialect):
             chosen = dialect
+        else:
+            chosen = dialect_of_host(address.host) if dialect == "auto" else dialect_named(dialect)
         if chosen is not None:
             check_dialect_options(chosen, model, deployment)
-        self._asked = ServerRequest(
+        variable = KEY_VARIABLE if chosen is None else chosen.key_variable
+        key = _read_key(api_key, variable)
+        if key is None and chosen is not None and address.host in chosen.hosts:
+            raise InvalidInputError(f"{address.host} needs a key: pass api_key, or set {variable}")
+        if key and not (address.encrypted or address.on_this_machine):
+            logger.warning("the key for %s goes over the network unencrypted", address.url)
+        self._options = ServerOptions(
             address=address,
             model=model,
             dialect=chosen,
             deployment=deployment,
+            key=key,
             batch_size=None if batch_size is None else _count("batch_size", batch_size),
-            key=_read_key(api_key, KEY_VARIABLE if chosen is None else chosen.key_variable),
-            client=ClientOptions(
-                connect_timeout=_seconds("connect_timeout", connect_timeout),
-                read_timeout=_seconds("read_timeout", read_timeout),
-                request_timeout=_seconds("request_timeout", request_timeout),
-                max_concurrency=_count("max_concurrency", max_concurrency),
-                retries=RetryPolicy(
-                    max_retries=_count("max_retries", max_retries, least=0),
-                    first_wait=_seconds("first_wait", first_wait),
-                ),
-            ),
+            connect_timeout=_seconds("connect_timeout", connect_timeout),
+            read_timeout=_seconds("read_timeout", read_timeout),
+            request_timeout=_seconds("request_timeout", request_timeout),
+            max_concurrency=_count("max_concurrency", max_concurrency),
+            max_retries=_count("max_retries", max_retries, least=0),
+            first_wait=_seconds("first_wait", first_wait),
         )
         self._server: Server | None = None
-        self._parents: list[Server] = []
+        self._inherited: list[Server] = []
         self._closed = False
-        if self._asked.key and not (address.encrypted or address.on_this_machine):
-            logger.warning("the key for %s goes over the network unencrypted", address.url)
 
     def __repr__(self) -> str:
-        # a traceback that shows variables also shows the object whose making failed
-        return f"RemoteScorer({self.name!r})" if hasattr(self, "_asked") else "RemoteScorer()"
+        # a traceback that shows variables also shows an object whose constructor failed
+        return f"RemoteScorer({self.name!r})" if hasattr(self, "_options") else "RemoteScorer()"
 
     @property
     def name(self) -> str:
         """Dialect, address, model and deployment; never the key.
 
-        A server whose model is exchanged behind the same address and name is not seen here.
+        It does not change if the server's model is replaced behind the same address and name.
         """
-        dialect = "auto" if self._asked.dialect is None else self._asked.dialect.name
-        about = [text for text in (self._asked.model, self._asked.deployment) if text is not None]
-        return f"{dialect}:{self._asked.address.url}[{','.join(about)}]"
+        options = self._options
+        dialect = "auto" if options.dialect is None else options.dialect.name
+        about = [text for text in (options.model, options.deployment) if text is not None]
+        return f"{dialect}:{options.address.url}[{','.join(about)}]"
 
     @property
     def scale(self) -> Scale:
-        """What the server's scores are; with `dialect="auto"` the first use asks the server."""
-        if self._asked.dialect is not None:
-            return self._asked.dialect.scale
-        return io_thread.run(self._known(seconds_left())).dialect.scale
+        """The scale of the server's scores; with `dialect="auto"` the first use asks the server."""
+        if self._options.dialect is not None:
+            return self._options.dialect.scale
+        return transport.run(self._recognised(seconds_left()))[0].scale
 
     def probe(self) -> ServerInfo:
-        """Ask the server what it is and try it, as the first use does; what is known of it.
+        """Recognise and test the server now, and return what is known of it.
 
-        Raises `UnsupportedModel` for a server whose model is no reranker or whose scores are not
-        on the scale that its dialect states, and what `score` raises.
+        Raises `UnsupportedModel` if its model is not a reranker or its scores are not on the
+        dialect's scale, and what `score` raises.
         """
-        return io_thread.run(self._known(seconds_left())).info
+        return transport.run(self._recognised(seconds_left()))[1]
 
     def score(self, pairs: Iterable[Any]) -> FloatArray:
-        """One raw score per pair, float32, in the order given; equal pairs are asked for once.
+        """One raw score per pair, float32, in the given order; equal pairs are sent once.
 
         `pairs` is a list of (query, passage), a list of {"query":, "passage":}, or a pandas
-        DataFrame with those columns, for which a Series with its index comes back.
+        DataFrame with those columns, for which a Series with its index is returned.
 
-        Where a service gives only probabilities and a query's passages fit into one request, ties
-        are broken as the service ordered them, by the least steps of float32; other ties stay.
+        If a service gives only probabilities and a query's passages fit into one request, ties are
+        broken in the service's order, by the smallest float32 steps; other ties remain.
 
-        Raises `InvalidInputError`, and with the scores that did come as `partial`:
-        `ScoringTimeout` at the time limit, `RemoteUnavailable` when the server is not reached or
-        fails also after the retries, `RemoteRefused`, `RemoteAnswerError`.
+        Raises `InvalidInputError`, and with the scores that arrived as `partial`:
+        `ScoringTimeout` at the time limit, `RemoteUnavailable` if the server is not reached or
+        fails after the retries, `RemoteRefused`, `RemoteAnswerError`.
         """
         read = read_pairs(pairs)
         with timed("computing"):
-            scores = io_thread.run(self._scores(read, seconds_left()))
+            scores = transport.run(self._scores(read, seconds_left()))
         return like_input(pairs, scores)
 
     async def ascore(self, pairs: Iterable[Any]) -> FloatArray:
-        """`score` without a thread: for any event loop, also for several. Cancelling stops it."""
+        """`score` without a thread, from any event loop; cancelling it stops the requests."""
         read = read_pairs(pairs)
         with timed("computing"):
-            scores = await io_thread.arun(self._scores(read, seconds_left()))
+            scores = await transport.arun(self._scores(read, seconds_left()))
         return like_input(pairs, scores)
 
     def close(self) -> None:
-        """Close the connections; what is under way fails, and so does a later use."""
+        """Close the connections; requests under way fail, and so does any later use."""
         self._closed = True
         server, self._server = self._server, None
         if server is not None and server.process == os.getpid():
-            io_thread.run(server.close())
+            transport.run(server.close())
 
     def __enter__(self) -> Self:
         return self
@@ -176,37 +171,35 @@ class RemoteScorer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
-            "a RemoteScorer is not pickled, because it holds a key and connections; "
-            "make one where it is needed, or pickle an adapter, which does so by itself"
+            "a RemoteScorer is not pickled, because it holds a key and connections; create one "
+            "where it is needed, or pickle an adapter, which does so by itself"
         )
 
-    async def _known(self, left: float | None) -> Known:
+    async def _recognised(self, left: float | None) -> tuple[Dialect, ServerInfo]:
         deadline = _deadline(left)
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._present_server().known(deadline)
+                return await self._current_server().known(deadline)
         except TimeoutError:
             pass
-        raise ScoringTimeout(
-            f"the time limit passed before {self._asked.address.url} had said what it is"
-        )
+        url = self._options.address.url
+        raise ScoringTimeout(f"the time limit passed before {url} was recognised and tested")
 
     async def _scores(self, pairs: Sequence[Pair], left: float | None) -> FloatArray:
-        places: dict[Pair, int] = {}
-        positions = []
+        first: dict[Pair, int] = {}  # the position of each distinct pair
         for position, pair in enumerate(pairs):
-            if pair not in places:
-                places[pair] = len(places)
-                positions.append(position)
-        found = np.full(len(places), np.nan, dtype=np.float32)
-        rows = [places[pair] for pair in pairs]
-        deadline = _deadline(left)
+            first.setdefault(pair, position)
+        row_of = {pair: row for row, pair in enumerate(first)}
+        rows = [row_of[pair] for pair in pairs]
+        found = np.full(len(first), np.nan, dtype=np.float32)
         if not pairs:
             return found
+        url, deadline = self._options.address.url, _deadline(left)
         try:
             async with asyncio.timeout_at(deadline):
-                await self._present_server().score(list(places), positions, found, deadline)
-            self._note(len(places))
+                await self._current_server().score(first, found, deadline)
+            facts = {"model": self._options.model or url, "server": url}
+            note({"computed": len(first)}, facts)
             return found[rows]
         except ScoringFailed as error:
             error.partial = _partial(found[rows])
@@ -215,30 +208,27 @@ class RemoteScorer:
             pass
         scored = int(np.isfinite(found[rows]).sum())
         raise ScoringTimeout(
-            f"the time limit passed when {self._asked.address.url} had scored {scored} of "
-            f"{len(pairs)} pairs",
+            f"the time limit passed when {url} had scored {scored} of {len(pairs)} pairs",
             partial=_partial(found[rows]),
         )
 
-    def _note(self, computed: int) -> None:
-        url = self._asked.address.url
-        note({"computed": computed}, {"model": self._asked.model or url, "server": url})
-
-    def _present_server(self) -> Server:
-        """The connections of this process, made on the event loop that all of this runs on."""
+    def _current_server(self) -> Server:
+        """The connections of this process, created on the event loop they are used on."""
         if self._closed:
-            raise RerankError(f"the scorer of {self._asked.address.url} was closed; load it again")
+            raise RerankError(
+                f"the scorer of {self._options.address.url} was closed; load it again"
+            )
         if self._server is None or self._server.process != os.getpid():
             if self._server is not None:
-                self._parents.append(self._server)  # its sockets are the parent process's
-            self._server = Server(self._asked)
-            weakref.finalize(self, _close_forgotten, self._server)
+                self._inherited.append(self._server)  # its sockets belong to the parent process
+            self._server = Server(self._options)
+            weakref.finalize(self, _close_abandoned, self._server)
         return self._server
 
 
-def _close_forgotten(server: Server) -> None:
+def _close_abandoned(server: Server) -> None:
     if server.process == os.getpid():
-        io_thread.submit(server.close())
+        transport.submit(server.close())
 
 
 def _deadline(left: float | None) -> float | None:
@@ -255,7 +245,7 @@ def _read_key(api_key: str | None, variable: str) -> Secret | None:
         return None
     if not isinstance(key, str) or not key.isascii() or not key.isprintable():
         raise InvalidInputError(
-            f"the key, from api_key or {variable}, has a character that no HTTP header carries"
+            f"the key, from api_key or {variable}, has a character that HTTP headers cannot carry"
         )
     return Secret(key)
 

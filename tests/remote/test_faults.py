@@ -70,8 +70,8 @@ WRONG: dict[str, tuple[Any, str]] = {
     "score a string": (with_change(1, score="0.5"), "a str for the score of result 1"),
     "score a truth value": (with_change(1, score=True), "a bool for the score of result 1"),
     "score a list": (with_change(1, score=[0.5]), "a list for the score of result 1"),
-    "score NaN": (with_change(1, score=math.nan), "no valid JSON"),
-    "score infinite": (with_change(1, score=math.inf), "no valid JSON"),
+    "score NaN": (with_change(1, score=math.nan), "not valid JSON"),
+    "score infinite": (with_change(1, score=math.inf), "not valid JSON"),
     "score beyond float32": (with_change(1, score=1e39), "inf for the score of result 1"),
     "score beyond float64": (
         json.dumps(TRUE).replace("0.5", "1e999").encode(),
@@ -79,18 +79,18 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "score an endless integer": (
         json.dumps(TRUE).replace("0.5", "9" * 5000).encode(),
-        "no valid JSON",
+        "not valid JSON",
     ),
-    "a key twice": (json.dumps(TRUE).replace("{", '{"score": 9,').encode(), "no valid JSON"),
+    "a key twice": (json.dumps(TRUE).replace("{", '{"score": 9,').encode(), "not valid JSON"),
     "an error inside": ({"error": "model not loaded"}, "200 with an error inside"),
     "no success": ({"success": False, "results": TRUE}, "200 with an error inside"),
     "another shape": ({"results": TRUE}, "no list of results at the top"),
     "a text": ("ok", "no list of results at the top"),
     "numbers alone": (SCORES, "nothing for 'index' of result 0"),
-    "nothing": (b"", "0 bytes that are no valid JSON"),
-    "half": (json.dumps(TRUE).encode()[:-5], "no valid JSON"),
-    "no UTF-8": (b'[{"index": 0, "score": 1, "text": "\xff\xfe\xfa"}]', "no valid JSON"),
-    "too deep": (b"[" * 100_000, "no valid JSON"),
+    "nothing": (b"", "0 bytes that are not valid JSON"),
+    "half": (json.dumps(TRUE).encode()[:-5], "not valid JSON"),
+    "no UTF-8": (b'[{"index": 0, "score": 1, "text": "\xff\xfe\xfa"}]', "not valid JSON"),
+    "too deep": (b"[" * 100_000, "not valid JSON"),
 }
 
 
@@ -123,7 +123,7 @@ def test_a_page_for_people_is_an_error(kind: str, body: bytes) -> None:
     with (
         failing(answer(body, kind=kind)) as server,
         scorer_at(server.url) as scorer,
-        pytest.raises(RemoteAnswerError, match="where JSON was to come"),
+        pytest.raises(RemoteAnswerError, match="instead of JSON"),
     ):
         scorer.score(PAIRS)
 
@@ -165,7 +165,9 @@ PASSING: dict[str, Fault] = {
     "reset midway": reset_midway,
     "hung up midway": hang_up_midway,
     "no HTTP": no_http,
-    **{str(status): answer({"error": "later"}, status) for status in (408, 429, 502, 503, 504)},
+    **{
+        str(status): answer({"error": "later"}, status) for status in (408, 429, 500, 502, 503, 504)
+    },
     "429 with a wait": answer({"error": "later"}, 429, Retry_After="0"),
     "429 with a date beyond dates": answer(
         {}, 429, Retry_After="Fri, 01 Jan 99999999999999999999 00:00:00 GMT"
@@ -217,7 +219,6 @@ def test_a_wait_longer_than_there_is_time_is_not_begun(asked: str) -> None:
         (404, RemoteRefused),
         (405, RemoteRefused),
         (424, RemoteUnavailable),
-        (500, RemoteUnavailable),
         (501, RemoteUnavailable),
     ],
 )
@@ -243,7 +244,7 @@ def test_azure_says_what_its_model_said_in_a_header() -> None:
 
 def test_silence_ends_with_the_read_timeout() -> None:
     with failing(silence) as server, scorer_at(server.url, read_timeout=0.1) as scorer:
-        with pytest.raises(RemoteUnavailable, match=r"silence for 0\.1 s, the read_timeout"):
+        with pytest.raises(RemoteUnavailable, match=r"no data for 0\.1 s, the read_timeout"):
             scorer.score(PAIRS)
         assert len(server.asked) == 1, "a slow server gets no second copy of the work"
 
@@ -273,7 +274,7 @@ def test_a_dead_server_is_left_alone_for_a_while() -> None:
             with pytest.raises(RemoteUnavailable, match="after 1 try: "):
                 scorer.score(PAIRS)
         for _ in range(5):
-            with pytest.raises(RemoteUnavailable, match="is not asked again for 10 s"):
+            with pytest.raises(RemoteUnavailable, match="the next request is sent in 10 s"):
                 scorer.score(PAIRS)
         assert len(server.asked) == 3
 
@@ -298,7 +299,7 @@ def test_a_redirect_is_not_followed_to_another_host() -> None:
 
 
 def test_what_came_before_a_failure_is_kept() -> None:
-    with failing(right, answer({}, 500)) as server:
+    with failing(right, answer({}, 501)) as server:
         with scorer_at(server.url, batch_size=2, max_concurrency=1) as scorer:
             pairs = [*PAIRS, PAIRS[0], ("another query", "x")]
             with pytest.raises(RemoteUnavailable) as failed:

@@ -13,11 +13,19 @@ from hypothesis import strategies as st
 
 from bge_rerank_integrations.base.address import read_address
 from bge_rerank_integrations.errors import RemoteAnswerError
-from bge_rerank_integrations.remote.client import own_status
+from bge_rerank_integrations.remote.client import (
+    Circuit,
+    effective_status,
+    read_retry_after,
+    retry_wait,
+)
 from bge_rerank_integrations.remote.dialects import DIALECTS, Dialect, request_body
-from bge_rerank_integrations.remote.messages import read_answer, separate_ties
-from bge_rerank_integrations.remote.retries import Circuit, RetryPolicy, read_retry_after
-from bge_rerank_integrations.remote.splitting import split_pairs, to_json
+from bge_rerank_integrations.remote.messages import (
+    read_answer,
+    separate_ties,
+    split_pairs,
+    to_json,
+)
 from bge_rerank_integrations.remote.transport import Reply
 from tests.remote.stand_ins import MODEL, STAND_INS
 
@@ -31,13 +39,12 @@ class Clock:
 
 
 def test_waits_double_up_to_the_longest_and_are_drawn_below_it() -> None:
-    policy = RetryPolicy(max_retries=9, first_wait=0.5, longest_wait=3.0)
-    for tries, bound in [(1, 0.5), (2, 1.0), (3, 2.0), (4, 3.0), (50, 3.0)]:
-        drawn = [policy.wait(tries, None) for _ in range(200)]
+    for tries, bound in [(1, 0.5), (2, 1.0), (3, 2.0), (5, 8.0), (6, 8.0), (50, 8.0)]:
+        drawn = [retry_wait(tries, 0.5) for _ in range(200)]
         assert min(drawn) >= 0
         assert bound / 2 < max(drawn) <= bound
         assert len(set(drawn)) > 100, "clients that failed together must not come back together"
-    assert 7 <= policy.wait(1, 7.0) <= 7.5
+    assert 7 <= retry_wait(1, 0.5, retry_after=7.0) <= 7.5
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:
@@ -58,8 +65,8 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     ids=lambda value: str(value)[:9],
 )
 def test_a_gateway_passes_on_a_status_of_three_digits(passed_on: str, status: int) -> None:
-    assert own_status(Reply(424, {"model-status": passed_on}, b""), "model-status") == status
-    assert own_status(Reply(424, {"model-status": passed_on}, b""), None) == 424
+    assert effective_status(Reply(424, {"model-status": passed_on}, b""), "model-status") == status
+    assert effective_status(Reply(424, {"model-status": passed_on}, b""), None) == 424
 
 
 def test_a_circuit_opens_rests_and_lets_one_through() -> None:

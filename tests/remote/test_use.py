@@ -279,9 +279,9 @@ def test_an_adapter_around_a_scorer_asks_the_server_nothing() -> None:
 def test_numbers_of_numpy_are_numbers() -> None:
     url = "http://127.0.0.1:9"
     numbers: dict[str, Any] = {"connect_timeout": np.float32(0.5), "max_retries": np.int64(0)}
-    options = RemoteScorer(url, **numbers)._asked.client
-    assert (options.connect_timeout, options.retries.max_retries) == (0.5, 0)
-    assert [type(options.connect_timeout), type(options.retries.max_retries)] == [float, int]
+    options = RemoteScorer(url, **numbers)._options
+    assert (options.connect_timeout, options.max_retries) == (0.5, 0)
+    assert [type(options.connect_timeout), type(options.max_retries)] == [float, int]
     wrong: Any
     for wrong in (math.nan, math.inf, True, "1", np.float32(0)):
         with pytest.raises(InvalidInputError, match="connect_timeout is"):
