@@ -239,7 +239,7 @@ def request_body(
     logits: bool = True,
 ) -> dict[str, Any]:
     """The request body; with `logits=False` it asks for probabilities."""
-    body = dialect.texts(query, passages) | dialect.options
+    body: dict[str, Any] = dialect.texts(query, passages) | dict(dialect.options)
     body |= dialect.logits if logits else dialect.probabilities
     for prefix, keys in dialect.omitted.items():
         if model is not None and model.startswith(prefix):

@@ -43,8 +43,9 @@ def _read_tei_info(page: Any, model: str | None, source: str) -> ServerInfo | No
     if model is not None and served and served[0] not in "/." and served.lower() != model.lower():
         raise _other_model(source, model, repr(served))
     limit = page.get("max_client_batch_size")
-    known = isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
-    return ServerInfo("tei", served, limit if known else DIALECTS["tei"].max_documents)
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        limit = DIALECTS["tei"].max_documents
+    return ServerInfo("tei", served, limit)
 
 
 def _read_model_list(page: Any, model: str | None, source: str) -> ServerInfo | None:

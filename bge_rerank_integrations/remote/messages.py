@@ -98,27 +98,80 @@ def read_answer(dialect: Dialect, answer: Any, sent: int, source: str) -> Answer
     that is missing, repeated or out of range, and a score that is not a finite number on the
     dialect's scale.
     """
-    items = _items(dialect, answer, source)
+    try:
+        return _read_items(dialect, _items(dialect, answer), sent)
+    except _WrongAnswer as wrong:
+        raise RemoteAnswerError(f"{source} {wrong}") from None
+
+
+class _WrongAnswer(Exception):
+    """What the server did wrong, without its name."""
+
+
+def _items(dialect: Dialect, answer: Any) -> list[Any]:
+    if isinstance(answer, dict):
+        failed = next((key for key in ("error", "errors") if answer.get(key)), None)
+        if failed is not None or answer.get("success") is False:
+            raise _WrongAnswer(f"answered 200 with an error inside, under {failed!r}")
+    found = answer
+    for key in dialect.items:
+        found = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(found, list):
+        place = f"under {'.'.join(dialect.items)!r}" if dialect.items else "at the top"
+        raise _WrongAnswer(f"gave no list of results {place}; does it speak {dialect.name!r}?")
+    return found
+
+
+def _read_items(dialect: Dialect, items: list[Any], sent: int) -> Answer:
     if len(items) != sent:
-        raise RemoteAnswerError(f"{source} gave {len(items)} results for {sent} passages")
+        raise _WrongAnswer(f"gave {len(items)} results for {sent} passages")
     scores = np.full(sent, np.nan, dtype=np.float32)
     order: list[int] = []
     for place, item in enumerate(items):
-        index = place
-        if dialect.index is not None:
-            index = item.get(dialect.index) if isinstance(item, dict) else None
+        index: Any = place
+        key = dialect.index
+        if key is not None:
+            index = item.get(key) if isinstance(item, dict) else None
             if isinstance(index, bool) or not isinstance(index, int):
-                raise RemoteAnswerError(
-                    f"{source} gave {_type_of(index)} for {dialect.index!r} of result {place}, not "
-                    "a whole number"
-                )
+                found = _type_of(index)
+                raise _WrongAnswer(f"gave {found} for {key!r} of result {place}, not an integer")
         if not 0 <= index < sent:
-            raise RemoteAnswerError(f"{source} gave the index {index} among {sent} passages")
+            raise _WrongAnswer(f"gave the index {index} among {sent} passages")
         if not math.isnan(scores[index]):
-            raise RemoteAnswerError(f"{source} gave the index {index} twice")
-        scores[index] = _score(dialect, item, place, source)
+            raise _WrongAnswer(f"gave the index {index} twice")
+        scores[index] = _read_score(dialect, item, place)
         order.append(index)
     return Answer(scores, order)
+
+
+def _read_score(dialect: Dialect, item: Any, place: int) -> np.float32:
+    found = item
+    for key in dialect.score:
+        if isinstance(key, str):
+            found = found.get(key) if isinstance(found, dict) else None
+        elif isinstance(found, list) and len(found) == 1:
+            found = found[0]
+        else:
+            raise _WrongAnswer(
+                f"gave {_type_of(found)} as result {place}, not a list of one score; a model with "
+                "several labels is not a reranker"
+            )
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise _WrongAnswer(f"gave {_type_of(found)} for the score of result {place}, not a number")
+    with np.errstate(over="ignore"):
+        score = np.float32(found) if abs(found) < 1e300 else np.float32(np.inf)
+    if not np.isfinite(score):
+        raise _WrongAnswer(f"gave {score} for the score of result {place}")
+    if dialect.scale == "probability" and not 0 <= found <= 1:
+        raise _WrongAnswer(
+            f"gave {found} for result {place}, but scores of {dialect.name!r} are probabilities; "
+            "set the dialect that the server speaks"
+        )
+    return score
+
+
+def _type_of(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def separate_ties(scores: FloatArray, order: Sequence[int]) -> FloatArray:
@@ -143,54 +196,6 @@ def separate_ties(scores: FloatArray, order: Sequence[int]) -> FloatArray:
     separated = np.empty_like(scores)
     separated[places] = ranked
     return separated
-
-
-def _items(dialect: Dialect, answer: Any, source: str) -> list[Any]:
-    if isinstance(answer, dict):
-        failed = next((key for key in ("error", "errors") if answer.get(key)), None)
-        if failed is not None or answer.get("success") is False:
-            raise RemoteAnswerError(f"{source} answered 200 with an error inside, under {failed!r}")
-    found = answer
-    for key in dialect.items:
-        found = found.get(key) if isinstance(found, dict) else None
-    if not isinstance(found, list):
-        place = f"under {'.'.join(dialect.items)!r}" if dialect.items else "at the top"
-        raise RemoteAnswerError(
-            f"{source} gave no list of results {place}; does it speak {dialect.name!r}?"
-        )
-    return found
-
-
-def _score(dialect: Dialect, item: Any, place: int, source: str) -> np.float32:
-    found = item
-    for key in dialect.score:
-        if isinstance(key, str):
-            found = found.get(key) if isinstance(found, dict) else None
-        elif isinstance(found, list) and len(found) == 1:
-            found = found[0]
-        else:
-            raise RemoteAnswerError(
-                f"{source} gave {_type_of(found)} as result {place}, not a list of one score; a "
-                "model with several labels is not a reranker"
-            )
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        raise RemoteAnswerError(
-            f"{source} gave {_type_of(found)} for the score of result {place}, not a number"
-        )
-    with np.errstate(over="ignore"):
-        score = np.float32(found) if abs(found) < 1e300 else np.float32(np.inf)
-    if not np.isfinite(score):
-        raise RemoteAnswerError(f"{source} gave {score} for the score of result {place}")
-    if dialect.scale == "probability" and not 0 <= found <= 1:
-        raise RemoteAnswerError(
-            f"{source} gave {found} for result {place}, but scores of {dialect.name!r} are "
-            "probabilities; set the dialect that the server speaks"
-        )
-    return score
-
-
-def _type_of(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def _reject_constant(constant: str) -> Any:

@@ -16,12 +16,10 @@ from functools import cache
 from typing import Any, Literal, TypeVar
 
 from bge_rerank_integrations.base.deadline import check_cancelled
-from bge_rerank_integrations.errors import MissingExtra
+from bge_rerank_integrations.errors import missing_extra
 
-try:
+with missing_extra("remote"):
     import httpx2
-except ModuleNotFoundError as error:
-    raise MissingExtra(str(error.name), "remote") from error
 
 T = TypeVar("T")
 Method = Literal["GET", "POST"]
@@ -35,12 +33,8 @@ _inherited_loops: list[asyncio.AbstractEventLoop | None] = []
 
 def submit(work: Coroutine[Any, Any, T]) -> Future[T]:
     """Start the coroutine on the shared loop; cancelling the future stops it."""
-    global _loop
-    with _lock:
-        if _loop is None:
-            _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="bge-rerank-io", daemon=True).start()
-        return asyncio.run_coroutine_threadsafe(work, _loop)
+    # outside the lock: a garbage collection here may close an abandoned server, which submits too
+    return asyncio.run_coroutine_threadsafe(work, _running_loop())
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -58,6 +52,15 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 async def arun(work: Coroutine[Any, Any, T]) -> T:
     """`run`, awaitable from any event loop; cancelling the awaiting task stops the coroutine."""
     return await asyncio.wrap_future(submit(work))
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    global _loop
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="bge-rerank-io", daemon=True).start()
+        return _loop
 
 
 def _forget_loop() -> None:

@@ -201,9 +201,40 @@ def test_the_servers_of_a_cloud_are_known_by_their_host() -> None:
         "https://api.cloudflare.com/client/v4/accounts/1": "cloudflare",
     }
     for url, name in names.items():
-        scorer = RemoteScorer(url, model="m")
+        scorer = RemoteScorer(url, model="m", api_key="k")
         assert scorer.name == f"{name}:{url}[m]"
         assert scorer.scale == "probability"
+
+
+def test_a_hosted_service_without_its_key_is_refused_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    services = {host: row for row in DIALECTS.values() for host in row.hosts}
+    assert len(services) >= 7
+    for host, row in services.items():
+        monkeypatch.delenv(row.key_variable, raising=False)
+        with pytest.raises(InvalidInputError, match=f"{host} needs a key.* set {row.key_variable}"):
+            RemoteScorer(f"https://{host}", model="m")
+        monkeypatch.setenv(row.key_variable, KEY)
+        assert RemoteScorer(f"https://{host}", model="m").scale == "probability"
+    # a gateway of one's own that speaks the same protocol may ask for none
+    monkeypatch.delenv("COHERE_API_KEY")
+    assert RemoteScorer("http://127.0.0.1:9", model="m", dialect="cohere").scale == "probability"
+
+
+@pytest.mark.parametrize("model", ["bge-reranker-v2-m3", "pinecone-rerank-v0", "cohere-rerank-3.5"])
+def test_pinecone_is_asked_to_truncate_by_models_that_can(model: str) -> None:
+    with (
+        serving(replace(STAND_INS["pinecone"], needs=("model", "rank_fields"))) as served,
+        RemoteScorer(served.url, model=model, dialect="pinecone") as scorer,
+    ):
+        scorer.score(PAIRS)
+    sent = json.loads(served.requests[-1][3])
+    truncated = {"parameters": {"truncate": "END"}}
+    assert {key: sent[key] for key in sent if key == "parameters"} == (
+        {} if model.startswith("cohere") else truncated
+    )
+    assert sent["rank_fields"] == ["text"]
 
 
 def test_the_documents_table_is_the_table() -> None:

@@ -192,6 +192,24 @@ def test_and_given_up_after_the_retries(fault: Fault) -> None:
         assert len(server.asked) == 3
 
 
+def test_a_failure_that_stays_is_shown_in_the_server_s_words() -> None:
+    fault = answer({"error": "out of memory while reading fox"}, 500)
+    with failing(fault) as server, scorer_at(server.url, max_retries=1) as scorer:
+        said = "after 2 tries: 500 Internal Server Error: out of memory while reading [*]{3}$"
+        with pytest.raises(RemoteUnavailable, match=said):
+            scorer.score([("a", "a red fox")])
+        assert len(server.asked) == 2
+
+
+def test_a_500_is_not_taken_for_a_dead_server() -> None:
+    broken = answer({}, 500)
+    with failing(*[broken] * 4, right) as server, scorer_at(server.url, max_retries=0) as scorer:
+        for _ in range(4):
+            with pytest.raises(RemoteUnavailable, match="500"):
+                scorer.score(PAIRS)
+        assert scorer.score(PAIRS).tolist() == SCORES
+
+
 def test_a_storm_of_429_is_waited_out_by_parallel_requests() -> None:
     storm = [answer({}, 429)] * 9
     pairs = [("a b c", f"a {number}") for number in range(12)]
@@ -205,7 +223,9 @@ def test_a_storm_of_429_is_waited_out_by_parallel_requests() -> None:
 def test_a_wait_longer_than_there_is_time_is_not_begun(asked: str) -> None:
     fault = answer({"error": "later"}, 429, Retry_After=asked)
     with failing(fault) as server, scorer_at(server.url) as scorer:
-        with pytest.raises(RemoteUnavailable, match="429 Too Many Requests; it asks to wait"):
+        with pytest.raises(
+            RemoteUnavailable, match="429 Too Many Requests: later; it asks to wait"
+        ):
             scorer.score(PAIRS)
         assert len(server.asked) == 1
 

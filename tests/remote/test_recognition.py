@@ -1,10 +1,13 @@
 """What a server is, and whether its scores can be a reranker's, before one is believed."""
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bge_rerank_integrations.errors import (
     InvalidInputError,
@@ -14,7 +17,7 @@ from bge_rerank_integrations.errors import (
     UnsupportedModel,
 )
 from bge_rerank_integrations.remote.dialects import DIALECTS
-from bge_rerank_integrations.remote.handshake import ServerInfo
+from bge_rerank_integrations.remote.handshake import PAGES, ServerInfo
 from bge_rerank_integrations.remote.scorer import RemoteScorer
 from tests.remote.fault_server import Asked, Connection, answer, failing
 from tests.remote.serving import serving
@@ -124,6 +127,43 @@ def test_a_server_of_another_model_is_refused(
         serving(other) as served,
         RemoteScorer(served.url, model=MODEL) as scorer,
         pytest.raises(error, match=said),
+    ):
+        scorer.score(PAIRS)
+
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-2, 40), st.floats(), st.text(max_size=3),
+    st.sampled_from([[], {}, [None], [[]], {"": None}, ["rerank"], {"reranker": 1}, [{}], 10**400]),
+)  # fmt: skip
+
+
+@given(st.sampled_from(["tei", "vllm-score", "infinity", "xinference", "llama.cpp"]), st.data())
+def test_a_page_of_odd_types_is_read_or_ends_in_a_typed_error(
+    name: str, data: st.DataObject
+) -> None:
+    ((path, page),) = STAND_INS[name].pages.items()
+    page = copy.deepcopy(page)
+    place = page
+    while isinstance(place, dict | list) and place and data.draw(st.booleans()):
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else [0]))
+        if data.draw(st.booleans()):
+            place[key] = data.draw(ODD)
+        place = place[key]
+    for model in (None, MODEL):
+        try:
+            info = dict(PAGES)[path](page, model, "it")
+        except (UnsupportedModel, RemoteRefused):
+            continue
+        assert info is None or (info.dialect in DIALECTS and info.max_documents >= 1)
+
+
+@pytest.mark.parametrize("kind", [None, 7, True, 1.5, [], {}])
+def test_a_model_of_no_known_kind_is_refused(kind: object) -> None:
+    info = {**STAND_INS["tei"].pages["/info"], "model_type": kind}
+    with (
+        serving(replace(STAND_INS["tei"], pages={"/info": info})) as served,
+        RemoteScorer(served.url) as scorer,
+        pytest.raises(UnsupportedModel, match="not a reranker but of an unknown kind"),
     ):
         scorer.score(PAIRS)
 
