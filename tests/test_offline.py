@@ -21,6 +21,7 @@ from bge_rerank_integrations import (
 from bge_rerank_integrations.base.models import OFFLINE_MODELS
 from bge_rerank_integrations.local.onnx_backend.offline import EMBEDDED, carrier_folder
 from bge_rerank_integrations.types import FloatArray
+from tests import onnx_models
 
 QUESTION = "How many people live in Berlin?"
 ANSWER = (
@@ -45,10 +46,7 @@ ACROSS_RELEASES = 0.2
 
 
 def session_of(model: str) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    file = carrier_folder() / EMBEDDED[model].folder / "model.onnx"
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return onnx_models.session_of(carrier_folder() / EMBEDDED[model].folder / "model.onnx")
 
 
 def tokenizer_of(model: str) -> Tokenizer:

@@ -4,9 +4,11 @@
 be tested.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 from bge_rerank_integrations.base.html import html_table
@@ -15,6 +17,8 @@ from bge_rerank_integrations.types import Precision
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Attention = Literal["runs", "padded", "varlen", "efficient", "nested"]
+
+logger = logging.getLogger("bge_rerank_integrations")
 
 # Measured on CPU: below 1k tokens the matrices are too small, above 4k the activations leave the
 # cache. The accelerators' figure is an estimate from memory per token (about 20 kB).
@@ -91,8 +95,8 @@ def plan_device(
     the LLM rerankers may leave fp16's range.
 
     Raises `InvalidInputError` for a device that is not there, naming those that are. A half
-    precision that the device cannot run becomes float32, which is the more exact, and the plan
-    says so.
+    precision that the device cannot run becomes float32, which is the more exact: the plan and a
+    warning in the log say so.
     """
     check_precision(precision)
     chosen, reasons = _choose_device(hardware, device)
@@ -202,9 +206,19 @@ def _choose_precision(
         return "fp32", f"precision fp32: exact, the default on {kind}"
     if precision.removesuffix("-autocast") in half:
         return precision, f"precision {precision}: asked for"
-    never = precision.startswith("fp16") and kind == "cpu"
-    why = "is never used on a CPU" if never else f"is not native on this {kind} device"
-    return "fp32", f"precision fp32: {precision} {why}"
+    if kind != "cpu":
+        why = f"{precision} is not native on this {kind} device"
+    elif precision.startswith("fp16"):
+        why = f"{precision} is never used on a CPU"
+    else:
+        why = "this CPU has no bf16 instructions"
+    _warn_once(f"{why}: scoring in fp32")
+    return "fp32", f"precision fp32: {why}"
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s. Said once for this process.", message)
 
 
 def read_hardware() -> Hardware:

@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from bge_rerank_integrations import CheckpointError, ModelNotFound, load_scorer
 from bge_rerank_integrations.local.checkpoint import Checkpoint, open_checkpoint
+from bge_rerank_integrations.local.torch_backend.linear import linear
 
 PAIRS = [("what is a panda?", "The giant panda is a bear."), ("大熊猫吃什么？", "竹子。")]
 
@@ -46,6 +47,21 @@ def scores_of(folder: Path) -> list[float]:
 
 def test_shards_give_the_scores_of_the_single_file(reranker_base: Path, sharded: Path) -> None:
     assert scores_of(sharded) == scores_of(reranker_base)
+
+
+def test_a_product_has_the_same_bits_wherever_its_weight_lies() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(size, generator=generator) for size in ((7, 96), (80, 96)))
+    expected = linear(weight, None, "plain")(x)
+    memory = torch.zeros(weight.numel() + 16)
+    addresses = set()
+    for start in range(16):
+        there = memory[start : start + weight.numel()].view_as(weight).copy_(weight)
+        addresses.add(there.data_ptr() % 64)
+        layer = linear(there, None, "plain")
+        assert layer.weight.data_ptr() % 64 == 0
+        assert torch.equal(layer(x), expected)
+    assert len(addresses) == 16, "mapped weights lie at any address"
 
 
 def test_a_shard_that_is_missing_is_named(sharded: Path) -> None:

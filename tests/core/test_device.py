@@ -10,6 +10,7 @@ from bge_rerank_integrations import InvalidInputError
 from bge_rerank_integrations.local.device import (
     CudaDevice,
     Hardware,
+    _warn_once,
     plan_device,
     read_hardware,
 )
@@ -96,6 +97,23 @@ def test_fp16_is_never_planned_on_a_cpu_and_the_plan_says_why(
 def test_a_format_the_device_does_not_compute_is_named() -> None:
     plan = plan_device(TURING, precision="bf16")
     assert "precision fp32: bf16 is not native on this cuda device" in plan.reasons
+
+
+def test_a_format_the_device_does_not_compute_is_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _warn_once.cache_clear()
+    for precision in ("auto", "bf16", "bf16", "fp16", "bf16-autocast"):
+        plan_device(CPU, precision=precision)  # type: ignore[arg-type]
+    plan_device(TURING, precision="bf16")
+    plan_device(CPU_BF16, precision="bf16")
+    said = [record.getMessage().partition(":")[0] for record in caplog.records]
+    assert said == [
+        "this CPU has no bf16 instructions",
+        "fp16 is never used on a CPU",
+        "bf16 is not native on this cuda device",
+    ]
+    assert caplog.messages[0].startswith("this CPU has no bf16 instructions: scoring in fp32.")
 
 
 def test_mps_is_not_chosen_by_itself_and_the_plan_says_so() -> None:

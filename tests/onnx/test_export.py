@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
 import pytest
 import torch
 from onnx import numpy_helper
@@ -203,7 +202,7 @@ def test_a_graph_of_many_rows_agrees_with_transformers(
 ) -> None:
     """The exported graph and one that was traced, run by nothing but ONNX Runtime, padded."""
     path = exported("bert_reranker", "fp32") / "onnx" / "model.onnx"
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnx_models.session_of(path)
     random = np.random.default_rng(3)
     ids = random.integers(5, 300, (4, 20))
     mask = np.arange(20)[None] < np.array([[20], [3], [11], [1]])

@@ -35,6 +35,8 @@ FUSED: dict[Activation, tuple[str, str]] = {
 }
 # rows the packed layout is tuned for; the results are the same for any
 HINT = 2048
+# bytes of a cache line, and what torch aligns its own tensors to
+ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,17 @@ def linear(
     weight: Tensor, bias: Tensor | None, path: GemmPath, activation: Activation = "none"
 ) -> Linear:
     """A layer over this weight, which is packed, and so copied, for oneDNN."""
-    packed = _onednn().pack(weight, HINT) if path == "onednn" else weight
+    packed = _onednn().pack(weight, HINT) if path == "onednn" else aligned(weight)
     return Linear(packed, bias, activation, path)
+
+
+def aligned(weight: Tensor) -> Tensor:
+    """The same numbers at an aligned address.
+
+    A mapped tensor lies wherever its file has it, and there are processors on which the last bit
+    of a product depends on that: the same weights in another file would give other scores.
+    """
+    return weight.clone() if weight.data_ptr() % ALIGNMENT else weight
 
 
 @dataclass(frozen=True, slots=True)
