@@ -19,6 +19,7 @@ from bge_rerank_integrations import (
     load_scorer,
 )
 from bge_rerank_integrations.base.models import OFFLINE_MODELS
+from bge_rerank_integrations.local.device import cpu_kernels
 from bge_rerank_integrations.local.onnx_backend.offline import EMBEDDED, carrier_folder
 from bge_rerank_integrations.types import FloatArray
 from tests import onnx_models
@@ -131,7 +132,7 @@ def test_neighbours_order_and_batches_change_no_bit(model: str) -> None:
 def test_its_name_and_plan_say_which_model_it_is(model: str) -> None:
     scorer, embedded = load_scorer(model, device="cpu"), EMBEDDED[model]
     digest = embedded.digests["model.onnx"]
-    assert scorer.name.startswith(f"offline:{embedded.title}#{digest[:12]}[int8,")
+    assert scorer.name.startswith(f"offline:{embedded.title}#{digest[:12]}[int8-{cpu_kernels()},")
     assert embedded.origin in str(scorer.plan)
     licence = {"offline": "(Apache-2.0)", "offline-embedder": "(MIT)"}[model]
     assert licence in str(scorer.plan)

@@ -6,10 +6,13 @@ be tested.
 
 import logging
 import os
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
+
+import numpy as np
 
 from bge_rerank_integrations.base.html import html_table
 from bge_rerank_integrations.errors import InvalidInputError
@@ -59,9 +62,14 @@ class DevicePlan:
 
     @property
     def precision(self) -> str:
-        """The number format of the forward pass in one word, as it appears in `Scorer.name`."""
+        """The number format of the forward pass in one word."""
         word = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[self.dtype]
         return f"{word}-autocast" if self.autocast else word
+
+    @property
+    def arithmetic(self) -> str:
+        """The number format, and the kernels where scores depend on them, as in `Scorer.name`."""
+        return self.precision
 
     def __str__(self) -> str:
         head = (
@@ -238,6 +246,16 @@ def read_hardware() -> Hardware:
         xpu=xpu,
         mps=torch.backends.mps.is_available(),
     )
+
+
+def cpu_kernels() -> str:
+    """The instructions that libraries choose kernels by: avx512, avx2, else the architecture."""
+    known = np.show_config(mode="dicts")["SIMD Extensions"]
+    there = {*known.get("baseline", ()), *known.get("found", ())}
+    # X86_V4 and X86_V3 are numpy 2.4's names for the groups of instructions that hold these
+    if there & {"AVX512F", "AVX512_SKX", "X86_V4"}:
+        return "avx512"
+    return "avx2" if there & {"AVX2", "X86_V3"} else platform.machine().lower()
 
 
 def _cpu_has_bf16() -> bool:

@@ -50,7 +50,7 @@ class LocalScorer:
         self._engine: AnyEngine | None = engine
         self._model = engine.model
         self._fingerprint = engine.fingerprint
-        self._precision = engine.plan.precision
+        self._arithmetic = engine.plan.arithmetic
         self._method = method
         self._limits = limits
         self._reasons = reasons
@@ -63,8 +63,8 @@ class LocalScorer:
 
     @property
     def name(self) -> str:
-        """Model, fingerprint of its files, precision and every option that changes a score."""
-        about = f"{self._precision},{self._method.description}"
+        """Model, fingerprint of its files, arithmetic and every option that changes a score."""
+        about = f"{self._arithmetic},{self._method.description}"
         return f"{self._model}#{self._fingerprint()}[{about}]"
 
     @property

@@ -14,6 +14,7 @@ from bge_rerank_integrations.local.device import (
     plan_device,
     read_hardware,
 )
+from bge_rerank_integrations.types import Precision
 
 CPU = Hardware(cores=8)
 CPU_BF16 = Hardware(cores=8, cpu_bf16=True)
@@ -103,8 +104,9 @@ def test_a_format_the_device_does_not_compute_is_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     _warn_once.cache_clear()
-    for precision in ("auto", "bf16", "bf16", "fp16", "bf16-autocast"):
-        plan_device(CPU, precision=precision)  # type: ignore[arg-type]
+    asked: list[Precision] = ["auto", "bf16", "bf16", "fp16", "bf16-autocast"]
+    for precision in asked:
+        plan_device(CPU, precision=precision)
     plan_device(TURING, precision="bf16")
     plan_device(CPU_BF16, precision="bf16")
     said = [record.getMessage().partition(":")[0] for record in caplog.records]

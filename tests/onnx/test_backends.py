@@ -22,6 +22,7 @@ from bge_rerank_integrations import (
 )
 from bge_rerank_integrations.langchain import BGECrossEncoder
 from bge_rerank_integrations.llama_index import BGERerank
+from bge_rerank_integrations.local.device import cpu_kernels
 from bge_rerank_integrations.tools.export import export_onnx, kendall_tau
 from bge_rerank_integrations.types import Backend, GraphFormat
 from tests import onnx_models, tiny_models
@@ -126,7 +127,7 @@ def test_no_two_backends_or_formats_share_a_name(exported: Exported, reranker_ba
     }
     torch_name = load_scorer(str(reranker_base), device="cpu").name
     assert len({torch_name, *names.values()}) == 5
-    assert "[int8-openvino," in names["int8", "openvino"]
+    assert f"[int8-openvino-{cpu_kernels()}," in names["int8", "openvino"]
     assert "[fp32," in names["fp32", "onnx"]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
-from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.device import DevicePlan, cpu_kernels
 from bge_rerank_integrations.local.engine import plan_batches
 from bge_rerank_integrations.local.onnx_backend.file import OnnxFile
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
@@ -55,7 +55,7 @@ class Runtime(Protocol):
 
     name: str
     number_format: str
-    """The number format it computes in, as it appears in `Scorer.name`."""
+    """The number format it computes in, as `Scorer.name` says it."""
     reasons: tuple[str, ...]
     inputs: tuple[GraphInput, ...]
     outputs: tuple[GraphOutput, ...]
@@ -76,11 +76,17 @@ class GraphPlan(DevicePlan):
     runtime: str
     number_format: str
     together: bool
+    kernels: str | None
+    """Named where a score depends on them beyond float32's rounding: in quantized graphs."""
 
     @property
     def precision(self) -> str:
-        """The number format of the graph's matrices in one word, as it appears in `Scorer.name`."""
+        """The number format of the graph's matrices in one word."""
         return self.number_format
+
+    @property
+    def arithmetic(self) -> str:
+        return self.number_format if self.kernels is None else f"{self.precision}-{self.kernels}"
 
     def __str__(self) -> str:
         tokens = min(TOKENS_AT_ONCE, self.max_batch_tokens)
@@ -123,6 +129,12 @@ class GraphEncoder:
         cores = usable_cores()
         self.concurrency = cores  # the workers are the bound, whichever caller a sequence is of
         self._workers = ThreadPoolExecutor(cores, "bge-rerank-graph")
+        kernels, reasons = None, runtime.reasons
+        if file.quantized:
+            # Activations are rounded to 8 bits, and other kernels give other last bits in float32:
+            # at the border between two steps that is a whole step.
+            kernels = cpu_kernels()
+            reasons += (f"{kernels} kernels: others round differently, by hundredths of a logit",)
         how = why_alone or f"padded batches of {TOKENS_AT_ONCE} tokens: agree with each row alone"
         self.plan: DevicePlan = GraphPlan(
             device="cpu",
@@ -130,10 +142,11 @@ class GraphEncoder:
             autocast=False,
             attention="padded" if why_alone is None else "runs",
             max_batch_tokens=TOKENS_PER_CORE * cores,
-            reasons=(*runtime.reasons, how, f"one thread for each of {cores} cores"),
+            reasons=(*reasons, how, f"one thread for each of {cores} cores"),
             runtime=runtime.name,
             number_format=runtime.number_format,
             together=why_alone is None,
+            kernels=kernels,
         )
 
     def run(
