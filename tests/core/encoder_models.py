@@ -107,8 +107,7 @@ def library_rows(
     rows = []
     for sequence in batch:
         inputs = {"input_ids": torch.tensor([sequence.ids.tolist()])}
-        if model.config.model_type == "bert" and model.config.type_vocab_size > 1:
-            # RoBERTa's relatives give every token type 0
+        if model.config.type_vocab_size > 1:
             rest = len(sequence.ids) - sequence.first_segment
             inputs["token_type_ids"] = torch.tensor([[0] * sequence.first_segment + [1] * rest])
         with torch.inference_mode():

@@ -165,7 +165,8 @@ def test_the_longest_input_is_what_the_position_table_holds(
     vocabulary = json.loads((tokens / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     model.resize_token_embeddings(vocabulary)
     model.save_pretrained(tmp_path)
-    shutil.copy(tokens / "tokenizer.json", tmp_path)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokens / file, tmp_path)
     long = [("panda " * 900, "bear " * 900)]
     for length in (None, most):
         assert load_scorer(str(tmp_path), device="cpu", max_length=length).score(long).shape == (1,)

@@ -266,7 +266,7 @@ def test_templates_by_hand(reranker_base: Path, bert_reranker: Path) -> None:
     xlmr, bert = TextTokenizer(reranker_base), TextTokenizer(bert_reranker)
     assert xlmr.pair_template == Template((0,), (2, 2), (2,))
     assert xlmr.single_template == Template((0,), (), (2,))
-    assert bert.pair_template == Template((2,), (3,), (3,))
+    assert bert.pair_template == Template((2,), (3,), (3,), second=1)
     assert bert.single_template == Template((2,), (), (3,))
     assert [len(t) for t in (xlmr.pair_template, bert.pair_template)] == [4, 3]
 
@@ -276,13 +276,15 @@ def array(*numbers: int) -> Ids:
 
 
 def test_joining_by_hand() -> None:
-    bert = Template((2,), (3,), (3,))
+    bert = Template((2,), (3,), (3,), second=1)
     pair = join_pair(array(10, 11), array(20), bert)
     assert pair.ids.tolist() == [2, 10, 11, 3, 20, 3]
     assert pair.first_segment == 4
-    xlmr = Template((0,), (2, 2), (2,))
-    assert join_pair(array(10), array(20, 21), xlmr).ids.tolist() == [0, 10, 2, 2, 20, 21, 2]
-    assert join_pair(array(), array(), xlmr).ids.tolist() == [0, 2, 2, 2]
+    xlmr = join_pair(array(10), array(20, 21), Template((0,), (2, 2), (2,)))
+    assert xlmr.ids.tolist() == [0, 10, 2, 2, 20, 21, 2]
+    assert xlmr.first_segment == 7, "every token has type 0"
+    empty = join_pair(array(), array(), Template((0,), (2, 2), (2,)))
+    assert empty.ids.tolist() == [0, 2, 2, 2]
     assert join_single(array(10), Template((2,), (), (3,))).ids.tolist() == [2, 10, 3]
 
 
@@ -329,3 +331,37 @@ def test_a_tokenizer_that_places_no_control_tokens_is_refused(
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(CheckpointError, match="post_processor"):
         _ = TextTokenizer(tmp_path).pair_template
+
+
+@pytest.mark.parametrize("pairs", [True, False], ids=["as pairs", "as strings"])
+def test_merges_that_build_a_control_tokens_name_leave_text_as_text(
+    tmp_path: Path, pairs: bool
+) -> None:
+    build_gemma_tokenizer(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    model, name = content["model"], "<eos>"
+    for piece in ["<", "e", "o", "s", ">", "<e", "os", "<eos", "<eos>>"]:
+        model["vocab"].setdefault(piece, len(model["vocab"]))
+    merges = [("<", "e"), ("o", "s"), ("<e", "os"), ("<eos", ">"), (name, ">")]
+    model["merges"] = [list(merge) if pairs else " ".join(merge) for merge in merges]
+    # without the added token it is the merges that give the id
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != name]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    number = model["vocab"][name]
+    tokenizer = TextTokenizer(tmp_path, [number])
+    assert ids_of(tokenizer, name, special_tokens="parse") == [number]
+    assert ids_of(tokenizer, name) == [model["vocab"]["<eos"], model["vocab"][">"]]
+    assert ids_of(tokenizer, "<eos>>") == [model["vocab"]["<eos>>"]], "an ordinary piece"
+    expected = [model["vocab"][piece] for piece in ("<eos", ">", "<eos", ">", ">")]
+    assert ids_of(tokenizer, "<eos><eos>>") == expected
+
+
+@pytest.mark.parametrize(
+    "slow", ["sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.txt"]
+)
+def test_a_slow_tokenizer_is_named_with_what_makes_a_fast_one(tmp_path: Path, slow: str) -> None:
+    (tmp_path / slow).write_bytes(b"")
+    needs = "sentencepiece" if slow.endswith(".model") else "transformers"
+    with pytest.raises(CheckpointError, match=f"only {slow}.*{needs}.*save_pretrained"):
+        TextTokenizer(tmp_path)

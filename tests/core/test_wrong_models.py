@@ -32,7 +32,7 @@ PAIRS = [("what is a panda?", "The giant panda is a bear."), ("大熊猫吃什�
         ("truncated_weights", CheckpointError, r"model\.safetensors is damaged.*fetch it again"),
         ("no_weights", CheckpointError, r"has no model\.safetensors"),
         ("no_config", CheckpointError, r"has no config\.json"),
-        ("no_tokenizer", CheckpointError, r"has no tokenizer\.json; save the fast tokenizer"),
+        ("no_tokenizer", CheckpointError, r"has no tokenizer\.json; copy it from"),
         ("too_many_tokens", CheckpointError, r"tokenizer\.json has 4\d\d tokens and the model 35"),
     ],
 )

@@ -49,7 +49,8 @@ def write_graph(
 ) -> Path:
     """Write `model.onnx` and `model.onnx_data` into `folder`, and return the graph's path.
 
-    Inputs are int64 [batch, tokens]: `input_ids`, `attention_mask`, and `token_type_ids` for BERT.
+    Inputs are int64 [batch, tokens]: `input_ids`, `attention_mask`, and `token_type_ids`
+    for a model that has token types.
     The output is `logits` [batch, 1] for a reranker, else `last_hidden_state`
     [batch, tokens, width]. Raises `CheckpointError` for weights that are missing or do not fit the
     config.
@@ -87,7 +88,7 @@ class _EncoderGraph:
         config = self._config
         names = ["input_ids", "attention_mask"]
         types = self._weights.read("embeddings.token_type_embeddings.weight").numpy()
-        if config.model_type == "bert" and len(types) > 1:
+        if len(types) > 1:
             names.append("token_type_ids")
         x = self._embed(types, with_types=len(names) == 3)
         seen = self._op("Cast", ["attention_mask"], to=TensorProto.BOOL)

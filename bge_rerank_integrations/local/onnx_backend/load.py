@@ -13,7 +13,6 @@ from bge_rerank_integrations.local.download import HubOptions, find_folder
 from bge_rerank_integrations.local.engine import Engine, shared_engine
 from bge_rerank_integrations.local.load_request import LoadRequest, refuse_llm_options
 from bge_rerank_integrations.local.model_config import (
-    OFFSET_POSITIONS,
     padding_id,
     position_limit,
     read_size,
@@ -164,10 +163,9 @@ def _graph_use(checkpoint: OnnxCheckpoint, output: Output) -> GraphUse:
                 f"{model} says as {name}: they belong to different models, or the graph has no "
                 "such table, as encoders with relative positions, and is not supported"
             )
-    segments = int(config.get("type_vocab_size", 2)) > 1
     return GraphUse(
         output=output,
         vocabulary=read_size(config, "vocab_size", model),
         padding=padding_id(config),
-        segments=segments and config.get("model_type") not in OFFSET_POSITIONS,
+        segments=int(config.get("type_vocab_size", 2)) > 1,
     )

@@ -11,7 +11,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
     config = checkpoint.config
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
     declared = [config[name] for name in names if isinstance(config.get(name), int)]
-    tokenizer = TextTokenizer(checkpoint.folder, declared)
+    tokenizer = TextTokenizer(checkpoint.folder, declared, config=config)
     vocabulary = read_size(config, "vocab_size", checkpoint.model)
     if tokenizer.size > vocabulary:
         raise CheckpointError(

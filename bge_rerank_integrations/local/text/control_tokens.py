@@ -36,7 +36,8 @@ def unknown_id(tokenizer: Tokenizer, content: str) -> int | None:
 def without_control_pieces(content: str, control: frozenset[int]) -> str:
     """The tokenizer.json with every control piece renamed to something that no text can hold.
 
-    Ids stay as they are. A filter on the text would not do: normalisation turns look-alikes
+    Ids stay as they are. Merges that give or use such a piece are left out, so that its name stays
+    in smaller pieces. A filter on the text would not do: normalisation turns look-alikes
     (full-width `＜/s＞`) into control pieces behind any filter.
     """
     tokenizer: dict[str, Any] = json.loads(content)
@@ -53,7 +54,20 @@ def without_control_pieces(content: str, control: frozenset[int]) -> str:
                 del model["vocab"][name]
                 names[name] = f"{nonce}{number}"
                 model["vocab"][names[name]] = number
+        if "merges" in model:
+            prefix = model.get("continuing_subword_prefix") or ""
+            model["merges"] = [
+                merge
+                for merge in model["merges"]
+                if names.keys().isdisjoint(_pieces(merge, prefix))
+            ]
     for token in tokenizer.get("added_tokens", []):
         if token["content"] in names or token["id"] in control:
             token["content"] = names.get(token["content"], f"{nonce}{token['id']}")
     return json.dumps(tokenizer, ensure_ascii=False)
+
+
+def _pieces(merge: str | list[str], prefix: str) -> tuple[str, str, str]:
+    """The two pieces that a merge joins, and the piece that they become."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right, left + right.removeprefix(prefix)

@@ -5,26 +5,32 @@ of threads may encode at once (transformers' `__call__` sets both anew on every 
 wrong ids under threads). Ids are cut and joined by the methods of each model family.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Encoding, Tokenizer, pre_tokenizers
 
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError
 from bge_rerank_integrations.local.text.control_tokens import (
     control_ids,
+    unknown_id,
     without_control_pieces,
 )
 from bge_rerank_integrations.local.text.token_cache import Ids, TokenCache
+from bge_rerank_integrations.local.text.tokenizer_config import TokenizerConfig
 from bge_rerank_integrations.types import SpecialTokens
 
 # A text this much longer than its tokens are wanted is cut before it is tokenized.
 CHARACTERS_PER_TOKEN = 16
+# The vocabularies of slow tokenizers, which this package does not read.
+SLOW = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
+# Models that have two token types where their config.json does not say how many.
+TYPED_MODELS = {"bert", "camembert", "electra", "roberta", "xlm-roberta"}
 
 
 class TokenSequence(NamedTuple):
@@ -41,11 +47,16 @@ class TokenSequence(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The control ids around one text, or around and between two."""
+    """The control ids around one text, or around and between two.
+
+    Where the second text has token type 1, `second` is how many ids `between` have type 0; where
+    all types are 0 it is None.
+    """
 
     before: tuple[int, ...]
     between: tuple[int, ...]
     after: tuple[int, ...]
+    second: int | None = None
 
     def __len__(self) -> int:
         return len(self.before) + len(self.between) + len(self.after)
@@ -54,25 +65,32 @@ class Template:
 class TextTokenizer:
     """A checkpoint's `tokenizer.json`, with text kept apart from control tokens.
 
-    In `"literal"` mode no text can give a control id. `control_ids` are those the model's config
-    declares, besides the tokenizer's own special tokens.
+    In `"literal"` mode no text can give a control id. `declared` are those that the model's config
+    declares, besides the tokenizer's own special tokens. With the model's `config` the files beside
+    tokenizer.json are obeyed too, or refused: see `TokenizerConfig`.
     """
 
-    def __init__(self, folder: Path, declared: Iterable[int] = ()) -> None:
+    def __init__(
+        self, folder: Path, declared: Iterable[int] = (), *, config: Mapping[str, Any] | None = None
+    ) -> None:
         self._file = folder / "tokenizer.json"
         if not self._file.is_file():
-            raise CheckpointError(
-                f"{folder} has no tokenizer.json; save the fast tokenizer into it: "
-                "AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
-            )
+            raise CheckpointError(_no_tokenizer(folder))
         try:
             self._content = self._file.read_text(encoding="utf-8")
-            self._parsing = _stateless(self._content)
+            self._parsing = Tokenizer.from_str(self._content)
         except Exception as error:  # tokenizers raises nothing more specific than Exception
             raise CheckpointError(
                 f"{self._file} is no tokenizer this release can read: {error!r}; fetch the model "
                 "again, or update tokenizers"
             ) from error
+        self._config: TokenizerConfig | None = None
+        self._types = 2
+        if config is not None:
+            unknown = unknown_id(self._parsing, self._content)
+            self._config = TokenizerConfig(folder, config, self._parsing, unknown)
+            self._types = _token_types(config)
+        _forget_state(self._parsing)
         self.control_ids = control_ids(self._parsing, self._content, declared)
         self.size = _size(self._parsing)
         self._cut_at_spaces = _splits_at_spaces(self._parsing.pre_tokenizer)
@@ -84,26 +102,56 @@ class TextTokenizer:
     @cached_property
     def _literal(self) -> Tokenizer:
         # a second vocabulary in memory, only once a text holds the name of a control token
-        return _stateless(without_control_pieces(self._content, self.control_ids))
+        literal = Tokenizer.from_str(without_control_pieces(self._content, self.control_ids))
+        literal.normalizer = self._parsing.normalizer
+        literal.pre_tokenizer = self._parsing.pre_tokenizer
+        _forget_state(literal)
+        return literal
 
     @cached_property
     def single_template(self) -> Template:
         """The control ids that this tokenizer puts around one text."""
-        encoding = self._parsing.encode("a")
-        return self._checked(_template(encoding.ids, encoding.sequence_ids))
+        return self._template(self._parsing.encode("a"), texts=1)
 
     @cached_property
     def pair_template(self) -> Template:
         """The control ids that this tokenizer puts around and between two texts."""
-        encoding = self._parsing.encode("a", "a")
-        return self._checked(_template(encoding.ids, encoding.sequence_ids))
+        return self._template(self._parsing.encode("a", "a"), texts=2)
 
-    def _checked(self, template: Template) -> Template:
+    def _template(self, encoding: Encoding, *, texts: int) -> Template:
+        owners = [owner for owner in encoding.sequence_ids if owner is not None]
+        if owners != sorted(owners) or set(owners) != set(range(texts)):
+            raise CheckpointError(
+                f"the post_processor of {self._file} does not put {texts} texts one after "
+                "the other; save the tokenizer again from the original model"
+            )
+        template = _split(encoding.ids, encoding.sequence_ids)
         # an encoder's score is read off the token before the text: without it there is none
         if not template.before:
             raise CheckpointError(
                 f"{self._file} has no post_processor that puts a control token before a text; "
                 "save the tokenizer again from the original model"
+            )
+        typed = self._types > 0 and (self._config is None or self._config.typed is not False)
+        types = encoding.type_ids if typed else []
+        if any(types):
+            first = types.index(1) if 1 in types and texts == 2 else len(types)
+            second = first - len(types) + len(template.after) + owners.count(1)
+            second += len(template.between)
+            if types != [0] * first + [1] * (len(types) - first) or not (
+                0 <= second <= len(template.between)
+            ):
+                raise CheckpointError(
+                    f"the post_processor of {self._file} gives token types {types}, which this "
+                    "release does not give: it knows 0 for the query and 1 for the passage"
+                )
+            template = replace(template, second=second)
+        if self._config is not None:
+            self._config.check_template(template, pair=texts == 2)
+        if any(types) and self._types == 1:
+            raise CheckpointError(
+                f"{self._file} gives passages token type 1, and the config.json of this model has "
+                "type_vocab_size 1: tokenizer and model do not belong together"
             )
         return template
 
@@ -184,8 +232,9 @@ class TextTokenizer:
 def join_pair(query: Ids, passage: Ids, template: Template) -> TokenSequence:
     """Template, query, template, passage, template: one sequence of ids."""
     ids = np.concatenate([template.before, query, template.between, passage, template.after])
-    # BERT counts the separator after the query to the first segment and any other to the second
-    segment = len(template.before) + len(query) + min(1, len(template.between))
+    segment = len(ids)
+    if template.second is not None:
+        segment = len(template.before) + len(query) + template.second
     return TokenSequence(ids.astype(np.int32), segment)
 
 
@@ -200,11 +249,34 @@ def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
     return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
-def _stateless(content: str) -> Tokenizer:
-    tokenizer = Tokenizer.from_str(content)
+def _forget_state(tokenizer: Tokenizer) -> None:
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return tokenizer
+
+
+def _no_tokenizer(folder: Path) -> str:
+    """Why a folder without tokenizer.json cannot be used, and what makes one."""
+    slow = next((name for name in SLOW if (folder / name).is_file()), None)
+    if slow is None:
+        return (
+            f"{folder} has no tokenizer.json; copy it from the model that this one was trained from"
+        )
+    needs = "sentencepiece protobuf" if slow.endswith(".model") else "transformers"
+    return (
+        f"{folder} has no tokenizer.json, only {slow}, which is that of a slow tokenizer; make one "
+        f"where the model is trusted: pip install transformers {needs}, then "
+        "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+    )
+
+
+def _token_types(config: Mapping[str, Any]) -> int:
+    """The rows of the model's table of token types; 0 where it has no such table."""
+    rows = config.get("type_vocab_size")
+    if rows is None:
+        return 2 if config.get("model_type") in TYPED_MODELS else 0
+    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 0:
+        raise CheckpointError(f"config.json has type_vocab_size={rows!r}, not a whole number")
+    return rows
 
 
 def _size(tokenizer: Tokenizer) -> int:
@@ -236,7 +308,7 @@ def _beginning(text: str, keep: int) -> str:
     return text[:space] if space > 0 else text
 
 
-def _template(ids: Sequence[int], owners: Sequence[int | None]) -> Template:
+def _split(ids: Sequence[int], owners: Sequence[int | None]) -> Template:
     """Split a probe's ids at those that belong to a text: an owner of None is the template's."""
     texts = [position for position, owner in enumerate(owners) if owner is not None]
     starts = [

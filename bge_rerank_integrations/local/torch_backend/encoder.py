@@ -90,7 +90,7 @@ class FlatEncoder:
             self._embedding_norm = names.norm("embeddings.LayerNorm")
             self._layers = [names.layer(f"encoder.layer.{i}.") for i in range(config.layers)]
             self._head = names.head() if output == "logit" else ()
-        self._typed = config.model_type == "bert" and len(self._types) > 1
+        self._typed = len(self._types) > 1
         plan = replace(plan, reasons=(*plan.reasons, reason))
         # before and after the activation
         self.plan = with_token_budget(plan, self._layers[0].up, inner_copies=2)

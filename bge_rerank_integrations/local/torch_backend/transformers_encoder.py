@@ -5,6 +5,7 @@ run, and a checkpoint that lacks a weight is refused. Some architectures let a s
 padding (MobileBERT, ConvBERT, FNet, CANINE); theirs run one at a time, as found at load.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,11 +18,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.model_config import (
-    OFFSET_POSITIONS,
-    position_limit,
-    read_size,
-)
+from bge_rerank_integrations.local.model_config import position_limit, read_size
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.runtime import (
     autocast,
@@ -64,10 +61,9 @@ class LibraryEncoder:
         self._vocabulary = read_size(checkpoint.config, "vocab_size", checkpoint.model)
         self._has_pad = isinstance(pad, int) and 0 <= pad < self._vocabulary
         self._pad = pad if self._has_pad else 0
-        # RoBERTa's relatives have the table too, but their tokenizers never use its second row
         self._segments = (
             getattr(model.config, "type_vocab_size", 1) > 1
-            and checkpoint.config.get("model_type") not in OFFSET_POSITIONS
+            and "token_type_ids" in inspect.signature(model.forward).parameters
         )
 
         self.plan = plan
@@ -85,8 +81,8 @@ class LibraryEncoder:
         for row, sequence in zip(ids, batch, strict=True):
             row[: len(sequence.ids)] = sequence.ids
         inputs = {"input_ids": ids, "attention_mask": (places < lengths[:, None]).astype(np.int64)}
-        if self._segments:
-            firsts = np.asarray([sequence.first_segment for sequence in batch])[:, None]
+        firsts = np.asarray([sequence.first_segment for sequence in batch])[:, None]
+        if self._segments and (firsts[:, 0] < lengths).any():
             inputs["token_type_ids"] = ((places >= firsts) & (places < lengths[:, None])).astype(
                 np.int64
             )
