@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
+from bge_rerank_integrations.types import Pair
 
 DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
 
@@ -45,6 +46,16 @@ class PublishedResults:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedScores:
+    """Raw scores of some pairs as `source` states them, computed in `precision`."""
+
+    pairs: tuple[Pair, ...]
+    scores: tuple[float, ...]
+    precision: Literal["fp32", "fp16"]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One row of the table in `models.json`, as the model card states it.
 
@@ -59,6 +70,7 @@ class ModelSpec:
     license: str
     query_instruction: str | None = None
     results: tuple[PublishedResults, ...] = ()
+    published_scores: PublishedScores | None = None
 
 
 @cache
@@ -70,7 +82,12 @@ def known_models() -> tuple[ModelSpec, ...]:
 
 def _spec(row: Mapping[str, Any]) -> ModelSpec:
     results = tuple(PublishedResults(**table) for table in row.get("results", ()))
-    return ModelSpec(**{**row, "family": Family(row["family"]), "results": results})
+    scores = row.get("published_scores")
+    if scores is not None:
+        pairs = tuple((query, passage) for query, passage in scores["pairs"])
+        scores = PublishedScores(**{**scores, "pairs": pairs, "scores": tuple(scores["scores"])})
+    read = {"family": Family(row["family"]), "results": results, "published_scores": scores}
+    return ModelSpec(**{**row, **read})
 
 
 def find_model(model: str) -> ModelSpec | None:

@@ -18,6 +18,7 @@ try:
     from bge_rerank_integrations.cli.models import models
     from bge_rerank_integrations.cli.rerank import rerank
     from bge_rerank_integrations.cli.sweep_layers import sweep_layers
+    from bge_rerank_integrations.cli.verify import verify
 except ModuleNotFoundError as error:
     if str(error.name).startswith("bge_rerank_integrations"):
         raise  # no extra brings what is missing of this package itself
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 
 
-for command in (rerank, batch, models, doctor, sweep_layers, calibrate, export):
+for command in (rerank, batch, models, doctor, sweep_layers, calibrate, export, verify):
     app.command(command.__name__.replace("_", "-"))(command)
 app.command("eval")(evaluate_models)
 

@@ -1,0 +1,54 @@
+"""`bge-rerank verify`: are the scores of a model right on this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bge_rerank_integrations.cli import options as option
+from bge_rerank_integrations.types import Backend, Precision
+
+
+def verify(
+    model: Annotated[str, typer.Argument(help="Hub id or folder.")],
+    *,
+    backend: option.Runtime = "auto",
+    device: option.Device = None,
+    precision: option.Number = "auto",
+    revision: option.Revision = None,
+    cache_dir: option.Cache = None,
+    local_files_only: option.LocalFilesOnly = False,
+    url: option.ServerAddress = None,
+    dialect: option.Dialect = "auto",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Largest difference of a raw score; 2e-5, or 0.05 in half precision."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write a report for a bug.")
+    ] = None,
+) -> None:
+    """Compare the scores of MODEL with those of every reference library that is installed.
+
+    Fixed pairs are scored here and, one at a time, by transformers, sentence-transformers and
+    FlagEmbedding, and compared with the scores that the model's card publishes. With --url the
+    scores of a server are compared. Exits with 1 if a score is wrong.
+    """
+    from bge_rerank_integrations.tools.verify import report_lines
+    from bge_rerank_integrations.tools.verify import verify as compare
+
+    asked: dict[str, str | bool | Backend | Precision | None] = {}
+    if url is None:
+        given = {"backend": backend, "device": device, "precision": precision}
+        given |= {"revision": revision, "cache_dir": cache_dir}
+        asked = {name: value for name, value in given.items() if value not in (None, "auto")}
+        asked["local_files_only"] = local_files_only
+    elif dialect != "auto":
+        asked = {"dialect": dialect}
+    found = compare(model, base_url=url, tolerance=tolerance, **asked)
+    for line in report_lines(found):
+        print(line)
+    if report is not None:
+        found.save(report)
+    if found.verdict == "wrong":
+        raise typer.Exit(1)
