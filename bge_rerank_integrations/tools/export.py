@@ -175,10 +175,11 @@ def _encoder_family(checkpoint: Checkpoint) -> Family:
 
 
 def _copy_settings(checkpoint: Checkpoint, folder: Path, family: Family) -> None:
-    for name in _settings():
-        if (checkpoint.folder / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(checkpoint.folder / name, folder / name)
+    for pattern in _settings():
+        for file in checkpoint.folder.glob(pattern):
+            copy = folder / file.relative_to(checkpoint.folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
     if family is Family.BI_ENCODER:
         # the table of models knows an instruction by the hub's id, which a folder no longer has
         from bge_rerank_integrations.local.text.bi_encoder import default_instructions
