@@ -1,1 +1,1 @@
-"""Scorers around a scorer: windows over long passages, and a score cache."""
+"""Scorers that wrap a scorer: windows over long passages, and a score cache."""

@@ -1,7 +1,7 @@
-"""A scorer around a scorer that remembers scores: in memory, or in a file that processes share.
+"""A scorer that caches another scorer's scores, in memory or in a file that processes share.
 
-A key is a hash of the scorer's name and of both texts, so a store holds no text. What a store
-cannot give it is asked for again: a cache may be lost, and never changes a score.
+A key is a hash of the scorer's name and both texts, so a store contains no text. Missing scores are
+computed: losing a cache costs time and never changes a score.
 """
 
 import hashlib
@@ -24,30 +24,27 @@ KEY_BYTES = 32
 
 
 class ScoreStore(Protocol):
-    """Keeps float32 scores by key; any number of threads may use it at once.
+    """Stores float32 scores by key, for any number of threads.
 
-    It raises nothing that scoring could do without: what it cannot read it does not have, and what
-    it cannot write it lets go.
+    A store never fails a rerank: scores that it cannot read are missing, and those that it cannot
+    write are dropped.
     """
 
     def get(self, keys: Sequence[bytes]) -> Mapping[bytes, float]:
-        """The scores of those keys that are there."""
+        """The scores of the stored keys."""
         ...
 
     def put(self, scores: Mapping[bytes, float]) -> None: ...
 
 
 class MemoryStore:
-    """Scores in this process; those not asked for longest go first beyond `max_pairs`.
-
-    A pair takes about 200 bytes.
-    """
+    """Scores in this process's memory, about 200 bytes a pair; the least recently used go first."""
 
     def __init__(self, *, max_pairs: int = 100_000) -> None:
-        most = whole_number(max_pairs)
-        if most is None or most < 1:
+        limit = whole_number(max_pairs)
+        if limit is None or limit < 1:
             raise InvalidInputError(f"max_pairs is {max_pairs!r}; it must be a whole number from 1")
-        self._max_pairs = most
+        self._max_pairs = limit
         self._scores: OrderedDict[bytes, float] = OrderedDict()
         self._lock = Lock()
 
@@ -71,13 +68,13 @@ class MemoryStore:
 
 
 class CachedScorer:
-    """Scores each pair once, and gives the same float32 from the `store` afterwards.
+    """Scores each pair once, and returns the same float32 from the `store` afterwards.
 
-    Name and scale are the scorer's own: equal names, equal scores, and so one store may serve many
-    scorers. What is not in the store is scored in one call, in the order given. When that fails
-    (`ScoringFailed`) the scores that came are kept, and the error's `partial` holds them together
-    with those that the store had. The name of a local scorer has a hash of the model's files in it,
-    which is computed at the first use and takes seconds for a large model.
+    Name and scale are the scorer's own. Equal names mean equal scores, so one store may serve many
+    scorers. Missing pairs are scored in one call, in the given order. If that fails
+    (`ScoringFailed`), the scores that were computed are stored, and the error's `partial` contains
+    them and the stored ones. A local scorer's name contains a hash of the model's files, which is
+    computed at the first use and takes seconds for a large model.
     """
 
     def __init__(self, scorer: Scorer, store: ScoreStore) -> None:
@@ -96,16 +93,16 @@ class CachedScorer:
         return self._scorer.scale
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """What the scorer says; raises `InvalidInputError` if it cannot count tokens."""
+        """The scorer's token counts; raises `InvalidInputError` if it cannot count tokens."""
         if not isinstance(self._scorer, CountsTokens):
             raise InvalidInputError(f"{self.name} cannot count tokens")
         return self._scorer.count_tokens(texts)
 
     def score(self, pairs: Iterable[Any]) -> FloatArray:
-        """One raw score per pair, float32, in the order given; see `LocalScorer.score`.
+        """One raw score per pair, float32, in the given order; see `LocalScorer.score`.
 
-        Raises what the scorer raises, and `ScorerContractError` or `NonFiniteScoreError` where its
-        scores cannot be right; such scores are not kept.
+        Raises what the scorer raises, and `ScorerContractError` or `NonFiniteScoreError` for wrong
+        scores, which are not stored.
         """
         read = read_pairs(pairs)
         return like_input(pairs, self._score(read) if read else np.empty(0, dtype=np.float32))
@@ -119,20 +116,20 @@ class CachedScorer:
             try:
                 found = checked_scores(self._scorer, list(missing.values()))
             except InvalidInputError:
-                # it names a position, which must be that in the caller's list
+                # score all, so that the error names the position in the caller's list
                 return checked_scores(self._scorer, pairs)
             except ScoringFailed as error:
-                known |= self._kept(missing, error.partial)
+                known |= self._stored(missing, error.partial)
                 if known:
                     error.partial = _in_order(keys, known)
                 raise
-            known |= self._kept(missing, found)
+            known |= self._stored(missing, found)
         return _in_order(keys, known)
 
-    def _kept(
+    def _stored(
         self, missing: Mapping[bytes, Pair], scores: FloatArray | None
     ) -> Mapping[bytes, float]:
-        """Put the numbers among the scores into the store, and return them by key."""
+        """Store the scores that are numbers, and return them by key."""
         if scores is None or np.shape(scores) != (len(missing),) or np.isinf(scores).any():
             return {}
         listed = np.asarray(scores, dtype=np.float32).tolist()
@@ -145,16 +142,15 @@ class CachedScorer:
 def pair_keys(name: str, pairs: Sequence[Pair]) -> list[bytes]:
     """The key of each pair: BLAKE2b (RFC 7693) of name, query and passage, each with its length.
 
-    The lengths keep ("ab", "c") and ("a", "bc") apart.
+    The lengths distinguish ("ab", "c") from ("a", "bc").
     """
-    begun: dict[str, Any] = {}  # passages share their query, whose hash is computed once
+    prefixes: dict[str, Any] = {}  # the hash of name and query is computed once per query
     keys = []
     for query, passage in pairs:
-        if query not in begun:
-            begun[query] = hashlib.blake2b(digest_size=KEY_BYTES)
-            begun[query].update(_with_length(name))
-            begun[query].update(_with_length(query))
-        digest = begun[query].copy()
+        if query not in prefixes:
+            start = _with_length(name) + _with_length(query)
+            prefixes[query] = hashlib.blake2b(start, digest_size=KEY_BYTES)
+        digest = prefixes[query].copy()
         digest.update(_with_length(passage))
         keys.append(digest.digest())
     return keys

@@ -1,77 +1,98 @@
-"""Scores in one SQLite file, for any number of threads and processes, forked ones too.
+"""Scores in one SQLite file, shared by any number of threads and processes.
 
-Each call opens the file and closes it again, so nothing is shared that a thread or a fork could
-break. The file is not synced to the disk: a cache that goes with the power costs only time. Each
-score carries a check, so one that was damaged is not read as another.
+Each call opens and closes the file, so no connection crosses a thread or a fork. A process that was
+forked while another thread was inside SQLite goes on without the cache: SQLite's own locks may be
+held there for good. The file is not synced to disk, because losing it costs only time. Each score
+has a checksum, so a damaged one is not used.
 """
 
 import hashlib
 import logging
+import math
 import os
 import sqlite3
+import stat
 import struct
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
 
 from bge_rerank_integrations.base.deadline import seconds_left
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.option_checks import whole_number
 
-T = TypeVar("T")
-
 logger = logging.getLogger("bge_rerank_integrations")
 
 APPLICATION_ID = 0x62676572
-"""In the file's header, so that we write into no other program's database."""
+"""Written to the file's header, so that no other program's database is modified."""
 
 VERSION = 1
 PAGE_BYTES = 4096
-LEAST_BYTES = 2**20
-ROWS_AT_ONCE = 500
-WAIT_SECONDS = 2.0
-"""How long another process may hold the file before a call goes on without it."""
+MIN_BYTES = 2**20
+ROWS_PER_TRANSACTION = 500
+LOCK_WAIT_SECONDS = 2.0
+"""How long a call waits for a file that another process has locked, before it does without."""
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS scores (
+LOCK_PATIENCE_SECONDS = 30.0
+"""After such a wait, how long further calls do not wait for the file again."""
+
+TABLE = """CREATE TABLE scores (
     number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, score BLOB NOT NULL
-)
-"""
+)"""
+OBJECTS = {"scores": ("table", TABLE), "sqlite_autoindex_scores_1": ("index", None)}
 SCORE = struct.Struct("<f")
-CHECK_BYTES = 8
-LEAST_PAGE_BYTES = 512
+CHECKSUM_BYTES = 8
+MIN_DATABASE_BYTES = 512
 DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
-"""The second where a message quotes a damaged file."""
+"""UnicodeDecodeError: SQLite's message may quote a damaged file."""
 
-BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+TEMPORARY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+_threads_in_sqlite: set[int] = set()
+_forked_in_sqlite = False
+
+
+def _after_fork() -> None:
+    global _forked_in_sqlite
+    _forked_in_sqlite = _forked_in_sqlite or bool(_threads_in_sqlite)
+    _threads_in_sqlite.clear()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class SqliteStore:
-    """Scores in the file at `path`, which is made if it is not there, up to `max_bytes`.
+    """Scores in the file at `path`, which is created if needed, up to `max_bytes`.
 
-    When the file is full the oldest quarter goes; a pair takes about 100 bytes. Of what goes wrong
-    there is one warning in the log, and scoring goes on: past a file that another process holds for
-    this once, without a file that is damaged, is not ours, or cannot be read; without writing where
-    that fails. Raises `InvalidInputError` for `max_bytes` below 1 MiB.
+    When the file is full, its oldest quarter is deleted; a pair takes about 100 bytes. Any failure
+    is logged once, and scoring continues: a file that another process has locked is skipped for
+    this call; a file that is damaged, unreadable or not ours is not used any more; a file that
+    cannot be written is only read. Raises `InvalidInputError` for `max_bytes` below 1 MiB and for a
+    path with a NUL character.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 2**30) -> None:
-        most = whole_number(max_bytes)
-        if most is None or most < LEAST_BYTES:
+        limit = whole_number(max_bytes)
+        if limit is None or limit < MIN_BYTES:
             raise InvalidInputError(
-                f"max_bytes is {max_bytes!r}; it must be a whole number from {LEAST_BYTES}"
+                f"max_bytes is {max_bytes!r}; it must be a whole number from {MIN_BYTES}"
             )
-        self._path = os.path.abspath(path)  # noqa: PTH100 - the folder may change, not the file
-        self._max_bytes = most
+        if "\0" in os.fspath(path):
+            raise InvalidInputError(f"the score cache's path {path!r} has a NUL character")
+        self._path = os.path.abspath(path)  # noqa: PTH100 - the working directory may change
+        self._max_bytes = limit
         self._reads = self._writes = True
         self._warned = False
+        self._no_wait_until = -math.inf
 
     def __repr__(self) -> str:
         return f"SqliteStore({self._path!r}, max_bytes={self._max_bytes})"
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, float]:
         found: dict[bytes, float] = {}
-        if not self._reads:
+        if not self._reads or self._unusable_after_fork():
             return found
         damaged = 0
         try:
@@ -80,15 +101,17 @@ class SqliteStore:
                     if not _is_ours(database):
                         return found
                 for key in keys:
+                    if seconds_left() == 0:
+                        break
                     row = database.execute("SELECT score FROM scores WHERE key = ?", [key])
-                    for (checked,) in row:
-                        score = _read_score(key, checked)
+                    for (packed,) in row:
+                        score = _unpack(key, packed)
                         if score is None:
                             damaged += 1
                         else:
                             found[key] = score
         except DATABASE_ERRORS as error:
-            if not _is_busy(error):
+            if not self._is_temporary(error):
                 self._reads = self._writes = False
             self._warn(error, "cannot be read")
         if damaged:
@@ -96,71 +119,96 @@ class SqliteStore:
         return found
 
     def put(self, scores: Mapping[bytes, float]) -> None:
-        if not self._writes:
+        if not self._writes or self._unusable_after_fork():
             return
-        rows = [(key, _checked_score(key, score)) for key, score in scores.items()]
+        rows = [(key, _pack(key, score)) for key, score in scores.items()]
         try:
             with self._open() as database:
                 _prepare(database)
-                for some in _chunks(rows):
-                    _insert(database, some)
+                for start in range(0, len(rows), ROWS_PER_TRANSACTION):
+                    if seconds_left() == 0:
+                        break
+                    _insert(database, rows[start : start + ROWS_PER_TRANSACTION])
         except DATABASE_ERRORS as error:
-            if not _is_busy(error):
+            if not self._is_temporary(error):
                 self._writes = False
             self._warn(error, "cannot be written")
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        _check_size(self._path)
+        _check_file(self._path)
+        patience = LOCK_WAIT_SECONDS if time.monotonic() >= self._no_wait_until else 0.0
         left = seconds_left()
-        wait = WAIT_SECONDS if left is None else min(WAIT_SECONDS, left)
-        database = sqlite3.connect(self._path, timeout=wait, isolation_level=None)
+        thread = threading.get_ident()
+        database = None
         try:
+            _threads_in_sqlite.add(thread)
+            database = sqlite3.connect(
+                self._path,
+                timeout=patience if left is None else min(patience, left),
+                isolation_level=None,
+            )
             database.execute("PRAGMA synchronous = OFF")
-            database.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of a file not yet begun
+            database.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # has an effect on a new file only
             (page,) = database.execute("PRAGMA page_size").fetchone()
             database.execute(f"PRAGMA max_page_count = {self._max_bytes // page}")
             yield database
         finally:
-            database.close()
+            if database is not None:
+                database.close()
+            _threads_in_sqlite.discard(thread)
 
-    def _warn(self, what: object, so: str) -> None:
+    def _unusable_after_fork(self) -> bool:
+        if _forked_in_sqlite:
+            self._warn("this process was forked while another thread used it", "is not used")
+        return _forked_in_sqlite
+
+    def _is_temporary(self, error: Exception) -> bool:
+        """Whether another process has the file locked; later calls then do not wait for it."""
+        temporary = _code(error) in TEMPORARY
+        if temporary:
+            self._no_wait_until = time.monotonic() + LOCK_PATIENCE_SECONDS
+        return temporary
+
+    def _warn(self, reason: object, effect: str) -> None:
         if not self._warned:
             self._warned = True
             logger.warning(
-                "the score cache %s %s (%s); scoring goes on and computes what is missing. If it "
-                "is damaged, delete it. Said once for this cache",
+                "the score cache %s %s (%s); scoring continues and computes what is missing. If it "
+                "is damaged, delete it. This is logged once for this cache",
                 self._path,
-                so,
-                what,
+                effect,
+                reason,
             )
 
 
-def _check_size(path: str) -> None:
-    """Raise for a file too short to be a database, which SQLite would take for an empty one.
+def _check_file(path: str) -> None:
+    """Raise for a pipe or device, and for a file so short that SQLite would take it for empty.
 
-    It is not opened: closing it would free the locks that other threads have on it (POSIX).
+    The file is not opened: closing it would free the locks that other threads have on it (POSIX).
     """
     try:
-        size = os.stat(path).st_size  # noqa: PTH116 - a path as text, as SQLite takes it
+        found = os.stat(path)  # noqa: PTH116 - a path as text, as SQLite takes it
     except OSError:
-        return  # SQLite says what is wrong, or makes the file
-    if 0 < size < LEAST_PAGE_BYTES:
+        return  # SQLite creates the file, or reports why it cannot
+    if stat.S_ISDIR(found.st_mode):
+        return  # SQLite reports it
+    if not stat.S_ISREG(found.st_mode) or 0 < found.st_size < MIN_DATABASE_BYTES:
         raise sqlite3.DatabaseError("file is not a database")
 
 
 def _is_ours(database: sqlite3.Connection) -> bool:
-    """Whether the file holds scores; False if it is empty. Raises if it is something else.
+    """True if the file has our table and nothing else, False if it is empty; raises otherwise.
 
-    To be asked within a transaction: otherwise another process may begin the file between the
-    questions, and the answers would not belong together.
+    Call it within a transaction: another process may create the table between the queries.
     """
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
-    if (application, version) == (APPLICATION_ID, VERSION):
+    rows = database.execute("SELECT name, type, sql FROM sqlite_master LIMIT 3").fetchall()
+    objects = {name: (kind, sql) for name, kind, sql in rows}
+    if (application, version, objects) == (APPLICATION_ID, VERSION, OBJECTS):
         return True
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables or application or version:
+    if rows or application or version:
         raise sqlite3.DatabaseError(
             "it is a database of something else, or of another version of this package"
         )
@@ -175,23 +223,21 @@ def _prepare(database: sqlite3.Connection) -> None:
         if not _is_ours(database):  # another process may have been faster
             database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             database.execute(f"PRAGMA user_version = {VERSION}")
-            database.execute(SCHEMA)
+            database.execute(TABLE)
 
 
 def _insert(database: sqlite3.Connection, rows: Sequence[tuple[bytes, bytes]]) -> None:
-    """Write the rows; where the file is full, in place of the oldest quarter, tried twice."""
-    quarters = 2
-    while True:
+    """Write the rows; if the file is full, delete its oldest quarter first, at most twice."""
+    for quarters_left in (2, 1, 0):
         try:
             with _transaction(database):
                 database.executemany(
                     "INSERT OR REPLACE INTO scores (key, score) VALUES (?, ?)", rows
                 )
-                break
+                return
         except sqlite3.Error as error:
-            if _code(error) != sqlite3.SQLITE_FULL or not quarters:
+            if _code(error) != sqlite3.SQLITE_FULL or not quarters_left:
                 raise
-        quarters -= 1
         with _transaction(database):
             database.execute(
                 "DELETE FROM scores WHERE number <= "
@@ -201,7 +247,7 @@ def _insert(database: sqlite3.Connection, rows: Sequence[tuple[bytes, bytes]]) -
 
 @contextmanager
 def _transaction(database: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
-    """One; DEFERRED for reading alone, which lets others read too."""
+    """A transaction; DEFERRED for reading, which lets others read too."""
     database.execute(f"BEGIN {kind}")
     try:
         yield
@@ -212,37 +258,21 @@ def _transaction(database: sqlite3.Connection, kind: str = "IMMEDIATE") -> Itera
         raise
 
 
-def _checked_score(key: bytes, score: float) -> bytes:
+def _pack(key: bytes, score: float) -> bytes:
     packed = SCORE.pack(score)
-    return packed + _check(key, packed)
+    return packed + hashlib.blake2b(key + packed, digest_size=CHECKSUM_BYTES).digest()
 
 
-def _read_score(key: bytes, checked: object) -> float | None:
-    """The score, or None if key, score and check do not belong together."""
-    if not isinstance(checked, bytes):
-        return None
-    packed = checked[: SCORE.size]
-    if checked[SCORE.size :] != _check(key, packed):
+def _unpack(key: bytes, packed: object) -> float | None:
+    """The score; None if it is not finite, or key, score and checksum do not match."""
+    if not isinstance(packed, bytes) or len(packed) != SCORE.size + CHECKSUM_BYTES:
         return None
     score: float
-    (score,) = SCORE.unpack(packed)
-    return score
-
-
-def _check(key: bytes, packed: bytes) -> bytes:
-    return hashlib.blake2b(key + packed, digest_size=CHECK_BYTES).digest()
-
-
-def _is_busy(error: Exception) -> bool:
-    return _code(error) in BUSY
+    (score,) = SCORE.unpack(packed[: SCORE.size])
+    return score if math.isfinite(score) and packed == _pack(key, score) else None
 
 
 def _code(error: Exception) -> int | None:
-    """SQLite's primary code; None for an error that is Python's or ours."""
+    """SQLite's primary result code; None for other errors."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF  # the rest of an extended code says more of it
-
-
-def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(values), ROWS_AT_ONCE):
-        yield values[start : start + ROWS_AT_ONCE]
+    return None if code is None else code & 0xFF  # the upper bits of an extended code are details

@@ -1,7 +1,7 @@
-"""Scorers around a scorer for passages that are too long: read in windows, or refused.
+"""Scorers for passages that are too long: split them into windows, or refuse them.
 
-A window is a piece of the passage that the model reads whole. The best window's score is the
-passage's, as in MaxP (Dai and Callan, "Deeper Text Understanding for IR with Contextual Neural
+A window is a part of the passage that fits into the model. The passage gets the score of its best
+window, as in MaxP (Dai and Callan, "Deeper Text Understanding for IR with Contextual Neural
 Language Modeling", SIGIR 2019).
 """
 
@@ -31,16 +31,16 @@ DEFAULT_OVERLAP = 64
 
 
 class WindowedScorer:
-    """Reads a passage that is too long in overlapping windows; its score is the best window's.
+    """Splits a passage that is too long into overlapping windows, and returns the best score.
 
-    A window holds as many tokens as fit beside the query, or up to a quarter less, to end with a
-    sentence or at least a word. It repeats about `overlap` tokens of the one before, at most half a
-    window; every token is in a window, and no window is cut. All windows of a call are scored in
-    one call, so a passage costs about its tokens, divided by those of a window less the overlap.
-    A passage that fits is scored as it is. A query that is too long is still cut, and warned of.
+    A window has as many tokens as fit beside the query, or up to a quarter less, so that it ends at
+    a sentence or at least a word. It repeats about `overlap` tokens of the previous window, at most
+    half a window. Every token is in a window, and no window is truncated. All windows of a call are
+    scored in one call. A passage that fits is scored as it is. A query that is too long is still
+    truncated, with a warning.
 
     Raises `InvalidInputError` for an overlap below 0, and for a scorer that cannot measure pairs,
-    such as one on a server, whose tokenizer is not here.
+    such as one on a server, whose tokenizer is not available here.
     """
 
     def __init__(self, scorer: Scorer, *, overlap: int = DEFAULT_OVERLAP) -> None:
@@ -66,11 +66,11 @@ class WindowedScorer:
         return self._measuring.count_tokens(texts)
 
     def score(self, pairs: Iterable[Any]) -> FloatArray:
-        """One raw score per pair, float32, in the order given; see `LocalScorer.score`.
+        """One raw score per pair, float32, in the given order; see `LocalScorer.score`.
 
-        Raises what the scorer raises; where some windows of a passage were not scored
-        (`ScoringFailed.partial`), neither is the passage. Raises `InvalidInputError` for a passage
-        with a character of more tokens than fit beside its query.
+        Raises what the scorer raises; in `ScoringFailed.partial`, a passage has a score only if all
+        of its windows have. Raises `InvalidInputError` for a passage with a character that has more
+        tokens than fit beside its query.
         """
         read = read_pairs(pairs)
         if not read:
@@ -90,20 +90,20 @@ class WindowedScorer:
         except ScoringFailed as error:
             if error.partial is not None and len(error.partial) == sum(map(len, split)):
                 error.partial = np.maximum.reduceat(error.partial, first)  # NaN stays NaN
-            error.add_note("positions count windows, of which long passages have several")
+            error.add_note("positions count windows; a long passage has several")
             raise
         return like_input(pairs, np.maximum.reduceat(scores, first))
 
     def windows(self, pairs: Iterable[Any]) -> list[list[tuple[int, int]]]:
-        """The windows of each passage, as start and end in its characters, in their order.
+        """The windows of each passage, as (start, end) in characters, in order.
 
-        A passage that fits is one window, all of it.
+        A passage that fits is one window.
         """
         read = read_pairs(pairs)
         found: list[list[tuple[int, int]]] = [[] for _ in read]
         pending = [_Piece(owner, 0, *pair) for owner, pair in enumerate(read)]
-        # A piece may have another number of tokens by itself than it has in its passage, so each is
-        # measured, and one that does not fit is divided again.
+        # A piece may have another number of tokens than within its passage, so each is measured,
+        # and split again if it does not fit.
         while pending:
             lengths = self._measuring.measure([(piece.query, piece.text) for piece in pending])
             long = []
@@ -122,11 +122,11 @@ class WindowedScorer:
 
 
 class UncutScorer:
-    """The scorer itself, but a pair that it would cut is an error instead.
+    """The same scorer, except that a pair it would truncate is an error.
 
-    `measured_by` is the scorer whose limits count, where that is another: behind a cache, which has
-    its name, and so scores of pairs that were cut when somebody else asked. Raises
-    `InvalidInputError` if it cannot measure pairs.
+    `measured_by` is the scorer whose limits apply, if `scorer` is a cache around it: the cache may
+    hold scores of pairs that were truncated in other calls. Raises `InvalidInputError` if it cannot
+    measure pairs.
     """
 
     def __init__(self, scorer: Scorer, *, measured_by: Scorer | None = None) -> None:
@@ -148,10 +148,10 @@ class UncutScorer:
         return self._measuring.count_tokens(texts)
 
     def score(self, pairs: Iterable[Any]) -> FloatArray:
-        """One raw score per pair, float32, in the order given; see `LocalScorer.score`.
+        """One raw score per pair, float32, in the given order; see `LocalScorer.score`.
 
-        Raises `InvalidInputError`, with the position and the number of tokens, for the first pair
-        whose query or passage is too long, and what the scorer raises.
+        Raises what the scorer raises, and `InvalidInputError`, with position and number of tokens,
+        for the first query or passage that is too long.
         """
         read = read_pairs(pairs)
         for index, length in enumerate(self._measuring.measure(read)):
@@ -174,7 +174,7 @@ class UncutScorer:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of the passage of the pair at position `owner`, from the character `start` on."""
+    """Part of the passage at position `owner`, starting at character `start`."""
 
     owner: int
     start: int
@@ -182,14 +182,13 @@ class _Piece:
     text: str
 
     def parts(self, length: PairLength, offsets: NDArray[np.int64], overlap: int) -> list["_Piece"]:
-        """Shorter pieces that together hold every token of this one."""
+        """Shorter pieces that together contain every token of this one."""
         room = length.passage_limit - (length.passage - len(offsets))  # less the instruction's
         spans = plan_windows(self.text, offsets, room, overlap)
         if not spans or any(end - start >= len(self.text) for start, end in spans):
             raise InvalidInputError(
-                f"the passage at position {self.owner} has a character of more tokens than fit "
-                f"beside its query, which are {length.passage_limit}; shorten the query, or raise "
-                "max_length",
+                f"the passage at position {self.owner} has a character with more tokens than fit "
+                f"beside its query: {length.passage_limit}; shorten the query, or raise max_length",
                 index=self.owner,
             )
         worded = [span for span in (_stripped(self.text, *span) for span in spans) if span]
@@ -202,15 +201,14 @@ class _Piece:
 def plan_windows(
     text: str, offsets: NDArray[np.int64], room: int, overlap: int
 ) -> list[tuple[int, int]]:
-    """Start and end, in characters, of windows of at most `room` tokens that hold all tokens.
+    """(start, end) in characters of windows with at most `room` tokens, covering all tokens.
 
-    `offsets` are start and end of each token. Empty where some character has more tokens than
-    there is room for.
+    `offsets` are start and end of each token. Empty if a character has more than `room` tokens.
     """
     starts = offsets[:, 0].tolist()
     ends = np.maximum.accumulate(offsets[:, 1]).tolist()
     number, overlap = len(starts), min(overlap, room // 4)
-    # Between which tokens the text may be parted: not inside a character that gave several.
+    # The places between tokens where the text may be split: not within a character.
     ranks = {
         place: _rank(text, ends[place - 1], starts[place])
         for place in range(1, number)
@@ -223,7 +221,7 @@ def plan_windows(
         end = _best_cut(ranks, max(done, begin + room * 3 // 4), begin + room)
         end = end or _best_cut(ranks, done, begin + room, anywhere=True)
         if end is None and begin < done:
-            begin = done  # a character of many tokens stands behind: no overlap with it
+            begin = done  # a character with many tokens follows: drop the overlap
             continue
         if end is None:
             return []
@@ -235,7 +233,7 @@ def plan_windows(
 def _best_cut(
     ranks: dict[int, int], above: int, last: int, *, anywhere: bool = False
 ) -> int | None:
-    """The last place of the highest rank above `above` and up to `last`; None if there is none."""
+    """The last place of the highest rank in (above, last]; None if there is none."""
     places = [place for place in range(last, above, -1) if place in ranks]
     if anywhere:
         return places[0] if places else None
@@ -243,7 +241,7 @@ def _best_cut(
 
 
 def _rank(text: str, end: int, start: int) -> int:
-    """How good it is to part the text here: 2 behind a sentence, 1 between words, 0 inside one."""
+    """How good a place to split is: 2 after a sentence, 1 between words, 0 within a word."""
     last, gap = text[max(0, end - 1) : end], text[end:start] + text[start : start + 1]
     word_ends = start > end or last.isspace() or gap[:1].isspace()
     if (
@@ -256,7 +254,7 @@ def _rank(text: str, end: int, start: int) -> int:
 
 
 def _stripped(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """The span without white space at its ends; None where nothing else is in it."""
+    """The span without white space at its ends; None if nothing is left."""
     part = text[start:end].lstrip()
     return (end - len(part), end - len(part) + len(part.rstrip())) if part else None
 
@@ -264,8 +262,8 @@ def _stripped(text: str, start: int, end: int) -> tuple[int, int] | None:
 def _measuring(scorer: Scorer) -> MeasuresPairs:
     if not isinstance(scorer, MeasuresPairs):
         raise InvalidInputError(
-            f"{scorer.name} cannot say how many tokens a passage has, so long passages cannot be "
-            "told: a server keeps its tokenizer to itself, and a cache belongs around the windows; "
-            "use long_passages='cut', or split the passages before they are retrieved"
+            f"{scorer.name} cannot say how many tokens a passage has: the tokenizer of a server is "
+            "not available here, and a cache must wrap the windows; use long_passages='cut', or "
+            "split the passages before they are indexed"
         )
     return scorer

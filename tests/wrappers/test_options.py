@@ -118,7 +118,7 @@ def test_other_words_are_refused(reranker_base: Path) -> None:
 
 def test_a_server_has_no_windows_and_no_file_without_a_models_name(tmp_path: Path) -> None:
     address = "http://127.0.0.1:9"
-    with pytest.raises(InvalidInputError, match="a server keeps its tokenizer"):
+    with pytest.raises(InvalidInputError, match="the tokenizer of a server is not"):
         load_reranker(address, long_passages="windows")
     with pytest.raises(InvalidInputError, match="which model the server runs"):
         load_reranker(address, score_cache=str(tmp_path / "scores.db"))

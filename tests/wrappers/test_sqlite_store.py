@@ -1,6 +1,7 @@
 """Whatever happens to the file: a right score, or none and one warning."""
 
 import logging
+import math
 import os
 import random
 import sqlite3
@@ -17,7 +18,8 @@ import pytest
 
 from bge_rerank_integrations import InvalidInputError
 from bge_rerank_integrations.base.deadline import time_limit
-from bge_rerank_integrations.wrappers.cache import CachedScorer
+from bge_rerank_integrations.wrappers import sqlite_store
+from bge_rerank_integrations.wrappers.cache import CachedScorer, pair_keys
 from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
 from tests.fakes import WordOverlapScorer
 from tests.wrappers.test_cache import PAIRS, SCORES, ListScorer
@@ -357,3 +359,138 @@ assert os.waitpid(child, 0)[1] == 0
 assert store.get([b"b" * 32]) == {{b"b" * 32: 2.0}}
 """
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_process_forked_while_a_thread_was_in_sqlite_scores_without_the_cache(
+    tmp_path: Path,
+) -> None:
+    """SQLite's locks may be held there for good, by a thread that the child does not have."""
+    program = f"""
+import logging, os, threading
+logging.basicConfig(format="%(message)s")
+from bge_rerank_integrations.wrappers.cache import CachedScorer
+from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
+from tests.fakes import WordOverlapScorer
+from tests.wrappers.test_cache import PAIRS, SCORES
+store = SqliteStore({str(tmp_path / "scores.db")!r})
+CachedScorer(WordOverlapScorer(), store).score(PAIRS)
+inside, leave = threading.Event(), threading.Event()
+
+def stay():
+    with store._open():
+        inside.set()
+        leave.wait()
+
+def child(expected):
+    if (process := os.fork()) == 0:
+        scorer = WordOverlapScorer()
+        cached = CachedScorer(scorer, store)
+        right = all(cached.score(PAIRS).tolist() == SCORES for _ in range(2))
+        os._exit(0 if right and scorer.pairs_scored == expected else 1)
+    assert os.waitpid(process, 0)[1] == 0, expected
+
+thread = threading.Thread(target=stay)
+thread.start()
+inside.wait()
+child(expected=2 * len(PAIRS))
+leave.set()
+thread.join()
+child(expected=0)
+scorer = WordOverlapScorer()
+CachedScorer(scorer, store).score(PAIRS)
+assert scorer.pairs_scored == 0
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "forked while another thread used it" in done.stderr
+
+
+def of_someone_else(file: Path, *statements: str) -> SqliteStore:
+    """A file that bears our marks and was made by others."""
+    database = sqlite3.connect(file)
+    for statement in (f"PRAGMA application_id = {0x62676572}", "PRAGMA user_version = 1"):
+        database.execute(statement)
+    with database:
+        for statement in statements:
+            database.execute(statement)
+    database.close()
+    return SqliteStore(file)
+
+
+def test_a_view_in_place_of_the_table_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = sqlite_store._pack(pair_keys("word-overlap", PAIRS)[0], 7.0).hex()
+    key_ = pair_keys("word-overlap", PAIRS)[0].hex()
+    store = of_someone_else(
+        tmp_path / "scores.db",
+        f"CREATE VIEW scores AS SELECT 1 AS number, x'{key_}' AS key, x'{wrong}' AS score",
+    )
+    scored_without(store, caplog, "database of something else")
+
+
+def test_a_table_with_a_trigger_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trigger = "CREATE TRIGGER t AFTER INSERT ON scores BEGIN DELETE FROM scores; END"
+    store = of_someone_else(tmp_path / "scores.db", sqlite_store.TABLE, trigger)
+    scored_without(store, caplog, "database of something else")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_is_computed_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, bad: float
+) -> None:
+    store = SqliteStore(tmp_path / "scores.db")
+    store.put({pair_keys("word-overlap", PAIRS)[1]: bad})
+    assert CachedScorer(WordOverlapScorer(), store).score(PAIRS).tolist() == SCORES
+    (warning,) = warnings(caplog)
+    assert "1 of its scores are damaged" in warning
+
+
+def test_a_pipe_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    scored_without(SqliteStore(tmp_path / "pipe"), caplog, "not a database")
+
+
+def test_a_path_with_a_nul_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="has a NUL character"):
+        SqliteStore("scores\0.db")
+
+
+def test_a_locked_file_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "scores.db"
+    SqliteStore(file).put({key(1): 0.5})
+    connect = sqlite3.connect
+    waits: list[float] = []
+
+    def watched(*args: Any, **options: Any) -> sqlite3.Connection:
+        waits.append(options["timeout"])
+        database: sqlite3.Connection = connect(*args, **options)
+        return database
+
+    holder = connect(file, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    monkeypatch.setattr(sqlite3, "connect", watched)
+    store = SqliteStore(file)
+    with time_limit(0.1):
+        assert store.get([key(1)]) == {}
+    store.put({key(2): 1.5})
+    assert store.get([key(1)]) == {}
+    assert 0 < waits[0] <= 0.1
+    assert waits[1:] == [0, 0]
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert store.get([key(1), key(2)]) == {key(1): 0.5}
+
+
+def test_no_key_is_looked_up_after_the_time_limit(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "scores.db")
+    store.put({key(1): 0.5})
+    with time_limit(0):
+        assert store.get([key(1)]) == {}
+        store.put({key(2): 1.5})
+    assert store.get([key(1), key(2)]) == {key(1): 0.5}
