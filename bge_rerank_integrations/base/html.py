@@ -1,20 +1,16 @@
-"""Small HTML tables without a script or a style, for notebooks and the page of an evaluation."""
+"""HTML tables for notebooks, without a script or style."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
 
 
 def html_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table of these values, escaped: numbers to six digits, nothing for None, else `str`."""
-    return table_of_escaped(
-        [escape(name) for name in head], ([_cell(value) for value in row] for row in rows)
-    )
-
-
-def table_of_escaped(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of cells that are HTML already."""
-    lines = ["<table><thead><tr>", *(f"<th>{cell}</th>" for cell in head), "</tr></thead><tbody>"]
-    lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
+    """A table of escaped values: floats to six digits, "" for None, `str` for anything else."""
+    lines = ["<table><thead><tr>", *(f"<th>{escape(name)}</th>" for name in head)]
+    lines.append("</tr></thead><tbody>")
+    lines += [
+        "<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>" for row in rows
+    ]
     return "".join(lines) + "</tbody></table>"
 
 

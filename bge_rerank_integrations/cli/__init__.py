@@ -11,13 +11,11 @@ try:
     import typer
 
     from bge_rerank_integrations.cli.batch import batch
-    from bge_rerank_integrations.cli.calibrate import calibrate
     from bge_rerank_integrations.cli.doctor import doctor
-    from bge_rerank_integrations.cli.eval import evaluate_models
     from bge_rerank_integrations.cli.export import export
+    from bge_rerank_integrations.cli.judged import calibrate, evaluate_models, sweep_layers
     from bge_rerank_integrations.cli.models import models
     from bge_rerank_integrations.cli.rerank import rerank
-    from bge_rerank_integrations.cli.sweep_layers import sweep_layers
     from bge_rerank_integrations.cli.verify import verify
 except ModuleNotFoundError as error:
     if str(error.name).startswith("bge_rerank_integrations"):

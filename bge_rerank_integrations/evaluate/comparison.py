@@ -1,33 +1,24 @@
-"""Rerankers side by side on judged questions: scored once, then counted."""
+"""Compare rerankers on judged questions: score every candidate once, then count."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from inspect import getattr_static
+from typing import TypeAlias, TypeGuard, cast
 
 import numpy as np
+from ir_measures.measures import Measure
 
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.evaluate.bootstrap import (
-    Array,
-    Bootstrap,
-    Difference,
-    difference,
-    estimate,
-)
-from bge_rerank_integrations.evaluate.figures import (
-    Judged,
-    candidates,
-    changes,
-    depth_rows,
-    histogram,
-    latency,
-    quality_by_depth,
-)
 from bge_rerank_integrations.evaluate.judged import JudgedQuery
 from bge_rerank_integrations.evaluate.measures import (
+    Orders,
     Scored,
     first_stage,
     measured,
     parse_measures,
+    perfect,
     reranked,
     score_all,
 )
@@ -37,18 +28,34 @@ from bge_rerank_integrations.evaluate.recommend import (
     recommend_threshold,
     recommend_top_n,
 )
-from bge_rerank_integrations.evaluate.report import Comparison, Report, RerankerResult
-from bge_rerank_integrations.evaluate.verdict import overall_verdict, verdict, why_unmeasurable
+from bge_rerank_integrations.evaluate.report import (
+    Candidates,
+    Change,
+    Comparison,
+    DepthRow,
+    Histogram,
+    Latency,
+    Report,
+    RerankerResult,
+    overall_verdict,
+    unmeasurable,
+    verdict,
+)
+from bge_rerank_integrations.evaluate.statistics import Array, Resampling
 from bge_rerank_integrations.option_checks import check_scorer, listed, whole_number
 from bge_rerank_integrations.ranking.reranker import Reranker
-from bge_rerank_integrations.types import Scorer
+from bge_rerank_integrations.types import FloatArray, Scorer
 
 MEASURES = ("nDCG@10", "RR@10", "AP", "R@10", "Success@1", "Success@5")
+_BINS = 40
+
+Loader: TypeAlias = Callable[[], Scorer | Reranker]
+"""Loads a reranker when its turn comes."""
 
 
 def evaluate(
     queries: Iterable[JudgedQuery],
-    rerankers: Mapping[str, Scorer | Reranker],
+    rerankers: Mapping[str, Scorer | Reranker | Loader],
     *,
     measures: Sequence[str] = MEASURES,
     depths: Sequence[int] | None = None,
@@ -60,25 +67,31 @@ def evaluate(
 ) -> Report:
     """Compare rerankers, by the names given them, with each other and with no reranking.
 
-    Every candidate of every question is scored once, each question's in a call of their own. Of a
-    `Reranker` only the scorer and the scale count: neither its `top_n` nor its threshold, timeout
-    or `on_error`. The first of the `measures`, which are named as in ir-measures, is the main one:
-    the verdict, the depths and the wins go by it. `depths` are the numbers of candidates to try,
-    by default round numbers; all of them is always tried. Intervals are of 95%, from `resamples`
-    resamples of the questions. `examples` is how many wins and losses to keep, with their texts.
+    Every candidate of every question is scored once, each question in a separate call. Only the
+    scorer and scale of a `Reranker` matter, not its `top_n`, threshold, timeout or `on_error`. A
+    function is called without arguments when its turn comes, and what it loads is closed
+    afterwards, so that only one model is in memory. The first of the `measures`, named as in
+    ir-measures, is the main one: the verdict, depths and wins use it. `depths` are the numbers of
+    candidates to try, by default round numbers; all candidates are always tried. Intervals are 95%
+    intervals from `resamples` bootstrap resamples of the questions. `examples` is the number of
+    wins and losses to keep, with their texts.
 
-    A question without a relevant passage is left out: no order of it is better than another. One
-    without candidates counts, as 0.
+    A question without a relevant passage is left out, because no order is better than another. One
+    without candidates counts as 0.
 
-    Raises `InvalidInputError` for options of another kind or out of range, and where no question
-    has a relevant passage or none has candidates, `MissingExtra` without the `eval` extra, and
-    what a scorer raises.
+    Raises `InvalidInputError` for an option of the wrong type or out of range, and if no question
+    with a relevant passage has candidates; and what a scorer raises.
     """
     _check_rerankers(rerankers)
-    depths = None if depths is None else _checked_depths(depths)
-    resamples = _checked_number("resamples", resamples, least=100)
-    seed = _checked_number("seed", seed, least=0)
-    examples = _checked_number("examples", examples, least=0)
+    given_depths = None if depths is None else listed(depths, "depths")
+    if given_depths is not None and (
+        not given_depths or any((whole_number(depth) or 0) < 1 for depth in given_depths)
+    ):
+        raise InvalidInputError(
+            f"depths is {list(given_depths)}; they must be whole numbers from 1"
+        )
+    resampling = Resampling(_at_least(100, "resamples", resamples), _at_least(0, "seed", seed))
+    examples = _at_least(0, "examples", examples)
     queries = _checked_queries(queries)
     parsed = parse_measures(measures)
     judged = [query for query in queries if any(grade >= 1 for grade in query.grades.values())]
@@ -88,76 +101,72 @@ def evaluate(
             f"of {len(queries)} questions {len(judged)} have a relevant passage, and none of these "
             "has candidates: there is nothing to measure"
         )
-    tried = {min(depth, longest) for depth in depths or depths_to_try(longest)} | {longest}
-    bootstrap = Bootstrap(len(judged), resamples, seed)
-    data = Judged(judged, parsed, tuple(measures), tuple(sorted(tried)), bootstrap)
+    tried = {min(depth, longest) for depth in given_depths or depths_to_try(longest)} | {longest}
+    data = _Data(judged, parsed, tuple(measures), tuple(map(int, sorted(tried))), resampling)
     before = measured(judged, first_stage(judged), parsed)
     results, mains = [], {}
     for name, given in rerankers.items():
-        reranker = given if isinstance(given, Reranker) else Reranker(given)
-        scored = score_all(reranker.scorer, judged, name=name, show_progress=show_progress)
-        after = measured(judged, reranked(scored.scores, longest), parsed)
-        results.append(
-            _result(data, name, reranker, scored, before=before, after=after, examples=examples)
-        )
-        mains[name] = after[:, 0]
+        with ExitStack() as stack:
+            reranker = _as_reranker(given() if _is_loader(given) else given)
+            if _is_loader(given) and isinstance(reranker.scorer, AbstractContextManager):
+                stack.enter_context(reranker.scorer)
+            scored = score_all(reranker.scorer, judged, name=name, show_progress=show_progress)
+            after = measured(judged, reranked(scored.scores, longest), parsed)
+            results.append(data.result(name, reranker, scored, (before, after), examples))
+        mains[name] = after[:, :1]
     comparisons = tuple(
-        Comparison(first, second, _difference(mains[first], mains[second], bootstrap))
+        Comparison(first, second, resampling.differences(mains[first], mains[second])[0])
         for first, second in itertools.combinations(mains, 2)
     )
-    means = bootstrap.means(before)
-    estimates = {
-        name: estimate(before[:, column], means[:, column]) for column, name in enumerate(measures)
-    }
-    main = measures[0]
-    unmeasurable = why_unmeasurable(judged)
+    estimates = dict(zip(measures, resampling.estimates(before), strict=True))
+    main, questions = measures[0], len(judged)
+    why_not = unmeasurable(judged)
     verdicts = {
-        result.name: unmeasurable
-        or verdict(result, main, before=estimates[main], questions=len(judged))
+        result.name: why_not or verdict(result, main, before=estimates[main], questions=questions)
         for result in results
     }
     return Report(
         title=title,
-        questions=len(judged),
-        left_out=len(queries) - len(judged),
+        questions=questions,
+        left_out=len(queries) - questions,
         main=main,
-        candidates=candidates(data),
+        candidates=data.candidates(),
         first_stage=estimates,
         rerankers=tuple(results),
         comparisons=comparisons,
-        resamples=resamples,
-        seed=seed,
-        verdict=unmeasurable
-        or overall_verdict(results, comparisons, verdicts, main, questions=len(judged)),
+        resamples=resampling.resamples,
+        seed=resampling.seed,
+        verdict=why_not
+        or overall_verdict(results, comparisons, verdicts, main, questions=questions),
         verdicts=verdicts,
     )
 
 
-def _check_rerankers(rerankers: Mapping[str, Scorer | Reranker]) -> None:
+def _as_reranker(given: object) -> Reranker:
+    return given if isinstance(given, Reranker) else Reranker(cast("Scorer", given))
+
+
+def _is_loader(given: Scorer | Reranker | Loader) -> TypeGuard[Loader]:
+    return callable(given) and getattr_static(given, "score", None) is None
+
+
+def _check_rerankers(rerankers: Mapping[str, Scorer | Reranker | Loader]) -> None:
     if not isinstance(rerankers, Mapping):
         raise InvalidInputError(
-            f"rerankers is a {type(rerankers).__name__}; it must name each scorer or Reranker, as "
+            f"rerankers is a {type(rerankers).__name__}; it must map names to scorers, as in "
             '{"base": scorer}'
         )
     if not rerankers:
-        raise InvalidInputError("rerankers is empty; name at least one")
+        raise InvalidInputError("rerankers is empty; give at least one")
     for name, given in rerankers.items():
-        if not isinstance(given, Reranker):
+        if not isinstance(given, Reranker) and not _is_loader(given):
             check_scorer(given, f"the reranker {name!r}")
 
 
-def _checked_depths(depths: Sequence[int]) -> list[int]:
-    given = listed(depths, "depths")
-    numbers = [number for depth in given if (number := whole_number(depth)) is not None]
-    if not given or len(numbers) < len(given) or min(numbers) < 1:
-        raise InvalidInputError(f"depths is {list(given)}; they must be whole numbers from 1")
-    return numbers
-
-
-def _checked_number(name: str, given: int, *, least: int) -> int:
+def _at_least(least: int, name: str, given: int) -> int:
     number = whole_number(given)
     if number is None or number < least:
-        raise InvalidInputError(f"{name} is {given!r}; it must be at least {least}, a whole number")
+        raise InvalidInputError(f"{name} is {given!r}; it must be a whole number from {least}")
     return number
 
 
@@ -166,60 +175,148 @@ def _checked_queries(queries: Iterable[JudgedQuery]) -> list[JudgedQuery]:
         raise InvalidInputError(
             f"queries is a {type(queries).__name__}; it must be a list of JudgedQuery"
         )
-    listed_queries = list(queries)
-    for place, query in enumerate(listed_queries):
+    every = list(queries)
+    for place, query in enumerate(every):
         if not isinstance(query, JudgedQuery):
             raise InvalidInputError(
                 f"the query at position {place} is a {type(query).__name__}, not a JudgedQuery: "
-                "retrieve_candidates and read_beir give these"
+                "use retrieve_candidates or read_beir"
             )
-    return listed_queries
+    return every
 
 
-def _difference(first: Array, second: Array, bootstrap: Bootstrap) -> Difference:
-    means = bootstrap.means(np.column_stack([first, second]))
-    return difference(first, second, means[:, 0], means[:, 1])
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """What all rerankers share: the judged questions, the measures, the depths to try."""
 
+    queries: Sequence[JudgedQuery]
+    measures: Sequence[Measure]
+    names: tuple[str, ...]
+    depths: tuple[int, ...]
+    resampling: Resampling
 
-def _result(
-    data: Judged,
-    name: str,
-    reranker: Reranker,
-    scored: Scored,
-    *,
-    before: Array,
-    after: Array,
-    examples: int,
-) -> RerankerResult:
-    queries, bootstrap, deepest = data.queries, data.bootstrap, data.depths[-1]
-    before_means, after_means = bootstrap.means(before), bootstrap.means(after)
-    by_depth = quality_by_depth(data, before[:, 0], scored.scores)
-    depth = recommend_depth(data.depths, by_depth, bootstrap)
-    used = deepest if depth is None else depth.value
-    changed = changes(queries, reranked(scored.scores, deepest), before[:, 0], after[:, 0])
-    return RerankerResult(
-        name=name,
-        scorer=reranker.scorer.name,
-        scale=reranker.scorer.scale,
-        measures={
-            measure: estimate(after[:, column], after_means[:, column])
-            for column, measure in enumerate(data.names)
-        },
-        gains={
-            measure: difference(
-                before[:, column], after[:, column], before_means[:, column], after_means[:, column]
+    @property
+    def counts(self) -> Array:
+        """The number of candidates of each question."""
+        return np.array([len(query.candidates) for query in self.queries], dtype=np.float64)
+
+    def recall(self, depth: int) -> float:
+        """The mean share of a question's relevant passages among its first candidates."""
+        return float(
+            np.mean(
+                [
+                    query.relevance[:depth].sum() / sum(g >= 1 for g in query.grades.values())
+                    for query in self.queries
+                ]
             )
-            for column, measure in enumerate(data.names)
-        },
-        depths=depth_rows(data, by_depth, scored),
-        latency=latency(queries, scored),
-        depth=depth,
-        top_n=recommend_top_n(queries, reranked(scored.scores, used), used, bootstrap),
-        threshold=recommend_threshold(queries, scored.scores, used, reranker, bootstrap),
-        wins=tuple(change for change in changed if change.after > change.before)[:examples],
-        losses=tuple(change for change in reversed(changed) if change.after < change.before)[
-            :examples
-        ],
-        differences=tuple(np.sort(after[:, 0] - before[:, 0]).tolist()),
-        histogram=histogram(queries, scored.scores),
-    )
+        )
+
+    def candidates(self) -> Candidates:
+        best = measured(self.queries, perfect(self.queries), self.measures).mean(axis=0)
+        return Candidates(
+            most=int(self.counts.max()),
+            mean=float(self.counts.mean()),
+            recall=self.recall(int(self.counts.max())),
+            answerable=float(np.mean([query.relevance.any() for query in self.queries])),
+            none_found=int((self.counts == 0).sum()),
+            best=dict(zip(self.names, best.tolist(), strict=True)),
+        )
+
+    def result(
+        self,
+        name: str,
+        reranker: Reranker,
+        scored: Scored,
+        values: tuple[Array, Array],
+        examples: int,
+    ) -> RerankerResult:
+        """One reranker's results; `values` are each question's measures before and after."""
+        before, after = values
+        by_depth = np.column_stack(
+            [
+                before[:, 0],
+                *(
+                    measured(self.queries, reranked(scored.scores, depth), self.measures[:1])[:, 0]
+                    for depth in self.depths
+                ),
+            ]
+        )
+        depth = recommend_depth(self.depths, by_depth, self.resampling)
+        used = self.depths[-1] if depth is None else depth.value
+        orders = reranked(scored.scores, used)
+        changes = self._changes(reranked(scored.scores, self.depths[-1]), before[:, 0], after[:, 0])
+        asked = scored.seconds[self.counts > 0]
+        return RerankerResult(
+            name=name,
+            scorer=reranker.scorer.name,
+            scale=reranker.scorer.scale,
+            measures=dict(zip(self.names, self.resampling.estimates(after), strict=True)),
+            gains=dict(zip(self.names, self.resampling.differences(before, after), strict=True)),
+            depths=self._depth_rows(by_depth, asked),
+            latency=Latency(
+                median=float(np.median(asked)),
+                p95=float(np.quantile(asked, 0.95)),
+                ms_per_candidate=float(1000 * asked.sum() / self.counts.sum()),
+            ),
+            depth=depth,
+            top_n=recommend_top_n(self.queries, orders, used, self.resampling),
+            threshold=recommend_threshold(
+                self.queries, scored.scores, used, reranker, self.resampling
+            ),
+            wins=tuple([c for c in changes if c.after > c.before][:examples]),
+            losses=tuple([c for c in reversed(changes) if c.after < c.before][:examples]),
+            differences=tuple(np.sort(after[:, 0] - before[:, 0]).tolist()),
+            histogram=self._histogram(scored.scores),
+        )
+
+    def _depth_rows(self, by_depth: Array, seconds: Array) -> tuple[DepthRow, ...]:
+        counts = self.counts[self.counts > 0]
+        qualities = self.resampling.estimates(by_depth[:, 1:])
+        first = np.broadcast_to(by_depth[:, :1], by_depth[:, 1:].shape)
+        gains = self.resampling.differences(first, by_depth[:, 1:])
+        return tuple(
+            DepthRow(
+                depth=depth,
+                quality=quality,
+                gain=gain,
+                recall=self.recall(depth),
+                seconds=float(np.median(seconds * np.minimum(depth, counts) / counts)),
+            )
+            for depth, quality, gain in zip(self.depths, qualities, gains, strict=True)
+        )
+
+    def _changes(self, orders: Orders, before: Array, after: Array) -> list[Change]:
+        """The questions whose main measure changed, greatest gain first."""
+        changes = []
+        for place in np.argsort(before - after, kind="stable").tolist():
+            if abs(after[place] - before[place]) < 1e-12:
+                continue
+            query, order = self.queries[place], orders[place]
+            texts = list(query.candidates.values())
+            ranks = [
+                int(np.argmax(relevant)) + 1 if relevant.any() else None
+                for relevant in (query.relevance, query.relevance[order])
+            ]
+            changes.append(
+                Change(
+                    id=query.id,
+                    question=query.text,
+                    before=float(before[place]),
+                    after=float(after[place]),
+                    rank_before=ranks[0],
+                    rank_after=ranks[1],
+                    top_before=texts[0],
+                    top_after=texts[order[0]],
+                )
+            )
+        return changes
+
+    def _histogram(self, scores: Sequence[FloatArray]) -> Histogram:
+        raw = np.concatenate(scores).astype(np.float64)
+        relevant = np.concatenate([query.relevance for query in self.queries])
+        edges = np.histogram_bin_edges(raw, bins=_BINS)
+        return Histogram(
+            tuple(edges.tolist()),
+            tuple(np.histogram(raw[relevant], edges)[0].tolist()),
+            tuple(np.histogram(raw[~relevant], edges)[0].tolist()),
+        )

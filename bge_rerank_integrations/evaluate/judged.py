@@ -1,29 +1,37 @@
-"""Queries with candidate passages and people's judgements of them, read from files.
+"""Queries with candidate passages and relevance judgements, read from files.
 
-Two layouts: JSON lines, each a query with its good and bad passages, as reranking tasks are
-published; and a BEIR folder (corpus.jsonl, queries.jsonl, qrels) with a TREC run of candidates.
+Two layouts: rows of a query with positive and negative passages, as reranking tasks are published;
+and a BEIR folder (corpus.jsonl, queries.jsonl, qrels) with a TREC run of candidates.
+
+ir-measures reads neither ids with blanks nor ranks, and its errors name no line; so runs and
+judgements are read here.
 """
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_rerank_integrations.base.input_files import parse_json, read_lines, read_rows
 from bge_rerank_integrations.errors import InvalidInputError, UnreadableInput
 from bge_rerank_integrations.option_checks import whole_number
+
+_GRADES = {"negative": 0, "positive": 1}
+"""Negatives come first, so that equal scores do not look like a good order."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedQuery:
-    """A query, its candidates (id to text, in their first order) and the judged passages' grades.
+    """A query, its candidates (id to text, in the retriever's order) and grades of passages by id.
 
-    A judged passage need not be a candidate: then no reranker can find it, and nDCG says so. A
-    query of which nothing was found has no candidates at all. Raises `InvalidInputError` for ids
-    and texts that are no str, and for grades that are no whole numbers.
+    A judged passage need not be a candidate: no reranker can find it then, which lowers nDCG. A
+    query may have no candidates. Raises `InvalidInputError` for an id or text that is not a str,
+    and for a grade that is not a whole number.
     """
 
     id: str
@@ -41,7 +49,7 @@ class JudgedQuery:
             if not isinstance(given, Mapping):
                 raise InvalidInputError(
                     f"{name} of the judged query {self.id!r} is a {type(given).__name__}; it must "
-                    'have each by its passage\'s id, as {"node-17": ...}'
+                    'be a dict by passage id, as {"node-17": ...}'
                 )
         for key, text in self.candidates.items():
             if not isinstance(key, str) or not isinstance(text, str):
@@ -58,33 +66,42 @@ class JudgedQuery:
                     "must be str and grades whole numbers"
                 )
             grades[key] = number
-        # numpy's whole numbers are no grades to the measures, nor numbers to JSON
+        # neither the measures nor JSON accept numpy's integers
         object.__setattr__(self, "grades", grades)
+
+    @property
+    def relevance(self) -> NDArray[np.bool_]:
+        """Whether each candidate is relevant: judged, with a grade of 1 or more."""
+        return np.array([self.grades.get(key, 0) >= 1 for key in self.candidates], dtype=bool)
 
 
 def read_judged_lines(file: Path) -> list[JudgedQuery]:
-    """A query for each line {"query": ..., "positive": [texts], "negative": [texts]}.
+    """Read a query from each row {"query": ..., "positive": [texts], "negative": [texts]}.
 
-    Raises `UnreadableInput`, with the line's number, for anything else, and for a file of none.
+    Rows are JSON lines, or Parquet by the file's name. Raises `UnreadableInput`, which names the
+    row, for anything else and for an empty file.
     """
     queries: list[JudgedQuery] = []
-    for place, line in _json_lines(file):
-        texts = {kind: line.get(kind) for kind in ("positive", "negative")}
-        if not isinstance(line.get("query"), str) or not all(
-            isinstance(some, list) and all(isinstance(text, str) for text in some)
-            for some in texts.values()
+    for place, row in read_rows(file, json_lines=file.suffix.lower() != ".parquet"):
+        texts = {kind: row.get(kind) for kind in _GRADES} if isinstance(row, dict) else {}
+        lists = [some for some in texts.values() if isinstance(some, list)]
+        if (
+            len(lists) < len(_GRADES)
+            or not isinstance(row.get("query"), str)
+            or not all(isinstance(text, str) for some in lists for text in some)
         ):
             raise UnreadableInput(
-                f"{place} is no judged query: each line must be "
+                f"{place} is not a judged query: each row must be "
                 '{"query": "...", "positive": ["..."], "negative": ["..."]}'
             )
-        candidates, grades = {}, {}
-        # negatives first, so that equal scores do not look like a good order
-        for grade, kind in ((0, "negative"), (1, "positive")):
-            for number, text in enumerate(texts[kind] or (), start=1):
-                candidates[f"{kind}-{number}"] = text
-                grades[f"{kind}-{number}"] = grade
-        queries.append(JudgedQuery(str(len(queries) + 1), line["query"], candidates, grades))
+        found = {
+            f"{kind}-{number}": (text, grade)
+            for (kind, grade), some in zip(_GRADES.items(), lists, strict=True)
+            for number, text in enumerate(some, start=1)
+        }
+        candidates = {key: text for key, (text, _) in found.items()}
+        grades = {key: grade for key, (_, grade) in found.items()}
+        queries.append(JudgedQuery(str(len(queries) + 1), row["query"], candidates, grades))
     if not queries:
         raise UnreadableInput(f"{file} holds no judged query")
     return queries
@@ -193,50 +210,24 @@ def _only_run(folder: Path) -> Path:
 def _texts(file: Path, wanted: Container[str], *, titled: bool = False) -> dict[str, str]:
     """The texts of the ids that are wanted, in the order of the file."""
     texts: dict[str, str] = {}
-    for place, key, title, text in _documents(file):
-        if key in wanted:
-            whole = f"{title} {text}".strip() if titled else text
+    for place, line in read_lines(file):
+        row = parse_json(place, line)
+        if not isinstance(row, dict):
+            raise UnreadableInput(f"{place} is not a JSON object")
+        key, title, text = row.get("_id", row.get("id")), row.get("title"), row.get("text")
+        if key is None or not isinstance(text, str) or not isinstance(title, str | None):
+            raise UnreadableInput(f'{place} must have an "_id" and a "text"')
+        if (key := str(key)) in wanted:
+            whole = f"{title or ''} {text}".strip() if titled else text
             if texts.setdefault(key, whole) != whole:
                 raise UnreadableInput(f"{place} has the id {key!r} again, with another text")
     return texts
 
 
-def _documents(file: Path) -> Iterator[tuple[str, str, str, str]]:
-    """Place, id, title and text."""
-    for place, line in _json_lines(file):
-        key, title, text = line.get("_id", line.get("id")), line.get("title"), line.get("text")
-        if key is None or not isinstance(text, str) or not isinstance(title, str | None):
-            raise UnreadableInput(f'{place} must have an "_id" and a "text"')
-        yield place, str(key), title or "", text
-
-
-def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for place, text in _lines(file):
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            raise UnreadableInput(f"{place} is not JSON: {error}") from None
-        if not isinstance(line, dict):
-            raise UnreadableInput(f"{place} is no JSON object")
-        yield place, line
-
-
 def _fields(file: Path) -> Iterator[tuple[str, list[str]]]:
-    for place, text in _lines(file):
+    """Fields between tabs, in which an id may hold blanks; else between blanks."""
+    for place, text in read_lines(file):
         fields = [field.strip() for field in text.strip().split("\t")]
         if not all(fields):
             raise UnreadableInput(f"{place} has an empty field")
         yield place, fields if len(fields) > 1 else text.split()
-
-
-def _lines(file: Path) -> Iterator[tuple[str, str]]:
-    """Where each line that is not blank stands, and the line."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="\n") as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    yield f"line {number} of {file}", line
-    except FileNotFoundError:
-        raise UnreadableInput(f"there is no {file}") from None
-    except UnicodeDecodeError as error:
-        raise UnreadableInput(f"{file} is not UTF-8: {error.reason}") from None

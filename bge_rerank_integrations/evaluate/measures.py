@@ -1,30 +1,28 @@
-"""Every candidate scored once; from then on orders and measures are arithmetic.
+"""Score every candidate once, then order and measure.
 
-An order is judged by its ranks, never by its scores: measures break ties by the passages' ids,
-and a reranker by the order it was given.
+An order is judged by ranks, not by scores: measures break ties by passage id, a reranker by the
+order it was given.
 """
 
 import re
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import ir_measures
 import numpy as np
+from ir_measures.measures import Measure
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from bge_rerank_integrations.base.raw_scores import checked_scores
-from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
-from bge_rerank_integrations.evaluate.bootstrap import Array
+from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.evaluate.judged import JudgedQuery
+from bge_rerank_integrations.evaluate.statistics import Array
 from bge_rerank_integrations.types import FloatArray, Scorer
 
-if TYPE_CHECKING:
-    from ir_measures.measures import Measure
-
 Orders = Sequence[NDArray[np.intp]]
-"""For each question, the positions of its candidates, the best first."""
+"""For each question, the positions of its candidates, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,53 +36,31 @@ class Scored:
 def score_all(
     scorer: Scorer, queries: Sequence[JudgedQuery], *, name: str, show_progress: bool
 ) -> Scored:
-    """Score each question's candidates in a call of their own, and time it.
+    """Score and time each question's candidates in a separate call.
 
-    The first question with candidates is scored once more before the clock runs, so that what is
-    done once does not count. Raises what the scorer raises, and `MissingExtra` without tqdm for
-    the progress bar.
+    One pair is scored before the clock starts, so that one-time work is not timed. Raises what the
+    scorer raises.
     """
     pairs = [[(query.text, text) for text in query.candidates.values()] for query in queries]
     first = next((some for some in pairs if some), [])
     checked_scores(scorer, first[:1])
     scores, seconds = [], []
-    with _progress(sum(map(len, pairs)), name, show=show_progress) as advance:
+    with tqdm(total=sum(map(len, pairs)), desc=name, unit="pair", disable=not show_progress) as bar:
         for some in pairs:
             begin = time.perf_counter()
             scores.append(checked_scores(scorer, some))
             seconds.append(time.perf_counter() - begin)
-            advance(len(some))
+            bar.update(len(some))
     return Scored(tuple(scores), np.array(seconds))
 
 
-def _progress(total: int, name: str, *, show: bool) -> "nullcontext[Callable[[int], None]] | _Bar":
-    return _Bar(total, name) if show else nullcontext(lambda _: None)
-
-
-class _Bar:
-    """A progress bar as a context that gives the function to advance it."""
-
-    def __init__(self, total: int, name: str) -> None:
-        try:
-            from tqdm.auto import tqdm
-        except ModuleNotFoundError as error:
-            raise MissingExtra("tqdm", "cli") from error
-        self._bar = tqdm(total=total, desc=name, unit="pair")
-
-    def __enter__(self) -> Callable[[int], object]:
-        return self._bar.update  # type: ignore[no-any-return]
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-
 def first_stage(queries: Sequence[JudgedQuery]) -> Orders:
-    """The candidates as they came."""
+    """The candidates in the retriever's order."""
     return [np.arange(len(query.candidates)) for query in queries]
 
 
 def reranked(scores: Sequence[FloatArray], depth: int) -> Orders:
-    """The first `depth` candidates by their raw scores; the others follow as they came."""
+    """The first `depth` candidates by raw score; the others keep their places after them."""
     orders = []
     for some in scores:
         head = np.argsort(-some[:depth], kind="stable")
@@ -93,47 +69,47 @@ def reranked(scores: Sequence[FloatArray], depth: int) -> Orders:
 
 
 def perfect(queries: Sequence[JudgedQuery]) -> Orders:
-    """The candidates by their grades: no reranker can do better with them."""
+    """The candidates by grade: the best that any reranker can do."""
     grades = [np.array([q.grades.get(key, 0) for key in q.candidates]) for q in queries]
     return [np.argsort(-some, kind="stable") for some in grades]
 
 
-# ir-measures ends the whole process for some names that it parses, such as nDCG@0
+# ir-measures exits the process for some names, such as nDCG@0
 _MEASURE = re.compile(
     r"nDCG(@[1-9][0-9]*)?|(AP|RR)(\(rel=[1-9]\))?(@[1-9][0-9]*)?|(R|P|Success)(\(rel=[1-9]\))?@[1-9][0-9]*"
 )
+_SPELLINGS = {name.lower(): name for name in ("nDCG", "AP", "RR", "R", "P", "Success")} | {
+    "map": "AP",
+    "mrr": "RR",
+    "recall": "R",
+    "precision": "P",
+}
 
 
-def parse_measures(names: Sequence[str]) -> "list[Measure]":
-    """The measures of these names, as ir-measures has them.
+def parse_measures(names: Sequence[str]) -> list[Measure]:
+    """The measures with these names, spelled as in ir-measures.
 
-    nDCG, AP and RR, alone or down to a rank as in nDCG@10; R, P and Success down to a rank. All but
-    nDCG may say from which grade on a passage is relevant, as in R(rel=2)@10. Raises
-    `InvalidInputError` for other names, one given twice, or none, and `MissingExtra` without the
-    `eval` extra.
+    nDCG, AP and RR, alone or with a cut-off as in nDCG@10; R, P and Success with a cut-off. All
+    but nDCG accept the lowest relevant grade, as in R(rel=2)@10. Raises `InvalidInputError` for
+    another name, a repeated name, or no names.
     """
-    try:
-        import ir_measures
-    except ModuleNotFoundError as error:
-        raise MissingExtra(str(error.name), "eval") from error
     for name in names:
         if _MEASURE.fullmatch(name) is None:
+            kind, rest = re.fullmatch(r"([A-Za-z]*)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
+            meant = _SPELLINGS.get(kind.lower(), kind) + rest
+            hint = f" (did you mean {meant}?)" if _MEASURE.fullmatch(meant) else ""
             raise InvalidInputError(
-                f"there is no measure {name!r}; there are nDCG@10, AP, RR@10, R@10, P@10, "
-                "Success@10, with any rank from 1, and AP(rel=2) for a grade"
+                f"there is no measure {name!r}{hint}; measures are nDCG@10, AP, RR@10, R@10, P@10 "
+                "and Success@10, with any cut-off from 1, and AP(rel=2) for a lowest grade"
             )
     if not names or len(set(names)) < len(names):
-        raise InvalidInputError(f"measures is {list(names)}; name at least one, each once")
+        raise InvalidInputError(f"measures is {list(names)}; give at least one, each once")
     return [ir_measures.parse_measure(name) for name in names]
 
 
-def measured(
-    queries: Sequence[JudgedQuery], orders: Orders, measures: "Sequence[Measure]"
-) -> Array:
+def measured(queries: Sequence[JudgedQuery], orders: Orders, measures: Sequence[Measure]) -> Array:
     """Each question's value of each measure: [questions, measures]."""
-    import ir_measures
-
-    # numbers for ids: measures break ties and may trip over ids that hold white space
+    # numbers as query ids: an id may hold white space, which measures split at
     run, judged = [], []
     for number, (query, order) in enumerate(zip(queries, orders, strict=True)):
         keys = list(query.candidates)

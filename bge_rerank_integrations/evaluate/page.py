@@ -1,205 +1,161 @@
-"""The report as one page that loads nothing: not a script, not a font, not an image from elsewhere.
+"""The report as one HTML page, and the charts of every command, drawn by matplotlib.
 
-Every text from the data or the caller is escaped, and the page forbids scripts besides.
+The page loads nothing from elsewhere: no script, font or image. jinja2 escapes every text, and the
+page's policy forbids scripts besides. No text from the data is in a chart, because matplotlib reads
+`$` as mathematics and lacks the glyphs of many scripts; so rerankers are lettered.
 """
 
-from collections.abc import Iterable
-from html import escape
+import base64
+import io
+import string
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bge_rerank_integrations.base.html import table_of_escaped
+import jinja2
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.evaluate.bootstrap import Difference, Estimate
-from bge_rerank_integrations.evaluate.charts import (
-    depth_chart,
-    difference_chart,
-    figure_type,
-    letter,
-    score_chart,
-)
-from bge_rerank_integrations.evaluate.report import Change, Latency, Report, RerankerResult
-from bge_rerank_integrations.evaluate.verdict import recommendations
+from bge_rerank_integrations.evaluate.report import Report, RerankerResult
+from bge_rerank_integrations.ranking.calibration import Calibration
 
 LONGEST = 600
-"""Characters of a text that the page shows."""
+"""The most characters of a text that the page shows."""
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1c1c1c; background: #fff; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; } h3 { font-size: 1.05rem; }
-.verdict { border-left: 4px solid #0b6e99; background: #f2f7f9; padding: .8rem 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: .92rem; }
-th, td { text-align: right; padding: .3rem .7rem; border-bottom: 1px solid #ddd;
-  vertical-align: top; }
-th:first-child, td:first-child, .text { text-align: left; }
-.text { overflow-wrap: anywhere; max-width: 22rem; }
-small, .note { color: #555; } img { max-width: 100%; }
-"""
+_COLOURS = ("#0b6e99", "#c4572e", "#3f7d3a", "#7a4fa3", "#9a7b0a", "#555555")
 
 
-def check_page(file: Path) -> None:
-    """Raise now what `write_html` would after hours: `MissingExtra`, or `InvalidInputError`."""
-    figure_type()
+def check_output(file: Path, *, image: bool = False) -> None:
+    """Raise `InvalidInputError`, before hours of work, for a file that could not be written."""
     if not file.parent.is_dir():
         raise InvalidInputError(f"{file} cannot be written: there is no folder {file.parent}")
+    kinds = Figure().canvas.get_supported_filetypes() if image else {}
+    if image and file.suffix.removeprefix(".").lower() not in kinds:
+        raise InvalidInputError(f"{file} cannot be drawn; it must end in .{', .'.join(kinds)}")
 
 
 def write_html(report: Report, file: str | Path) -> None:
-    """Write the page, as UTF-8. It holds texts of the questions and passages that changed most.
+    """Write the report as a UTF-8 page, with the texts of the questions that changed most.
 
-    Raises `MissingExtra` without matplotlib, of the `eval` extra, and `OSError` for a file that
-    cannot be written.
+    Raises `OSError` for a file that cannot be written.
     """
     Path(file).write_text(html_page(report), encoding="utf-8", errors="backslashreplace")
 
 
 def html_page(report: Report) -> str:
     """The whole page."""
-    title = escape(report.title)
-    sections = [
-        f"<h1>{title}</h1>",
-        f'<p class="verdict">{escape(report.verdict)}</p>',
-        _about(report),
-        "<h2>Quality</h2>",
-        _quality(report),
-        _comparisons(report),
-        "<h2>How many candidates to rerank</h2>",
-        _image(depth_chart(report), f"{report.main} by the number of candidates reranked"),
-        *(_depths(report, place) for place in range(len(report.rerankers))),
-        "<h2>Question by question</h2>",
-        _image(difference_chart(report), f"change of {report.main}, question by question"),
-        *(_reranker(report, place) for place in range(len(report.rerankers))),
-    ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</body>\n</html>\n"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["letter"] = letter
+    environment.filters["short"] = lambda text: (
+        text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    )
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        letters={result.name: letter(place) for place, result in enumerate(report.rerankers)},
+        depth_chart=_depth_chart(report),
+        difference_chart=_difference_chart(report),
+        score_charts=[_score_chart(result) for result in report.rerankers],
     )
 
 
-def _about(report: Report) -> str:
-    found = report.candidates
-    whole = (
-        f"{report.questions} questions, {found.mean:.0f} candidates each on average, {found.most} "
-        f"at most. The candidates hold {found.recall:.1%} of the relevant passages, and at least "
-        f"one for {found.answerable:.1%} of the questions: no reranker gets beyond that."
-    )
-    parts = [whole]
-    if found.none_found:
-        parts.append(f"{found.none_found} questions have no candidates and count as 0.")
-    if report.left_out:
-        parts.append(f"{report.left_out} questions without a relevant passage are left out.")
-    parts.append(
-        f"Brackets are 95% intervals of a paired bootstrap over questions ({report.resamples:,} "
-        f"resamples, seed {report.seed}); p-values are not corrected for the number of comparisons."
-    )
-    return f"<p>{escape(' '.join(parts))}</p>"
+def letter(place: int) -> str:
+    """A for the first reranker, B for the second; AA follows Z."""
+    letters = string.ascii_uppercase
+    return letters[place] if place < 26 else letter(place // 26 - 1) + letters[place % 26]
 
 
-def _quality(report: Report) -> str:
-    names = list(report.first_stage)
-    rows = [["not reranked", *(_estimate(report.first_stage[name]) for name in names), ""]]
+def draw_layers(rows: Sequence[Mapping[str, float]], file: Path, *, title: str) -> None:
+    """Draw nDCG@10 against seconds, a point for each cut-off layer."""
+    figure, axes = _chart(7, 4.5)
+    axes.plot([row["seconds"] for row in rows], [row["ndcg"] for row in rows], marker="o")
+    for row in rows:
+        place = (row["seconds"], row["ndcg"])
+        name = f"layer {row['cutoff']}"
+        axes.annotate(name, place, xytext=(6, -12), textcoords="offset points")
+    axes.set(xlabel=f"seconds for {rows[0]['pairs']} pairs", ylabel="nDCG@10", title=title)
+    axes.margins(x=0.15, y=0.15)  # room for the last point's label
+    axes.set_xlim(left=0)
+    figure.savefig(file, dpi=150)
+
+
+def draw_calibration(calibration: Calibration, file: Path) -> None:
+    """Draw the reliability diagram: the relevant share against the probability, by bin."""
+    figure, axes = _chart(5, 5)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="a perfect calibration")
+    axes.plot(
+        [some.probability for some in calibration.bins],
+        [some.relevant for some in calibration.bins],
+        marker="o",
+        label=f"{calibration.method}, error {calibration.error:.3f}",
+    )
+    axes.set(xlabel="probability", ylabel="relevant share")
+    axes.legend()
+    figure.savefig(file, dpi=150)
+
+
+def _depth_chart(report: Report) -> str:
+    figure, axes = _chart()
+    first = report.first_stage[report.main]
     for place, result in enumerate(report.rerankers):
-        rows.append(
-            [
-                f"<b>{letter(place)}</b> {escape(result.name)}",
-                *(
-                    f"{_estimate(result.measures[name])}<br>{_gain(result.gains[name])}"
-                    for name in names
-                ),
-                _latency(result.latency),
-            ]
+        rows = [first, *(row.quality for row in result.depths)]
+        x = [0, *(row.depth for row in result.depths)]
+        colour = _COLOURS[place % len(_COLOURS)]
+        values = [row.value for row in rows]
+        axes.plot(x, values, marker="o", markersize=4, color=colour, label=letter(place))
+        lows, highs = [row.low for row in rows], [row.high for row in rows]
+        axes.fill_between(x, lows, highs, color=colour, alpha=0.12, linewidth=0)
+    best = report.candidates.best[report.main]
+    axes.axhline(first.value, color="#888888", linestyle=":", label="not reranked")
+    axes.axhline(best, color="#888888", linestyle="--", label="best possible")
+    axes.set(xlabel="candidates reranked", ylabel=report.main)
+    return _uri(figure, axes)
+
+
+def _difference_chart(report: Report) -> str:
+    figure, axes = _chart()
+    for place, result in enumerate(report.rerankers):
+        axes.plot(
+            range(1, len(result.differences) + 1),
+            result.differences,
+            drawstyle="steps-mid",
+            color=_COLOURS[place % len(_COLOURS)],
+            label=letter(place),
         )
-    best = report.candidates.best
-    rows.append(["best possible", *(f"{best[name]:.3f}" for name in names), ""])
-    return table_of_escaped(["", *map(escape, names), "time a question"], rows)
+    axes.axhline(0, color="#888888", linewidth=0.8)
+    axes.set(xlabel="questions, by their change", ylabel=f"change of {report.main}")
+    return _uri(figure, axes)
 
 
-def _comparisons(report: Report) -> str:
-    letters = {result.name: letter(place) for place, result in enumerate(report.rerankers)}
-    rows = [
-        [f"{letters[c.second]} over {letters[c.first]}", _gain(c.difference)]
-        for c in report.comparisons
-    ]
-    return table_of_escaped(["between rerankers", escape(report.main)], rows) if rows else ""
+def _score_chart(result: RerankerResult) -> str:
+    figure, axes = _chart()
+    drawn = result.histogram
+    kinds = (("relevant", drawn.relevant, "#3f7d3a"), ("others", drawn.others, "#999999"))
+    for label, counts, colour in kinds:
+        whole = max(1, sum(counts))
+        shares = [count / whole for count in counts]
+        axes.stairs(shares, drawn.edges, fill=True, alpha=0.5, color=colour, label=label)
+    if result.threshold is not None:
+        raw = result.threshold.raw
+        axes.axvline(raw.value, color="#c4572e", label="threshold")
+        axes.axvspan(raw.low, raw.high, color="#c4572e", alpha=0.15, linewidth=0)
+    axes.set(xlabel=f"raw score ({result.scale})", ylabel="share of its kind")
+    return _uri(figure, axes)
 
 
-def _depths(report: Report, place: int) -> str:
-    result = report.rerankers[place]
-    rows = [
-        [
-            str(row.depth),
-            _estimate(row.quality),
-            _gain(row.gain),
-            f"{row.recall:.3f}",
-            f"{row.seconds * 1000:.0f} ms",
-        ]
-        for row in result.depths
-    ]
-    head = ["candidates", escape(report.main), "gain", "recall of these", "time, estimated"]
-    return f"<h3>{letter(place)} {escape(result.name)}</h3>" + table_of_escaped(head, rows)
+def _chart(width: float = 7, height: float = 3.6) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(visible=True, alpha=0.25)
+    return figure, axes
 
 
-def _reranker(report: Report, place: int) -> str:
-    result = report.rerankers[place]
-    verdict = report.verdicts[result.name]
-    said = recommendations(result.depth, result.top_n, result.threshold)
-    parts = [
-        f"<h2>{letter(place)} {escape(result.name)}</h2>",
-        f'<p class="note">{escape(result.scorer)}</p>',
-        f'<p class="verdict">{escape(verdict)}</p>',
-        *(f"<p>{escape(sentence)}</p>" for sentence in said if sentence not in verdict),
-        _image(score_chart(result), "raw scores of relevant and other candidates"),
-        _changes("Greatest gains", result, result.wins, report.main),
-        _changes("Greatest losses", result, result.losses, report.main),
-    ]
-    return "\n".join(parts)
-
-
-def _changes(title: str, result: RerankerResult, changes: Iterable[Change], main: str) -> str:
-    rows = [
-        [
-            f'<div class="text">{_text(change.question)}</div>',
-            f"{change.before:.3f} → {change.after:.3f}",
-            f"{change.rank_before or '-'} → {change.rank_after or '-'}",
-            f'<div class="text">{_text(change.top_before)}</div>',
-            f'<div class="text">{_text(change.top_after)}</div>',
-        ]
-        for change in changes
-    ]
-    if not rows:
-        return f"<h3>{title}</h3><p>None.</p>"
-    head = ["question", escape(main), "first relevant at", "first before", "first after"]
-    return f"<h3>{title} of {escape(result.name)}</h3>" + table_of_escaped(head, rows)
-
-
-def _image(uri: str, alt: str) -> str:
-    return f'<p><img src="{uri}" alt="{escape(alt)}"></p>'
-
-
-def _text(text: str) -> str:
-    return escape(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
-
-
-def _estimate(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} <small>[{estimate.low:.3f}, {estimate.high:.3f}]</small>"
-
-
-def _latency(latency: Latency) -> str:
-    return (
-        f"{latency.median * 1000:.0f} ms<br><small>95% within {latency.p95 * 1000:.0f} ms</small>"
-    )
-
-
-def _gain(gain: Difference) -> str:
-    p = "p &lt; 0.001" if gain.p_value < 0.001 else f"p = {gain.p_value:.3f}"
-    return (
-        f"<small>{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {p}; "
-        f"{gain.wins} better, {gain.losses} worse</small>"
-    )
+def _uri(figure: Figure, axes: Axes) -> str:
+    axes.legend(fontsize="small")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(drawn.getvalue()).decode("ascii")

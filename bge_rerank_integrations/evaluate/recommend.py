@@ -1,6 +1,7 @@
-"""What to set: how many candidates to rerank, how many results to keep, which score to ask for.
+"""Recommended settings: candidates to rerank, results to keep, and a score threshold.
 
-Each rule is stated once, here, and its interval comes from the same resamples as all others.
+Each rule is stated once, here. Its interval is the middle 95% of what it gives for resampled
+questions.
 """
 
 from collections.abc import Sequence
@@ -8,24 +9,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bge_rerank_integrations.evaluate.bootstrap import Array, Bootstrap, Estimate
 from bge_rerank_integrations.evaluate.judged import JudgedQuery
 from bge_rerank_integrations.evaluate.measures import Orders
+from bge_rerank_integrations.evaluate.statistics import (
+    Array,
+    Draw,
+    Estimate,
+    Resampling,
+    covering,
+)
 from bge_rerank_integrations.ranking.reranker import Reranker
 from bge_rerank_integrations.types import FloatArray
 
 SHARE = 0.95
-"""What a recommendation keeps: of the gain, of the questions, of the relevant passages."""
+"""The share that a recommendation keeps: of the gain, the questions, the relevant passages."""
 
 STEPS = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How many candidates to rerank, with the range of what the resamples would recommend.
-
-    The rule: the smallest depth tried that has 95% of the gain of the best depth tried.
-    """
+    """How many candidates to rerank: the smallest depth with 95% of the best depth's gain."""
 
     value: int
     low: int
@@ -34,9 +38,9 @@ class Depth:
 
 @dataclass(frozen=True, slots=True)
 class TopN:
-    """How many results to keep, with its range.
+    """How many results to keep so that 95% of the answerable questions keep a relevant passage.
 
-    The rule: of the questions whose candidates hold a relevant passage, 95% have one so far up.
+    `questions` counts those whose candidates hold a relevant passage.
     """
 
     value: int
@@ -47,13 +51,13 @@ class TopN:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Which raw score to ask for: that which keeps 95% of the relevant candidates.
+    """The raw score that 95% of the relevant candidates reach.
 
-    `shown` is the same on the scale that `score_threshold` takes. `kept` is the share of relevant
-    candidates at or above it, `dropped` that of the other candidates below it; among these may be
-    relevant ones that nobody judged. On other questions the share kept will be another. `below` is
-    the highest score shown of a candidate that it drops, None if it keeps all: any number above
-    that, up to `shown`, does the same.
+    `shown` is the same on the scale of `score_threshold`. `kept` is the share of relevant
+    candidates at or above it, `dropped` the share of other candidates below it, unjudged relevant
+    ones included; other questions will give other shares. `below` is the highest shown score of a
+    dropped candidate, None if all are kept: any threshold above it, up to `shown`, has the same
+    effect.
     """
 
     raw: Estimate
@@ -65,47 +69,44 @@ class Threshold:
 
 
 def depths_to_try(longest: int) -> tuple[int, ...]:
-    """Round numbers below the longest list of candidates, and that."""
+    """Round numbers below the length of the longest candidate list, and that length."""
     return (*(step for step in STEPS if step < longest), longest)
 
 
-def recommend_depth(depths: Sequence[int], values: Array, bootstrap: Bootstrap) -> Depth | None:
+def recommend_depth(depths: Sequence[int], values: Array, resampling: Resampling) -> Depth | None:
     """See `Depth`; None if no depth gains anything.
 
-    `values` has the quality of each question, [questions, 1 + depths]; its first column is that
-    of the first stage.
+    `values` is the quality of each question, [questions, 1 + depths], first without reranking.
     """
-    (now,) = _chosen(values.mean(axis=0, keepdims=True))
-    if now < 0:
+
+    def rule(draw: Draw) -> float:
+        means = values[draw].mean(axis=0)
+        gains = means[1:] - means[0]
+        best = gains.max()
+        return float(np.argmax(gains >= SHARE * best - 1e-12)) if best > 1e-12 else np.nan
+
+    now = rule(np.arange(len(values)))
+    if np.isnan(now):
         return None
-    again = _chosen(bootstrap.means(values))
-    low, high = np.quantile(again[again >= 0], [0.025, 0.975], method="inverted_cdf")
+    low, high = resampling.spread(len(values), rule)
     return Depth(depths[int(now)], depths[int(low)], depths[int(high)])
 
 
-def _chosen(means: Array) -> Array:
-    """The place of the depth to recommend in each row, or -1."""
-    gains = means[:, 1:] - means[:, :1]
-    best = gains.max(axis=1)
-    places = (gains >= SHARE * best[:, None] - 1e-12).argmax(axis=1)
-    return np.where(best > 1e-12, places, -1).astype(np.float64)
-
-
 def recommend_top_n(
-    queries: Sequence[JudgedQuery], orders: Orders, depth: int, bootstrap: Bootstrap
+    queries: Sequence[JudgedQuery], orders: Orders, depth: int, resampling: Resampling
 ) -> TopN | None:
-    """See `TopN`; None if no question has a relevant passage among its first `depth` candidates."""
+    """See `TopN`; None if no question has a relevant passage among its first `depth` results."""
     ranks, owners = [], []
     for number, (query, order) in enumerate(zip(queries, orders, strict=True)):
-        relevant = relevance(query)
-        found = np.flatnonzero(relevant[order][:depth])
+        found = np.flatnonzero(query.relevance[order][:depth])
         if found.size:
             ranks.append(float(found[0] + 1))
             owners.append(number)
     if not ranks:
         return None
-    rank = bootstrap.covering(np.array(ranks), np.array(owners), SHARE)
-    return TopN(int(rank.value), int(rank.low), int(rank.high), len(ranks))
+    rule = covering(np.array(ranks), np.array(owners), SHARE)
+    low, high = resampling.spread(len(queries), rule)
+    return TopN(int(rule(np.arange(len(queries)))), int(low), int(high), len(ranks))
 
 
 def recommend_threshold(
@@ -113,23 +114,21 @@ def recommend_threshold(
     scores: Sequence[FloatArray],
     depth: int,
     reranker: Reranker,
-    bootstrap: Bootstrap,
+    resampling: Resampling,
 ) -> Threshold | None:
-    """See `Threshold`; of the first `depth` candidates of each question. None if none is relevant.
-
-    A raw score is a float32, and the threshold is the score of a candidate, so `>=` keeps it.
-    """
+    """See `Threshold`, for the first `depth` candidates; None if none of them is relevant."""
     raw = np.concatenate([some[:depth] for some in scores]).astype(np.float64)
-    relevant = np.concatenate([relevance(query)[:depth] for query in queries])
+    relevant = np.concatenate([query.relevance[:depth] for query in queries])
     counts = [min(depth, len(some)) for some in scores]
     owners = np.repeat(np.arange(len(queries)), counts)
     if not relevant.any():
         return None
-    # the largest number that enough scores reach is the smallest that their negatives do not exceed
-    found = bootstrap.covering(-raw[relevant], owners[relevant], SHARE)
-    limit = Estimate(-found.value, -found.high, -found.low)
+    # the largest score that enough reach is minus the smallest that enough negatives do not exceed
+    rule = covering(-raw[relevant], owners[relevant], SHARE)
+    low, high = resampling.spread(len(queries), rule)
+    limit = Estimate(-rule(np.arange(len(queries))), -high, -low)
     shown = Estimate(*(reranker.shown(end) for end in (limit.value, limit.low, limit.high)))
-    # as it is used: two raw scores next to each other may be one probability
+    # compare on the shown scale: two neighbouring raw scores may have the same probability
     every = np.array([reranker.shown(score) for score in raw.tolist()])
     passed = every >= shown.value
     return Threshold(
@@ -140,8 +139,3 @@ def recommend_threshold(
         dropped=0.0 if relevant.all() else 1 - float(passed[~relevant].mean()),
         relevant=int(relevant.sum()),
     )
-
-
-def relevance(query: JudgedQuery) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Whether each candidate is relevant: judged, with a grade of 1 or more."""
-    return np.array([query.grades.get(key, 0) >= 1 for key in query.candidates], dtype=bool)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from bge_rerank_integrations import InvalidInputError
-from bge_rerank_integrations.evaluate.layers import Sweep
 from bge_rerank_integrations.tools.export import export_onnx
 from bge_rerank_integrations.tools.model_cards import describe_model
 from tests.cli.command import run
@@ -36,8 +35,8 @@ def test_a_password_is_not_shown(
 
 @pytest.mark.parametrize(
     "function",
-    [describe_model, lambda model: export_onnx(model, "out"), lambda model: Sweep(model, (1,))],
-    ids=["describe", "export", "sweep"],
+    [describe_model, lambda model: export_onnx(model, "out")],
+    ids=["describe", "export"],
 )
 def test_nor_is_it_in_python(function: Callable[[str], object]) -> None:
     with pytest.raises(InvalidInputError, match="address of a server") as caught:

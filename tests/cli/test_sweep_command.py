@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bge_rerank_integrations import InvalidInputError, load_scorer
+from bge_rerank_integrations import load_scorer
 from bge_rerank_integrations.errors import UnreadableInput
 from bge_rerank_integrations.evaluate.judged import JudgedQuery, read_beir, read_judged_lines
-from bge_rerank_integrations.evaluate.layers import Sweep, mean_ndcg, measure_layers
+from bge_rerank_integrations.evaluate.measures import measured, parse_measures
 from tests.cli.command import BARE_COMMAND, installation, json_lines, run, to_json_lines
 from tests.llm import tiny_llms
 
@@ -60,7 +60,7 @@ def gain(rank: int) -> float:
 
 
 def sweep(*arguments: object) -> Any:
-    return run("sweep-layers", *map(str, arguments), "--device", "cpu", "--rounds", "1")
+    return run("sweep-layers", *map(str, arguments), "--device", "cpu")
 
 
 def test_ndcg_is_that_of_the_textbook() -> None:
@@ -70,10 +70,10 @@ def test_ndcg_is_that_of_the_textbook() -> None:
     two = JudgedQuery("2", "q", {f"p{n}": "" for n in range(11)}, {"p0": 1})
     found = 1 / math.log2(2) + 2 / math.log2(4)
     best = 2 / math.log2(2) + 1 / math.log2(3) + 1 / math.log2(4)
-    scores = np.array([0.5, 0.1, 0.9, -3, *range(11)], dtype=np.float32)
-    assert mean_ndcg([one], scores[:4]) == pytest.approx(found / best)
-    assert mean_ndcg([two], scores[4:]) == 0
-    assert mean_ndcg([one, two], scores) == pytest.approx(found / best / 2)
+    orders = [np.array([2, 0, 1, 3]), np.arange(10, -1, -1)]
+    (first,), (second,) = measured([one, two], orders, parse_measures(["nDCG@10"]))
+    assert first == pytest.approx(found / best)
+    assert second == 0
 
 
 def test_rows_of_judged_lines(minicpm: Path, tmp_path: Path) -> None:
@@ -184,18 +184,11 @@ def test_rows_of_a_beir_folder(minicpm: Path, tmp_path: Path) -> None:
     assert row["pairs"] == 3
 
 
-def test_time_is_taken_of_as_many_pairs_as_asked_for(minicpm: Path, tmp_path: Path) -> None:
-    judged = tmp_path / "judged.jsonl"
-    judged.write_text(to_json_lines([judge(QUERY, [0])]), encoding="utf-8")
-    done = sweep("--model", minicpm, "--cutoffs", "2,8", "--judged", judged, "--timed-pairs", 3)
-    assert [row["pairs"] for row in json_lines(done.stdout)] == [3, 3]
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["--cutoffs", "8,99"], 1, "cutoff_layers is [8, 99]; this model scores at layers 2 to 8"),
-        (["--cutoffs", "8,x"], 2, "--cutoffs is '8,x'; it must be layers with commas"),
+        (["--cutoffs", "8,x"], 2, "--cutoffs is '8,x'; it must be layers separated by commas"),
         (["--cutoffs", ""], 2, "--cutoffs is ''"),
         (["--cutoffs", "8", "--compress-ratio", "2"], 1, "options of the lightweight model"),
         (["--cutoffs", "8", "--chart", "chart.docx"], 1, "chart.docx cannot be drawn; "),
@@ -226,25 +219,27 @@ def test_judged_data_is_given_once(minicpm: Path, tmp_path: Path, given: tuple[s
 
 
 def test_a_model_without_cutoffs_is_refused(reranker_base: Path, tmp_path: Path) -> None:
-    queries = [JudgedQuery("1", "q", {"a": "b"}, {"a": 1})]
+    judged = tmp_path / "judged.jsonl"
+    judged.write_text(to_json_lines([judge(QUERY, [0])]), encoding="utf-8")
     gemma = tiny_llms.MODELS["gemma"](tmp_path)
     for model, said in (
-        (str(reranker_base), "is of the encoder family, without cut-off layers"),
-        (str(gemma), "this is a causal model"),
-        ("offline", "'offline' has no cut-off layers"),
+        (reranker_base, "cutoff_layers"),
+        (gemma, "this is a causal model"),
+        ("offline", "cutoff_layers"),
     ):
-        with pytest.raises(InvalidInputError, match=said):
-            measure_layers(Sweep(model, (3,)), queries)
+        done = sweep("--model", model, "--cutoffs", 3, "--judged", judged)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert said in done.stderr
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("[1]", "line 2 of .* is no JSON object"),
+        ("[1]", "line 2 of .* is not a judged query"),
         ("{", "line 2 of .* is not JSON"),
-        ('{"query": "q", "positive": ["a"]}', "line 2 of .* is no judged query"),
-        ('{"query": 1, "positive": [], "negative": []}', "line 2 of .* is no judged query"),
-        ('{"query": "q", "positive": ["a", 1], "negative": []}', "line 2 of .* no judged query"),
+        ('{"query": "q", "positive": ["a"]}', "line 2 of .* is not a judged query"),
+        ('{"query": 1, "positive": [], "negative": []}', "line 2 of .* is not a judged query"),
+        ('{"query": "q", "positive": ["a", 1], "negative": []}', "line 2 of .* not a judged query"),
     ],
 )
 def test_a_line_that_is_no_judged_query_is_named(tmp_path: Path, line: str, said: str) -> None:

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+from functools import partial
+from typing import Self
 
 import numpy as np
 import pytest
@@ -17,6 +19,10 @@ from bge_rerank_integrations import (
 )
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.evaluate import JudgedQuery, Report, RerankerResult, evaluate
+<<<<<<< HEAD
+=======
+from bge_rerank_integrations.evaluate.page import html_page
+>>>>>>> ec07113 (Evaluate with scipy's intervals and sign-flip tests, a jinja2 page, loader functions; one reader of input files)
 from tests.evaluate.data import StatedScorer, helped, hurt, stated
 from tests.fakes import FailingScorer, WordOverlapScorer
 
@@ -75,7 +81,6 @@ def test_where_it_helps_some_and_hurts_others() -> None:
     assert gain.low < 0 < gain.high
     assert (gain.wins, gain.losses) == (6, 6)
     assert report.verdict.startswith("No measurable difference: with words, nDCG@10")
-    assert "the interval holds 0" in report.verdict
     assert "score_threshold" not in report.verdict
     assert {change.id for change in result.wins} == {f"helped-{n}" for n in range(6)}
     win, loss = result.wins[0], result.losses[0]
@@ -96,11 +101,42 @@ def test_where_it_hurts() -> None:
     assert [row.gain.value for row in result.depths] == pytest.approx([0, SECOND - 1])
 
 
-def test_few_questions_are_no_evidence() -> None:
-    report, _ = only([helped(number) for number in range(9)])
-    assert report.verdict.startswith("9 questions are too few to tell whether words helps")
+def test_few_changed_questions_are_no_evidence() -> None:
+    report, result = only([helped(number) for number in range(9)])
+    assert report.verdict == (
+        "Too few of the 9 questions change to tell whether words helps: nDCG@10 goes from 0.500 to "
+        "1.000, by +0.500 (9 questions changed: too few to tell). Judge more questions, better 50."
+    )
+    assert (result.gains["nDCG@10"].low, result.gains["nDCG@10"].high) == (None, None)
+    assert "Rerank the first" not in html_page(report), "nothing is recommended without a gain"
     report, _ = only([helped(number) for number in range(10)])
-    assert "With only 10 questions intervals are somewhat too narrow." in report.verdict
+    assert "With only 10 questions the interval may be too narrow." in report.verdict
+    report, _ = only([helped(number) for number in range(20)])
+    assert "too narrow" not in report.verdict
+
+
+def test_a_loader_is_called_in_its_turn_and_what_it_loads_is_closed() -> None:
+    events: list[str] = []
+
+    class Model(WordOverlapScorer):
+        def __enter__(self) -> Self:
+            events.append(f"open {self.name}")
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            events.append(f"close {self.name}")
+
+    queries = [helped(number) for number in range(10)]
+    loaders = {name: partial(Model, name) for name in ("a", "b")}
+    report = evaluate(
+        queries, {**loaders, "c": lambda: Reranker(Model("c"), top_n=1)}, resamples=100
+    )
+    assert events == [f"{done} {name}" for name in "abc" for done in ("open", "close")]
+    given = evaluate(queries, {"a": Model("a")}, resamples=100)
+    assert events[6:] == [], "a scorer that was given stays open"
+    for result in report.rerankers:
+        assert result.measures == given.rerankers[0].measures
+        assert result.scorer == result.name
 
 
 def test_where_only_fewer_candidates_help() -> None:
@@ -189,7 +225,9 @@ def test_rerankers_are_compared_with_each_other() -> None:
     assert comparison.difference.is_clear
     assert report.verdict.startswith("words helps: ")
     assert report.verdict.endswith("It is measurably better than same.")
-    assert report.verdicts["same"].startswith("No measurable difference: with same, ")
+    assert report.verdicts["same"] == (
+        "No measurable difference: same changes nDCG@10 for none of the 20 questions."
+    )
     twice = {"a": WordOverlapScorer(), "b": WordOverlapScorer()}
     report = evaluate(queries, twice, resamples=500)
     assert "No measurable difference between it and b." in report.verdict
@@ -277,15 +315,17 @@ def test_measures_are_named_as_in_ir_measures() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"measures": ["nDCG@0"]}, "there is no measure 'nDCG@0'; there are nDCG@10"),
+        ({"measures": ["nDCG@0"]}, "there is no measure 'nDCG@0'; measures are nDCG@10"),
+        ({"measures": ["ndcg@10"]}, r"no measure 'ndcg@10' \(did you mean nDCG@10\?\)"),
+        ({"measures": ["MRR@10"]}, r"no measure 'MRR@10' \(did you mean RR@10\?\)"),
         ({"measures": ["R"]}, "there is no measure 'R'"),
         ({"measures": ["precision@5"]}, "there is no measure 'precision@5'"),
-        ({"measures": ["nDCG@10", "nDCG@10"]}, "name at least one, each once"),
-        ({"measures": []}, "name at least one"),
+        ({"measures": ["nDCG@10", "nDCG@10"]}, "give at least one, each once"),
+        ({"measures": []}, "give at least one"),
         ({"depths": [0]}, r"depths is \[0\]"),
         ({"depths": []}, r"depths is \[\]"),
-        ({"resamples": 10}, "resamples is 10; it must be at least 100"),
-        ({"examples": -1}, "examples is -1; it must be at least 0"),
+        ({"resamples": 10}, "resamples is 10; it must be a whole number from 100"),
+        ({"examples": -1}, "examples is -1; it must be a whole number from 0"),
     ],
 )
 def test_an_option_out_of_range_is_named(options: dict[str, object], said: str) -> None:

@@ -75,14 +75,14 @@ def test_a_judged_query_of_other_kinds_is_named(change: dict[str, Any], said: st
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rerankers": WordOverlapScorer()}, "rerankers is a WordOverlapScorer; it must name each"),
-        ({"rerankers": [WordOverlapScorer()]}, "rerankers is a list; it must name each"),
+        ({"rerankers": WordOverlapScorer()}, "rerankers is a WordOverlapScorer; it must map names"),
+        ({"rerankers": [WordOverlapScorer()]}, "rerankers is a list; it must map names"),
         ({"rerankers": {"a": "offline"}}, "the reranker 'a' is a str; it must have name, scale"),
         ({"depths": [2.5]}, "depths is [2.5]; they must be whole numbers from 1"),
         ({"depths": [5, True]}, "depths is [5, True]; they must be whole numbers from 1"),
         ({"depths": 10}, "depths is 10; it must be a list, such as [10]"),
-        ({"seed": None}, "seed is None; it must be at least 0, a whole number"),
-        ({"resamples": 1e4}, "resamples is 10000.0; it must be at least 100"),
+        ({"seed": None}, "seed is None; it must be a whole number from 0"),
+        ({"resamples": 1e4}, "resamples is 10000.0; it must be a whole number from 100"),
         ({"queries": helped(0)}, "queries is a JudgedQuery; it must be a list of JudgedQuery"),
         (
             {"queries": [{"text": "red fox"}]},

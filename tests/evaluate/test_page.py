@@ -11,8 +11,7 @@ import pytest
 
 from bge_rerank_integrations import InvalidInputError
 from bge_rerank_integrations.evaluate import JudgedQuery, evaluate, write_html
-from bge_rerank_integrations.evaluate.charts import letter
-from bge_rerank_integrations.evaluate.page import check_page, html_page
+from bge_rerank_integrations.evaluate.page import check_output, html_page, letter
 from tests.evaluate.data import StatedScorer, helped, hurt
 from tests.fakes import WordOverlapScorer
 
@@ -100,8 +99,8 @@ def test_it_says_what_the_report_says(tmp_path: Path) -> None:
     assert "12 questions, 3 candidates each on average, 3 at most." in text
     assert "hold 100.0% of the relevant passages" in text
     assert "0.500 [0.500, 0.500]" in text
-    assert "+0.500 [+0.500, +0.500] p = 0.004; 12 better, 0 worse" in text
-    assert "B over A +0.000" in text
+    assert "+0.500 [+0.500, +0.500], p = 0.004; 12 better, 0 worse" in text
+    assert "B over A +0.000 (0 questions changed: too few to tell); 0 better, 0 worse" in text
     assert "0.500 → 1.000" in text
     assert "3 → 1" in text
     assert report.rerankers[1].scorer in text
@@ -127,9 +126,12 @@ def test_a_long_text_is_cut() -> None:
 
 
 def test_it_is_checked_before_hours_of_work(tmp_path: Path) -> None:
-    check_page(tmp_path / "report.html")
+    check_output(tmp_path / "report.html")
+    check_output(tmp_path / "chart.png", image=True)
     with pytest.raises(InvalidInputError, match="there is no folder"):
-        check_page(tmp_path / "no" / "report.html")
+        check_output(tmp_path / "no" / "report.html")
+    with pytest.raises(InvalidInputError, match=r"chart\.docx cannot be drawn; it must end in"):
+        check_output(tmp_path / "chart.docx", image=True)
 
 
 def test_rerankers_are_lettered() -> None:

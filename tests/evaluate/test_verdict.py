@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bge_rerank_integrations import Reranker
 from bge_rerank_integrations.evaluate import JudgedQuery, evaluate
 from bge_rerank_integrations.evaluate.page import html_page
-from bge_rerank_integrations.evaluate.verdict import down
+from bge_rerank_integrations.evaluate.report import round_down
 from tests.evaluate.data import StatedScorer, stated
 from tests.fakes import WordOverlapScorer
 
@@ -38,20 +38,20 @@ def test_the_printed_threshold_keeps_and_drops_what_it_says(low: float, high: fl
 def test_a_number_is_rounded_down_and_stays_above_its_neighbour(number: float) -> None:
     for above in (None, float(np.nextafter(number, -np.inf)), number - abs(number) / 1000):
         if above is None or above < number:
-            printed = float(down(number, above=above))
+            printed = float(round_down(number, above=above))
             assert (above is None) or (above < printed)
             assert printed <= number
 
 
 def test_digits_count_from_the_end_that_is_near() -> None:
-    assert down(0.8807970779778823) == "0.8807"
-    assert down(0.9999938765) == "0.999993876"
-    assert down(0.000012345) == "0.00001234"
-    assert down(12345.6) == "12340"
-    assert down(0.3) == "0.3000"
-    assert down(-1.23456) == "-1.235"
-    assert [down(0), down(1), down(0.5)] == ["0", "1.000", "0.5000"]
-    assert down(0.88079, above=0.88075) == "0.88079"
+    assert round_down(0.8807970779778823) == "0.8807"
+    assert round_down(0.9999938765) == "0.999993876"
+    assert round_down(0.000012345) == "0.00001234"
+    assert round_down(12345.6) == "12340"
+    assert round_down(0.3) == "0.3000"
+    assert round_down(-1.23456) == "-1.235"
+    assert [round_down(0), round_down(1), round_down(0.5)] == ["0", "1.000", "0.5000"]
+    assert round_down(0.88079, above=0.88075) == "0.88079"
 
 
 def test_ids_of_two_kinds_are_no_verdict_on_a_reranker() -> None:
@@ -63,7 +63,7 @@ def test_ids_of_two_kinds_are_no_verdict_on_a_reranker() -> None:
         assert report.verdict == (
             "No candidate of any question is relevant, so no order is better than another, and "
             "this says nothing about reranking. No judged id is among the candidates: are they the "
-            "same ids? One that is judged is 'faq-7', one of a candidate 'uuid-0'."
+            "same ids? A judged id is 'faq-7', a candidate's id is 'uuid-0'."
         )
         assert set(report.verdicts.values()) == {report.verdict}
         assert "No judged id is among the candidates" in html_page(report)
