@@ -21,8 +21,8 @@ from benchmarks.models import DEFAULT_CACHE
 from benchmarks.quality import MINILM, load_model, score_all
 from bge_rerank_integrations import Reranker, Scorer
 from bge_rerank_integrations.evaluate import JudgedQuery, read_beir
-from bge_rerank_integrations.evaluate.bootstrap import Array, Bootstrap, difference
 from bge_rerank_integrations.evaluate.measures import measured, parse_measures
+from bge_rerank_integrations.evaluate.statistics import Array, Resampling
 
 MEASURE = "nDCG@10"
 KEEPS = (10, 20)
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = (
         f"{asked.cheap}{reading} leaves `keep` of at most {asked.depth} candidates to "
         f"{asked.expensive}. The difference in {MEASURE} is to {asked.expensive} over all of them, "
-        f"with its 95% interval by paired bootstrap over the questions, {RESAMPLES:,} resamples. "
+        f"with its 95% bootstrap interval over the questions, {RESAMPLES:,} resamples. "
         f"Pairs are those that {asked.expensive} does not score. Time is the processor time of "
         f"both over that of {asked.expensive} alone, taking turns: median and range of the first "
         f"{asked.timed} questions."
@@ -58,13 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         times = time_shares(queries[: asked.timed], cheap, expensive, keeps)
         for keep, shares in zip(keeps, times, strict=True):
             found = values(queries, partial(order_in_turn, known[cheap], keep, known[expensive]))
-            bootstrap = Bootstrap(len(queries), RESAMPLES, seed=0)
-            means = bootstrap.means(np.column_stack([whole, found]))
-            lost = difference(whole, found, means[:, 0], means[:, 1])
+            lost = Resampling(RESAMPLES, seed=0).differences(whole[:, None], found[:, None])[0]
             cells = (
                 *(folder.name, str(len(queries)), f"{whole.mean():.3f}", str(keep)),
                 f"{found.mean():.3f}",
-                f"{lost.value:+.3f} [{lost.low:+.3f}, {lost.high:+.3f}]",
+                str(lost),
                 f"{spared(queries, keep):.0%}",
                 f"{median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})",
             )

@@ -26,7 +26,6 @@ from benchmarks.models import DEFAULT_CACHE
 from benchmarks.report import describe_machine
 from bge_rerank_integrations import Scorer, load_scorer
 from bge_rerank_integrations.evaluate import JudgedQuery, Report, evaluate, read_beir
-from bge_rerank_integrations.evaluate.verdict import helps
 from bge_rerank_integrations.ranking.reranker import checked_scores
 from bge_rerank_integrations.types import FloatArray, Pair
 
@@ -169,15 +168,14 @@ def as_markdown(reports: Sequence[Report], asked: argparse.Namespace) -> str:
             report.title,
             str(report.questions),
             f"{report.candidates.recall:.3f}",
-            f"{before.value:.3f} [{before.low:.3f}, {before.high:.3f}]",
+            str(before),
         ]
         for result in report.rerankers:
             gain = result.gains[report.main]
             value = f"{result.measures[report.main].value:.3f}"
-            p = "p < 0.001" if gain.p_value < 0.001 else f"p = {gain.p_value:.3f}"
-            if helps(result, report.main, questions=report.questions):
+            if gain.is_gain:
                 value = f"**{value}**"
-            cells.append(f"{value} ({gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], {p})")
+            cells.append(f"{value} ({gain})")
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Bold: measurably better than the order they came in. Scorers:", ""]
     lines += [f"- {r.name}: `{without_path(r.scorer)}`" for r in reports[0].rerankers]

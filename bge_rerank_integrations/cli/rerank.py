@@ -44,6 +44,12 @@ def rerank(
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="The input is JSON lines, whatever its name.")
     ] = False,
+    text_field: Annotated[
+        str | None, typer.Option(help="Field or column of the passage; see above.")
+    ] = None,
+    id_field: Annotated[
+        str | None, typer.Option(help='Field or column to copy to "id" in the results.')
+    ] = None,
     as_json: option.AsJson = False,
     model: option.Model = DEFAULT_MODEL,
     top_n: Annotated[int | None, typer.Option(help="Keep the best N.")] = None,
@@ -122,12 +128,12 @@ def rerank(
 ) -> None:
     """Order passages by how well they answer QUERY, the best first.
 
-    Passages are the arguments after QUERY, else the lines of --file, else those of standard
-    input, in UTF-8; blank lines are left out. In JSON lines (a --file that ends in .jsonl or
-    .ndjson, or --jsonl) each line is a text or an object with the text under "passage" or "text";
-    its other keys are carried through, except for index, score, raw_score, scored and, with
-    --explain, evidence, which are written anew. Put -- before a query or passage that begins with
-    a dash.
+    Passages are the arguments after QUERY, else those of --file, else those of standard input: each
+    line, in UTF-8, or each row of a file in .jsonl, .ndjson, .csv, .tsv (with a header) or
+    .parquet. A row's passage is its "passage", "text", "content", "contents" or "page_content"; a
+    "title" beside a "text" or "contents" is put before it. The other fields are carried through,
+    except for index, score, raw_score, scored and, with --explain, evidence, which are written
+    anew. Put -- before a query or passage that begins with a dash.
 
     On a terminal a table is printed. Otherwise, and with --json, each line is an object: index
     (the passage's position in the input, from 0), score, raw_score, passage, carried keys. What
@@ -203,7 +209,7 @@ def rerank(
     if passages:
         given = [Passage(text, {}) for text in passages]
     else:
-        given = read_passages(file, json_lines=jsonl)
+        given = read_passages(file, json_lines=jsonl, text_field=text_field, id_field=id_field)
     if not given:
         return
     results = load().rerank(query, [passage.text for passage in given])

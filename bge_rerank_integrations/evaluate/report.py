@@ -149,7 +149,8 @@ def verdict(result: RerankerResult, main: str, *, before: Estimate, questions: i
     name, gain, latency = result.name, result.gains[main], result.latency
     figures = f"{main} goes from {before.value:.3f} to {result.measures[main].value:.3f}, by {gain}"
     if not gain.wins + gain.losses:
-        return f"No measurable difference: {name} changes {main} for none of the {questions} questions."
+        who = f"none of the {questions} questions"
+        return f"No measurable difference: {name} changes {main} for {who}."
     if gain.low is None:
         return (
             f"Too few of the {questions} questions change to tell whether {name} helps: {figures}. "

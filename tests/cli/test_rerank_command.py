@@ -119,7 +119,7 @@ def test_every_option_of_load_reranker_is_there_but_the_secrets() -> None:
     offered = set(inspect.signature(rerank).parameters)
     # a secret on the command line would stand in the list of processes
     taken = set(ScorerOptions.__annotations__) - {"token", "api_key"}
-    ours = {"query", "passages", "file", "jsonl", "as_json"}
+    ours = {"query", "passages", "file", "jsonl", "as_json", "text_field", "id_field"}
     ranking = {"model", "top_n", "threshold", "normalize", "timeout", "on_error"}
     cutoffs = {"calibration", "min_probability", "target_recall", "min_n", "token_budget"}
     assert offered == taken | ours | ranking | cutoffs | {
@@ -258,9 +258,13 @@ def test_requests_may_come_from_a_file_and_keep_to_the_options(
 
 @pytest.mark.parametrize("arguments", [[QUERY], [], [QUERY, "--jsonl"], [QUERY, "--json"]])
 @pytest.mark.parametrize("stdin", ["", "\n \n"])
-def test_nothing_in_gives_nothing_out_and_loads_no_model(arguments: list[str], stdin: str) -> None:
+def test_nothing_in_gives_nothing_out_and_loads_no_model(
+    arguments: list[str], stdin: str, caplog: pytest.LogCaptureFixture
+) -> None:
     result = invoke(*arguments, "--model", "./no/such/model", stdin=stdin)
-    assert (result.exit_code, result.output) == (0, "")
+    assert (result.exit_code, result.stdout) == (0, "")
+    kind = "passages" if QUERY in arguments else "requests"
+    assert caplog.messages == [f"there are no {kind} in standard input"]
 
 
 @pytest.mark.parametrize(
@@ -268,14 +272,22 @@ def test_nothing_in_gives_nothing_out_and_loads_no_model(arguments: list[str], s
     [
         ([QUERY, "--jsonl"], '"a"\n{"text": "a"\n', "line 2 of standard input is not JSON: "),
         ([QUERY, "--jsonl"], "\n\nsecret\n", "line 3 of standard input is not JSON: Expecting"),
-        ([QUERY, "--jsonl"], "[" * 100_000, "line 1 of standard input is no JSON that can be read"),
-        ([QUERY, "--jsonl"], '{"text": 3}', "line 1 of standard input is no passage: it must be"),
-        ([QUERY, "--jsonl"], '{"secret": "a"}', "is no passage"),
-        ([QUERY, "--jsonl"], '["secret"]', "is no passage"),
+        (
+            [QUERY, "--jsonl"],
+            "[" * 100_000,
+            "line 1 of standard input is not JSON that can be read",
+        ),
+        (
+            [QUERY, "--jsonl"],
+            '{"text": 3}',
+            "line 1 of standard input is not a passage: it has no text",
+        ),
+        ([QUERY, "--jsonl"], '{"secret": "a"}', "is not a passage"),
+        ([QUERY, "--jsonl"], '["secret"]', "is not a passage"),
         ([QUERY], b"a\nsecret \xe4\n", "line 2 of standard input is not UTF-8: its byte 8 is 0xe4"),
-        ([], '"secret"', "line 1 of standard input is no request: "),
-        ([], '{"query": "secret", "passages": "secret"}', "is no request"),
-        ([], '{"query": ["secret"], "passages": []}', "is no request"),
+        ([], '"secret"', "line 1 of standard input is not a request; without a QUERY"),
+        ([], '{"query": "secret", "passages": "secret"}', "is not a request"),
+        ([], '{"query": ["secret"], "passages": []}', "is not a request"),
         ([], '{"query": "q", "passages": ["secret", 1]}', "passage 2 in line 1 of standard input"),
     ],
 )
@@ -295,7 +307,9 @@ def test_unreadable_input_is_one_line_of_error_and_2(reranker_base: Path, tmp_pa
     assert done.returncode == 2
     assert len(json_lines(done.stdout)) == 1, "what came before the bad line is answered"
     assert done.stderr == (
-        f"bge-rerank: line 2 of {file} is not JSON: Expecting ':' delimiter, column 9\n"
+        f"bge-rerank: line 2 of {file} is not JSON: Expecting ':' delimiter, column 9; without a "
+        'QUERY argument each line must be a request, {"query": "...", "passages": [...]}: to rank '
+        "the lines themselves, give a QUERY\n"
     )
 
 

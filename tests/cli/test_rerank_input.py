@@ -43,8 +43,8 @@ def test_one_document_of_json_is_refused_unless_its_lines_are_meant(
     file.write_text(to_json_lines(ROWS), encoding="utf-8")
     refused = invoke("--file", file, "--model", NO_MODEL)
     assert isinstance(refused.exception, UnreadableInput)
-    assert f"{file} is one JSON document by its name" in str(refused.exception)
-    assert "give --jsonl if that is what it holds" in str(refused.exception)
+    assert f"{file} is named as one JSON document" in str(refused.exception)
+    assert "give --jsonl if the file is already like that" in str(refused.exception)
     taken = invoke("--file", file, "--jsonl", "--model", reranker_base)
     assert {row["id"] for row in json_lines(taken.stdout)} == {1, 2}
 
@@ -54,7 +54,9 @@ def test_json_that_is_read_as_text_is_said_once(reranker_base: Path) -> None:
     assert done.returncode == 0
     assert {row["passage"] for row in json_lines(done.stdout)} == {json.dumps(row) for row in ROWS}
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("bge-rerank: Each of the 2 lines is a JSON object")
+    assert done.stderr.startswith(
+        "bge-rerank: each of the 2 lines of standard input is a JSON object"
+    )
     assert "--jsonl" in done.stderr
 
 
@@ -83,7 +85,7 @@ def test_numbers_that_json_does_not_have_are_refused(number: str) -> None:
     line = f'{{"text": "a", "weight": {number}}}\n'
     result = invoke("--jsonl", "--model", NO_MODEL, stdin=line)
     assert isinstance(result.exception, UnreadableInput)
-    assert f"line 1 of standard input is no JSON that can be read: {number} is" in str(
+    assert f"line 1 of standard input is not JSON that can be read: {number} is" in str(
         result.exception
     )
 
@@ -129,3 +131,17 @@ def test_a_module_of_our_own_that_is_missing_is_not_a_missing_extra(tmp_path: Pa
     assert done.returncode == 1, sys.executable
     assert "No module named 'bge_rerank_integrations.cli.batch'" in done.stderr
     assert "pip install" not in done.stderr
+
+
+def test_columns_are_named_by_options(reranker_base: Path, tmp_path: Path) -> None:
+    file = tmp_path / "faq.csv"
+    file.write_text("key;question;answer\n7;Panda?;A panda is a bear.\n8;Water?;It boils.\n")
+    result = invoke(
+        *("--file", file, "--model", reranker_base, "--text-field", "answer", "--id-field", "key")
+    )
+    rows = {row["id"]: row for row in json_lines(result.stdout)}
+    assert {key: row["passage"] for key, row in rows.items()} == {
+        "7": "A panda is a bear.",
+        "8": "It boils.",
+    }
+    assert rows["7"]["question"] == "Panda?"

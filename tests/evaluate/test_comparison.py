@@ -19,10 +19,7 @@ from bge_rerank_integrations import (
 )
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.evaluate import JudgedQuery, Report, RerankerResult, evaluate
-<<<<<<< HEAD
-=======
 from bge_rerank_integrations.evaluate.page import html_page
->>>>>>> ec07113 (Evaluate with scipy's intervals and sign-flip tests, a jinja2 page, loader functions; one reader of input files)
 from tests.evaluate.data import StatedScorer, helped, hurt, stated
 from tests.fakes import FailingScorer, WordOverlapScorer
 
@@ -78,6 +75,8 @@ def test_where_it_helps_some_and_hurts_others() -> None:
     report, result = only([q for n in range(6) for q in (helped(n), hurt(n))])
     gain = result.gains["nDCG@10"]
     assert gain.value == pytest.approx((0.5 + SECOND - 1) / 2)
+    assert gain.low is not None
+    assert gain.high is not None
     assert gain.low < 0 < gain.high
     assert (gain.wins, gain.losses) == (6, 6)
     assert report.verdict.startswith("No measurable difference: with words, nDCG@10")
