@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
-from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
+from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.types import Pair
 
 DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
@@ -102,29 +102,44 @@ _LLM_ARCHITECTURES = {
 }
 
 
-def family_of(config: Mapping[str, Any], model: str) -> Family:
+def family_of(config: Mapping[str, Any], model: str, *, label: int | str | None = None) -> Family:
     """The family that this `config.json` describes.
 
     Raises `UnsupportedModel`, naming the architecture, for anything that has no single relevance
-    logit: a classifier of several labels, a masked language model, a model of an unknown kind.
+    logit: a classifier of several labels without a `label`, a masked language model, a model of an
+    unknown kind. Raises `InvalidInputError` for a `label` that the model does not have.
     """
     architecture = str((config.get("architectures") or ["none declared"])[0])
+    classifier = architecture.endswith("ForSequenceClassification")
+    if label is not None:
+        if not classifier or label_count(config) == 1:
+            raise InvalidInputError(
+                f"label is {label!r}, and {model} is no classifier of several labels: leave it out"
+            )
+        label_index(config, model, label)
     if architecture in _LLM_ARCHITECTURES:
         return _LLM_ARCHITECTURES[architecture]
-    if architecture.endswith("ForSequenceClassification"):
+    if classifier:
         labels = label_count(config)
-        if labels != 1:
+        if labels != 1 and label is None:
             raise UnsupportedModel(
-                f"{model} is a {architecture} of {labels} labels, a classifier and not a "
-                f"reranker, which has one; use a reranker such as {DEFAULT_MODEL}"
+                f"{model} is a {architecture} of {labels} labels, a classifier and not a reranker, "
+                f"which has one; say which label means relevant with label=... "
+                f"({', '.join(_label_names(config))}), or use a reranker such as {DEFAULT_MODEL}"
             )
         return Family.ENCODER
     # an encoder without a head, as embedding models are saved: BertModel, XLMRobertaModel, ...
     if architecture.endswith("Model"):
         return Family.BI_ENCODER
+    answers = (
+        "rerankers that answer yes or no (Qwen3-Reranker, mxbai-rerank-v2) do not run here: serve "
+        "the model with vLLM and give its base_url, or "
+        if architecture.endswith("ForCausalLM")
+        else ""
+    )
     raise UnsupportedModel(
         f"{model} is a {architecture}, which gives no relevance score; "
-        f"use a reranker such as {DEFAULT_MODEL}"
+        f"{answers}use a reranker such as {DEFAULT_MODEL}"
     )
 
 
@@ -139,3 +154,24 @@ def label_count(config: Mapping[str, Any]) -> int:
             "object, or the second a whole number from 1"
         )
     return number
+
+
+def label_index(config: Mapping[str, Any], model: str, label: int | str) -> int:
+    """The place of a label among a classifier's logits, by its number or its name in `id2label`.
+
+    Raises `InvalidInputError`, with the labels there are, for any other.
+    """
+    names = _label_names(config)
+    if isinstance(label, str) and names.count(label) == 1:
+        return names.index(label)
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
+        return label
+    raise InvalidInputError(
+        f"label is {label!r}; {model} has the labels {', '.join(names)}, numbered from 0"
+    )
+
+
+def _label_names(config: Mapping[str, Any]) -> list[str]:
+    named = config.get("id2label")
+    named = {str(key): str(name) for key, name in named.items()} if named else {}
+    return [named.get(str(index), f"LABEL_{index}") for index in range(label_count(config))]

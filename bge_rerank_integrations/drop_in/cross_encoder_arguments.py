@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from pydantic import SecretStr
 
 from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.local.st_config import Activation, activation_of
 from bge_rerank_integrations.types import Backend, Precision
-
-Activation = Literal["Sigmoid", "Identity"]
 
 PRECISIONS: dict[str, Precision] = {
     "float32": "fp32", "float": "fp32", "fp32": "fp32",
@@ -125,13 +124,6 @@ def _activation(name: str, value: Any) -> Reading:
             "apply any other function to the raw scores yourself"
         )
     return "activation", kind
-
-
-def activation_of(path: str) -> Activation | None:
-    """The activation of this class path, as in "torch.nn.modules.activation.Sigmoid", if known."""
-    kind = path.rpartition(".")[2]
-    known = {"Sigmoid": "Sigmoid", "Identity": "Identity"}
-    return known.get(kind) if path.startswith("torch.nn.") else None  # type: ignore[return-value]
 
 
 def _model_kwargs(name: str, value: Any) -> Reading:

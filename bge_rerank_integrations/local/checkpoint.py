@@ -22,7 +22,7 @@ SETTINGS = (
     "added_tokens.json",
     "chat_template.jinja",
     "modules.json",
-    "sentence_bert_config.json",
+    "sentence_*_config.json",
     "config_sentence_transformers.json",
     "[0-9]_*/config.json",
 )
@@ -39,6 +39,7 @@ DOWNLOADED = (
     *SETTINGS,
     ADAPTER,
     *QUANTIZERS,
+    "[0-9]_*/model.safetensors",
     "model*.safetensors",
     "model.safetensors.index.json",
 )

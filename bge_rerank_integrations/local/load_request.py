@@ -25,6 +25,7 @@ class TextRequest:
     special_tokens: SpecialTokens = "literal"
     prompt: str | None = None
     truncation: Truncation = "only_second"
+    label: int | str | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_length", "query_max_length"):

@@ -182,11 +182,11 @@ def _copy_settings(checkpoint: Checkpoint, folder: Path, family: Family) -> None
             shutil.copyfile(file, copy)
     if family is Family.BI_ENCODER:
         # the table of models knows an instruction by the hub's id, which a folder no longer has
-        from bge_rerank_integrations.local.text.bi_encoder import default_instructions
+        from bge_rerank_integrations.local.st_config import read_settings
 
-        query, passage = default_instructions(checkpoint)
+        query = read_settings(checkpoint).query_prompt
         settings = checkpoint.read_json(PROMPTS) if (checkpoint.folder / PROMPTS).is_file() else {}
-        settings["prompts"] = {"query": query, "document": passage}
+        settings["prompts"] = {**(settings.get("prompts") or {}), "query": query}
         (folder / PROMPTS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, NonFiniteScoreError, OutOfMemoryError
-from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.base.models import Family
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.load_request import TextRequest
 from bge_rerank_integrations.local.scorer import LocalScorer
+from bge_rerank_integrations.local.st_config import FolderSettings
 from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
 from bge_rerank_integrations.local.text.method import Method
@@ -34,8 +35,8 @@ def cross_scorer(
 
 def bi_scorer(folder: Path, forward: OracleForward, text: TextRequest) -> LocalScorer:
     engine = engine_over(forward, folder)
-    checkpoint = Checkpoint(str(folder), folder)
-    method = bi_encoding(engine.tokenizer, text, checkpoint, limit=512, pooling="cls")
+    settings = FolderSettings(Family.BI_ENCODER, "cls")
+    method = bi_encoding(engine.tokenizer, text, settings, limit=512)
     return _scorer(engine, method)
 
 

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from bge_rerank_integrations.base.models import LLM_FAMILIES, Family, family_of
+from bge_rerank_integrations.base.models import LLM_FAMILIES, Family
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import GRAPHS, SETTINGS, Checkpoint
 from bge_rerank_integrations.local.device import check_precision
@@ -25,10 +25,10 @@ from bge_rerank_integrations.local.onnx_backend.encoder import (
 )
 from bge_rerank_integrations.local.onnx_backend.file import OnnxFile, read_onnx_file
 from bge_rerank_integrations.local.scorer import LocalScorer
-from bge_rerank_integrations.local.text.bi_encoder import bi_encoding, read_pooling
+from bge_rerank_integrations.local.st_config import read_settings
+from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
 from bge_rerank_integrations.local.text.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
-from bge_rerank_integrations.local.text.method import Method
 
 GraphBackend = Literal["onnx", "openvino"]
 
@@ -85,39 +85,38 @@ def load_onnx_scorer(
     """
     start = import_runtime(backend)
     config, model = checkpoint.config, checkpoint.model
-    family = family_of(config, model)
-    if family in LLM_FAMILIES:
+    settings = read_settings(checkpoint, request.text.label)
+    if settings.family in LLM_FAMILIES:
         raise UnsupportedModel(
             f"{model} is an LLM reranker, and backend {backend!r} runs encoders: use "
             "backend='torch'"
         )
     refuse_llm_options(model, request)
+    if request.text.label is not None:
+        raise InvalidInputError(
+            f"label is {request.text.label!r}; backend {backend!r} runs models of one label: use "
+            "backend='torch'"
+        )
     if request.device not in (None, "auto", "cpu"):
         raise InvalidInputError(
             f"device is {request.device!r}; backend {backend!r} runs on the CPU only: leave device "
             "out, or use backend='torch'"
         )
-    output: Output = "logit" if family is Family.ENCODER else read_pooling(checkpoint)
+    output: Output = settings.output
     reasons = [f"backend {backend}: {reason}", *_precision_reasons(request, checkpoint.graph)]
     limit = position_limit(config, model)
 
     def load() -> Engine:
         use = _graph_use(checkpoint, output)
-        tokenizer = read_tokenizer(checkpoint)
+        tokenizer = read_tokenizer(checkpoint, lowercase=settings.lowercase)
         forward = GraphEncoder(start(checkpoint.graph), checkpoint.graph, use)
         return Engine(model, checkpoint.fingerprint, tokenizer, forward)
 
     engine = shared_engine((checkpoint.signature, backend, output), load)
-    method: Method
-    if output == "logit":
-        method = cross_encoding(engine.tokenizer, request.text, limit=limit)
-    else:
-        method = bi_encoding(
-            engine.tokenizer, request.text, checkpoint, limit=limit, pooling=output
-        )
+    method = cross_encoding if settings.family is Family.ENCODER else bi_encoding
     return LocalScorer(
         engine,
-        method,
+        method(engine.tokenizer, request.text, settings, limit=limit),
         limits=request.limits,
         show_progress=request.show_progress,
         reasons=reasons,

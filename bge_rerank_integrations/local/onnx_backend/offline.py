@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from bge_rerank_integrations.base.models import DEFAULT_MODEL, known_models
+from bge_rerank_integrations.base.models import DEFAULT_MODEL, Family, known_models
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, MissingExtra
 from bge_rerank_integrations.local.device import check_precision
 from bge_rerank_integrations.local.engine import Engine, shared_engine
@@ -18,7 +18,8 @@ from bge_rerank_integrations.local.onnx_backend.encoder import GraphEncoder, Gra
 from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
 from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
 from bge_rerank_integrations.local.scorer import LocalScorer
-from bge_rerank_integrations.local.text.bi_encoder import with_defaults
+from bge_rerank_integrations.local.st_config import FolderSettings
+from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
 from bge_rerank_integrations.local.text.method import Method
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer
@@ -88,14 +89,10 @@ def load_offline_scorer(model: str, request: LoadRequest) -> LocalScorer:
     if embedded.output == "logit":
         method = cross_encoding(engine.tokenizer, request.text, limit=spec.max_length)
     else:
-        method = with_defaults(
-            engine.tokenizer,
-            request.text,
-            limit=spec.max_length,
-            pooling=embedded.output,
-            instructions=(spec.query_instruction or "", ""),
-            max_length=spec.max_length,
+        settings = FolderSettings(
+            Family.BI_ENCODER, embedded.output, query_prompt=spec.query_instruction or ""
         )
+        method = bi_encoding(engine.tokenizer, request.text, settings, limit=spec.max_length)
     about = (
         f"model {embedded.title}: {embedded.origin} ({spec.license}), from "
         f"{CARRIER} {CARRIER_VERSION}, SHA-256 checked"

@@ -1,33 +1,22 @@
-"""Query and passage each through an embedder, scored by the cosine of their vectors.
-
-The layout of an embedder's folder is sentence-transformers' own: `modules.json`, a pooling
-`config.json`, and prompts in `config_sentence_transformers.json`.
-"""
-
-from __future__ import annotations
+"""Query and passage each through an embedder, scored by the cosine of their vectors."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from bge_rerank_integrations.base.models import DEFAULT_MODEL, find_model
-from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
+from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.load_request import TextRequest, refuse_truncation
+from bge_rerank_integrations.local.st_config import FolderSettings
 from bge_rerank_integrations.local.text.cross_encoder import count_both, describe, encode_both
+from bge_rerank_integrations.local.text.head import NO_HEAD, Head
 from bge_rerank_integrations.local.text.method import EncodedTexts, TextOptions, cut_at
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence, join_single
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 
-if TYPE_CHECKING:
-    # embedders without a checkpoint come here too, where safetensors may not be installed
-    from bge_rerank_integrations.local.checkpoint import Checkpoint
-
 Pooling = Literal["cls", "mean"]
-MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +25,7 @@ class BiEncoding:
 
     options: TextOptions
     pooling: Pooling
+    head: Head = NO_HEAD
     scale: Scale = "cosine"
     columns: int = 1
 
@@ -90,8 +80,9 @@ class BiEncoding:
         return EncodedTexts([join_single(ids[text][:limit], template) for text in texts], positions)
 
     def vectors(self, rows: FloatArray) -> FloatArray:
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        unit: FloatArray = rows / np.maximum(norms, np.float32(1e-12))
+        found = self.head(rows)
+        norms = np.linalg.norm(found, axis=1, keepdims=True)
+        unit: FloatArray = found / np.maximum(norms, np.float32(1e-12))
         return unit
 
     def measure(
@@ -112,135 +103,41 @@ class BiEncoding:
 def bi_encoding(
     tokenizer: TextTokenizer,
     text: TextRequest,
-    checkpoint: Checkpoint,
+    settings: FolderSettings,
     *,
     limit: int,
-    pooling: Pooling,
 ) -> BiEncoding:
     """The method with the caller's options filled up by what the embedder's folder says.
 
-    Raises `InvalidInputError` as `with_defaults` does.
-    """
-    return with_defaults(
-        tokenizer,
-        text,
-        limit=limit,
-        pooling=pooling,
-        instructions=default_instructions(checkpoint),
-        max_length=default_max_length(checkpoint),
-    )
-
-
-def with_defaults(
-    tokenizer: TextTokenizer,
-    text: TextRequest,
-    *,
-    limit: int,
-    pooling: Pooling,
-    instructions: tuple[str, str],
-    max_length: int,
-) -> BiEncoding:
-    """The method with the caller's options filled up by `instructions` (for query and passage).
-
-    Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`.
+    Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`, and
+    `UnsupportedModel` where the folder's prompt for a passage is not certain.
     """
     refuse_truncation(text)
     least = len(tokenizer.single_template) + 1
-    length = min(max_length, limit) if text.max_length is None else text.max_length
+    length = settings.default_length(limit, limit) if text.max_length is None else text.max_length
     query = length if text.query_max_length is None else text.query_max_length
     for name, number in (("max_length", length), ("query_max_length", query)):
         if not least <= number <= limit:
             raise InvalidInputError(
                 f"{name} is {number}; this model takes {least} to {limit} tokens"
             )
-    given = text.query_instruction, text.passage_instruction
+    before_query, before_passage = text.query_instruction, text.passage_instruction
+    if before_passage is None and settings.passage_prompt is None:
+        raise UnsupportedModel(
+            "config_sentence_transformers.json has a prompt named passage or corpus and none named "
+            "document, and sentence-transformers 6 leaves such a prompt out: give it as "
+            "passage_instruction, or give passage_instruction='' for none"
+        )
     return BiEncoding(
         TextOptions(
             max_length=length,
             query_max_length=query,
-            query_instruction=instructions[0] if given[0] is None else given[0],
-            passage_instruction=instructions[1] if given[1] is None else given[1],
+            query_instruction=settings.query_prompt if before_query is None else before_query,
+            passage_instruction=settings.passage_prompt or ""
+            if before_passage is None
+            else before_passage,
             special_tokens=text.special_tokens,
         ),
-        pooling,
+        "mean" if settings.output == "mean" else "cls",
+        settings.head,
     )
-
-
-def read_pooling(checkpoint: Checkpoint) -> Pooling:
-    """CLS or mean, as the folder's sentence-transformers files say.
-
-    Raises `UnsupportedModel` for an encoder that has neither a relevance head nor such files, and
-    for poolings or extra modules that are not supported.
-    """
-    architecture = (checkpoint.config.get("architectures") or ["unknown"])[0]
-    if not (checkpoint.folder / "modules.json").is_file():
-        raise UnsupportedModel(
-            f"{checkpoint.model} is a {architecture} with no relevance head and no modules.json "
-            f"that says how its vectors are pooled; use a reranker such as {DEFAULT_MODEL}, or an "
-            "embedder saved by sentence-transformers"
-        )
-    modules = checkpoint.read_json("modules.json")
-    if not isinstance(modules, list) or not all(
-        isinstance(module, dict) and "type" in module for module in modules
-    ):
-        raise CheckpointError(f"{checkpoint.folder / 'modules.json'} holds no list of modules")
-    kinds = [module["type"].rpartition(".")[2] for module in modules]
-    if unknown := sorted(set(kinds) - MODULES):
-        raise UnsupportedModel(
-            f"{checkpoint.model} has the module {unknown[0]}; "
-            f"supported: {', '.join(sorted(MODULES))}"
-        )
-    if "Pooling" not in kinds:
-        raise UnsupportedModel(f"{checkpoint.model} has no Pooling module in modules.json")
-    path = modules[kinds.index("Pooling")].get("path", "")
-    if Path(path).is_absolute() or ".." in Path(path).parts:
-        raise CheckpointError(f"{checkpoint.folder / 'modules.json'} points outside its folder")
-    return _pooling_mode(checkpoint, checkpoint.read_json(f"{path}/config.json"))
-
-
-def _pooling_mode(checkpoint: Checkpoint, config: dict[str, Any]) -> Pooling:
-    modes = config.get("pooling_mode")
-    if modes is None:  # sentence-transformers before 6 wrote one flag per mode
-        modes = [
-            name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-            for name, on in config.items()
-            if name.startswith("pooling_mode_") and on
-        ]
-    modes = [modes] if isinstance(modes, str) else list(modes)
-    if modes == ["cls"]:
-        return "cls"
-    if modes == ["mean"] and config.get("include_prompt", True):
-        return "mean"
-    raise UnsupportedModel(
-        f"{checkpoint.model} pools by {' and '.join(modes) or 'nothing'}"
-        f"{'' if config.get('include_prompt', True) else ' without the instruction'}; "
-        "supported: cls, mean"
-    )
-
-
-def default_instructions(checkpoint: Checkpoint) -> tuple[str, str]:
-    """What the embedder was trained to see before a query and before a passage.
-
-    BGE's own from the table of models by exact id, otherwise the folder's prompts.
-    """
-    spec = find_model(checkpoint.model)
-    if spec is not None:
-        return spec.query_instruction or "", ""
-    file = "config_sentence_transformers.json"
-    prompts: dict[str, str] = {}
-    if (checkpoint.folder / file).is_file():
-        prompts = checkpoint.read_json(file).get("prompts") or {}
-    passage = next(
-        (prompts[name] for name in ("document", "passage", "corpus") if name in prompts), ""
-    )
-    return prompts.get("query", ""), passage
-
-
-def default_max_length(checkpoint: Checkpoint) -> int:
-    """`max_seq_length` of the folder's sentence-transformers files, else 512."""
-    file = "sentence_bert_config.json"
-    if (checkpoint.folder / file).is_file():
-        length = checkpoint.read_json(file).get("max_seq_length")
-        if length:
-            return int(length)
-    return 512

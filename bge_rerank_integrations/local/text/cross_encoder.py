@@ -10,8 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bge_rerank_integrations.base.models import Family
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.local.load_request import TextRequest
+from bge_rerank_integrations.local.st_config import FolderSettings
+from bge_rerank_integrations.local.text.head import NO_HEAD, Head
 from bge_rerank_integrations.local.text.method import EncodedTexts, TextOptions, cut_at
 from bge_rerank_integrations.local.text.token_cache import Ids
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence, join_pair
@@ -25,12 +28,13 @@ class CrossEncoding:
     """The method of one-logit classifiers; see `method.Method`."""
 
     options: TextOptions
+    head: Head = NO_HEAD
     scale: Scale = "logit"
     columns: int = 1
 
     @property
     def description(self) -> str:
-        return describe(self.options)
+        return describe(self.options) + self.head.description
 
     def encode(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
@@ -51,7 +55,7 @@ class CrossEncoding:
         return EncodedTexts(sequences, positions, cut)
 
     def decode(self, rows: FloatArray, encoded: EncodedTexts) -> FloatArray:  # noqa: ARG002
-        return rows
+        return self.head(rows)
 
     def measure(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
@@ -73,14 +77,24 @@ class CrossEncoding:
         return (shorter, room - shorter) if query <= passage else (room - shorter, shorter)
 
 
-def cross_encoding(tokenizer: TextTokenizer, text: TextRequest, *, limit: int) -> CrossEncoding:
-    """The method with the caller's options filled up by FlagEmbedding's defaults.
+def cross_encoding(
+    tokenizer: TextTokenizer,
+    text: TextRequest,
+    settings: FolderSettings | None = None,
+    *,
+    limit: int,
+) -> CrossEncoding:
+    """The method with the caller's options filled up by the folder's and FlagEmbedding's defaults.
 
     Raises `InvalidInputError`, with the allowed range, for a pair longer than the model's `limit`
     or a query that leaves no room for a passage.
     """
     control = len(tokenizer.pair_template)
-    length = min(DEFAULT_MAX_LENGTH, limit) if text.max_length is None else text.max_length
+    settings = settings or FolderSettings(Family.ENCODER)
+    length = text.max_length
+    if length is None:
+        length = settings.default_length(limit, DEFAULT_MAX_LENGTH)
+    instruction = text.query_instruction
     if not 4 * (control + 1) <= length <= limit:
         raise InvalidInputError(
             f"max_length is {length}; this model takes {4 * (control + 1)} to {limit} tokens"
@@ -102,11 +116,12 @@ def cross_encoding(tokenizer: TextTokenizer, text: TextRequest, *, limit: int) -
         TextOptions(
             max_length=length,
             query_max_length=query,
-            query_instruction=text.query_instruction or "",
+            query_instruction=settings.query_prompt if instruction is None else instruction,
             passage_instruction=text.passage_instruction or "",
             special_tokens=text.special_tokens,
             truncation=text.truncation,
-        )
+        ),
+        settings.head,
     )
 
 

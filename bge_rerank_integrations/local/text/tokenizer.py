@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer, pre_tokenizers
+from tokenizers import Encoding, Tokenizer, normalizers, pre_tokenizers
 
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError
 from bge_rerank_integrations.local.text.control_tokens import (
@@ -71,7 +71,12 @@ class TextTokenizer:
     """
 
     def __init__(
-        self, folder: Path, declared: Iterable[int] = (), *, config: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        declared: Iterable[int] = (),
+        *,
+        config: Mapping[str, Any] | None = None,
+        lowercase: bool = False,
     ) -> None:
         self._file = folder / "tokenizer.json"
         if not self._file.is_file():
@@ -90,6 +95,8 @@ class TextTokenizer:
             unknown = unknown_id(self._parsing, self._content)
             self._config = TokenizerConfig(folder, config, self._parsing, unknown)
             self._types = _token_types(config)
+        if lowercase:
+            self._parsing.normalizer = _lowercased(self._parsing.normalizer)
         _forget_state(self._parsing)
         self.control_ids = control_ids(self._parsing, self._content, declared)
         self.size = _size(self._parsing)
@@ -247,6 +254,15 @@ def join_single(text: Ids, template: Template) -> TokenSequence:
 def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
     encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+
+def _lowercased(normalizer: Any) -> Any:
+    """`Lowercase` before a normalizer that has none, as sentence-transformers puts it."""
+    several = isinstance(normalizer, normalizers.Sequence)
+    steps = list(normalizer) if several else [] if normalizer is None else [normalizer]
+    if any(isinstance(step, normalizers.Lowercase) for step in steps):
+        return normalizer
+    return normalizers.Sequence([normalizers.Lowercase(), *steps])
 
 
 def _forget_state(tokenizer: Tokenizer) -> None:

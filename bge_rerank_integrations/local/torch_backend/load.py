@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from bge_rerank_integrations.base.models import LLM_FAMILIES, Family, family_of
+from bge_rerank_integrations.base.models import LLM_FAMILIES, Family
 from bge_rerank_integrations.errors import CheckpointError, MissingExtra
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec, decoder_spec
@@ -21,7 +21,8 @@ from bge_rerank_integrations.local.model_config import (
     why_not_flat,
 )
 from bge_rerank_integrations.local.scorer import AnyEngine, LocalScorer
-from bge_rerank_integrations.local.text.bi_encoder import bi_encoding, read_pooling
+from bge_rerank_integrations.local.st_config import FolderSettings, read_settings
+from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
 from bge_rerank_integrations.local.text.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
 from bge_rerank_integrations.local.text.llm_prompt import prompting
@@ -42,11 +43,11 @@ logger = logging.getLogger("bge_rerank_integrations")
 
 def load_torch_scorer(checkpoint: Checkpoint, request: LoadRequest) -> LocalScorer:
     """Load the checkpoint, or share it if this process has it on the same device already."""
-    family = family_of(checkpoint.config, checkpoint.model)
     checkpoint.refuse_adapter()
+    settings = read_settings(checkpoint, request.text.label)
     refuse_quantized(checkpoint)
     limit = position_limit(checkpoint.config, checkpoint.model)
-    llm = family in LLM_FAMILIES
+    llm = settings.family in LLM_FAMILIES
     if not llm:
         refuse_llm_options(checkpoint.model, request)
     plans = plan_devices(
@@ -56,7 +57,7 @@ def load_torch_scorer(checkpoint: Checkpoint, request: LoadRequest) -> LocalScor
         prefer="bf16" if llm else "fp16",
     )
     load = _load_llm if llm else _load_encoder
-    engine, method = load(checkpoint, family, request, plans, limit)
+    engine, method = load(checkpoint, settings, request, plans, limit)
     return LocalScorer(
         engine,
         method,
@@ -68,26 +69,23 @@ def load_torch_scorer(checkpoint: Checkpoint, request: LoadRequest) -> LocalScor
 
 def _load_encoder(
     checkpoint: Checkpoint,
-    family: Family,
+    settings: FolderSettings,
     request: LoadRequest,
     plans: Sequence[DevicePlan],
     limit: int,
 ) -> tuple[AnyEngine, Method]:
-    output: Output = "logit" if family is Family.ENCODER else read_pooling(checkpoint)
+    output: Output = settings.output
 
     def load(plan: DevicePlan) -> Engine:
-        tokenizer = read_tokenizer(checkpoint)
+        tokenizer = read_tokenizer(checkpoint, lowercase=settings.lowercase)
         return _engine(
             checkpoint, tokenizer, _measured_encoder(checkpoint, tokenizer, plan, output)
         )
 
     engine = _shared(checkpoint, plans, output, load)
     _warn_of_separators(checkpoint, engine.tokenizer)
-    if output == "logit":
-        return engine, cross_encoding(engine.tokenizer, request.text, limit=limit)
-    return engine, bi_encoding(
-        engine.tokenizer, request.text, checkpoint, limit=limit, pooling=output
-    )
+    method = cross_encoding if settings.family is Family.ENCODER else bi_encoding
+    return engine, method(engine.tokenizer, request.text, settings, limit=limit)
 
 
 def _warn_of_separators(checkpoint: Checkpoint, tokenizer: TextTokenizer) -> None:
@@ -107,14 +105,14 @@ def _warn_of_separators(checkpoint: Checkpoint, tokenizer: TextTokenizer) -> Non
 
 def _load_llm(
     checkpoint: Checkpoint,
-    family: Family,
+    settings: FolderSettings,
     request: LoadRequest,
     plans: Sequence[DevicePlan],
     limit: int,
 ) -> tuple[AnyEngine, Method]:
     tokenizer = read_tokenizer(checkpoint)
     (yes,) = tokenizer.encode(["Yes"], [0])
-    config, model = checkpoint.config, checkpoint.model
+    config, model, family = checkpoint.config, checkpoint.model, settings.family
     tied = read_flag(config, "tie_word_embeddings", model, default=True)
     spec = decoder_spec(family, config, request.layers, yes=int(yes[0]), tied=tied)
 

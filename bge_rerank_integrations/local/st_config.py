@@ -1,0 +1,516 @@
+"""The files that sentence-transformers keeps in a model's folder, read once and strictly.
+
+They say which modules run behind the transformer, which text stands before a query, how long a
+text may be and what becomes of the score. The rules are those of sentence-transformers 6.2
+(`base/model.py`, `base/modules/transformer.py`, `cross_encoder/model.py` and
+`sentence_transformer/model.py`). A key is obeyed, or known to change no score, or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bge_rerank_integrations.base.models import (
+    DEFAULT_MODEL,
+    LLM_FAMILIES,
+    Family,
+    family_of,
+    find_model,
+    label_index,
+)
+from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
+from bge_rerank_integrations.local.text import head as heads
+from bge_rerank_integrations.local.text.head import NO_HEAD, Head, Rows, Step
+
+if TYPE_CHECKING:
+    from bge_rerank_integrations.local.checkpoint import Checkpoint
+
+Output = Literal["logit", "cls", "mean"]
+Activation = Literal["Sigmoid", "Identity"]
+
+SETTINGS = "config_sentence_transformers.json"
+TRANSFORMER = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+
+MODULES = ("Dense", "Dropout", "LayerNorm", "Normalize", "Pooling", "Transformer")
+PROMPTS = ("document", "passage", "corpus")
+
+Allowed = Mapping[str, Sequence[Any] | None]
+"""The values that each key may have; None allows all."""
+
+POOLING_MODES = {
+    f"pooling_mode_{mode}": mode.removesuffix("_tokens").removesuffix("_token")
+    for mode in (
+        "cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens",
+        "lasttoken",
+    )
+}  # fmt: skip
+MODULE_KEYS: dict[str, Allowed] = {
+    "Pooling": {
+        "embedding_dimension": None, "word_embedding_dimension": None, "pooling_mode": None,
+        "include_prompt": (True,), **dict.fromkeys(POOLING_MODES, (True, False)),
+    },
+    "Normalize": {
+        "module_input_name": ("sentence_embedding",),
+        "module_output_name": ("sentence_embedding", None),
+    },
+    "Dense": {
+        "in_features": None, "out_features": None, "bias": (True, False),
+        "activation_function": None, "module_input_name": ("sentence_embedding", "scores"),
+        "module_output_name": ("sentence_embedding", "scores", None),
+        "use_residual": (True, False),
+    },
+    "LayerNorm": {"dimension": None},
+    "Dropout": {"dropout": None},
+}  # fmt: skip
+# What of a model's own arguments changes no score in float32.
+MODEL_ARGUMENTS: Allowed = dict.fromkeys(
+    ("add_pooling_layer", "attn_implementation", "dtype", "torch_dtype", "trust_remote_code")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSettings:
+    """What a folder says of how its model scores.
+
+    `output` is what the forward gives, and `head` what is computed of it. `max_length` is None
+    where no file bounds it. `passage_prompt` is None where the folder names a prompt that
+    sentence-transformers does not use.
+    """
+
+    family: Family
+    output: Output = "logit"
+    head: Head = NO_HEAD
+    activation: Activation = "Sigmoid"
+    max_length: int | None = None
+    query_prompt: str = ""
+    passage_prompt: str | None = ""
+    lowercase: bool = False
+    is_saved_cross_encoder: bool = False
+
+    def default_length(self, limit: int, usual: int) -> int:
+        """The length of a text or pair that the folder asks for, at most `limit`.
+
+        A cross-encoder's is `usual` where sentence-transformers did not save it, or less where its
+        tokenizer says so.
+        """
+        usual = usual if self.output == "logit" and not self.is_saved_cross_encoder else limit
+        return min(limit, usual, self.max_length or limit)
+
+
+def read_settings(checkpoint: Checkpoint, label: int | str | None = None) -> FolderSettings:
+    """The settings of a reranker's or an embedder's folder.
+
+    Raises `UnsupportedModel` for a model that is neither and for a setting that is not obeyed,
+    `CheckpointError` for damaged files, and `InvalidInputError` for a `label` that the model does
+    not have.
+    """
+    return _Folder(checkpoint).settings(label)
+
+
+class _Folder:
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._modules = self._read_modules()
+        self._st = self._read(SETTINGS) if self._modules else {}
+        self._transformer_file = next(
+            (name for name in TRANSFORMER if self._modules and self._read(name)), TRANSFORMER[0]
+        )
+        self._transformer = self._read(self._transformer_file) if self._modules else {}
+
+    def settings(self, label: int | str | None) -> FolderSettings:
+        config, model = self._checkpoint.config, self._checkpoint.model
+        kind = self._st.get("model_type", "SentenceTransformer")
+        names = [name for name, _ in self._modules]
+        if "LogitScore" in names:
+            raise UnsupportedModel(
+                f"{model} is a language model that answers with one token, and modules.json scores "
+                "it by LogitScore through a chat template, which is not done here; serve it with "
+                f"vLLM and give its base_url, or use a reranker such as {DEFAULT_MODEL}"
+            )
+        if self._modules and kind not in ("SentenceTransformer", "CrossEncoder"):
+            self._refuse(SETTINGS, "model_type", kind, "SentenceTransformer, CrossEncoder")
+        family = family_of(config, model, label=label)
+        if self._modules and kind == "CrossEncoder" and family not in LLM_FAMILIES:
+            return self._cross_encoder(family, label)
+        if family is Family.BI_ENCODER:
+            return self._embedder()
+        if family in LLM_FAMILIES:
+            if self._modules:
+                self._refuse("modules.json", "type", names[-1], "no modules for LLM rerankers")
+            return FolderSettings(family)
+        if self._has_chat_template():
+            self._refuse_template()
+        # sentence-transformers, too, leaves an embedder's files aside where the model is a
+        # classifier
+        return FolderSettings(
+            family,
+            head=_label_head(config, model, label),
+            activation=self._activation(),
+            max_length=self._tokenizer_length(),
+        )
+
+    def _cross_encoder(self, family: Family, label: int | str | None) -> FolderSettings:
+        classifier = family is Family.ENCODER
+        self._check_keys(SETTINGS, self._st, dict.fromkeys(
+            ("__version__", "requirements", "prompts", "default_prompt_name", "model_type",
+             "activation_fn", "keep_in_fp32_modules", "similarity_fn_name", "truncate_dim")
+        ))  # fmt: skip
+        steps = self._modules[1:]
+        if classifier and [name for name, _ in steps if name != "Dropout"]:
+            self._refuse("modules.json", "type", steps[0][0], "Transformer alone for a classifier")
+        output: Output = "logit"
+        head = NO_HEAD
+        if classifier:
+            head = _label_head(self._checkpoint.config, self._checkpoint.model, label)
+        else:
+            output, found, width, key = self._pooled()
+            if (key, width) != ("scores", 1):
+                self._refuse("modules.json", "type", steps[-1][0], "one number, named scores")
+            head = Head(tuple(found))
+        return FolderSettings(
+            family=Family.ENCODER,
+            output=output,
+            head=head,
+            activation=self._activation(),
+            max_length=self._max_length(
+                "sequence-classification" if classifier else "feature-extraction"
+            ),
+            query_prompt=self._prompt(self._st.get("default_prompt_name")),
+            lowercase=bool(self._transformer.get("do_lower_case")),
+            is_saved_cross_encoder=True,
+        )
+
+    def _embedder(self) -> FolderSettings:
+        model = self._checkpoint.model
+        if not self._modules:
+            architecture = (self._checkpoint.config.get("architectures") or ["unknown"])[0]
+            raise UnsupportedModel(
+                f"{model} is a {architecture} with no relevance head and no modules.json that says "
+                f"how its vectors are pooled; use a reranker such as {DEFAULT_MODEL}, or an "
+                "embedder saved by sentence-transformers"
+            )
+        self._check_keys(SETTINGS, self._st, dict.fromkeys(
+            ("__version__", "requirements", "prompts", "default_prompt_name", "model_type",
+             "activation_fn", "similarity_fn_name", "truncate_dim")
+        ))  # fmt: skip
+        output, steps, _, key = self._pooled()
+        if key != "sentence_embedding":
+            self._refuse("modules.json", "type", self._modules[-1][0], "a sentence_embedding")
+        dimensions = self._st.get("truncate_dim")
+        if dimensions is not None:
+            if not _is_count(dimensions):
+                self._refuse(SETTINGS, "truncate_dim", dimensions, "a whole number from 1")
+            steps = [*steps, heads.first_dimensions(dimensions)]
+        similarity = self._st.get("similarity_fn_name")
+        unit = bool(steps) and steps[-1] is heads.unit_length
+        if similarity not in (None, "cosine") and not (similarity == "dot" and unit):
+            self._refuse(
+                SETTINGS, "similarity_fn_name", similarity,
+                "cosine, and dot where Normalize is last; where cosines do for you, write so",
+            )  # fmt: skip
+        default = self._st.get("default_prompt_name")
+        if default not in ("query", "document"):
+            self._prompt(default)
+        return FolderSettings(
+            family=Family.BI_ENCODER,
+            output=output,
+            # the length of a vector changes no cosine
+            head=Head(tuple(steps)) if set(steps) - {heads.unit_length} else NO_HEAD,
+            max_length=self._max_length("feature-extraction"),
+            lowercase=bool(self._transformer.get("do_lower_case")),
+            **self._embedder_prompts(),
+        )
+
+    def _embedder_prompts(self) -> dict[str, Any]:
+        spec = find_model(self._checkpoint.model)
+        if spec is not None:  # BAAI's folders do not say what their cards say
+            return {"query_prompt": spec.query_instruction or ""}
+        prompts = self._prompts()
+        passage: str | None = prompts.get("document", "")
+        if "document" not in prompts and any(prompts.get(name) for name in PROMPTS):
+            passage = None
+        return {"query_prompt": prompts.get("query", ""), "passage_prompt": passage}
+
+    def _prompts(self) -> dict[str, str]:
+        prompts = self._st.get("prompts") or {}
+        if not isinstance(prompts, dict) or not all(
+            isinstance(text, str | None) for text in prompts.values()
+        ):
+            self._refuse(SETTINGS, "prompts", prompts, "names with texts")
+        return {name: text or "" for name, text in prompts.items()}
+
+    def _prompt(self, name: str | None) -> str:
+        prompts = self._prompts()
+        if name is not None and name not in prompts:
+            self._refuse(SETTINGS, "default_prompt_name", name, f"{', '.join(prompts) or 'none'}")
+        return "" if name is None else prompts[name]
+
+    def _activation(self) -> Activation:
+        config = self._checkpoint.config
+        inside = config.get("sentence_transformers") or {}
+        self._check_keys("config.json", inside, {"activation_fn": None, "version": None})
+        saved = (
+            self._st.get("activation_fn") if self._st.get("model_type") == "CrossEncoder" else None
+        )
+        path = str(
+            saved
+            or inside.get("activation_fn")
+            or config.get("sbert_ce_default_activation_function")
+            or "torch.nn.Sigmoid"
+        )
+        known = activation_of(path)
+        if known is None:
+            raise UnsupportedModel(
+                f"{self._checkpoint.model} asks for the activation {path}; supported: Sigmoid, "
+                "Identity. Where its logits do for you, write torch.nn.Identity instead in a copy "
+                f"of {SETTINGS} or config.json"
+            )
+        return known
+
+    def _max_length(self, task: str) -> int | None:
+        """The length in tokens, with every other key of the transformer's file checked."""
+        classifier = task == "sequence-classification"
+        file = self._transformer_file
+        # the task that sentence-transformers takes where the file names none
+        found = {"transformer_task": "feature-extraction", **self._transformer}
+        modalities = found.get("modality_config")
+        if isinstance(modalities, dict) and "message" in modalities:
+            self._refuse_template()
+        if modalities is not None and "module_output_name" not in found:
+            self._refuse(file, "modality_config", modalities, "it with a module_output_name")
+        text = {
+            "method": "forward",
+            "method_output_name": "logits" if classifier else "last_hidden_state",
+        }
+        self._check_keys(file, found, {
+            "transformer_task": (task,),
+            "modality_config": ({"text": text},),
+            "module_output_name": ("scores" if classifier else "token_embeddings",),
+            "max_seq_length": None, "do_lower_case": (True, False), "unpad_inputs": None,
+            "processing_kwargs": (None, {}), "tokenizer_name_or_path": (None,),
+            "query_length": (None,), "document_length": (None,), "query_expansion": (None,),
+            **dict.fromkeys(("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs",
+                             "config_args", "config_kwargs")),
+        })  # fmt: skip
+        for key in ("model_args", "model_kwargs"):
+            self._check_keys(file, found.get(key) or {}, MODEL_ARGUMENTS)
+        for key in ("config_args", "config_kwargs"):
+            self._check_keys(file, found.get(key) or {}, {"trust_remote_code": None})
+        lengths = [found.get("max_seq_length")]
+        for key in ("tokenizer_args", "processor_kwargs"):
+            arguments = found.get(key) or {}
+            self._check_keys(file, arguments, {"trust_remote_code": None, "model_max_length": None})
+            lengths.insert(0, arguments.get("model_max_length"))
+        for length in lengths:
+            if length is not None:
+                if not _is_count(length):
+                    self._refuse(file, "max_seq_length", length, "a whole number from 1")
+                return int(length)
+        return self._tokenizer_length()
+
+    def _tokenizer_length(self) -> int | None:
+        length = self._read("tokenizer_config.json").get("model_max_length")
+        # transformers writes 1e30 for "no limit"
+        return int(length) if isinstance(length, int | float) and 0 < length < 1e9 else None
+
+    def _pooled(self) -> tuple[Output, list[Step], int | None, str]:
+        """Pooling, the steps behind it, and the width and name of their outcome."""
+        names = [name for name, _ in self._modules]
+        if names[:2] != ["Transformer", "Pooling"]:
+            raise UnsupportedModel(
+                f"{self._checkpoint.model} has the modules {', '.join(names)}; supported: "
+                f"Transformer, Pooling, and then {', '.join(MODULES[:4])}"
+            )
+        pooling = self._pooling(self._modules[1][1])
+        steps: list[Step] = []
+        width: int | None = self._checkpoint.config.get("hidden_size")
+        key = "sentence_embedding"
+        for name, path in self._modules[2:]:
+            file = f"{path}/config.json"
+            config = self._read(file)
+            if name in ("Pooling", "Transformer"):
+                self._refuse("modules.json", "type", name, "one Transformer and one Pooling")
+            self._check_keys(file, config, MODULE_KEYS[name])
+            if name == "Dropout":
+                continue
+            if config.get("module_input_name", "sentence_embedding") != key:
+                self._refuse(file, "module_input_name", config.get("module_input_name"), key)
+            if name == "Normalize":
+                steps.append(heads.unit_length)
+            elif name == "LayerNorm":
+                found = self._tensors(path, {"norm.weight": (width,), "norm.bias": (width,)})
+                steps.append(heads.layer_norm(found["norm.weight"], found["norm.bias"]))
+            else:
+                width = self._dense(path, file, config, width, steps)
+                key = config.get("module_output_name") or key
+        return pooling, steps, width, key
+
+    def _dense(
+        self, path: str, file: str, config: dict[str, Any], width: int | None, steps: list[Step]
+    ) -> int:
+        for name in ("in_features", "out_features"):
+            if not _is_count(config.get(name)) or (name == "in_features" and config[name] != width):
+                self._refuse(file, name, config.get(name), f"{width} as in_features")
+        out = int(config["out_features"])
+        activation = str(config.get("activation_function", "torch.nn.Tanh"))
+        kind = activation.rpartition(".")[2]
+        if not activation.startswith("torch.nn.") or kind not in heads.ACTIVATIONS:
+            self._refuse(file, "activation_function", activation, ", ".join(heads.ACTIVATIONS))
+        biased, residual = config.get("bias", True), config.get("use_residual", False)
+        projected = residual and out != width
+        found = self._tensors(path, {
+            "linear.weight": (out, width),
+            **({"linear.bias": (out,)} if biased else {}),
+            **({"residual.weight": (out, width)} if projected else {}),
+        })  # fmt: skip
+        weight, bias = found["linear.weight"], found.get("linear.bias")
+        if residual and not projected:
+            steps.append(heads.dense(weight, bias, kind, "input"))
+        else:
+            steps.append(heads.dense(weight, bias, kind, found.get("residual.weight")))
+        return out
+
+    def _pooling(self, path: str) -> Literal["cls", "mean"]:
+        file = f"{path}/config.json"
+        config = self._checkpoint.read_json(file)
+        self._check_keys(file, config, MODULE_KEYS["Pooling"])
+        modes = config.get("pooling_mode")
+        if modes is None:  # sentence-transformers before 6 wrote one flag for each
+            modes = [
+                POOLING_MODES[key] for key, on in config.items() if key in POOLING_MODES and on
+            ]
+        modes = [modes] if isinstance(modes, str) else list(modes)
+        if modes not in (["cls"], ["mean"]):
+            raise UnsupportedModel(
+                f"{self._checkpoint.model} pools by {' and '.join(map(str, modes)) or 'nothing'} "
+                f"({file}); supported: cls, mean"
+            )
+        mode: Literal["cls", "mean"] = "cls" if modes == ["cls"] else "mean"
+        return mode
+
+    def _tensors(self, path: str, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, Rows]:
+        """The tensors of a module's `model.safetensors`, which holds these and no others."""
+        file = self._checkpoint.folder / path / "model.safetensors"
+        if not file.is_file():
+            raise CheckpointError(
+                f"{file} is missing; weights in a pickle are never loaded: save the model again "
+                "with sentence-transformers, which writes safetensors"
+            )
+        from safetensors import SafetensorError, deserialize
+
+        try:
+            stored = deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
+            found = {name: _array(tensor) for name, tensor in stored}
+        except SafetensorError as error:
+            raise CheckpointError(f"{file} is damaged ({error}); fetch it again") from error
+        has = {name: array.shape for name, array in found.items()}
+        if has != dict(shapes):
+            raise CheckpointError(f"{file} holds {has}, and its config.json asks for {shapes}")
+        return found
+
+    def _read_modules(self) -> list[tuple[str, str]]:
+        """The class and path of each module, in order; none where the folder has no list."""
+        folder, model = self._checkpoint.folder, self._checkpoint.model
+        if not (folder / "modules.json").is_file():
+            return []
+        listed = self._checkpoint.read_json("modules.json")
+        if not isinstance(listed, list) or not listed or not all(
+            isinstance(module, dict) and isinstance(module.get("type"), str) for module in listed
+        ):  # fmt: skip
+            raise CheckpointError(f"{folder / 'modules.json'} holds no list of modules")
+        found = []
+        for place, module in enumerate(listed):
+            package, _, name = module["type"].rpartition(".")
+            if package.partition(".")[0] != "sentence_transformers" or name not in (
+                *MODULES, "LogitScore",
+            ):  # fmt: skip
+                raise UnsupportedModel(
+                    f"{model} has the module {module['type']} in modules.json, which does not run "
+                    f"here; supported: {', '.join(MODULES)}"
+                )
+            keys: Allowed = {"type": None, "idx": None, "name": None, "path": None,
+                             "kwargs": (None, [])}  # fmt: skip
+            self._check_keys("modules.json", module, keys)
+            path = module.get("path", "")
+            if not isinstance(path, str) or PurePosixPath(path).is_absolute() or ".." in path:
+                raise CheckpointError(f"{folder / 'modules.json'} points outside its folder")
+            if name == "Transformer" and (path or place):
+                self._refuse("modules.json", "path", path, "a Transformer that is first, at ''")
+            found.append((name, path))
+        return found
+
+    def _has_chat_template(self) -> bool:
+        return (self._checkpoint.folder / "chat_template.jinja").is_file() or bool(
+            self._read("tokenizer_config.json").get("chat_template")
+        )
+
+    def _refuse_template(self) -> None:
+        raise UnsupportedModel(
+            f"{self._checkpoint.model} has a chat template, through which sentence-transformers "
+            "renders each pair; here a pair is joined as the tokenizer joins it. If the model was "
+            "trained so, remove chat_template.jinja (or chat_template in tokenizer_config.json) "
+            "and message in modality_config in a copy of the folder; else use sentence-transformers"
+        )
+
+    def _read(self, name: str) -> dict[str, Any]:
+        if not (self._checkpoint.folder / name).is_file():
+            return {}
+        found = self._checkpoint.read_json(name)
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{self._checkpoint.folder / name} holds no JSON object")
+        return found
+
+    def _check_keys(self, file: str, found: Mapping[str, Any], allowed: Allowed) -> None:
+        for key, value in found.items():
+            if key not in allowed:
+                self._refuse(file, key, value, f"the keys {', '.join(sorted(allowed))}")
+            values = allowed[key]
+            if values is not None and not any(
+                type(value) is type(one) and value == one for one in values
+            ):
+                self._refuse(file, key, value, " or ".join(map(repr, values)))
+
+    def _refuse(self, file: str, key: str, value: object, supported: str) -> None:
+        raise UnsupportedModel(
+            f"{file} of {self._checkpoint.model} has {key}={value!r}, which is not supported; "
+            f"supported: {supported}. Score the model with sentence-transformers, or change the "
+            "key in a copy of the folder if its scores do not hang on it"
+        )
+
+
+def activation_of(path: str) -> Activation | None:
+    """The activation of this class path, as in "torch.nn.modules.activation.Sigmoid", if known."""
+    kind = path.rpartition(".")[2]
+    if not path.startswith("torch.nn.") or kind not in ("Sigmoid", "Identity"):
+        return None
+    return "Sigmoid" if kind == "Sigmoid" else "Identity"
+
+
+def _label_head(config: Mapping[str, Any], model: str, label: int | str | None) -> Head:
+    if label is None:
+        return NO_HEAD
+    index = label_index(config, model, label)
+    independent = config.get("problem_type") == "multi_label_classification"
+    return Head((heads.one_label(index, independent=independent),), f",label={index}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _array(tensor: Mapping[str, Any]) -> Rows:
+    data, kind = tensor["data"], tensor["dtype"]
+    if kind == "BF16":  # the upper half of a float32
+        flat = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    else:
+        flat = np.frombuffer(data, {"F16": np.float16, "F32": np.float32, "F64": np.float64}[kind])
+    array: Rows = flat.astype(np.float64).reshape(tensor["shape"])
+    return array

@@ -1,0 +1,112 @@
+"""What is computed of a model's rows behind its forward, for any backend.
+
+These are the modules that sentence-transformers puts behind a pooling, and the choice of one label
+of several. A row is computed in float64, so that its score does not depend on its neighbours.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_rerank_integrations.types import FloatArray
+
+Rows = NDArray[np.float64]
+Step = Callable[[Rows], Rows]
+
+
+def _erf(x: Rows) -> Rows:
+    return np.array([math.erf(number) for number in x.flat]).reshape(x.shape)
+
+
+ACTIVATIONS: dict[str, Step] = {
+    "Identity": lambda x: x,
+    "Tanh": np.tanh,
+    "Sigmoid": lambda x: 0.5 * (1 + np.tanh(x / 2)),
+    "ReLU": lambda x: np.maximum(x, 0),
+    "SiLU": lambda x: x * 0.5 * (1 + np.tanh(x / 2)),
+    "GELU": lambda x: x * 0.5 * (1 + _erf(x / math.sqrt(2))),
+}
+"""torch.nn's activations by the names of their classes, as they are without arguments."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """Steps from a model's rows to an embedding or a score; none leave the rows as they are."""
+
+    steps: tuple[Step, ...] = ()
+    description: str = ""
+    """What the caller chose, for `Scorer.name`; the rest is in the model's files."""
+
+    def __call__(self, rows: FloatArray) -> FloatArray:
+        if not self.steps:
+            return rows
+        found = rows.astype(np.float64)
+        for step in self.steps:
+            found = step(found)
+        return found.astype(np.float32)
+
+
+NO_HEAD = Head()
+
+
+def dense(
+    weight: Rows, bias: Rows | None, activation: str, residual: Rows | Literal["input"] | None
+) -> Step:
+    """sentence-transformers' `Dense`: activation(x W^T + b), plus x or x R^T with a residual."""
+    function = ACTIVATIONS[activation]
+
+    def step(x: Rows) -> Rows:
+        out = function(x @ weight.T + (0 if bias is None else bias))
+        if residual is None:
+            return out
+        return out + (x if isinstance(residual, str) else x @ residual.T)
+
+    return step
+
+
+def layer_norm(weight: Rows, bias: Rows) -> Step:
+    """Torch's LayerNorm with its default epsilon of 1e-5."""
+
+    def step(x: Rows) -> Rows:
+        centred = x - x.mean(axis=1, keepdims=True)
+        deviation = np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5)
+        normed: Rows = centred / deviation * weight + bias
+        return normed
+
+    return step
+
+
+def unit_length(x: Rows) -> Rows:
+    """Each row divided by its length."""
+    lengths: Any = np.linalg.norm(x, axis=1, keepdims=True)
+    unit: Rows = x / np.maximum(lengths, 1e-12)
+    return unit
+
+
+def first_dimensions(count: int) -> Step:
+    """The first so many numbers of each row."""
+    return lambda x: x[:, :count]
+
+
+def one_label(index: int, *, independent: bool) -> Step:
+    """The log-odds of one label, whose sigmoid is the label's probability.
+
+    Labels that exclude each other have the probabilities softmax(x), whose log-odds are
+    x_i - log(sum of exp(x_j) for all j != i). `independent` labels have sigmoid(x_i) each.
+    """
+
+    def step(x: Rows) -> Rows:
+        chosen = x[:, index : index + 1]
+        if independent:
+            return chosen
+        others = np.delete(x, index, axis=1)
+        most = others.max(axis=1, keepdims=True)
+        rest = most + np.log(np.exp(others - most).sum(axis=1, keepdims=True))
+        odds: Rows = chosen - rest
+        return odds
+
+    return step
