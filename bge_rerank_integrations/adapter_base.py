@@ -90,6 +90,9 @@ class ScorerFields(BaseModel):
         description="What a pair that is too long loses: the passage its end, as in FlagEmbedding, "
         "or 'longest_first', as in sentence-transformers.",
     )
+    label: int | str | None = Field(
+        default=None, description="Which label of a classifier of several means relevant."
+    )
     prompt: str | None = Field(default=None, description="An LLM reranker's question.")
     cutoff_layers: tuple[int, ...] | None = Field(
         default=None, description="Layers that score, of the layerwise and lightweight models."
@@ -230,6 +233,7 @@ class ScorerFields(BaseModel):
             special_tokens=self.special_tokens,
             prompt=self.prompt,
             truncation=self.truncation,
+            label=self.label,
             cutoff_layers=self.cutoff_layers,
             compress_ratio=self.compress_ratio,
             compress_layers=self.compress_layers,

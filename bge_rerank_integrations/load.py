@@ -108,6 +108,7 @@ def load_scorer(
     special_tokens: SpecialTokens = "literal",
     prompt: str | None = None,
     truncation: Truncation = "only_second",
+    label: int | str | None = None,
     cutoff_layers: Sequence[int] | None = None,
     compress_ratio: int = 1,
     compress_layers: Sequence[int] = (),
@@ -142,7 +143,8 @@ def load_scorer(
     `device` is `"cpu"`, `"cuda"`, `"cuda:1"`, `"xpu"` or `"mps"`, or a list of devices, which share
     the batches of each call and must compute in one number format. `precision` is the number
     format of the forward pass; by default both are chosen, and `scorer.plan` says why.
-    `max_length` (by default 512, or less if the model takes less) and `query_max_length` (three
+    `max_length` (by default 512, or what the model's folder says where sentence-transformers saved
+    it, and never more than the model takes) and `query_max_length` (three
     quarters of it) count tokens; longer texts are cut by FlagEmbedding's rule, or with
     `truncation="longest_first"`, of a cross-encoder, by sentence-transformers'. The instructions
     are put before each text. `special_tokens` says what `</s>` in a text is: `"literal"` text, an
@@ -194,6 +196,7 @@ def load_scorer(
             special_tokens,
             prompt,
             truncation,
+            label,
         ),
         layers=LayerRequest(
             None if cutoff_layers is None else listed(cutoff_layers, "cutoff_layers"),

@@ -40,6 +40,7 @@ class ModelOptions(TypedDict, total=False):
     special_tokens: SpecialTokens
     prompt: str | None
     truncation: Truncation
+    label: int | str | None
     cutoff_layers: Sequence[int] | None
     compress_ratio: int
     compress_layers: Sequence[int]

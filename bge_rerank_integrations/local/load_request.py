@@ -45,6 +45,10 @@ class TextRequest:
                 f"special_tokens is {self.special_tokens!r}; "
                 f"it must be one of {', '.join(get_args(SpecialTokens))}"
             )
+        if not isinstance(self.label, int | str | None) or isinstance(self.label, bool):
+            raise InvalidInputError(
+                f"label is {self.label!r}; it must be a label's number or its name"
+            )
         if self.truncation not in get_args(Truncation):
             raise InvalidInputError(
                 f"truncation is {self.truncation!r}; "

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from bge_rerank_integrations.base.models import (
     DEFAULT_MODEL,
     LLM_FAMILIES,
@@ -25,7 +23,7 @@ from bge_rerank_integrations.base.models import (
 )
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.text import head as heads
-from bge_rerank_integrations.local.text.head import NO_HEAD, Head, Rows, Step
+from bge_rerank_integrations.local.text.head import NO_HEAD, Head, Step
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.local.checkpoint import Checkpoint
@@ -45,17 +43,15 @@ PROMPTS = ("document", "passage", "corpus")
 Allowed = Mapping[str, Sequence[Any] | None]
 """The values that each key may have; None allows all."""
 
-POOLING_MODES = {
-    f"pooling_mode_{mode}": mode.removesuffix("_tokens").removesuffix("_token")
-    for mode in (
-        "cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens",
-        "lasttoken",
-    )
-}  # fmt: skip
+POOLING_MODES = (
+    "cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens",
+    "lasttoken",
+)  # fmt: skip
 MODULE_KEYS: dict[str, Allowed] = {
     "Pooling": {
         "embedding_dimension": None, "word_embedding_dimension": None, "pooling_mode": None,
-        "include_prompt": (True,), **dict.fromkeys(POOLING_MODES, (True, False)),
+        "include_prompt": (True,),
+        **dict.fromkeys((f"pooling_mode_{mode}" for mode in POOLING_MODES), (True, False)),
     },
     "Normalize": {
         "module_input_name": ("sentence_embedding",),
@@ -70,10 +66,23 @@ MODULE_KEYS: dict[str, Allowed] = {
     "LayerNorm": {"dimension": None},
     "Dropout": {"dropout": None},
 }  # fmt: skip
-# What of a model's own arguments changes no score in float32.
-MODEL_ARGUMENTS: Allowed = dict.fromkeys(
-    ("add_pooling_layer", "attn_implementation", "dtype", "torch_dtype", "trust_remote_code")
-)
+SETTINGS_KEYS: Allowed = dict.fromkeys((
+    "__version__", "activation_fn", "default_prompt_name", "keep_in_fp32_modules", "model_type",
+    "prompts", "requirements", "similarity_fn_name", "truncate_dim",
+))  # fmt: skip
+# The arguments of transformers' classes, by their present and older names: only those that change
+# no score in float32, and the length.
+ARGUMENTS: dict[str, Allowed] = {
+    key: dict.fromkeys(("trust_remote_code", *names))
+    for keys, names in (
+        ("model_args model_kwargs", (
+            "add_pooling_layer", "attn_implementation", "dtype", "torch_dtype",
+        )),
+        ("tokenizer_args processor_kwargs", ("model_max_length",)),
+        ("config_args config_kwargs", ()),
+    )
+    for key in keys.split()
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +129,9 @@ class _Folder:
         self._checkpoint = checkpoint
         self._modules = self._read_modules()
         self._st = self._read(SETTINGS) if self._modules else {}
-        self._transformer_file = next(
-            (name for name in TRANSFORMER if self._modules and self._read(name)), TRANSFORMER[0]
-        )
-        self._transformer = self._read(self._transformer_file) if self._modules else {}
+        self._file = next((name for name in TRANSFORMER if self._read(name)), TRANSFORMER[0])
+        self._transformer = self._read(self._file)
+        self._saved = bool(self._modules) and self._st.get("model_type") == "CrossEncoder"
 
     def settings(self, label: int | str | None) -> FolderSettings:
         config, model = self._checkpoint.config, self._checkpoint.model
@@ -138,7 +146,8 @@ class _Folder:
         if self._modules and kind not in ("SentenceTransformer", "CrossEncoder"):
             self._refuse(SETTINGS, "model_type", kind, "SentenceTransformer, CrossEncoder")
         family = family_of(config, model, label=label)
-        if self._modules and kind == "CrossEncoder" and family not in LLM_FAMILIES:
+        self._check_keys(SETTINGS, self._st, SETTINGS_KEYS)
+        if self._saved and family not in LLM_FAMILIES:
             return self._cross_encoder(family, label)
         if family is Family.BI_ENCODER:
             return self._embedder()
@@ -159,18 +168,12 @@ class _Folder:
 
     def _cross_encoder(self, family: Family, label: int | str | None) -> FolderSettings:
         classifier = family is Family.ENCODER
-        self._check_keys(SETTINGS, self._st, dict.fromkeys(
-            ("__version__", "requirements", "prompts", "default_prompt_name", "model_type",
-             "activation_fn", "keep_in_fp32_modules", "similarity_fn_name", "truncate_dim")
-        ))  # fmt: skip
         steps = self._modules[1:]
         if classifier and [name for name, _ in steps if name != "Dropout"]:
             self._refuse("modules.json", "type", steps[0][0], "Transformer alone for a classifier")
         output: Output = "logit"
-        head = NO_HEAD
-        if classifier:
-            head = _label_head(self._checkpoint.config, self._checkpoint.model, label)
-        else:
+        head = _label_head(self._checkpoint.config, self._checkpoint.model, label)
+        if not classifier:
             output, found, width, key = self._pooled()
             if (key, width) != ("scores", 1):
                 self._refuse("modules.json", "type", steps[-1][0], "one number, named scores")
@@ -197,10 +200,6 @@ class _Folder:
                 f"how its vectors are pooled; use a reranker such as {DEFAULT_MODEL}, or an "
                 "embedder saved by sentence-transformers"
             )
-        self._check_keys(SETTINGS, self._st, dict.fromkeys(
-            ("__version__", "requirements", "prompts", "default_prompt_name", "model_type",
-             "activation_fn", "similarity_fn_name", "truncate_dim")
-        ))  # fmt: skip
         output, steps, _, key = self._pooled()
         if key != "sentence_embedding":
             self._refuse("modules.json", "type", self._modules[-1][0], "a sentence_embedding")
@@ -257,11 +256,8 @@ class _Folder:
         config = self._checkpoint.config
         inside = config.get("sentence_transformers") or {}
         self._check_keys("config.json", inside, {"activation_fn": None, "version": None})
-        saved = (
-            self._st.get("activation_fn") if self._st.get("model_type") == "CrossEncoder" else None
-        )
         path = str(
-            saved
+            (self._saved and self._st.get("activation_fn"))
             or inside.get("activation_fn")
             or config.get("sbert_ce_default_activation_function")
             or "torch.nn.Sigmoid"
@@ -278,7 +274,7 @@ class _Folder:
     def _max_length(self, task: str) -> int | None:
         """The length in tokens, with every other key of the transformer's file checked."""
         classifier = task == "sequence-classification"
-        file = self._transformer_file
+        file = self._file
         # the task that sentence-transformers takes where the file names none
         found = {"transformer_task": "feature-extraction", **self._transformer}
         modalities = found.get("modality_config")
@@ -297,19 +293,15 @@ class _Folder:
             "max_seq_length": None, "do_lower_case": (True, False), "unpad_inputs": None,
             "processing_kwargs": (None, {}), "tokenizer_name_or_path": (None,),
             "query_length": (None,), "document_length": (None,), "query_expansion": (None,),
-            **dict.fromkeys(("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs",
-                             "config_args", "config_kwargs")),
+            **dict.fromkeys(ARGUMENTS),
         })  # fmt: skip
-        for key in ("model_args", "model_kwargs"):
-            self._check_keys(file, found.get(key) or {}, MODEL_ARGUMENTS)
-        for key in ("config_args", "config_kwargs"):
-            self._check_keys(file, found.get(key) or {}, {"trust_remote_code": None})
-        lengths = [found.get("max_seq_length")]
-        for key in ("tokenizer_args", "processor_kwargs"):
-            arguments = found.get(key) or {}
-            self._check_keys(file, arguments, {"trust_remote_code": None, "model_max_length": None})
-            lengths.insert(0, arguments.get("model_max_length"))
-        for length in lengths:
+        for key, allowed in ARGUMENTS.items():
+            self._check_keys(file, found.get(key) or {}, allowed, inside=f"{key}.")
+        lengths = [
+            (found.get(key) or {}).get("model_max_length")
+            for key in ("tokenizer_args", "processor_kwargs")
+        ]
+        for length in (*lengths, found.get("max_seq_length")):
             if length is not None:
                 if not _is_count(length):
                     self._refuse(file, "max_seq_length", length, "a whole number from 1")
@@ -331,7 +323,8 @@ class _Folder:
             )
         pooling = self._pooling(self._modules[1][1])
         steps: list[Step] = []
-        width: int | None = self._checkpoint.config.get("hidden_size")
+        config = self._checkpoint.config
+        width: int | None = config.get("hidden_size", config.get("dim"))  # DistilBERT's name
         key = "sentence_embedding"
         for name, path in self._modules[2:]:
             file = f"{path}/config.json"
@@ -346,7 +339,8 @@ class _Folder:
             if name == "Normalize":
                 steps.append(heads.unit_length)
             elif name == "LayerNorm":
-                found = self._tensors(path, {"norm.weight": (width,), "norm.bias": (width,)})
+                shapes = {"norm.weight": (width,), "norm.bias": (width,)}
+                found = heads.read_tensors(self._checkpoint.folder / path, shapes)
                 steps.append(heads.layer_norm(found["norm.weight"], found["norm.bias"]))
             else:
                 width = self._dense(path, file, config, width, steps)
@@ -366,7 +360,7 @@ class _Folder:
             self._refuse(file, "activation_function", activation, ", ".join(heads.ACTIVATIONS))
         biased, residual = config.get("bias", True), config.get("use_residual", False)
         projected = residual and out != width
-        found = self._tensors(path, {
+        found = heads.read_tensors(self._checkpoint.folder / path, {
             "linear.weight": (out, width),
             **({"linear.bias": (out,)} if biased else {}),
             **({"residual.weight": (out, width)} if projected else {}),
@@ -384,37 +378,16 @@ class _Folder:
         self._check_keys(file, config, MODULE_KEYS["Pooling"])
         modes = config.get("pooling_mode")
         if modes is None:  # sentence-transformers before 6 wrote one flag for each
-            modes = [
-                POOLING_MODES[key] for key, on in config.items() if key in POOLING_MODES and on
-            ]
+            modes = [mode for mode in POOLING_MODES if config.get(f"pooling_mode_{mode}")]
         modes = [modes] if isinstance(modes, str) else list(modes)
-        if modes not in (["cls"], ["mean"]):
-            raise UnsupportedModel(
-                f"{self._checkpoint.model} pools by {' and '.join(map(str, modes)) or 'nothing'} "
-                f"({file}); supported: cls, mean"
-            )
-        mode: Literal["cls", "mean"] = "cls" if modes == ["cls"] else "mean"
-        return mode
-
-    def _tensors(self, path: str, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, Rows]:
-        """The tensors of a module's `model.safetensors`, which holds these and no others."""
-        file = self._checkpoint.folder / path / "model.safetensors"
-        if not file.is_file():
-            raise CheckpointError(
-                f"{file} is missing; weights in a pickle are never loaded: save the model again "
-                "with sentence-transformers, which writes safetensors"
-            )
-        from safetensors import SafetensorError, deserialize
-
-        try:
-            stored = deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
-            found = {name: _array(tensor) for name, tensor in stored}
-        except SafetensorError as error:
-            raise CheckpointError(f"{file} is damaged ({error}); fetch it again") from error
-        has = {name: array.shape for name, array in found.items()}
-        if has != dict(shapes):
-            raise CheckpointError(f"{file} holds {has}, and its config.json asks for {shapes}")
-        return found
+        if modes in (["cls"], ["cls_token"]):
+            return "cls"
+        if modes in (["mean"], ["mean_tokens"]):
+            return "mean"
+        raise UnsupportedModel(
+            f"{self._checkpoint.model} pools by {' and '.join(map(str, modes)) or 'nothing'} "
+            f"({file}); supported: cls, mean"
+        )
 
     def _read_modules(self) -> list[tuple[str, str]]:
         """The class and path of each module, in order; none where the folder has no list."""
@@ -468,15 +441,18 @@ class _Folder:
             raise CheckpointError(f"{self._checkpoint.folder / name} holds no JSON object")
         return found
 
-    def _check_keys(self, file: str, found: Mapping[str, Any], allowed: Allowed) -> None:
+    def _check_keys(
+        self, file: str, found: Mapping[str, Any], allowed: Allowed, *, inside: str = ""
+    ) -> None:
         for key, value in found.items():
             if key not in allowed:
-                self._refuse(file, key, value, f"the keys {', '.join(sorted(allowed))}")
+                supported = f"the keys {', '.join(sorted(allowed))}"
+                self._refuse(file, inside + key, value, supported)
             values = allowed[key]
             if values is not None and not any(
                 type(value) is type(one) and value == one for one in values
             ):
-                self._refuse(file, key, value, " or ".join(map(repr, values)))
+                self._refuse(file, inside + key, value, " or ".join(map(repr, values)))
 
     def _refuse(self, file: str, key: str, value: object, supported: str) -> None:
         raise UnsupportedModel(
@@ -504,13 +480,3 @@ def _label_head(config: Mapping[str, Any], model: str, label: int | str | None) 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _array(tensor: Mapping[str, Any]) -> Rows:
-    data, kind = tensor["data"], tensor["dtype"]
-    if kind == "BF16":  # the upper half of a float32
-        flat = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
-    else:
-        flat = np.frombuffer(data, {"F16": np.float16, "F32": np.float32, "F64": np.float64}[kind])
-    array: Rows = flat.astype(np.float64).reshape(tensor["shape"])
-    return array

@@ -30,6 +30,7 @@ SCORER_FIELDS: dict[str, Any] = {
     "passage_instruction": "Passage: ",
     "special_tokens": "error",
     "truncation": "longest_first",
+    "label": "yes",
     "prompt": "Is it relevant?",
     "cutoff_layers": (8, 16),
     "compress_ratio": 2,

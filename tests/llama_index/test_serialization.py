@@ -27,6 +27,7 @@ CHANGED: dict[str, Any] = {
     "passage_instruction": "B: ",
     "special_tokens": "error",
     "truncation": "longest_first",
+    "label": "yes",
     "timeout": 2.5,
     "on_error": "keep",
     "calibration": "calibration.json",

@@ -5,13 +5,15 @@ of several. A row is computed in float64, so that its score does not depend on i
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_rerank_integrations.errors import CheckpointError
 from bge_rerank_integrations.types import FloatArray
 
 Rows = NDArray[np.float64]
@@ -51,6 +53,41 @@ class Head:
 
 
 NO_HEAD = Head()
+
+
+def read_tensors(folder: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, Rows]:
+    """The tensors of a module's `model.safetensors`, which holds these and no others.
+
+    Raises `CheckpointError` where it does not.
+    """
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file} is missing; weights in a pickle are never loaded: save the model again with "
+            "sentence-transformers, which writes safetensors"
+        )
+    # here, because most models have no such module, and a graph needs no safetensors
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        stored = deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
+        found = {name: _array(tensor) for name, tensor in stored}
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is damaged ({error}); fetch it again") from error
+    has = {name: array.shape for name, array in found.items()}
+    if has != dict(shapes):
+        raise CheckpointError(f"{file} holds {has}, and its config.json asks for {shapes}")
+    return found
+
+
+def _array(tensor: Mapping[str, Any]) -> Rows:
+    data, kind = tensor["data"], tensor["dtype"]
+    if kind == "BF16":  # the upper half of a float32
+        flat = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    else:
+        flat = np.frombuffer(data, {"F16": np.float16, "F32": np.float32, "F64": np.float64}[kind])
+    array: Rows = flat.astype(np.float64).reshape(tensor["shape"])
+    return array
 
 
 def dense(
