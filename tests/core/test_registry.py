@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bge_rerank_integrations import UnsupportedModel
+from bge_rerank_integrations import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.base.models import (
     DEFAULT_MODEL,
     Family,
@@ -51,7 +51,6 @@ def test_the_architecture_decides(config: dict[str, Any], family: str) -> None:
             },
             "of 2 labels",
         ),
-        ({"architectures": ["BertForSequenceClassification"], "num_labels": 0}, "of 0 labels"),
         ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM"),
         ({"architectures": ["Qwen2ForCausalLM"]}, "Qwen2ForCausalLM"),
         ({"architectures": ["T5ForConditionalGeneration"]}, "T5ForConditionalGeneration"),
@@ -72,6 +71,8 @@ def test_labels_are_counted_as_transformers_does() -> None:
     assert label_count({"num_labels": 1}) == 1
     assert label_count({"id2label": {"0": "LABEL_0"}}) == 1
     assert label_count({"id2label": None, "num_labels": 1}) == 1
+    with pytest.raises(CheckpointError, match="num_labels=0"):
+        label_count({"num_labels": 0})
 
 
 def test_the_table_knows_its_models_by_exact_id() -> None:

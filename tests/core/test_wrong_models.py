@@ -132,7 +132,10 @@ def test_a_bare_encoder_without_pooling_files_is_refused(
     ("pooling", "named"),
     [
         ({"pooling_mode_max_tokens": True}, "max"),
-        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, "cls_token and mean_tokens"),
+        (
+            {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},
+            "cls_token and mean_tokens",
+        ),
         ({"pooling_mode_lasttoken": True}, "lasttoken"),
         ({}, "nothing"),
     ],
