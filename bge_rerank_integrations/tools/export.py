@@ -193,4 +193,5 @@ def _copy_settings(checkpoint: Checkpoint, folder: Path, family: Family) -> None
 def _settings() -> tuple[str, ...]:
     from bge_rerank_integrations.local.checkpoint import SETTINGS
 
-    return SETTINGS
+    # the weights of dense modules, which run behind the graph
+    return (*SETTINGS, "[0-9]_*/model.safetensors")
