@@ -1,7 +1,7 @@
-"""A reranker as a Ray Serve application, in the dialects of TEI and of Cohere and Jina.
+"""A reranker as a Ray Serve application, for clients of TEI, Cohere, Jina and vLLM.
 
-Ray Serve has the HTTP server, the replicas and their restarts. This adds what a reranker needs:
-requests scored together, a bound on what waits, a key, and answers that existing clients read.
+Ray Serve provides the HTTP server, the replicas and their restarts. A replica adds batches over
+requests, a limit on waiting pairs, a key, and answers that existing clients read.
 """
 
 import asyncio
@@ -11,24 +11,22 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from bge_rerank_integrations.errors import (
     InvalidInputError,
-    MissingExtra,
     RerankError,
     ScoringFailed,
+    missing_extra,
 )
 from bge_rerank_integrations.types import FloatArray
 
-try:
+with missing_extra("ray"):
     from pydantic import Field, model_validator
     from ray import serve
     from ray.serve import metrics
     from starlette.requests import Request
     from starlette.responses import Response
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] not in ("ray", "pydantic", "starlette", "fastapi"):
-        raise
-    raise MissingExtra(str(error.name), "ray") from error
 
 from bge_rerank_integrations.adapter_base import ScorerFields
 from bge_rerank_integrations.base.deadline import in_worker
@@ -37,6 +35,7 @@ from bge_rerank_integrations.serve.protocol import (
     Refusal,
     RerankCall,
     answer_bytes,
+    invalid,
     read_call,
     refuse_other_model,
     write_answer,
@@ -48,29 +47,29 @@ RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 
 
 class ServeSettings(ScorerFields):
-    """Which model is served and within which bounds; every option of `load_scorer` is a field."""
+    """The model to serve and its limits; every option of `load_scorer` is a field."""
 
     served_names: tuple[str, ...] = Field(
-        default=(), description="Names that a request may call the model by, beside its own."
+        default=(), description="Other names under which requests may ask for the model."
     )
     api_key_variable: str | None = Field(
         default=None,
-        description="Environment variable of the replicas that holds the bearer key; None asks "
-        "for none.",
+        description="Environment variable of the replicas that holds the bearer key; without it, "
+        "no key is required.",
     )
     replicas: int = Field(default=1, ge=1, description="Copies of the model.")
     cpus: float = Field(default=1, ge=0, description="CPUs of a replica.")
-    gpus: float = Field(default=0, ge=0, description="GPUs of a replica; may be a part of one.")
-    max_passages: int = Field(default=1000, ge=1, description="Most passages in a request.")
-    max_batch_pairs: int = Field(
-        default=1024, ge=1, description="Most pairs that are scored together."
-    )
+    gpus: float = Field(default=0, ge=0, description="GPUs of a replica; may be a fraction.")
+    max_passages: int = Field(default=1000, ge=1, description="Maximum passages in a request.")
+    max_batch_pairs: int = Field(default=1024, ge=1, description="Maximum pairs in a batch.")
     max_waiting_pairs: int = Field(
-        default=4096, ge=1, description="Most pairs in a replica, scored or waiting; then 429."
+        default=4096, ge=1, description="Maximum pairs in a replica, scored or waiting; then 429."
     )
-    max_body_bytes: int = Field(default=8_000_000, ge=1, description="Largest request.")
+    max_body_bytes: int = Field(default=8_000_000, ge=1, description="Maximum size of a request.")
     batch_wait: float = Field(
-        default=0.005, ge=0, description="Seconds to wait for more requests to score together."
+        default=0.005,
+        ge=0,
+        description="Seconds to wait for more requests before a batch is scored.",
     )
 
     @model_validator(mode="after")
@@ -78,13 +77,13 @@ class ServeSettings(ScorerFields):
         if not self.max_passages <= self.max_batch_pairs <= self.max_waiting_pairs:
             raise ValueError(
                 f"max_passages={self.max_passages}, max_batch_pairs={self.max_batch_pairs} and "
-                f"max_waiting_pairs={self.max_waiting_pairs} must not fall: a request must fit "
-                "into a batch, and a batch into what may wait"
+                f"max_waiting_pairs={self.max_waiting_pairs} must not decrease: a request must fit "
+                "into a batch, and a batch into the waiting pairs"
             )
         return self
 
     def names(self) -> tuple[str, ...]:
-        """What requests may call the model; the first name is the one that answers give."""
+        """The names under which requests may ask for the model; answers have the first."""
         own = Path(self.model).name if Path(self.model).is_dir() else self.model
         return (own, *self.served_names)
 
@@ -92,9 +91,10 @@ class ServeSettings(ScorerFields):
 def rerank_app(settings: ServeSettings) -> serve.Application:
     """The application, for `ray.serve.run` or as an `import_path` with `args` in a Serve config.
 
-    Routes: POST /rerank, /v1/rerank and /v2/rerank take TEI's requests and Cohere's and Jina's;
-    GET /info says what is served, GET /health whether it can be. With `api_key_variable` all but
-    /health ask for the key as a bearer token. Answers with 429 when `max_waiting_pairs` wait.
+    POST /rerank, /v1/rerank and /v2/rerank accept requests of TEI, Cohere, Jina and vLLM; GET /info
+    describes the model, GET /health checks it; all below the application's `route_prefix`. With
+    `api_key_variable`, all but /health require the key as a bearer token. Above
+    `max_waiting_pairs`, the answer is 429.
 
     Metrics are Ray's, at each node's metrics port: ray_bge_rerank_requests_total by status,
     ray_bge_rerank_batch_pairs, ray_bge_rerank_batch_seconds and ray_bge_rerank_waiting_pairs.
@@ -103,7 +103,7 @@ def rerank_app(settings: ServeSettings) -> serve.Application:
         name="reranker",
         num_replicas=settings.replicas,
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
-        # every request reaches the replica, which refuses at its own bound: Serve's would be a 503
+        # every request reaches the replica, which refuses with 429; Serve would refuse with 503
         max_ongoing_requests=2 * settings.max_waiting_pairs,
         max_queued_requests=2 * settings.max_waiting_pairs,
         health_check_timeout_s=60,
@@ -112,7 +112,7 @@ def rerank_app(settings: ServeSettings) -> serve.Application:
 
 
 class _Replica:
-    """One copy of the model; Ray Serve calls it for each request."""
+    """One copy of the model, called by Ray Serve for each request."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
@@ -121,8 +121,8 @@ class _Replica:
         self._scorer = settings.loaded_scorer()
         if self._scorer.scale == "cosine":
             raise InvalidInputError(
-                f"{self._names[0]} is an embedder, whose cosines are no reranker's scores: clients "
-                "of these protocols expect 0 to 1; serve a reranker"
+                f"{self._names[0]} is an embedder: clients expect scores from 0 to 1, not cosines; "
+                "serve a reranker"
             )
         self._waiting = 0
         self._batch.set_max_batch_size(settings.max_batch_pairs)  # type: ignore[attr-defined]
@@ -150,20 +150,21 @@ class _Replica:
         return Response(answer_bytes(answer), status, headers, media_type="application/json")
 
     async def check_health(self) -> None:
-        """Called by Ray Serve; a replica that cannot score is replaced."""
+        """Called by Ray Serve, which replaces a replica that cannot score."""
         await in_worker(checked_scores, self._scorer, [("health", "check")])
 
     async def _answer(self, request: Request) -> Any:
-        route = request.method, request.url.path
-        if route == ("GET", "/health"):
+        # the path begins with the application's route_prefix, which ASGI calls the root path
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        if (request.method, path) == ("GET", "/health"):
             await self.check_health()
             return {"status": "ok"}
         self._check_key(request)
-        if route == ("GET", "/info"):
+        if (request.method, path) == ("GET", "/info"):
             return self._info()
-        if request.method != "POST" or request.url.path not in RERANK_PATHS:
+        if request.method != "POST" or path not in RERANK_PATHS:
             raise Refusal(404, "NotFound", "POST /rerank, GET /info and GET /health are served")
-        call = read_call(await self._read(request), most=self._settings.max_passages)
+        call = read_call(await self._read(request), max_passages=self._settings.max_passages)
         refuse_other_model(call.model, self._names)
         pairs = len(call.passages)
         if self._waiting + pairs > self._settings.max_waiting_pairs:
@@ -178,7 +179,7 @@ class _Replica:
         if isinstance(scores, ScoringFailed):
             raise Refusal(424, "Backend", str(scores))
         if isinstance(scores, RerankError):
-            raise Refusal(422, "Validation", str(scores))
+            raise invalid(str(scores))
         return write_answer(call, scores, self._scorer.scale, self._names[0])
 
     @serve.batch(
@@ -186,7 +187,7 @@ class _Replica:
         max_concurrent_batches=2,
     )
     async def _batch(self, calls: list[RerankCall]) -> list[FloatArray | RerankError]:
-        """The scores of each call; an error of one is not the others'."""
+        """The scores of each call; one call's error does not affect the others."""
         try:
             return list(await self._score(calls))
         except RerankError as error:
@@ -197,12 +198,9 @@ class _Replica:
         )
         found: list[FloatArray | RerankError] = []
         for outcome in alone:
-            if isinstance(outcome, RerankError):
-                found.append(outcome)
-            elif isinstance(outcome, BaseException):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, RerankError):
                 raise outcome
-            else:
-                found += outcome
+            found += [outcome] if isinstance(outcome, RerankError) else outcome
         return found
 
     async def _score(self, calls: list[RerankCall]) -> list[FloatArray]:
@@ -211,20 +209,15 @@ class _Replica:
         scores = await in_worker(checked_scores, self._scorer, pairs)
         self._batch_pairs.observe(len(pairs))
         self._batch_seconds.observe(time.perf_counter() - began)
-        found, start = [], 0
-        for call in calls:
-            found.append(scores[start : start + len(call.passages)])
-            start += len(call.passages)
-        return found
+        return np.split(scores, np.cumsum([len(call.passages) for call in calls[:-1]]))
 
     async def _read(self, request: Request) -> bytes:
         body = bytearray()
         async for part in request.stream():
             body += part
             if len(body) > self._settings.max_body_bytes:
-                raise Refusal(
-                    413, "Validation", f"the body exceeds {self._settings.max_body_bytes} bytes"
-                )
+                limit = self._settings.max_body_bytes
+                raise Refusal(413, "Validation", f"the body exceeds {limit} bytes")
         return bytes(body)
 
     def _check_key(self, request: Request) -> None:
@@ -235,7 +228,7 @@ class _Replica:
             raise Refusal(401, "Unauthorized", "the bearer key is missing or wrong")
 
     def _info(self) -> dict[str, Any]:
-        """What TEI's /info has, as far as it is true here."""
+        """The fields of TEI's /info that apply here."""
         return {
             "model_id": self._names[0],
             "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
@@ -250,7 +243,7 @@ def _read_key(variable: str | None) -> str | None:
     key = os.environ.get(variable)
     if not key:
         raise InvalidInputError(
-            f"{variable} is not set where the replica runs, so no key could be asked for; set it "
-            "there, for example in the runtime_env of the application"
+            f"{variable} is not set where the replica runs; set it there, for example in the "
+            "application's runtime_env"
         )
     return key

@@ -1,4 +1,4 @@
-"""A served reranker as a process: PORT SETTINGS. Says when it is up, and ends with its input."""
+"""A served reranker as a process: PORT SETTINGS, at / and at /second, until its input ends."""
 
 import json
 import sys
@@ -13,7 +13,10 @@ def main() -> None:
     port, settings = sys.argv[1:]
     ray.init(log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
-    serve.run(rerank_app(ServeSettings(**json.loads(settings))))
+    given = json.loads(settings)
+    serve.run(rerank_app(ServeSettings(**given)))
+    given["served_names"] = ["second"]
+    serve.run(rerank_app(ServeSettings(**given)), name="second", route_prefix="/second")
     (node,) = ray.nodes()  # type: ignore[no-untyped-call]
     sys.stdout.write(f"up {node['NodeManagerAddress']}:{node['MetricsExportPort']}\n")
     sys.stdout.flush()

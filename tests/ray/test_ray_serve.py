@@ -41,6 +41,7 @@ def served(cluster: dict[str, str]) -> Iterator[Served]:
         "served_names": ["rerank-panda"],
         "api_key_variable": KEY_VARIABLE,
         "special_tokens": "error",
+        "cpus": 0.5,
         **BOUNDS,
     }
     with running("tests.ray.serve_run", str(port), json.dumps(settings), env=cluster) as printed:
@@ -98,13 +99,30 @@ def test_langchain_reads_its_cohere_answers(served: Served, expected: dict[str, 
     assert ranked[0].page_content == PASSAGES[1]
 
 
-@pytest.mark.parametrize("dialect", ["auto", "tei"])
+@pytest.mark.parametrize("dialect", ["auto", "tei", "vllm"])
 def test_our_own_client_has_the_local_model_s_logits(served: Served, dialect: str) -> None:
     many = [f"{text} {number}" for number in range(9) for text in PASSAGES]  # four requests
     pairs = [(QUERY, text) for text in many]
-    with load_scorer(served.url, api_key=KEY, dialect=dialect) as scorer:
+    with load_scorer(served.url, api_key=KEY, dialect=dialect, batch_size=8) as scorer:
         remote = scorer.score(pairs)
     assert np.abs(remote - load_scorer("offline").score(pairs)).max() < 1e-5
+
+
+def test_two_rerankers_stand_beside_each_other(served: Served, expected: dict[str, float]) -> None:
+    assert httpx.get(f"{served.url}/second/health", timeout=60).json() == {"status": "ok"}
+    assert ask(served, "/second/secret", {}).status_code == 404
+    for base, own, other in (("", "rerank-panda", "second"), ("/second", "second", "rerank-panda")):
+        body = {"query": QUERY, "documents": PASSAGES, "model": own}
+        for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
+            results = ask(served, base + path, body).json()["results"]
+            scores = {PASSAGES[item["index"]]: item["relevance_score"] for item in results}
+            assert scores == pytest.approx(expected, abs=1e-6)
+        assert ask(served, f"{base}/rerank", body | {"model": other}).status_code == 404
+    with load_scorer(f"{served.url}/second", api_key=KEY) as scorer:
+        scores_ = scorer.score([(QUERY, text) for text in PASSAGES])
+    assert (
+        np.abs(scores_ - load_scorer("offline").score([(QUERY, t) for t in PASSAGES])).max() < 1e-5
+    )
 
 
 def test_our_own_client_speaks_jina_with_it(served: Served, expected: dict[str, float]) -> None:
@@ -185,7 +203,7 @@ def test_a_text_that_cannot_be_scored_is_not_its_batch_s_error(
 def test_settings_are_refused_before_anything_is_served() -> None:
     from bge_rerank_integrations.serve.app import ServeSettings
 
-    with pytest.raises(ValidationError, match="must not fall"):
+    with pytest.raises(ValidationError, match="must not decrease"):
         ServeSettings(max_passages=10, max_batch_pairs=5)
     with pytest.raises(ValidationError, match="max_passage"):
         ServeSettings(max_passage=10)  # type: ignore[call-arg]

@@ -21,12 +21,12 @@ HIGH, LOW = 1 / (1 + np.exp(-2.0)), 1 / (1 + np.exp(2.0))
 
 
 def call(**asked: Any) -> RerankCall:
-    return read_call(json.dumps(asked).encode(), most=4)
+    return read_call(json.dumps(asked).encode(), max_passages=4)
 
 
 def refusal(body: bytes) -> Refusal:
     with pytest.raises(Refusal) as refused:
-        read_call(body, most=4)
+        read_call(body, max_passages=4)
     return refused.value
 
 
@@ -66,7 +66,7 @@ def test_cohere_and_jina_get_the_best() -> None:
         ({"query": "q"}, 422, '"texts" or "documents"'),
         ({"query": "q", "texts": ["a"], "documents": ["a"]}, 422, '"texts" or "documents"'),
         ({"query": "q", "texts": []}, 400, "no passages"),
-        ({"query": "q", "texts": "secret"}, 422, "no list"),
+        ({"query": "q", "texts": "secret"}, 422, "not a list"),
         ({"query": "q", "texts": ["secret"] * 5}, 422, "5 passages are more than the 4"),
         ({"query": 7, "texts": ["secret"]}, 422, "the query is int"),
         ({"texts": ["secret"]}, 422, "the query is NoneType"),
@@ -79,8 +79,13 @@ def test_cohere_and_jina_get_the_best() -> None:
         ({"query": "q", "texts": ["a"], "truncate": False}, 422, '"truncate"'),
         ({"query": "q", "texts": ["a"], "truncation_direction": "Left"}, 422, "right"),
         ({"query": "q", "texts": ["a"], "raw_scores": "yes"}, 422, '"raw_scores" is str'),
-        ({"query": "q", "documents": ["a"], "use_activation": False}, 422, '"use_activation"'),
-        ({"query": "q", "documents": ["a"], "activation": False}, 422, '"activation"'),
+        (
+            {"query": "q", "documents": ["a"], "use_activation": "no"},
+            422,
+            '"use_activation" is str',
+        ),
+        ({"query": "q", "documents": ["a"], "activation": 0}, 422, '"activation" is int'),
+        ({"query": "q", "documents": ["a"], "truncate_prompt_tokens": 9}, 422, "truncate_prompt"),
         ({"query": "q", "documents": ["a"], "truncate": "NONE"}, 422, '"truncate"'),
         ({"query": "q", "documents": ["a"], "truncate": "START"}, 422, '"truncate"'),
         ({"query": "q", "documents": ["a"], "truncation": False}, 422, '"truncation"'),
@@ -119,6 +124,8 @@ def test_what_cannot_be_answered_as_asked_is_refused(
         {"parameters": {}},
         {"normalize": True},
         {"use_activation": True},
+        {"activation": True},
+        {"truncate_prompt_tokens": -1},
         {"instructions": None},
         {"user": "somebody"},
     ],
@@ -128,20 +135,29 @@ def test_what_asks_for_our_own_scores_is_answered(also: dict[str, Any]) -> None:
     assert call(query="q", documents=["a"], **also) == call(query="q", documents=["a"])
 
 
+@pytest.mark.parametrize("key", ["use_activation", "activation"])
+def test_vllm_s_clients_get_logits_without_an_activation(key: str) -> None:
+    asked = call(query="q", documents=list("abcd"), **{key: False})
+    scores = [one["relevance_score"] for one in write_answer(asked, RAW, "logit", "m")["results"]]
+    assert scores == [2.0, 2.0, 0.0, -2.0]
+
+
 def test_voyage_s_top_k_is_a_count_too() -> None:
     asked = call(query="q", documents=list("abcd"), top_k=2)
     assert [one["index"] for one in write_answer(asked, RAW, "logit", "m")["results"]] == [1, 3]
     assert call(query="q", documents=["a"], top_k=3, top_n=2).top_n == 2
 
 
-@pytest.mark.parametrize("dialect", ["tei", "sagemaker", "infinity", "cohere", "jina", "voyage"])
+@pytest.mark.parametrize(
+    "dialect", ["tei", "sagemaker", "infinity", "vllm", "cohere", "jina", "voyage"]
+)
 @pytest.mark.parametrize("logits", [True, False])
 def test_our_own_clients_requests_are_read(dialect: str, *, logits: bool) -> None:
     body = request_body(DIALECTS[dialect], "q", ["a", "b"], model="m", logits=logits)
     asked = call(**body)
     assert asked.passages == ["a", "b"]
     # those of a dialect that gives probabilities alone ask for nothing
-    assert asked.raw == (logits and dialect in ("tei", "sagemaker", "infinity"))
+    assert asked.raw == (logits and dialect in ("tei", "sagemaker", "infinity", "vllm"))
     assert asked.top_n in (None, 2)
 
 
