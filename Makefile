@@ -34,7 +34,7 @@ test: export HF_HUB_OFFLINE = 1
 # the tests' models are so small that threads would only wait for each other
 test: export OMP_NUM_THREADS = 1
 test: .venv/ready .venv-transformers4/ready .venv-servers/llama.cpp/ready
-	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference
+	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference tests/folders/test_tokenizers.py
 	$(MAKE) --no-print-directory test-oldest
 	$(BIN)/pytest -m "not servers"
 

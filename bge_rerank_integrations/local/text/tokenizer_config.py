@@ -26,17 +26,18 @@ REMEDY = (
 
 # Names of classes, without the endings "Tokenizer" and "Fast".
 BERT = {
-    "Bert", "ConvBert", "DistilBert", "Electra", "Funnel", "LayoutLM", "Lxmert", "MPNet",
-    "MobileBert", "SqueezeBert",
+    "Bert", "ConvBert", "DistilBert", "Electra", "LayoutLM", "Lxmert", "MPNet", "MobileBert",
+    "SqueezeBert",
 }  # fmt: skip
 BYTE_LEVEL = {"Bart", "Deberta", "GPT2", "LED", "Longformer", "Mvp", "Roberta"}
 PIECES = {"Albert", "BigBird", "Camembert", "DebertaV2", "XLMRoberta"}
 # Both generations take tokenizer.json as it is; PreTrained is PreTrainedTokenizerFast.
 PLAIN = {"PreTrained", "TokenizersBackend"}
-KNOWN = BERT | BYTE_LEVEL | PIECES | PLAIN | {"Gemma", "Llama", "Qwen2"}
-TYPED = BERT - {"DistilBert", "Funnel", "MPNet"} | {"Deberta", "DebertaV2"}
+BPE = BYTE_LEVEL | {"Gemma", "Llama", "Qwen2"}
+KNOWN = BERT | PIECES | BPE | PLAIN
+TYPED = BERT - {"DistilBert", "MPNet"} | {"Deberta", "DebertaV2"}
 # transformers 4 gives them token types, and transformers 5 does not
-ONCE_TYPED = {"Albert", "Funnel", "PreTrained"}
+ONCE_TYPED = {"Albert", "PreTrained"}
 # The class of a folder that names none, by model_type.
 CLASSES = {
     "albert": "Albert", "bert": "Bert", "big_bird": "BigBird", "camembert": "Camembert",
@@ -58,7 +59,8 @@ NO_EFFECT = {
     "padding", "padding_side", "processor_class", "remove_space", "response_schema",
     "response_template", "sp_model_kwargs", "spaces_between_special_tokens",
     "special_tokens_map_file", "stride", "tokenizer_class", "trim_offsets", "truncation",
-    "truncation_strategy", "use_default_system_prompt", "verbose",
+    "truncation_strategy", "use_default_system_prompt", "use_fast",
+    "verbose", "vocab_type",
 }  # fmt: skip
 OBEYED = {
     "add_prefix_space", "added_tokens_decoder", "additional_special_tokens", "do_lower_case",
@@ -140,7 +142,7 @@ class TokenizerConfig:
                 "otherwise list the other inputs",
                 remedy="",
             )  # fmt: skip
-        segments = 1 if self._kind in (TYPED | ONCE_TYPED) - {"Funnel"} else None
+        segments = 1 if self._kind in TYPED | ONCE_TYPED else None
         if self.typed and expected is not None and template.second != segments:
             self._refuse(
                 "tokenizer_class", self._class,
@@ -214,11 +216,17 @@ class TokenizerConfig:
                 f"{self._folder / 'tokenizer.json'} has dropout={model.dropout!r}: it splits the "
                 "same text differently each time; set it to null"
             )
-        if self._kind == "XLMRoberta" and (not isinstance(model, models.Unigram) or unknown != 3):
+        kinds = {models.Unigram: PIECES, models.WordPiece: BERT}
+        fitting = next((k for kind, k in kinds.items() if isinstance(model, kind)), BPE)
+        if not self._plain and self._kind not in fitting:
             self._refuse(
                 "tokenizer_class", self._class,
-                f"it is a Unigram model whose unknown token has id 3; tokenizer.json has a "
-                f"{type(model).__name__} with {unknown}",
+                f"tokenizer.json has a {type(model).__name__}, which is the model of other classes",
+            )  # fmt: skip
+        if self._kind == "XLMRoberta" and unknown != 3:
+            self._refuse(
+                "tokenizer_class", self._class,
+                f"its unknown token has id 3, and in tokenizer.json it is {unknown}",
             )  # fmt: skip
         number = self._keys.get("unk_id")
         if number is not None and number != unknown:
@@ -266,10 +274,9 @@ class TokenizerConfig:
         given, splitter = self._keys.get("add_prefix_space"), self._tokenizer.pre_tokenizer
         if given is not None:
             self._flag("add_prefix_space", default=False)
-        if isinstance(splitter, pre_tokenizers.ByteLevel):
-            if splitter.add_prefix_space == bool(given):
-                return
-            if self._kind not in BYTE_LEVEL or self._plain:
+        byte_level = isinstance(splitter, pre_tokenizers.ByteLevel)
+        if byte_level and splitter.add_prefix_space != bool(given):
+            if self._plain or self._kind not in BYTE_LEVEL:
                 self._refuse(
                     "add_prefix_space", given,
                     f"tokenizer.json has {splitter.add_prefix_space}, and transformers 4 and 5 "
@@ -279,21 +286,31 @@ class TokenizerConfig:
             self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
                 add_prefix_space=bool(given), use_regex=splitter.use_regex
             )
-        elif self._kind in BYTE_LEVEL and not self._plain:
+        if self._plain or (byte_level and self._kind in BYTE_LEVEL):
+            return
+        if self._kind in BYTE_LEVEL:
             self._refuse("tokenizer_class", self._class, "tokenizer.json is not byte-level")
-        elif self._kind in PIECES | {"Llama"}:
-            schemes = {
-                part["prepend_scheme"] for part in _parts(splitter) if part["type"] == "Metaspace"
-            }
-            prepends = schemes <= {"always", "first"} if self._kind == "Llama" else schemes <= {
-                "always"
-            }  # fmt: skip
-            if given is False or (not prepends and not self._plain):
-                self._refuse(
-                    "add_prefix_space", given,
-                    f"tokenizer.json has prepend_scheme={''.join(sorted(schemes))!r}, and "
-                    "transformers 4 and 5 read it differently",
-                )  # fmt: skip
+        if self._kind not in BERT:
+            self._check_spaces()
+
+    def _check_spaces(self) -> None:
+        """What comes before the first word, which transformers 5 takes from the class."""
+        given = self._keys.get("add_prefix_space")
+        parts = [*_parts(self._tokenizer.normalizer), *_parts(self._tokenizer.pre_tokenizer)]
+        kinds = {part["type"] for part in parts}
+        schemes = {part["prepend_scheme"] for part in parts if part["type"] == "Metaspace"}
+        prepends = "Prepend" in kinds or bool(schemes & {"always", "first"})
+        fits = {
+            "Gemma": not prepends and "ByteLevel" not in kinds,
+            "Llama": given is not False and (prepends or "ByteLevel" in kinds),
+            "Qwen2": {"Split", "ByteLevel"} <= kinds,
+        }.get(self._kind, given is not False and schemes == {"always"})
+        if not fits:
+            self._refuse(
+                "add_prefix_space", given,
+                f"tokenizer.json has {', '.join(sorted(kinds)) or 'nothing'} before its model, and "
+                f"{self._class} of transformers 5 has other parts or settings there",
+            )  # fmt: skip
 
     def _check_folding(self) -> None:
         """Lower case and accents as transformers 5 builds them, which transformers 4 never does."""
@@ -323,7 +340,7 @@ class TokenizerConfig:
             first = [self._token("bos_token", bos)] * self._flag("add_bos_token", default=True)
             last = [self._token("eos_token", eos)] * self._flag("add_eos_token", default=False)
             names = tuple(first), (*last, *first), tuple(last)
-        elif kind in ("GPT2", "Qwen2", "Funnel"):
+        elif kind in ("GPT2", "Qwen2"):
             return None
         elif kind == "XLMRoberta":
             bos, eos = self._token("bos_token", "<s>"), self._token("eos_token", "</s>")
