@@ -96,7 +96,7 @@ def show_after(
     print(f"  After, {through}: {say_rank([key for key, _ in ranking], relevant)}")
     for rank, (key, score) in enumerate(ranking[:SHOWN], start=1):
         mark = "*" if key == relevant else " "
-        print(f"  {mark} {rank:2} was {places[key]:2} {score:7.4f}  {shorten(texts[key])}")
+        print(f"  {mark} {rank:2} was {places[key]:2} {score:7.2f}  {shorten(texts[key])}")
 
 
 def say_rank(ids: Sequence[str], relevant: str) -> str:
@@ -131,7 +131,7 @@ def measure(
     for name, those in ranks.items():
         first = sum(rank == 1 for rank in those)
         ndcg = sum(gain(rank) for rank in those) / len(those)
-        print(f"  {name:6}  relevant sentence first: {first:3}   nDCG@10: {ndcg:.3f}")
+        print(f"  {name:6}  relevant sentence first: {first:3}   nDCG@10: {ndcg:.2f}")
     missed = sum(rank is None for rank in ranks["before"])
     print(f"  {missed} relevant sentences were not among the {DEPTH} candidates: beyond reranking")
 

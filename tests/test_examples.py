@@ -67,7 +67,7 @@ def test_the_demo_mends_the_order_in_both_frameworks_alike(tmp_path: Path) -> No
         for framework in ("LlamaIndex", "LangChain"):
             after = shown.split(f"After, {framework}: ")[1].splitlines()
             assert after[0] == "the relevant sentence is at rank 1 of 20"
-            first = re.fullmatch(r"  \*  1 was +(\d+) +(0\.\d+)  (.+)", after[1])
+            first = re.fullmatch(r"  \*  1 was +(\d+) +([01]\.\d+)  (.+)", after[1])
             assert first is not None
             assert int(first[1]) == was
             assert float(first[2]) > 0.5
@@ -78,7 +78,7 @@ def test_the_demo_mends_the_order_in_both_frameworks_alike(tmp_path: Path) -> No
     )
     assert [name for name, _, _ in measured] == ["before", "after"]
     (_, first_before, before), (_, first_after, after_) = measured
-    assert (int(first_before), float(before)) == (66, 0.795)
+    assert (int(first_before), float(before)) == (66, 0.8)
     assert int(first_after) >= 80
     assert float(after_) >= 0.87
     for readme in ("README.md", "README.zh.md"):

@@ -55,6 +55,8 @@ def test_the_shell_prints_what_stands_below_it(readme: Path, tmp_path: Path) -> 
     ("shown", "really"),
     [
         ("a 0.50\n", "a 0.60\n"),
+        ("a 8.28...\n", "a 7.9882\n"),
+        ("a 0.83\n", "a 0.8\n0.83\n"),
         ("a 0.5\n", "b 0.5\n"),
         ("a 1\n", "a 2\n"),
         ("a\n", "a\nb\n"),
@@ -68,5 +70,5 @@ def test_another_output_would_be_seen(shown: str, really: str) -> None:
         assert_shown(shown, really)
 
 
-def test_what_a_processor_changes_is_let_pass() -> None:
-    assert_shown("a 0.500  b\n...\nc\n", "a 0.501 b\nx\ny\nc\n")
+def test_rounding_and_digits_left_out_are_let_pass() -> None:
+    assert_shown("a 0.50  b\n...\nc 8.28...\n", "a 0.51 b\nx\ny\nc 8.281516075134277\n")
