@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: check test test-oldest test-servers test-oldest-torch demo chat bench setup clean
+.PHONY: check test test-all test-oldest test-servers test-oldest-torch coverage docs lock demo chat bench setup clean
 
 setup: .venv/ready
 
@@ -30,17 +30,24 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: export HF_HUB_OFFLINE = 1
 # the tests' models are so small that threads would only wait for each other
-test: export OMP_NUM_THREADS = 1
-test: .venv/ready .venv-transformers4/ready .venv-servers/llama.cpp/ready
-	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference tests/folders/test_tokenizers.py
+test test-all test-oldest test-servers test-oldest-torch coverage: export OMP_NUM_THREADS = 1
+test test-all test-oldest test-servers test-oldest-torch coverage: export HF_HUB_OFFLINE = 1
+
+# processes side by side, each with whole files; PYTEST="-k cutoff" make test runs some of it
+test: .venv/ready
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not servers" $(PYTEST)
+
+# and what takes minutes: Ray, a browser, fresh environments, a real server, other versions
+test-all: test .venv-transformers4/ready .venv-servers/llama.cpp/ready
+	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference tests/folders
 	$(MAKE) --no-print-directory test-oldest
-	$(BIN)/pytest -m "not servers"
+	$(BIN)/pytest -m "slow and not servers"
+
+coverage: .venv/ready
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not servers" --cov --cov-report=term:skip-covered
 
 # their own pydantic models warn under a newer pydantic
-test-oldest: export HF_HUB_OFFLINE = 1
-test-oldest: export OMP_NUM_THREADS = 1
 test-oldest: .venv-oldest/ready
 	PYTHONPATH=.venv-oldest $(BIN)/pytest -W "ignore:The 'validate_default'" \
 		tests/llama_index tests/langchain_adapter tests/drop_in/test_arguments.py
@@ -63,8 +70,6 @@ SERVERS := llama.cpp infinity vllm xinference
 	test ! -d $(@D) || touch $@
 
 # about a quarter of an hour the first time; make test-servers SERVERS=vllm for one of them
-test-servers: export HF_HUB_OFFLINE = 1
-test-servers: export OMP_NUM_THREADS = 1
 test-servers: .venv/ready $(SERVERS:%=.venv-servers/%/ready)
 	$(BIN)/pytest tests/servers
 
@@ -74,8 +79,6 @@ test-servers: .venv/ready $(SERVERS:%=.venv-servers/%/ready)
 	touch $@
 
 # not part of `make test`, for its size; an old torch wants an older transformers, and both warn
-test-oldest-torch: export HF_HUB_OFFLINE = 1
-test-oldest-torch: export OMP_NUM_THREADS = 1
 test-oldest-torch: .venv-oldest-torch/ready .venv-transformers4/ready
 	PYTHONPATH=.venv-oldest-torch:.venv-transformers4 $(BIN)/pytest -W default \
 	  tests/core tests/llm tests/test_golden.py tests/reference/test_transformers.py
@@ -105,5 +108,19 @@ bench: .venv-bench/ready .venv-bench-transformers4/ready
 	.venv-bench/bin/python -m benchmarks.race $(RACE)
 	.venv-bench/bin/python -m benchmarks.report
 
+# the guides and the API reference as a site in build/site
+docs: .venv-docs/ready
+	.venv-docs/bin/mkdocs build --strict
+
+.venv-docs/ready: pyproject.toml constraints.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(@D)/bin/python -m pip install --quiet -c constraints.txt --group docs
+	touch $@
+
+# what a developer's environment holds, to the last package
+lock: .venv/ready
+	$(BIN)/python -m pip freeze --exclude-editable > requirements-dev.lock
+
 clean:
-	rm -rf .venv .venv-bench .venv-oldest .venv-servers .venv-transformers4 build dist
+	rm -rf .venv .venv-* build dist

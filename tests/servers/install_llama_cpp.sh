@@ -12,8 +12,10 @@ rm -rf "$folder"
 mkdir -p "$folder"/apt/state/lists/partial "$folder"/apt/cache/archives/partial "$folder"/apt/debs
 folder=$(realpath "$folder")
 touch "$folder/apt/status"
-echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
-  "http://deb.debian.org/debian forky main" > "$folder/apt/sources.list"
+# the mirror that this system uses already
+mirror=$(apt-get indextargets --format '$(SITE)' | grep -m1 '/debian$')
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror forky main" \
+  > "$folder/apt/sources.list"
 apt=(
   apt-get -qq
   -o "Dir::State=$folder/apt/state"
