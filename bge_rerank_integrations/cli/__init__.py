@@ -1,14 +1,19 @@
-"""The shell command `bge-rerank`: one file for each of its commands."""
+"""The shell command `bge-rerank`."""
 
 import io
 import logging
 import os
+import re
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
-from bge_rerank_integrations.errors import MissingExtra, RerankError, UnreadableInput
+from bge_rerank_integrations import __version__
+from bge_rerank_integrations.errors import InvalidInputError, MissingExtra, RerankError
 
 try:
     import typer
+    from typer.core import TyperCommand
 
     from bge_rerank_integrations.cli.batch import batch
     from bge_rerank_integrations.cli.doctor import doctor
@@ -19,9 +24,27 @@ try:
     from bge_rerank_integrations.cli.verify import verify
 except ModuleNotFoundError as error:
     if str(error.name).startswith("bge_rerank_integrations"):
-        raise  # no extra brings what is missing of this package itself
-    # the installed script imports this module first of all, so any exception would be a traceback
+        raise  # no extra installs a missing part of this package
+    # the installed script imports this module first, so an exception would be a traceback
     raise SystemExit(f"bge-rerank: {MissingExtra(str(error.name), 'cli')}") from None
+
+
+_OTHER_NAMES = {"score_threshold": "threshold", "cutoff_layers": "cutoffs"}
+"""Python names of options that a command calls otherwise."""
+
+_UsageError: Any = typer.BadParameter.__bases__[0]
+"""click's, which typer does not export."""
+
+
+class _Command(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as error:
+            if hasattr(error, "possibilities") and not error.possibilities:
+                error.message += " (put -- before a text that begins with a dash)"
+            raise
+
 
 app = typer.Typer(
     help="Order passages by how well they answer a query, with BAAI's BGE rerankers.",
@@ -30,15 +53,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
 for command in (rerank, batch, models, doctor, sweep_layers, calibrate, export, verify):
-    app.command(command.__name__.replace("_", "-"))(command)
-app.command("eval")(evaluate_models)
+    app.command(command.__name__.replace("_", "-"), cls=_Command)(command)
+app.command("eval", cls=_Command)(evaluate_models)
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _all_commands(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
+    ] = False,
+) -> None: ...
 
 
 def main() -> None:
-    """Run the command; exit with 2 for input that cannot be read, 1 for any other failure."""
+    """Run the command; exit with 2 for arguments and input that are invalid, 1 for the rest."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # half a surrogate pair cannot be written as UTF-8, but its escape is valid JSON
@@ -49,18 +85,54 @@ def main() -> None:
             app()
         finally:
             sys.stdout.flush()
-    except UnreadableInput as error:
-        _fail(error, 2)
     except RerankError as error:
-        _fail(error, 1)
+        message = in_shell_words(str(error), _options(sys.argv[1:]))
+        _fail(message, 2 if isinstance(error, InvalidInputError) else 1)
     except OSError as error:
-        # what could not be written is not to be tried again, and complained of, at exit
+        # otherwise the interpreter tries to flush again at exit, and complains
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             sys.exit(1)
-        _fail(error, 1)
+        _fail(str(error), 1)
 
 
-def _fail(error: Exception, code: int) -> None:
-    print("bge-rerank:", " ".join(str(error).split()), file=sys.stderr)
+def in_shell_words(message: str, options: Mapping[str, Sequence[str]]) -> str:
+    """Replace the Python names of options in a message by the shell's.
+
+    `options` maps a Python name to the option, and to its negation if there is one. `top_n=3`
+    becomes `--top-n 3`, `normalize=False` becomes `--no-normalize`. A name of one word is replaced
+    only where the message is about it: "device is", "leave device out".
+    """
+
+    def assigned(match: re.Match[str]) -> str:
+        names, value = options[match[1]], match[2].strip("'\"")
+        if value in ("True", "False") and len(names) > 1:
+            return names[value == "False"]
+        return names[0] if value == "True" else f"{names[0]} {value}"
+
+    for name in sorted(options, key=len, reverse=True):
+        message = re.sub(
+            rf"(?<![\w./-])({name})=('[^']*'|\"[^\"]*\"|[\w.:/-]*\w)", assigned, message
+        )
+        word = rf"(?<![\w./'\"-]){name}(?![\w=(/.]|['\"])"
+        if "_" not in name:
+            word = rf"(?:^{name}(?= is )|(?<=leave ){name}(?= out))"
+        message = re.sub(word, options[name][0], message)
+    return message.removeprefix("Value error, ").replace(", or None for all", "; all if left out")
+
+
+def _options(arguments: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The options of the command that was run, by their Python names."""
+    commands: Mapping[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    command = commands.get(arguments[0]) if arguments else None
+    found: dict[str, Sequence[str]] = {
+        str(parameter.name): [*parameter.opts[:1], *parameter.secondary_opts]
+        for parameter in (command.params if command else ())
+        if parameter.opts[0].startswith("--")
+    }
+    return found | {python: found[ours] for python, ours in _OTHER_NAMES.items() if ours in found}
+
+
+def _fail(message: str, code: int) -> None:
+    print("bge-rerank:", " ".join(message.split()), file=sys.stderr)
     sys.exit(code)

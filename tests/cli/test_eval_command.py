@@ -137,8 +137,8 @@ def test_a_terminal_gets_tables_and_the_verdict(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--measure", "nDCG@0"], 1, "there is no measure 'nDCG@0'"),
-        (["--html", "no/such/report.html"], 1, "there is no folder no/such"),
+        (["--measure", "nDCG@0"], 2, "there is no measure 'nDCG@0'"),
+        (["--html", "no/such/report.html"], 2, "there is no folder no/such"),
         (["--model", "offline"], 2, "give each model once"),
         (["--run", "README.md"], 2, "must have 6 fields"),
         (["--model", "no/such-model", "--local-files-only"], 1, "no/such-model"),

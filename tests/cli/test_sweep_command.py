@@ -187,12 +187,12 @@ def test_rows_of_a_beir_folder(minicpm: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--cutoffs", "8,99"], 1, "cutoff_layers is [8, 99]; this model scores at layers 2 to 8"),
+        (["--cutoffs", "8,99"], 2, "--cutoffs is [8, 99]; this model scores at layers 2 to 8"),
         (["--cutoffs", "8,x"], 2, "--cutoffs is '8,x'; it must be layers separated by commas"),
         (["--cutoffs", ""], 2, "--cutoffs is ''"),
-        (["--cutoffs", "8", "--compress-ratio", "2"], 1, "options of the lightweight model"),
-        (["--cutoffs", "8", "--chart", "chart.docx"], 1, "chart.docx cannot be drawn; "),
-        (["--cutoffs", "8", "--chart", "no/such/chart.png"], 1, "there is no folder no/such"),
+        (["--cutoffs", "8", "--compress-ratio", "2"], 2, "options of the lightweight model"),
+        (["--cutoffs", "8", "--chart", "chart.docx"], 2, "chart.docx cannot be drawn; "),
+        (["--cutoffs", "8", "--chart", "no/such/chart.png"], 2, "there is no folder no/such"),
     ],
     ids=str,
 )
@@ -223,12 +223,12 @@ def test_a_model_without_cutoffs_is_refused(reranker_base: Path, tmp_path: Path)
     judged.write_text(to_json_lines([judge(QUERY, [0])]), encoding="utf-8")
     gemma = tiny_llms.MODELS["gemma"](tmp_path)
     for model, said in (
-        (reranker_base, "cutoff_layers"),
+        (reranker_base, "--cutoffs"),
         (gemma, "this is a causal model"),
-        ("offline", "cutoff_layers"),
+        ("offline", "--cutoffs"),
     ):
         done = sweep("--model", model, "--cutoffs", 3, "--judged", judged)
-        assert (done.returncode, done.stdout) == (1, "")
+        assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr
 
 
