@@ -120,6 +120,7 @@ def load_scorer(
     local_files_only: bool = False,
     token: str | None = None,
     show_progress: bool = False,
+    file_name: str | None = None,
     base_url: str | None = None,
     api_key: str | None = None,
     dialect: str = "auto",
@@ -136,9 +137,10 @@ def load_scorer(
     cross-encoder) or `"offline-embedder"` (an embedded BGE bi-encoder). Rerankers give logits,
     embedders cosines: see `Scorer.scale`.
 
-    `backend` is `"torch"`, or `"onnx"` (ONNX Runtime) or `"openvino"`, which run the ONNX graph of
-    an encoder on the CPU: one that its authors publish as `onnx/model.onnx`, or that
-    `export.export_onnx` wrote. By default it is torch where that is installed, else ONNX Runtime.
+    `backend` is `"torch"`, or `"onnx"` (ONNX Runtime) or `"openvino"`, which run an encoder's graph
+    on the CPU: one that its authors publish as `onnx/model.onnx` or `openvino/openvino_model.xml`,
+    or that `export.export_onnx` wrote; `file_name` chooses another of the folder, such as
+    `"onnx/model_O3.onnx"`. By default it is torch where that is installed, else ONNX Runtime.
 
     `device` is `"cpu"`, `"cuda"`, `"cuda:1"`, `"xpu"` or `"mps"`, or a list of devices, which share
     the batches of each call and must compute in one number format. `precision` is the number
@@ -208,6 +210,7 @@ def load_scorer(
         device=_one_or_several(device),
         precision=precision,
         show_progress=show_progress,
+        file_name=file_name,
     )
     hub = HubOptions(revision, cache_dir, local_files_only, token)
     return load_local_scorer(model, request, hub, backend)

@@ -52,6 +52,7 @@ class ModelOptions(TypedDict, total=False):
     local_files_only: bool
     token: str | None
     show_progress: bool
+    file_name: str | None
 
 
 class LocalOptions(ModelOptions, total=False):

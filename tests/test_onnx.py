@@ -20,7 +20,7 @@ from bge_rerank_integrations.local.onnx_backend.encoder import (
     Output,
     Runtime,
 )
-from bge_rerank_integrations.local.onnx_backend.file import OnnxFile, read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.file import GraphFile, read_onnx_file
 from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
 from bge_rerank_integrations.local.onnx_backend.openvino import OpenVino
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
@@ -29,7 +29,7 @@ from tests import onnx_models
 LENGTHS = (7, 3, 31, 12, 64, 5)
 
 
-RUNTIMES: dict[str, Callable[[OnnxFile], Runtime]] = {"onnx": OnnxRuntime, "openvino": OpenVino}
+RUNTIMES: dict[str, Callable[[GraphFile], Runtime]] = {"onnx": OnnxRuntime, "openvino": OpenVino}
 
 Encoder = Callable[..., GraphEncoder]
 

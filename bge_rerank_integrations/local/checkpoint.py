@@ -5,7 +5,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,11 +154,12 @@ class Checkpoint:
         return found
 
     def _no_weights(self) -> str:
-        if any((self.folder / name).is_file() for name in GRAPHS):
-            return (
-                f"{self.folder} has no model.safetensors, only an ONNX graph: run that with "
-                "backend='onnx'"
-            )
+        for backend, kind in (("onnx", "*.onnx"), ("openvino", "openvino_model*.xml")):
+            if any(self.folder.glob(kind)) or any(self.folder.glob(f"*/{kind}")):
+                return (
+                    f"{self.folder} has no model.safetensors, only an ONNX or OpenVINO graph: run "
+                    f"that with backend={backend!r}"
+                )
         pickles = sorted({f.name for pattern in PICKLES for f in self.folder.glob(pattern)})
         if pickles:
             what, where = f"holds its weights only as pickle ({', '.join(pickles)})", "folder"
@@ -221,7 +222,7 @@ class Checkpoint:
 
     def check_unchanged(self) -> None:
         """Raise `CheckpointError` if a file has changed since `signature` was first read."""
-        if self.signature != type(self)(self.model, self.folder).signature:
+        if self.signature != replace(self).signature:
             raise CheckpointError(f"{self.folder} has changed since it was loaded; load it again")
 
     def fingerprint(self) -> str:

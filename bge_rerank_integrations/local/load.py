@@ -30,7 +30,7 @@ def load_local_scorer(
     Raises `InvalidInputError` for a backend that there is not or that the model does not have,
     `MissingExtra` for a library that is not installed, and what loading on the backend raises.
     """
-    chosen, reason = _choose_backend(model, backend)
+    chosen, reason = _choose_backend(model, backend, request.file_name)
     extra = "offline" if model in OFFLINE_MODELS else EXTRAS[chosen]
     try:
         if model in OFFLINE_MODELS:
@@ -45,15 +45,15 @@ def load_local_scorer(
         if chosen != "torch":
             from bge_rerank_integrations.local.onnx_backend.load import (
                 import_runtime,
-                load_onnx_scorer,
-                open_onnx_checkpoint,
+                load_graph_scorer,
+                open_graph_checkpoint,
             )
 
             import_runtime(chosen)  # before a download that would be in vain
-            graph = open_onnx_checkpoint(model, hub)
-            if backend == "auto" and not graph.has_graph:
+            graph = open_graph_checkpoint(model, hub, chosen, request.file_name)
+            if backend == "auto" and graph.graph_path is None:
                 raise MissingExtra("torch", EXTRAS["torch"])
-            return load_onnx_scorer(graph, request, chosen, reason=reason)
+            return load_graph_scorer(graph, request, reason=reason)
         from bge_rerank_integrations.local.checkpoint import open_checkpoint
         from bge_rerank_integrations.local.torch_backend.load import load_torch_scorer
 
@@ -66,7 +66,7 @@ def load_local_scorer(
 
 
 def _choose_backend(
-    model: str, backend: Backend
+    model: str, backend: Backend, file_name: str | None
 ) -> tuple[Literal["torch", "onnx", "openvino"], str]:
     """The backend to try, and why; nothing is imported for it."""
     if backend not in get_args(Backend):
@@ -78,8 +78,15 @@ def _choose_backend(
             f"backend is {backend!r}; {model!r} runs on ONNX Runtime only: leave backend out, or "
             f"use {DEFAULT_MODEL}"
         )
+    if file_name is not None and (backend == "torch" or model in OFFLINE_MODELS):
+        raise InvalidInputError(
+            f"file_name is {file_name!r}, which chooses an ONNX or OpenVINO graph of a model's "
+            f"folder; {model!r} on backend {backend!r} has none: leave it out"
+        )
     if backend != "auto":
         return backend, "asked for"
+    if file_name is not None:
+        return "openvino" if str(file_name).endswith(".xml") else "onnx", "file_name is a graph"
     if find_spec("torch") is None and find_spec("onnxruntime") is not None:
         return "onnx", "torch is not installed, and ONNX Runtime is"
     return "torch", "torch is installed"

@@ -84,6 +84,7 @@ class LoadRequest:
     device: str | tuple[str, ...] | None
     precision: Precision
     show_progress: bool
+    file_name: str | None = None
 
 
 def refuse_llm_options(model: str, request: LoadRequest) -> None:

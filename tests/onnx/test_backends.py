@@ -196,7 +196,9 @@ def test_what_is_no_encoder_or_has_no_graph(tmp_path: Path, reranker_base: Path)
 
 
 def test_torch_says_of_a_folder_with_a_graph_alone_what_runs_it(exported: Exported) -> None:
-    with pytest.raises(CheckpointError, match="only an ONNX graph: run that with backend='onnx'"):
+    with pytest.raises(
+        CheckpointError, match="only an ONNX or OpenVINO graph: run that with backend='onnx'"
+    ):
         load_scorer(str(exported("reranker_base", "fp32"))).score(PAIRS)
 
 

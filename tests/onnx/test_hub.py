@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bge_rerank_integrations import load_scorer
-from bge_rerank_integrations.local.onnx_backend.load import DOWNLOADED
+from bge_rerank_integrations.local.onnx_backend.load import DEFAULTS, downloaded
 from tests.core.hub import running_hub
 from tests.onnx.conftest import Exported
 
@@ -94,7 +94,7 @@ def test_only_what_a_graph_needs_is_fetched(
     ],
 )  # fmt: skip
 def test_no_pattern_brings_anything_else(name: str) -> None:
-    assert not any(fnmatch(name, pattern) for pattern in DOWNLOADED)
+    assert not any(fnmatch(name, pattern) for pattern in downloaded(DEFAULTS["openvino"]))
 
 
 @pytest.mark.parametrize(
@@ -105,4 +105,4 @@ def test_no_pattern_brings_anything_else(name: str) -> None:
     ],
 )  # fmt: skip
 def test_the_patterns_bring_a_graph_and_its_weights(name: str) -> None:
-    assert any(fnmatch(name, pattern) for pattern in DOWNLOADED)
+    assert any(fnmatch(name, pattern) for pattern in downloaded(DEFAULTS["openvino"]))

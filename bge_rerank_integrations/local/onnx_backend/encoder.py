@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.device import DevicePlan, cpu_kernels
 from bge_rerank_integrations.local.engine import plan_batches
-from bge_rerank_integrations.local.onnx_backend.file import OnnxFile
+from bge_rerank_integrations.local.onnx_backend.file import GraphFile
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.types import FloatArray
 
@@ -120,7 +120,7 @@ class GraphEncoder:
     padded = False
     max_sequences: int | None = None
 
-    def __init__(self, runtime: Runtime, file: OnnxFile, use: GraphUse) -> None:
+    def __init__(self, runtime: Runtime, file: GraphFile, use: GraphUse) -> None:
         self._runtime, self._file, self._use = runtime, file, use
         self._inputs = _checked_inputs(runtime, file)
         self._output = _checked_output(runtime, file, use.output)
@@ -182,9 +182,11 @@ class GraphEncoder:
 
     def _rows(self, batch: Sequence[TokenSequence]) -> FloatArray:
         out = self._runtime.infer(self._feed(batch), self._output)
-        if len(out) != len(batch):
+        logits = self._use.output == "logit"
+        if len(out) != len(batch) or (logits and out.size != len(batch)):
             raise CheckpointError(
-                f"{self._file.path} gives {len(out)} rows for {len(batch)} sequences"
+                f"{self._file.path} gives an output of shape {out.shape} for {len(batch)} sequences"
+                + (", and config.json says that the model has one label" if logits else "")
             )
         if out.ndim == 3 and self._use.output == "mean":
             out = np.stack(
@@ -252,7 +254,7 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
-def _checked_inputs(runtime: Runtime, file: OnnxFile) -> tuple[GraphInput, ...]:
+def _checked_inputs(runtime: Runtime, file: GraphFile) -> tuple[GraphInput, ...]:
     for given in runtime.inputs:
         if given.name not in INPUTS:
             raise UnsupportedModel(
@@ -261,16 +263,22 @@ def _checked_inputs(runtime: Runtime, file: OnnxFile) -> tuple[GraphInput, ...]:
     return runtime.inputs
 
 
-def _checked_output(runtime: Runtime, file: OnnxFile, output: Output) -> str:
-    """The name of the one output that has the shape that is wanted."""
+def _checked_output(runtime: Runtime, file: GraphFile, output: Output) -> str:
+    """The name of the one output that has the shape that is wanted, or may have it."""
     if output == "logit":
-        fitting = [o.name for o in runtime.outputs if len(o.shape) == 1 or o.shape[1:] == (1,)]
+        known = [o.name for o in runtime.outputs if len(o.shape) == 1 or o.shape[1:] == (1,)]
+        fitting = known or [o.name for o in runtime.outputs if o.shape[1:] == (None,)]
     else:
         fitting = [o.name for o in runtime.outputs if len(o.shape) == 3]
     if len(fitting) != 1:
         shape = "[batch, 1]" if output == "logit" else "[batch, tokens, width]"
         has = ", ".join(f"{o.name} {_written(o.shape)}" for o in runtime.outputs)
         raise UnsupportedModel(f"{file.path} needs one output of shape {shape}; it has {has}")
+    if output == "logit" and (made_by := file.squashed.get(fitting[0])):
+        raise UnsupportedModel(
+            f"{file.path} ends in {made_by}, so it gives no logits, which scores are ranked and "
+            "calibrated by: export the model again without it, or use backend='torch'"
+        )
     return fitting[0]
 
 

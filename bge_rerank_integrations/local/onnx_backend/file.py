@@ -1,12 +1,14 @@
-"""What an ONNX file is, read off the file itself before a runtime opens it.
+"""An ONNX file's structure, read before a runtime opens the file.
 
-A runtime would read its weights from any file that the graph names, and says neither whether the
-graph is quantized nor how large its tables are. Only the file's structure is walked (protobuf's
-wire format, by the field numbers of `onnx.proto`); weights are skipped.
+A runtime would read weights from any file that the graph names, and tells neither whether the graph
+is quantized nor how large its tables are nor what ends it. Only the structure is walked (protobuf's
+wire format, by the field numbers of `onnx.proto`); weights are skipped. The `onnx` package would
+read a graph of 2 GB into memory for that, and is larger than the rest of the `offline` extra.
 """
 
 import mmap
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +37,9 @@ FIELDS: dict[tuple[str, int], str] = {
     ("sparse", 2): "tensor",
     ("tensor", 13): "external",
 }
-NODE_OPERATOR, TENSOR_SHAPE, TENSOR_TYPE, EXTERNAL_KEY, EXTERNAL_VALUE = 4, 1, 2, 1, 2
+NODE_INPUT, NODE_OUTPUT, NODE_OPERATOR, EXTERNAL_KEY, EXTERNAL_VALUE = 1, 2, 4, 1, 2
+TEXTS = {("node", 1), ("node", 2), ("node", 4), ("external", 1), ("external", 2)}
+TENSOR_SHAPE, TENSOR_TYPE = 1, 2
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 # In the names of operators on quantized numbers, in ONNX and in ONNX Runtime's own set.
@@ -43,26 +47,38 @@ QUANTIZING = ("quant", "integer", "nbits", "qlinear", "qattention", "qgemm", "qo
 FLOATS = {1: "fp32", 10: "fp16", 16: "bf16"}
 FOUR_BITS = frozenset({21, 22, 23})
 
+# Operators that turn a logit into something else, and those that hand numbers on as they are.
+SQUASHING = frozenset({
+    "Sigmoid", "HardSigmoid", "QLinearSigmoid", "Softmax", "SoftMax", "QLinearSoftmax",
+    "LogSoftmax", "Tanh", "Softplus", "SoftPlus", "Softsign", "Relu", "Exp", "Reciprocal",
+})  # fmt: skip
+HANDING_ON = frozenset({
+    "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Convert", "Transpose",
+    "Slice", "StridedSlice", "Gather", "Expand", "QuantizeLinear", "DequantizeLinear", "Result",
+})  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
-class OnnxFile:
+class GraphFile:
     """A graph on disk; `number_format` is that of its matrices: fp32, fp16, bf16, int8 or int4.
 
     `tables` has the number of rows of each of its matrices, `files` the graph and every file that
-    holds its weights.
+    holds its weights. `squashed` has the tensors that are no logits any more, with the operator
+    that made them so: a sigmoid's probabilities.
     """
 
     path: Path
     number_format: str
     tables: frozenset[int]
     files: tuple[Path, ...]
+    squashed: Mapping[str, str]
 
     @property
     def quantized(self) -> bool:
         return self.number_format.startswith("int")
 
 
-def read_onnx_file(path: Path) -> OnnxFile:
+def read_onnx_file(path: Path) -> GraphFile:
     """Walk the graph's structure.
 
     Raises `CheckpointError` for a file that is missing or damaged, and for weights anywhere but in
@@ -77,12 +93,20 @@ def read_onnx_file(path: Path) -> OnnxFile:
         raise CheckpointError(f"{path} is damaged: it is no ONNX file; fetch it again") from error
     for name in sorted(found.external):
         _check_beside(path, name)
-    return OnnxFile(
+    return GraphFile(
         path,
         _number_format(found),
         frozenset(rows for rows, *rest in found.shapes if len(rest) == 1),
         (path, *(path.parent / name for name in sorted(found.external))),
+        found.squashed,
     )
+
+
+def squashing(operator: str, given: str | None) -> str | None:
+    """The operator that squashed a node's output; `given` is the one that squashed its input."""
+    if operator in SQUASHING:
+        return operator
+    return given if operator in HANDING_ON else None
 
 
 def _check_beside(path: Path, name: str) -> None:
@@ -113,28 +137,37 @@ class _Walk:
         self.types: set[int] = set()
         self.shapes: set[tuple[int, ...]] = set()
         self.external: set[str] = set()
+        self.squashed: dict[str, str] = {}
         self._message("model", 0, len(data))
 
     def _message(self, kind: str, start: int, end: int) -> None:
         shape: list[int] = []
         types: set[int] = set()
-        entry: dict[int, str] = {}
+        texts: defaultdict[int, list[str]] = defaultdict(list)
         for number, wire, first, last in self._fields(start, end):
             if (kind, number) in FIELDS:
                 self._message(FIELDS[kind, number], first, last)
-            elif kind == "node" and number == NODE_OPERATOR:
-                self.operators.add(self._text(first, last))
+            elif (kind, number) in TEXTS:
+                texts[number].append(self._text(first, last))
             elif kind == "tensor" and number == TENSOR_SHAPE:
                 shape += [first] if wire == VARINT else list(self._packed(first, last))
             elif kind == "tensor" and number == TENSOR_TYPE:
                 types.add(first)
-            elif kind == "external" and number in (EXTERNAL_KEY, EXTERNAL_VALUE):
-                entry[number] = self._text(first, last)
-        if entry.get(EXTERNAL_KEY) == "location":
-            self.external.add(entry.get(EXTERNAL_VALUE, ""))
+        if kind == "node":
+            self._node(texts)
+        elif kind == "external" and "location" in texts[EXTERNAL_KEY]:
+            self.external.update(texts[EXTERNAL_VALUE] or [""])
         if len(shape) == 2:
             self.shapes.add(tuple(shape))
             self.types |= types
+
+    def _node(self, texts: Mapping[int, list[str]]) -> None:
+        (operator,) = texts[NODE_OPERATOR][-1:] or [""]
+        self.operators.add(operator)
+        # nodes stand in the order in which they run
+        given = next((self.squashed.get(name) for name in texts[NODE_INPUT]), None)
+        if made_by := squashing(operator, given):
+            self.squashed |= dict.fromkeys(texts[NODE_OUTPUT], made_by)
 
     def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
         """Number and wire type of each field; then a varint's value, or where its bytes lie."""

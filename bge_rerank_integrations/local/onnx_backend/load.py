@@ -1,6 +1,8 @@
 """From a model's ONNX graph to a scorer, on ONNX Runtime or OpenVINO: no torch."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -23,7 +25,8 @@ from bge_rerank_integrations.local.onnx_backend.encoder import (
     Output,
     Runtime,
 )
-from bge_rerank_integrations.local.onnx_backend.file import OnnxFile, read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.file import GraphFile, read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.openvino_file import read_openvino_file
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.local.st_config import read_settings
 from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
@@ -32,50 +35,126 @@ from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
 
 GraphBackend = Literal["onnx", "openvino"]
 
-# A graph, and the names that its weights have beside it. No pattern may bring anything else.
-DOWNLOADED = (
-    *SETTINGS,
-    *(
-        f"{graph}{rest}"
-        for graph in GRAPHS
-        for rest in ("", "_data", "_data_[0-9]", "_data_[0-9][0-9]", ".data")
-    ),
-)
+IR = "openvino_model.xml"
+"""The name of the file of OpenVINO's own format that optimum writes."""
+DEFAULTS: dict[GraphBackend, tuple[str, ...]] = {
+    "onnx": GRAPHS,
+    "openvino": (f"openvino/{IR}", IR, *GRAPHS),
+}
+# letters, digits and these: no pattern that fetches other files, no way out of the folder
+FILE_NAME = re.compile(r"(?:[\w-][\w.+-]*/)*[\w-][\w.+-]*\.(?:onnx|xml)")
+FOLDERS = ("onnx", "openvino")
 
 
-class OnnxCheckpoint(Checkpoint):
-    """A model folder whose weights are those of its ONNX graph."""
+@dataclass(frozen=True)
+class GraphCheckpoint(Checkpoint):
+    """A model folder whose weights are those of a graph: `file_name`, or the one of usual name."""
+
+    backend: GraphBackend
+    file_name: str | None = None
 
     @cached_property
-    def graph(self) -> OnnxFile:
-        """Raises `CheckpointError` if there is none, or none that can be read safely."""
-        for name in GRAPHS:
-            if (self.folder / name).is_file():
-                return read_onnx_file(self.folder / name)
-        raise CheckpointError(
-            f"{self.folder} has no {' or '.join(GRAPHS)}; write one where torch is installed with "
-            f"bge-rerank export {self.model} FOLDER, or use backend='torch'"
-        )
+    def graph_path(self) -> Path | None:
+        """The graph's file; None where the folder has none.
 
-    @property
-    def has_graph(self) -> bool:
-        return any((self.folder / name).is_file() for name in GRAPHS)
+        Raises `InvalidInputError` for a `file_name` that the folder does not have, and
+        `CheckpointError` for several graphs without a usual name among them.
+        """
+        names = DEFAULTS[self.backend]
+        if self.file_name is not None:
+            names = _places(self.file_name, self.backend)
+        there = [self.folder / name for name in names if (self.folder / name).is_file()]
+        if there and self.file_name is None:
+            return there[0]
+        others = sorted(
+            file.relative_to(self.folder).as_posix()
+            for pattern in ("*.onnx", "*.xml" if self.backend == "openvino" else "*.onnx")
+            for place in ("", "*/")
+            for file in self.folder.glob(place + pattern)
+        )
+        listed = ", ".join(dict.fromkeys(others)) or "none"
+        if self.file_name is not None:
+            if len(there) != 1:
+                said = "no such graph" if not there else "it in two folders"
+                raise InvalidInputError(
+                    f"file_name is {self.file_name!r}, and {self.folder} has {said}; "
+                    f"its graphs: {listed}"
+                )
+            return there[0]
+        if len(set(others)) > 1:
+            raise CheckpointError(
+                f"{self.folder} has several graphs, none of them {' or '.join(names)}: choose one "
+                f"by file_name, of {listed}"
+            )
+        return self.folder / others[0] if others else None
+
+    @cached_property
+    def graph(self) -> GraphFile:
+        """Raises as `graph_path`, and `CheckpointError` for none or one that cannot be read."""
+        if self.graph_path is None:
+            raise CheckpointError(
+                f"{self.folder} has no {' or '.join(DEFAULTS[self.backend])}; write one where "
+                f"torch is installed with bge-rerank export {self.model} FOLDER, name the graph by "
+                "file_name, or use backend='torch'"
+            )
+        read = read_openvino_file if self.graph_path.suffix == ".xml" else read_onnx_file
+        return read(self.graph_path)
 
     @property
     def weight_files(self) -> set[Path]:
         return set(self.graph.files)
 
 
-def open_onnx_checkpoint(model: str, hub: HubOptions) -> OnnxCheckpoint:
-    """A local folder, or a hub id of which the graph, tokenizer and config are downloaded.
+def open_graph_checkpoint(
+    model: str, hub: HubOptions, backend: GraphBackend, file_name: str | None
+) -> GraphCheckpoint:
+    """A local folder, or a hub id of which one graph, tokenizer and config are downloaded.
 
-    Raises `ModelNotFound` as `find_folder` does.
+    Raises `ModelNotFound` as `find_folder` does, and `InvalidInputError` for a `file_name` that is
+    none.
     """
-    return OnnxCheckpoint(model, find_folder(model, DOWNLOADED, hub))
+    if file_name is not None:
+        choices = [_places(file_name, backend)]
+    elif backend == "openvino":
+        # one after the other: a repository may have both, each as large as the model
+        choices = [DEFAULTS["openvino"][:2], GRAPHS]
+    else:
+        choices = [GRAPHS]
+    for names in choices:
+        folder = find_folder(model, downloaded(names), hub)
+        if any((folder / name).is_file() for name in names):
+            break
+    return GraphCheckpoint(model, folder, backend, file_name)
 
 
-def load_onnx_scorer(
-    checkpoint: OnnxCheckpoint, request: LoadRequest, backend: GraphBackend, *, reason: str
+def downloaded(graphs: Sequence[str]) -> tuple[str, ...]:
+    """What a download may bring: settings, graphs, and the names their weights have beside them."""
+    files = list(SETTINGS)
+    for name in graphs:
+        if name.endswith(".xml"):
+            files += [name, f"{name.removesuffix('.xml')}.bin"]
+        else:
+            rest = ("", "_data", "_data_[0-9]", "_data_[0-9][0-9]", ".data")
+            files += [name + end for end in rest]
+    return tuple(files)
+
+
+def _places(file_name: str, backend: GraphBackend) -> tuple[str, ...]:
+    """Where in a model's folder a graph of this name may be."""
+    named = isinstance(file_name, str) and FILE_NAME.fullmatch(file_name)
+    if not named or (backend == "onnx" and file_name.endswith(".xml")):
+        kinds = ".onnx" if backend == "onnx" else ".onnx or .xml"
+        raise InvalidInputError(
+            f"file_name is {file_name!r}; with backend={backend!r} it must be the name of a "
+            f"{kinds} file in the model's folder, such as 'onnx/model_quantized.onnx'"
+        )
+    if "/" in file_name:
+        return (file_name,)
+    return (file_name, *(f"{folder}/{file_name}" for folder in FOLDERS))
+
+
+def load_graph_scorer(
+    checkpoint: GraphCheckpoint, request: LoadRequest, *, reason: str
 ) -> LocalScorer:
     """Load the checkpoint's graph, or share it if this process has it in that runtime already.
 
@@ -83,8 +162,8 @@ def load_onnx_scorer(
     encoder, `CheckpointError` for a graph of another model, and `InvalidInputError` for an option
     that the backend does not have.
     """
+    config, model, backend = checkpoint.config, checkpoint.model, checkpoint.backend
     start = import_runtime(backend)
-    config, model = checkpoint.config, checkpoint.model
     settings = read_settings(checkpoint, request.text.label)
     if settings.family in LLM_FAMILIES:
         raise UnsupportedModel(
@@ -103,7 +182,9 @@ def load_onnx_scorer(
             "out, or use backend='torch'"
         )
     output: Output = settings.output
-    reasons = [f"backend {backend}: {reason}", *_precision_reasons(request, checkpoint.graph)]
+    name = checkpoint.graph.path.relative_to(checkpoint.folder).as_posix()
+    reasons = [f"backend {backend}: {reason}", f"graph {name}"]
+    reasons += _precision_reasons(request, checkpoint.graph)
     limit = position_limit(config, model)
 
     def load() -> Engine:
@@ -123,7 +204,7 @@ def load_onnx_scorer(
     )
 
 
-def import_runtime(backend: GraphBackend) -> Callable[[OnnxFile], Runtime]:
+def import_runtime(backend: GraphBackend) -> Callable[[GraphFile], Runtime]:
     """What loads a graph; raises `ModuleNotFoundError` where the runtime is not installed."""
     if backend == "onnx":
         from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
@@ -134,7 +215,7 @@ def import_runtime(backend: GraphBackend) -> Callable[[OnnxFile], Runtime]:
     return OpenVino
 
 
-def _precision_reasons(request: LoadRequest, graph: OnnxFile) -> list[str]:
+def _precision_reasons(request: LoadRequest, graph: GraphFile) -> list[str]:
     """Raise `InvalidInputError` for a number format more exact than the graph's."""
     check_precision(request.precision)
     asked, has = request.precision, graph.number_format
@@ -148,7 +229,7 @@ def _precision_reasons(request: LoadRequest, graph: OnnxFile) -> list[str]:
     )
 
 
-def _graph_use(checkpoint: OnnxCheckpoint, output: Output) -> GraphUse:
+def _graph_use(checkpoint: GraphCheckpoint, output: Output) -> GraphUse:
     """What the config says of the graph; raises `CheckpointError` where the graph says otherwise.
 
     A runtime may read beyond a table without a word, so the tables are held against the config.

@@ -17,7 +17,7 @@ from bge_rerank_integrations.local.onnx_backend.encoder import (
     Integers,
     first_line,
 )
-from bge_rerank_integrations.local.onnx_backend.file import OnnxFile
+from bge_rerank_integrations.local.onnx_backend.file import GraphFile
 
 INTEGERS: dict[str, Integers] = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 # ONNX Runtime has an error for each status and no common one, and none for memory.
@@ -43,7 +43,7 @@ class OnnxRuntime:
     name = "ONNX Runtime"
     errors: tuple[type[Exception], ...] = ERRORS
 
-    def __init__(self, file: OnnxFile) -> None:
+    def __init__(self, file: GraphFile) -> None:
         version = onnxruntime.__version__
         self.number_format = file.number_format
         self.reasons: tuple[str, ...] = (

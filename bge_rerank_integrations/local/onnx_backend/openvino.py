@@ -23,7 +23,7 @@ from bge_rerank_integrations.local.onnx_backend.encoder import (
     first_line,
     usable_cores,
 )
-from bge_rerank_integrations.local.onnx_backend.file import OnnxFile
+from bge_rerank_integrations.local.onnx_backend.file import GraphFile
 
 _TELEMETRY = "openvino_telemetry"
 _was_there = _TELEMETRY in sys.modules
@@ -65,7 +65,7 @@ class OpenVino:
     name = "OpenVINO"
     errors: tuple[type[Exception], ...] = (RuntimeError,)
 
-    def __init__(self, file: OnnxFile) -> None:
+    def __init__(self, file: GraphFile) -> None:
         # other kernels than ONNX Runtime's: the scores of a large model differ by 3e-5 in float32
         self.number_format = f"{file.number_format}-openvino"
         self.reasons: tuple[str, ...] = (
@@ -117,7 +117,7 @@ class OpenVino:
         )
 
 
-def _compile(file: OnnxFile) -> _Compiled:
+def _compile(file: GraphFile) -> _Compiled:
     cores = usable_cores()
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
@@ -137,7 +137,7 @@ def _compile(file: OnnxFile) -> _Compiled:
 
 
 @contextmanager
-def _readable(file: OnnxFile) -> Iterator[Path]:
+def _readable(file: GraphFile) -> Iterator[Path]:
     """A path where OpenVINO finds the graph and its weights.
 
     It looks for the weights beside what a link points at, and refuses a link that leads out of the
@@ -165,7 +165,7 @@ def _name_again(file: Path, name: Path) -> None:
         shutil.copyfile(file, name)
 
 
-def _input(node: Any, file: OnnxFile) -> GraphInput:
+def _input(node: Any, file: GraphFile) -> GraphInput:
     kind = node.get_element_type().get_type_name()
     if kind not in INTEGERS:
         raise UnsupportedModel(
