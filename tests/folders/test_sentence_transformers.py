@@ -316,7 +316,11 @@ FLIPS: dict[str, dict[str, list[tuple[str, Any]]]] = {
             ("activation_function", f"torch.nn.modules.activation.{name}")
             for name in ("Tanh", "ReLU", "Sigmoid", "SiLU", "GELU", "Softplus", "ELU")
         ] + [("activation_function", "my.package.Function")],
-        "4_Dense/config.json": [("activation_function", "torch.nn.Tanh")],
+        "3_LayerNorm/config.json": [("dimension", 16)],
+        "4_Dense/config.json": [
+            ("activation_function", "torch.nn.Tanh"), ("use_residual", False), ("bias", True),
+            ("module_input_name", "sentence_embedding"), ("module_output_name", "scores"),
+        ],
     },
     "embedder": {
         ST: [
@@ -350,6 +354,55 @@ FLIPS: dict[str, dict[str, list[tuple[str, Any]]]] = {
         "tokenizer_config.json": [("model_max_length", 24)],
     },
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "value", "refused"),
+    [
+        (1, "idx", 7, ""), (1, "name", "pooled", ""), (0, "kwargs", [], ""),
+        (2, "path", "elsewhere", ""),
+        (1, "type", "sentence_transformers.sentence_transformer.modules.pooling.Pooling", ""),
+        (2, "type", "sentence_transformers.base.modules.normalize.Normalize", ""),
+        (1, "kwargs", ["task"], "kwargs="), (0, "unknown", 1, "unknown=1"),
+        (0, "path", "0_Transformer", "path='0_Transformer'"),
+        (1, "path", "../1_Pooling", "points outside"),
+        (2, "type", "sentence_transformers.models.Pooling", "one Pooling"),
+        (1, "type", "sentence_transformers.models.WeightedLayerPooling", "WeightedLayerPooling"),
+        (0, "type", "sentence_transformers.base.modules.router.Router", "router.Router"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_changed_module_gives_the_references_score_or_a_refusal(
+    embedder: Path, place: int, key: str, value: Any, refused: str
+) -> None:
+    file = embedder / "modules.json"
+    modules = json.loads(file.read_text(encoding="utf-8"))
+    modules[place][key] = value
+    file.write_text(json.dumps(modules), encoding="utf-8")
+    if refused:
+        with pytest.raises((UnsupportedModel, CheckpointError), match=refused):
+            cosines(embedder)
+    else:
+        close(cosines(embedder), similarities(embedder))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (0, 2, 1), (1, 0, 2), (0,), (0, 1, 2, 2), (0, 1, 1)])
+def test_modules_in_another_order(embedder: Path, order: tuple[int, ...]) -> None:
+    file = embedder / "modules.json"
+    modules = json.loads(file.read_text(encoding="utf-8"))
+    listed = [{**modules[i], "name": str(place)} for place, i in enumerate(order)]
+    file.write_text(json.dumps(listed), encoding="utf-8")
+    if order in ((0, 1), (0, 1, 2, 2)):
+        close(cosines(embedder), similarities(embedder))
+    else:
+        with pytest.raises(UnsupportedModel, match=r"modules"):
+            cosines(embedder)
+
+
+def test_other_kinds_of_model_are_refused_by_name(embedder: Path) -> None:
+    edit(embedder, ST, model_type="SparseEncoder")
+    with pytest.raises(UnsupportedModel, match="model_type='SparseEncoder'"):
+        cosines(embedder)
 
 
 def flips() -> Iterator[Any]:
