@@ -269,6 +269,14 @@ def test_a_type_that_the_model_has_no_row_for_is_refused(folders: Folders) -> No
         ours(folder)
 
 
+def test_a_model_without_token_types_is_given_none(folders: Folders) -> None:
+    folder = folders("bert")
+    config = json.dumps({"model_type": "distilbert"})
+    (folder / "config.json").write_text(config, encoding="utf-8")
+    assert [ids for ids, _ in ours(folder)] == [ids for ids, _ in theirs(folder)]
+    assert not any(any(types) for _, types in ours(folder))
+
+
 def test_split_special_tokens_counts_where_texts_are_parsed(folders: Folders) -> None:
     folder = folders("bert")
     text = "a [SEP] b"

@@ -154,7 +154,7 @@ class TextTokenizer:
                 )
             template = replace(template, second=second)
         if self._config is not None:
-            self._config.check_template(template, pair=texts == 2)
+            self._config.check_template(template, pair=texts == 2, types=self._types > 0)
         if any(types) and self._types == 1:
             raise CheckpointError(
                 f"{self._file} gives passages token type 1, and the config.json of this model has "

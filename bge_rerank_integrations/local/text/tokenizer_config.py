@@ -116,11 +116,12 @@ class TokenizerConfig:
         self._check_folding()
         tokenizer.encode_special_tokens = self._flag("split_special_tokens", default=False)
 
-    def check_template(self, template: Any, *, pair: bool) -> None:
+    def check_template(self, template: Any, *, pair: bool, types: bool) -> None:
         """Raise `CheckpointError` where a generation puts other control ids around texts.
 
         `template` has the ids that tokenizer.json puts `before`, `between` and `after`, and how
-        many ids between the texts have token type 0 (`second`, None where all types are 0).
+        many ids between the texts have token type 0 (`second`, None where all types are 0). `types`
+        says whether the model has token types at all.
         """
         expected = None if self._plain else self._expected()
         found = (template.before, template.between if pair else (), template.after)
@@ -132,7 +133,7 @@ class TokenizerConfig:
                     f"it puts the ids {wanted} around texts, and the post_processor of "
                     f"tokenizer.json puts {found}",
                 )  # fmt: skip
-        if not pair or self.typed is False:
+        if not (pair and types) or self.typed is False:
             return
         if self.typed is None and template.second is not None:
             self._refuse(
