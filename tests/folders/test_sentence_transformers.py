@@ -21,6 +21,7 @@ from bge_rerank_integrations import CheckpointError, UnsupportedModel, load_scor
 from bge_rerank_integrations.drop_in.langchain import HuggingFaceCrossEncoder
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.langchain import BGECrossEncoder
+from tests.onnx_models import export
 
 pytestmark = pytest.mark.reference
 
@@ -275,10 +276,27 @@ def test_one_label_of_several(
             load_scorer(str(folder), label=wrong)
 
 
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_one_label_of_a_graph(
+    bert_reranker: Path, damaged: Callable[[str], Path], tmp_path: Path, backend: str
+) -> None:
+    folder = Path(shutil.copytree(damaged("two_labels"), tmp_path / "labels"))
+    expected = scores(folder, label=1)
+    export(folder, folder / "model.onnx", "logits", inputs=("input_ids", "attention_mask"))
+    close(scores(folder, label=1, backend=backend), expected)
+    other = Path(shutil.copytree(bert_reranker, tmp_path / "one"))
+    export(other, other / "model.onnx", "logits")
+    edit(other, "config.json", id2label={"0": "no", "1": "yes"})
+    with pytest.raises(UnsupportedModel, match=r"\[batch, 2\]; it has logits \[\?, 1\]"):
+        scores(other, label=1, backend=backend)
+
+
 def test_a_label_of_a_model_that_has_one_is_refused(reranker_base: Path, embedder: Path) -> None:
     for folder in (reranker_base, embedder):
         with pytest.raises(InvalidInputError, match=r"label is 0.*no classifier of several"):
             load_scorer(str(folder), label=0)
+    with pytest.raises(InvalidInputError, match="no classifier"):
+        load_scorer("offline", label=0)
 
 
 # What each key of the files may legally be instead. The reference loads every one of them.

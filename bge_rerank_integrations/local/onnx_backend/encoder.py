@@ -99,15 +99,16 @@ class GraphPlan(DevicePlan):
 class GraphUse:
     """What a model's files say of how its graph is used.
 
-    A row is the graph's one logit, or the vector of the first token or the mean of all tokens'.
-    `vocabulary` bounds the ids, `padding` is the id put behind a sequence, and `segments` says
-    whether the second text has token type 1.
+    A row has a logit for each of `labels`, or is the vector of the first token or the mean of all
+    tokens'. `vocabulary` bounds the ids, `padding` is the id put behind a sequence, and `segments`
+    says whether the second text has token type 1.
     """
 
     output: Output
     vocabulary: int
     padding: int
     segments: bool
+    labels: int = 1
 
 
 class GraphEncoder:
@@ -123,7 +124,7 @@ class GraphEncoder:
     def __init__(self, runtime: Runtime, file: GraphFile, use: GraphUse) -> None:
         self._runtime, self._file, self._use = runtime, file, use
         self._inputs = _checked_inputs(runtime, file)
-        self._output = _checked_output(runtime, file, use.output)
+        self._output = _checked_output(runtime, file, use)
         why_alone = self._why_alone()
         self._most = None if why_alone is None else 1
         cores = usable_cores()
@@ -182,11 +183,11 @@ class GraphEncoder:
 
     def _rows(self, batch: Sequence[TokenSequence]) -> FloatArray:
         out = self._runtime.infer(self._feed(batch), self._output)
-        logits = self._use.output == "logit"
-        if len(out) != len(batch) or (logits and out.size != len(batch)):
+        logits, labels = self._use.output == "logit", self._use.labels
+        if len(out) != len(batch) or (logits and out.size != len(batch) * labels):
             raise CheckpointError(
                 f"{self._file.path} gives an output of shape {out.shape} for {len(batch)} sequences"
-                + (", and config.json says that the model has one label" if logits else "")
+                + (f", and config.json says that the model has {labels} label(s)" if logits else "")
             )
         if out.ndim == 3 and self._use.output == "mean":
             out = np.stack(
@@ -263,15 +264,17 @@ def _checked_inputs(runtime: Runtime, file: GraphFile) -> tuple[GraphInput, ...]
     return runtime.inputs
 
 
-def _checked_output(runtime: Runtime, file: GraphFile, output: Output) -> str:
+def _checked_output(runtime: Runtime, file: GraphFile, use: GraphUse) -> str:
     """The name of the one output that has the shape that is wanted, or may have it."""
+    output, width = use.output, (use.labels,)
     if output == "logit":
-        known = [o.name for o in runtime.outputs if len(o.shape) == 1 or o.shape[1:] == (1,)]
+        widths = (width, ()) if use.labels == 1 else (width,)
+        known = [o.name for o in runtime.outputs if o.shape[1:] in widths]
         fitting = known or [o.name for o in runtime.outputs if o.shape[1:] == (None,)]
     else:
         fitting = [o.name for o in runtime.outputs if len(o.shape) == 3]
     if len(fitting) != 1:
-        shape = "[batch, 1]" if output == "logit" else "[batch, tokens, width]"
+        shape = f"[batch, {use.labels}]" if output == "logit" else "[batch, tokens, width]"
         has = ", ".join(f"{o.name} {_written(o.shape)}" for o in runtime.outputs)
         raise UnsupportedModel(f"{file.path} needs one output of shape {shape}; it has {has}")
     if output == "logit" and (made_by := file.squashed.get(fitting[0])):

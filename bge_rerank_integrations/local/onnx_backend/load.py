@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from bge_rerank_integrations.base.models import LLM_FAMILIES, Family
+from bge_rerank_integrations.base.models import LLM_FAMILIES, Family, label_count
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import GRAPHS, SETTINGS, Checkpoint
 from bge_rerank_integrations.local.device import check_precision
@@ -171,11 +171,6 @@ def load_graph_scorer(
             "backend='torch'"
         )
     refuse_llm_options(model, request)
-    if request.text.label is not None:
-        raise InvalidInputError(
-            f"label is {request.text.label!r}; backend {backend!r} runs models of one label: use "
-            "backend='torch'"
-        )
     if request.device not in (None, "auto", "cpu"):
         raise InvalidInputError(
             f"device is {request.device!r}; backend {backend!r} runs on the CPU only: leave device "
@@ -248,4 +243,5 @@ def _graph_use(checkpoint: GraphCheckpoint, output: Output) -> GraphUse:
         vocabulary=read_size(config, "vocab_size", model),
         padding=padding_id(config),
         segments=int(config.get("type_vocab_size", 2)) > 1,
+        labels=label_count(config) if output == "logit" else 1,
     )

@@ -72,6 +72,10 @@ def load_offline_scorer(model: str, request: LoadRequest) -> LocalScorer:
     """
     embedded, spec = EMBEDDED[model], next(spec for spec in known_models() if spec.id == model)
     refuse_llm_options(model, request)
+    if request.text.label is not None:
+        raise InvalidInputError(
+            f"label is {request.text.label!r}, and {model!r} is no classifier: leave it out"
+        )
     check_precision(request.precision)
     if request.precision != "auto":
         raise InvalidInputError(
