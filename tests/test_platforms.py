@@ -86,7 +86,7 @@ def test_a_model_in_a_folder_of_any_name_scores_alike(odd_model: Path, reranker_
 
 
 UNIX_ONLY = {"fcntl", "grp", "pwd", "resource", "termios", "tty", "pty", "posix", "syslog"}
-GUARDED = {"fcntl": {"sharded/results.py"}}
+GUARDED = {"fcntl": {"batch/results.py"}}
 """Where one is imported late, by what does not run on Windows."""
 
 

@@ -1,8 +1,7 @@
-"""What is being scored, written down before it is, so that a dead worker's successor knows.
+"""A record of the rows being scored, so that the death of a worker can be traced to a row.
 
-A file for each shard in work; the shard's results take its place. A death says only that one of
-the rows then in work may be to blame, or none: those are next tried one by one, and a row that
-two workers died of, alone, is not tried a third time.
+Each shard being scored has a file; the shard's results replace it. After a worker dies, the rows it
+was scoring are scored one by one. A row that two workers died of, alone, is not tried again.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from bge_rerank_integrations.errors import RerankError
 DEATHS_OF_A_ROW = 2
 DEATHS_OF_A_LOAD = 3
 DEATHS_OF_A_SHARD = 30
-"""Ten rows of a shard at three deaths each; beyond that it is the machine, not the rows."""
+"""Ten rows of a shard at three deaths each; beyond that, the machine is at fault, not the rows."""
 
 
 @dataclass(slots=True)
 class _Record:
-    """What the file holds: the rows in work, and what is known of earlier attempts."""
+    """The file's content: the rows being scored, and the history of the shard."""
 
     run: str
     start: int = 0
@@ -36,9 +35,9 @@ class _Record:
 
 
 class Attempts:
-    """The attempts to score one shard within one run; a run begun anew counts anew.
+    """The attempts to score one shard within one run; a new run starts from zero.
 
-    Raises `RerankError` where workers die so often that no single row can be to blame.
+    Raises `RerankError` if workers die so often that no single row can be the cause.
     """
 
     def __init__(self, file: Path, *, run: str, shard: int) -> None:
@@ -50,27 +49,27 @@ class Attempts:
             return
         if left.run == run:
             self._record = left
-            self._take_up(shard)
+            self._count_death(shard)
 
     def begin_load(self) -> None:
         """The model is about to be loaded."""
         self._write(0, 0, loading=True)
 
     def begin(self, start: int, stop: int) -> None:
-        """The shard's rows from `start` to before `stop` are about to be scored."""
+        """Rows `start` to `stop` (exclusive) of the shard are about to be scored."""
         self._write(start, stop, loading=False)
 
     def raised(self, error: str) -> None:
-        """The rows in work raised an error of this class, which no scorer should."""
+        """The current rows raised an error of this class, which no scorer should raise."""
         self._record.raised = error
-        self._replace()
+        self._save()
 
     def is_suspect(self, place: int) -> bool:
-        """Whether this row is to be scored by itself."""
+        """Whether this row must be scored alone."""
         return place in self._record.suspects
 
     def hopeless(self, place: int) -> tuple[str, str] | None:
-        """An error's class and message for a row that has cost enough workers; else None."""
+        """The error's class and message for a row that is not tried again, else None."""
         causes = self._record.alone.get(str(place), [])
         if len(causes) < DEATHS_OF_A_ROW:
             return None
@@ -79,10 +78,10 @@ class Attempts:
         return "WorkerDied", f"{len(causes)} workers died while they scored this row alone"
 
     def finished(self) -> None:
-        """The shard's results are written: nothing of it is in work any more."""
+        """The shard's results are written."""
         self._file.unlink(missing_ok=True)
 
-    def _take_up(self, shard: int) -> None:
+    def _count_death(self, shard: int) -> None:
         record = self._record
         record.deaths += 1
         cause, record.raised = record.raised or "", None
@@ -93,21 +92,20 @@ class Attempts:
         record.suspects = sorted({*record.suspects, *range(record.start, record.stop)})
         if record.deaths_loading >= DEATHS_OF_A_LOAD:
             raise RerankError(
-                f"{record.deaths_loading} workers died while they loaded the model; most often "
-                "memory ran out: give each worker more, or use fewer workers on a machine"
+                f"{record.deaths_loading} workers died while they loaded the model, most likely of "
+                "too little memory: use fewer workers per machine, or larger machines"
             )
         if record.deaths >= DEATHS_OF_A_SHARD:
+            last = f", last with {cause}" if cause else ""
             raise RerankError(
-                f"workers died or failed {record.deaths} times in shard {shard}"
-                f"{f', last with {cause}' if cause else ''}: too often for its rows to be to "
-                "blame; mend the machine or the model and start the same run again"
+                f"workers died or failed {record.deaths} times in shard {shard}{last}: too often "
+                "to be caused by its rows; fix the worker, then rerun to resume"
             )
 
     def _write(self, start: int, stop: int, *, loading: bool) -> None:
         self._record.start, self._record.stop, self._record.loading = start, stop, loading
-        self._replace()
+        self._save()
 
-    def _replace(self) -> None:
-        # no fsync: a worker's death loses nothing that the system has, and with the machine's
-        # death the run ends too
+    def _save(self) -> None:
+        # without fsync: if the machine dies, the run ends too
         replace_file(self._file, json.dumps(asdict(self._record)).encode(), sync=False)

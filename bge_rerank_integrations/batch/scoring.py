@@ -1,8 +1,8 @@
-"""The rows of a shard scored, so that a row that cannot be costs itself alone.
+"""Score the rows of a shard, isolating the rows that cannot be scored, and make their tables.
 
-Rows are scored many at once. Where that raises what one pair alone can cause, halves are tried,
-down to the row. A row that takes the process with it, or raises what no scorer should, is found by
-`attempts.Attempts`, which outlives the process.
+Many rows are scored at once. An error that a single pair can cause is traced to its row by halving
+the batch. A row that kills the process, or raises an error that no scorer should, is found with the
+help of `attempts.Attempts`, which outlives the process.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from bge_rerank_integrations.base.contract import check_text
-from bge_rerank_integrations.base.raw_scores import checked_scores
+from bge_rerank_integrations.base.raw_scores import checked_scores, show_score
 from bge_rerank_integrations.batch.attempts import Attempts
 from bge_rerank_integrations.batch.source import Layout, Row
 from bge_rerank_integrations.errors import (
@@ -23,22 +24,25 @@ from bge_rerank_integrations.errors import (
     OutOfMemoryError,
     RerankError,
 )
-from bge_rerank_integrations.types import FloatArray, Pair, Scorer
+from bge_rerank_integrations.types import FloatArray, Pair, Scale, Scorer
 
 PAIRS_AT_ONCE = 2048
-"""Enough for the engine to sort by length, few enough to be lost with a worker."""
+"""Enough to sort by length; few enough to repeat when a worker dies."""
 
-OF_ONE_PAIR = (InvalidInputError, NonFiniteScoreError, OutOfMemoryError)
-"""What one pair can cause; any other error would meet every row, so it ends the run."""
+ROW_ERRORS = (InvalidInputError, NonFiniteScoreError, OutOfMemoryError)
+"""Errors that a single pair can cause; any other would affect every row, and ends the run."""
+
+Copied = Sequence[tuple[str, pa.DataType]]
+"""Name and type of each column that is copied from the input."""
 
 
 class SuspectRow(Exception):
-    """Rows raised what no scorer should: tried again, each alone. Its message is a class's name."""
+    """Rows that raised an unexpected error and are retried one by one; names the error's class."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredRow:
-    """A row with the raw score of each of its passages, and their places from 1."""
+    """A row with the raw score of each of its passages, and their ranks from 1."""
 
     row: Row
     raw: FloatArray
@@ -47,7 +51,7 @@ class ScoredRow:
 
 @dataclass(frozen=True, slots=True)
 class FailedRow:
-    """A row that has no score, with an error's class and its message, which quotes no text."""
+    """A row without a score, with an error's class and message, which quotes no text."""
 
     row: Row
     error: str
@@ -57,11 +61,11 @@ class FailedRow:
 def score_rows(
     scorer: Scorer, rows: Sequence[Row], layout: Layout, attempts: Attempts
 ) -> tuple[list[ScoredRow], list[FailedRow]]:
-    """Every row once, in order, in one of the two lists.
+    """The scored and the failed rows, each in order.
 
-    Ranks count within the row's passages, or for pairs within the rows of the same query that
-    have a score; equal raw scores keep the order of the input. Raises `SuspectRow` for what is to
-    be tried again, and the scorer's error where no row can be blamed for it.
+    Ranks are within the row's passages, or for pairs within the scored rows of the same query;
+    equal raw scores keep the input's order. Raises `SuspectRow` for rows to retry, and the scorer's
+    error if no row can be its cause.
     """
     pairs: dict[int, list[Pair]] = {}
     raw: dict[int, FloatArray] = {}
@@ -81,10 +85,10 @@ def score_rows(
         try:
             outcomes = list(_score(scorer, rows, pairs, places))
         except RerankError:
-            raise  # nothing of the row's: the model, the key, the network
-        except Exception as error:  # noqa: BLE001 - whatever a row brings about; raised as a name
+            raise  # caused by the model, the key or the network
+        except Exception as error:  # noqa: BLE001 - any error that a row can cause
             attempts.raised(type(error).__name__)
-            # neither the message nor the traceback's locals, which may hold texts
+            # without the message and the traceback, which may contain texts
             raise SuspectRow(type(error).__name__) from None
         for place, outcome in outcomes:
             if isinstance(outcome, FailedRow):
@@ -108,18 +112,18 @@ def _pairs(row: Row, layout: Layout, queries: dict[Any, str]) -> list[Pair]:
         return [(query, check_text(text, "passage", i)) for i, text in enumerate(found)]
     group = row.values[layout.group]
     if group is None:
-        raise InvalidInputError(f"there is no {layout.group}, so nothing to rank the pair against")
+        raise InvalidInputError(f"there is no {layout.group}, so the pair cannot be ranked")
     pair = query, check_text(found, "passage")
     if queries.setdefault(group, query) != query:
         raise InvalidInputError(
-            f"the query is not that of the first row with this {layout.group}, so the two cannot "
-            "be ranked against each other"
+            f"the query is not that of the first row with this {layout.group}, so the two rows "
+            "cannot be ranked together"
         )
     return [pair]
 
 
 def _portions(pairs: dict[int, list[Pair]], attempts: Attempts) -> Iterator[list[int]]:
-    """Places to score together, in order; one by one where a worker died before."""
+    """Places to score together, in order; suspects are alone."""
     portion: list[int] = []
     count = 0
     for place, own in pairs.items():
@@ -139,10 +143,10 @@ def _portions(pairs: dict[int, list[Pair]], attempts: Attempts) -> Iterator[list
 def _score(
     scorer: Scorer, rows: Sequence[Row], pairs: dict[int, list[Pair]], places: list[int]
 ) -> Iterator[tuple[int, FloatArray | FailedRow]]:
-    """Each of the places with its raw scores, or why it has none."""
+    """Each place with its raw scores, or the reason why it has none."""
     try:
         scores = checked_scores(scorer, [pair for place in places for pair in pairs[place]])
-    except OF_ONE_PAIR as error:
+    except ROW_ERRORS as error:
         if len(places) == 1:
             yield places[0], _failure(rows[places[0]], error)
             return
@@ -175,3 +179,38 @@ def _ranks(raw: FloatArray) -> list[int]:
     ranks = np.empty(len(raw), dtype=np.int64)
     ranks[np.argsort(-raw, kind="stable")] = np.arange(1, len(raw) + 1)
     return ranks.tolist()
+
+
+def scored_table(
+    scored: Sequence[ScoredRow], layout: Layout, copied: Copied, *, scale: Scale, normalize: bool
+) -> pa.Table:
+    """Row number, copied columns, score (see `show_score`), raw score and rank.
+
+    If rows have lists of passages, the last three are lists.
+    """
+    raw = [row.raw.tolist() for row in scored]
+    shown = [[show_score(r, scale, normalize=normalize) for r in some] for some in raw]
+    columns = {"row": pa.array([row.row.number for row in scored], pa.int64())}
+    for name, kind in copied:
+        columns[name] = pa.array([row.row.values[name] for row in scored], kind)
+    for name, lists, kind in (
+        ("score", shown, pa.float64()),
+        ("raw_score", raw, pa.float32()),
+        ("rank", [row.ranks for row in scored], pa.int32()),
+    ):
+        if layout.lists:
+            columns[name] = pa.array(lists, pa.list_(kind))
+        else:
+            columns[name] = pa.array([value for (value,) in lists], kind)
+    return pa.table(columns)
+
+
+def failed_table(failed: Sequence[FailedRow], layout: Layout, copied: Copied) -> pa.Table:
+    """Row number, query id if there is one, the error's class and its message."""
+    columns = {"row": pa.array([row.row.number for row in failed], pa.int64())}
+    for name, kind in copied:
+        if name == layout.query_id:
+            columns[name] = pa.array([row.row.values.get(name) for row in failed], kind)
+    columns["error"] = pa.array([row.error for row in failed], pa.string())
+    columns["message"] = pa.array([row.message for row in failed], pa.string())
+    return pa.table(columns)

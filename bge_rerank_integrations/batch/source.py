@@ -1,11 +1,12 @@
-"""Input files of pairs or of queries with passages: their columns, their fingerprint, their rows.
+"""Input files: their columns, fingerprint and rows.
 
-A Parquet or JSON-lines file holds either a pair in each row, or a query with a list of passages.
-Rows are numbered from 0 over all files in the order given; blank lines of JSON are no rows.
+A row of a Parquet or JSON-lines file is a pair, or a query with a list of passages. Rows are
+numbered from 0 over all files in the given order; blank JSON lines are not counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -26,11 +27,11 @@ _READ_AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns (or JSON keys) hold what.
+    """The names of the columns, or JSON keys.
 
-    `passage` None means "passages", a list, or else "passage", one text, whichever the input has.
-    `query_id` None means "query_id" if the input has it; pairs without one are grouped by the
-    query's text. `carry` are columns to copy into the results, for example a passage's id.
+    `passage` None is "passages", a list, or "passage", a text, whichever the input has. `query_id`
+    None is "query_id" if the input has it; otherwise pairs are grouped by the query's text. `carry`
+    are columns to copy to the results, for example the passage's id.
     """
 
     query: str = "query"
@@ -44,7 +45,7 @@ DEFAULT_COLUMNS = Columns()
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The columns that the input turned out to have; `lists` if a row has many passages."""
+    """The columns found in the input; `lists` if a row has a list of passages."""
 
     lists: bool
     query: str
@@ -54,23 +55,23 @@ class Layout:
 
     @property
     def group(self) -> str:
-        """The column that says which pairs are ranked against each other."""
+        """The column whose equal values are ranked together."""
         return self.query_id or self.query
 
     @property
     def copied(self) -> tuple[str, ...]:
-        """The columns that results repeat, so that they can be joined to something."""
+        """The columns that are copied to the results."""
         return (() if self.query_id is None else (self.query_id,)) + self.carry
 
     @property
     def read(self) -> list[str]:
-        """Every column that is read, each once."""
+        """The distinct columns to read."""
         return list(dict.fromkeys((self.query, self.passage, *self.copied)))
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as it was read; `problem` says why it could not be, and then `values` is empty."""
+    """One row; if it cannot be read, `problem` says why and `values` is empty."""
 
     number: int
     values: dict[str, Any]
@@ -79,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Consecutive rows of one file: `start` is a row of it, or in JSON lines a byte."""
+    """Consecutive rows of one file, from row `start`, or in JSON lines from byte `start`."""
 
     number: int
     file: Path
@@ -89,9 +90,9 @@ class Shard:
 
 
 def find_files(inputs: Sequence[Path]) -> list[Path]:
-    """The files named, and those of each folder named, in the order of their names.
+    """The given files, and the files in the given folders, sorted by name.
 
-    Raises `InvalidInputError` for what is not there, for none, for two formats at once.
+    Raises `InvalidInputError` for a missing path, an unknown format, no files, and mixed formats.
     """
     files: list[Path] = []
     for place in inputs:
@@ -105,11 +106,11 @@ def find_files(inputs: Sequence[Path]) -> list[Path]:
     for file in files:
         if file.suffix not in PARQUET + JSON_LINES:
             raise InvalidInputError(
-                f"{file} is neither .parquet nor .jsonl or .ndjson, so its format is not known"
+                f"{file} is neither .parquet nor .jsonl nor .ndjson; convert or rename it"
             )
     if len(kinds) != 1:
         raise InvalidInputError(
-            "the input has files of both formats: rerank Parquet and JSON lines in two runs"
+            "the input has both formats: rerank Parquet and JSON lines in two runs"
             if kinds
             else "there are no .parquet, .jsonl or .ndjson files in the input"
         )
@@ -117,9 +118,9 @@ def find_files(inputs: Sequence[Path]) -> list[Path]:
 
 
 def read_layout(files: Sequence[Path], columns: Columns) -> Layout:
-    """What the files hold, from their schema, or from the first line of JSON that can be read.
+    """The columns of the files, from the Parquet schema or the first valid JSON line.
 
-    Raises `InvalidInputError` for a column that is missing or of a type that is no text.
+    Raises `InvalidInputError` for a column that is missing or has another type than text.
     """
     found = _parquet_columns(files) if files[0].suffix in PARQUET else _json_columns(files)
     passage = columns.passage or next((c for c in ("passages", "passage") if c in found), "passage")
@@ -148,15 +149,15 @@ def read_layout(files: Sequence[Path], columns: Columns) -> Layout:
 
 
 def copied_types(files: Sequence[Path], layout: Layout) -> list[tuple[str, pa.DataType]]:
-    """Name and type in the results of each copied column; what JSON holds is copied as text."""
+    """Name and type of each copied column in the results; JSON values are copied as text."""
     if files[0].suffix not in PARQUET:
         return [(name, pa.string()) for name in layout.copied]
-    schema = pq.read_schema(files[0])
+    schema = _schema(files[0])
     return [(name, schema.field(name).type) for name in layout.copied]
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """SHA-256 over the contents of the files in their order; where they lie does not matter."""
+    """SHA-256 over the contents of the files in their order, without their paths."""
     whole = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
@@ -165,10 +166,10 @@ def fingerprint(files: Sequence[Path]) -> str:
 
 
 class RowReader:
-    """Reads shards; shards that follow each other are read in one go.
+    """Reads shards, continuing where the last shard ended if they are consecutive.
 
-    Parquet can only be read from the start of a row group, so going on where the last shard ended
-    saves reading the group again for each shard.
+    Parquet can only be read from the start of a row group, which would otherwise be read again for
+    each shard.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -187,7 +188,7 @@ class RowReader:
         ]
         if len(rows) != shard.rows:
             raise InvalidInputError(
-                f"{shard.file} has {len(rows)} of the {shard.rows} rows from {shard.start} on: "
+                f"{shard.file} has only {len(rows)} of {shard.rows} rows from row {shard.start}; "
                 "it was changed during the run"
             )
         self._at = (shard.file, shard.start + shard.rows)
@@ -206,8 +207,10 @@ class RowReader:
 
 
 def parquet_rows(file: Path, columns: list[str], *, start: int) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file from row `start` on."""
-    with pq.ParquetFile(file) as opened:
+    """The rows of a Parquet file, from row `start`."""
+    with reading(file), pq.ParquetFile(file, page_checksum_verification=True) as opened:
+        for name in columns:
+            opened.schema_arrow.field(name)  # or KeyError: a missing column would be left out
         groups = opened.metadata.num_row_groups
         group = 0
         while group < groups and start >= opened.metadata.row_group(group).num_rows:
@@ -221,7 +224,7 @@ def parquet_rows(file: Path, columns: list[str], *, start: int) -> Iterator[dict
 
 
 def json_lines(file: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Each line that is not blank from byte `start` on, with the byte that it starts at."""
+    """Each nonblank line from byte `start`, with the byte where it starts."""
     with file.open("rb") as stream:
         stream.seek(start)
         for line in stream:
@@ -231,7 +234,7 @@ def json_lines(file: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_line(line: bytes) -> dict[str, Any] | str:
-    """The JSON object on a line, or why there is none, without a word of the line."""
+    """The JSON object on a line, or the reason why there is none, which does not quote the line."""
     try:
         values = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -239,21 +242,41 @@ def parse_line(line: bytes) -> dict[str, Any] | str:
     except json.JSONDecodeError as error:
         return f"the line is not JSON: {error.msg}, column {error.colno}"
     except (ValueError, RecursionError) as error:  # a number too long, lists nested too deeply
-        return f"the line is no JSON that can be read: {type(error).__name__}"
-    return values if isinstance(values, dict) else "the line is no JSON object"
+        return f"the line cannot be read as JSON: {type(error).__name__}"
+    return values if isinstance(values, dict) else "the line is not a JSON object"
 
 
 def as_text(value: Any) -> str | None:
-    """A JSON value as a column of text holds it: text as it is, anything else as JSON."""
+    """A JSON value for a text column: text unchanged, anything else as JSON."""
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
 
 
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Raise `InvalidInputError` with the file's name if it cannot be read as Parquet."""
+    try:
+        yield
+    except InvalidInputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
+        # the reader's own message may quote a value of the file
+        raise InvalidInputError(
+            f"{file} cannot be read as Parquet ({type(error).__name__}): it is damaged, or was "
+            "changed during the run; write it anew"
+        ) from None
+
+
+def _schema(file: Path) -> pa.Schema:
+    with reading(file):
+        return pq.read_schema(file)
+
+
 def _parquet_columns(files: Sequence[Path]) -> dict[str, str]:
-    first = pq.read_schema(files[0])
+    first = _schema(files[0])
     for file in files[1:]:
-        if not pq.read_schema(file).equals(first):
+        if not _schema(file).equals(first):
             raise InvalidInputError(
                 f"{file} has other columns than {files[0]}; rerank them in two runs"
             )

@@ -62,7 +62,7 @@ def test_json_lines_come_back_as_parquet_and_a_second_call_finds_all_done(tmp_pa
     source.write_text(to_json_lines(REQUESTS), encoding="utf-8")
     refused = run(*arguments)
     assert refused.returncode == 2
-    assert "was begun with another input" in refused.stderr
+    assert "was created with another input" in refused.stderr
     assert refused.stdout == ""
 
 

@@ -19,7 +19,13 @@ from hypothesis import strategies as st
 from bge_rerank_integrations.batch.attempts import DEATHS_OF_A_SHARD, Attempts
 from bge_rerank_integrations.batch.plan import cut_into_shards
 from bge_rerank_integrations.batch.results import ResultFolder
-from bge_rerank_integrations.batch.scoring import SuspectRow, score_rows
+from bge_rerank_integrations.batch.run import plan_workers
+from bge_rerank_integrations.batch.scoring import (
+    SuspectRow,
+    failed_table,
+    score_rows,
+    scored_table,
+)
 from bge_rerank_integrations.batch.source import (
     Columns,
     Layout,
@@ -30,7 +36,6 @@ from bge_rerank_integrations.batch.source import (
     fingerprint,
     read_layout,
 )
-from bge_rerank_integrations.batch.tables import failed_table, scored_table
 from bge_rerank_integrations.errors import InvalidInputError, RemoteUnavailable, RerankError
 from bge_rerank_integrations.types import FloatArray
 from tests.fakes import WordOverlapScorer
@@ -99,7 +104,7 @@ def test_shards_hold_every_row_once_in_order_and_no_query_in_two(
         assert reader.read(shard) == expected
 
 
-def test_a_query_whose_rows_do_not_stand_together_is_refused(tmp_path: Path) -> None:
+def test_rows_of_one_query_must_be_contiguous(tmp_path: Path) -> None:
     rows = pairs_of([("a", 2), ("secret", 3), ("a", 1)])
     file = write_parquet(tmp_path / "a.parquet", rows)
     lines = write_lines(tmp_path / "a.jsonl", [json.dumps(row) for row in rows])
@@ -160,6 +165,82 @@ def test_files_are_found_in_folders_and_formats_do_not_mix(tmp_path: Path) -> No
     (tmp_path / "c.jsonl").write_bytes(b"")
     with pytest.raises(InvalidInputError, match="both formats"):
         find_files([tmp_path])
+
+
+def read_everything(file: Path) -> list[dict[str, Any]]:
+    layout = read_layout([file], Columns())
+    reader = RowReader(layout)
+    shards = cut_into_shards([file], layout, shard_rows=50)
+    return [row.values for shard in shards for row in reader.read(shard)]
+
+
+def test_a_damaged_parquet_file_is_refused_by_name(tmp_path: Path) -> None:
+    rows = pairs_of([(f"q{number}", 5) for number in range(60)])
+    file = write_parquet(tmp_path / "candidates.parquet", rows, group=100)
+    good, rng = file.read_bytes(), np.random.default_rng(21)
+    assert read_everything(file) == rows
+    damaged = [good[:size] for size in (0, 1, 4, 8, 100, len(good) // 2, len(good) - 1)]
+    for _ in range(300):
+        changed = bytearray(good)
+        for place in rng.integers(len(good), size=rng.integers(1, 4)):
+            changed[place] = rng.integers(256)
+        damaged.append(bytes(changed))
+    refused: list[str] = []
+    for content in [*damaged, b"PAR1garbage"]:
+        file.write_bytes(content)
+        try:
+            read_everything(file)
+        except InvalidInputError as error:
+            refused.append(str(error))
+    assert len(refused) > 200
+    named = ("candidates.parquet", "rows of one query")
+    assert [said for said in refused if not any(name in said for name in named)] == []
+
+
+def test_a_parquet_file_that_changes_during_the_run_is_refused(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "a.parquet", pairs_of([("a", 4), ("b", 4)]))
+    layout = read_layout([file], Columns())
+    shards = cut_into_shards([file], layout, shard_rows=4)
+    write_parquet(file, pairs_of([("a", 4), ("b", 1)]))
+    with pytest.raises(InvalidInputError, match=r"a\.parquet has only 1 of 4 rows from row 4"):
+        RowReader(layout).read(shards[1])
+    write_parquet(file, [{"query_id": "a", "query": "b"}] * 8)
+    with pytest.raises(InvalidInputError, match=r"a\.parquet cannot be read as Parquet"):
+        RowReader(layout).read(shards[0])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "plan"),
+    [
+        ([{"CPU": 8}, {"CPU": 6}], {}, (3, 4, 0)),
+        ([{"CPU": 2}], {}, (1, 2, 0)),
+        ([{"CPU": 8, "GPU": 2}, {"CPU": 8}], {}, (2, 1, 1)),
+        ([{"CPU": 8, "GPU": 2}], {"gpus": 0.5}, (4, 1, 0.5)),
+        ([{"CPU": 8}], {"cpus": 1, "workers": 3}, (3, 1, 0)),
+    ],
+)
+def test_workers_fill_the_cluster(
+    nodes: list[dict[str, float]], asked: dict[str, Any], plan: tuple[int, float, float]
+) -> None:
+    found = plan_workers(nodes, **asked)
+    assert (found.workers, found.cpus, found.gpus) == plan
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "says"),
+    [
+        ([{"CPU": 2}], {"cpus": 3}, r"fits on no node of the cluster \(2 CPUs and 0 GPUs\)"),
+        ([], {}, "which has none"),
+        ([{"CPU": 2}], {"workers": 0}, "workers is 0"),
+        ([{"CPU": 2}], {"cpus": -1}, "cpus is -1"),
+        ([{"CPU": 2}], {"cpus": 0, "gpus": 0}, "both 0"),
+    ],
+)
+def test_a_worker_that_could_never_run_is_refused(
+    nodes: list[dict[str, float]], asked: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        plan_workers(nodes, **asked)
 
 
 def test_a_fingerprint_is_of_contents_and_order(tmp_path: Path) -> None:
@@ -320,7 +401,7 @@ def test_a_folder_is_of_one_input_one_scorer_and_one_run_at_a_time(tmp_path: Pat
     stranger = tmp_path / "holiday"
     stranger.mkdir()
     (stranger / "photo").write_bytes(b"")
-    with pytest.raises(InvalidInputError, match="holds no run to go on with"):
+    with pytest.raises(InvalidInputError, match="has no run to resume"):
         ResultFolder(stranger).open({"input": "x"})
     assert [path.name for path in stranger.iterdir()] == ["photo"]
 
