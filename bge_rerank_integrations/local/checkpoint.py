@@ -106,7 +106,7 @@ class Checkpoint:
         )
         base = adapter.get("base_model_name_or_path")
         advice = (
-            f"merge it into its base model and load the merged folder:\n"
+            f"merge it into its base model with peft, and load the merged folder:\n"
             f"  model = AutoModel{kind}.from_pretrained({base!r})\n"
             f"  PeftModel.from_pretrained(model, {str(self.folder)!r}).merge_and_unload()"
             f'.save_pretrained("merged")\n'

@@ -8,16 +8,22 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+CONTROL_NAME = re.compile(r"[<\[].+[>\]]")
+
 
 def control_ids(tokenizer: Tokenizer, content: str, declared: Iterable[int]) -> frozenset[int]:
     """Ids of the special tokens and of those that the model's config declares.
 
-    Without "unknown", which any character outside the vocabulary gives: its name steers nothing.
+    A declared id counts where it has the name of a control token, such as <s> or [CLS]: a config
+    may declare any word. Without "unknown", which any character outside the vocabulary gives: its
+    name steers nothing.
     """
     special = {
         number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special
     }
-    return frozenset((special | set(declared)) - {unknown_id(tokenizer, content)})
+    named = {number for number in declared if 0 <= number < 2**31}
+    named = {n for n in named if CONTROL_NAME.fullmatch(tokenizer.id_to_token(n) or "")}
+    return frozenset((special | named) - {unknown_id(tokenizer, content)})
 
 
 def unknown_id(tokenizer: Tokenizer, content: str) -> int | None:

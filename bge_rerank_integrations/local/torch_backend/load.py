@@ -1,7 +1,6 @@
 """From a checkpoint to a scorer on torch: family, device plan, forward, method."""
 
 import dataclasses
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -37,8 +36,6 @@ from bge_rerank_integrations.local.torch_backend.rounding import (
     run_all,
 )
 from bge_rerank_integrations.local.torch_backend.runtime import exact_plan
-
-logger = logging.getLogger("bge_rerank_integrations")
 
 
 def load_torch_scorer(checkpoint: Checkpoint, request: LoadRequest) -> LocalScorer:
@@ -83,24 +80,8 @@ def _load_encoder(
         )
 
     engine = _shared(checkpoint, plans, output, load)
-    _warn_of_separators(checkpoint, engine.tokenizer)
     method = cross_encoding if settings.family is Family.ENCODER else bi_encoding
     return engine, method(engine.tokenizer, request.text, settings, limit=limit)
-
-
-def _warn_of_separators(checkpoint: Checkpoint, tokenizer: TextTokenizer) -> None:
-    """Say that XLM-R's tokenizer is not the one that the model was trained with."""
-    if checkpoint.config.get("model_type") == "xlm-roberta":
-        separators = len(tokenizer.pair_template.between)
-        if separators < 2:
-            logger.warning(
-                "%s: its tokenizer.json puts %d separator between query and passage, and XLM-R's "
-                "puts two: transformers 5.0 to 5.2 saved it so, and without the normalizer's "
-                "character map. Scores are those of this file; copy tokenizer.json from the "
-                "original model unless this one was trained so",
-                checkpoint.model,
-                separators,
-            )
 
 
 def _load_llm(

@@ -148,6 +148,11 @@ def _load(checkpoint: Checkpoint, plan: DevicePlan, output: str) -> Any:
             f"config.json of {name} has attention_type={config.get('attention_type')!r}, with "
             "which a score depends on the texts before it; 'original_full' is supported"
         )
+    if pruned := config.get("pruned_heads"):
+        raise UnsupportedModel(
+            f"config.json of {name} has pruned_heads={pruned!r}, which transformers 5 passes over; "
+            "use the model that it was made from"
+        )
     for tensor, stored in checkpoint.tensors.items():
         if stored.dtype.startswith(QUANTIZED):
             raise UnsupportedModel(
@@ -182,6 +187,14 @@ def _load(checkpoint: Checkpoint, plan: DevicePlan, output: str) -> Any:
         raise UnsupportedModel(
             f"{name} is a {architecture}, which transformers does not have; it would be run as a "
             f"{type(model).__name__} and score wrongly"
+        )
+    positions = config.get("position_embedding_type", "absolute")
+    if positions not in ("absolute", "rotary") and not any(
+        "distance_embedding" in key for key in model.state_dict()
+    ):
+        raise UnsupportedModel(
+            f"config.json of {name} has position_embedding_type={positions!r}, which this release "
+            "of transformers passes over for this architecture; 'absolute' is supported"
         )
     # the pooler of an embedder is not used, and many are saved without one
     needed = [key for key in info["missing_keys"] if output == "logit" or "pooler" not in key]

@@ -1,0 +1,171 @@
+"""transformers' own forward: batches only where a neighbour's padding moves no score."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from bge_rerank_integrations import CheckpointError, UnsupportedModel, load_scorer
+from tests.folders.changes import (
+    PAIRS,
+    TOLERANCE,
+    change_config,
+    change_weights,
+    copy_of,
+    library_scores,
+    scores,
+)
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 600, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 48, "max_position_embeddings": 128, "num_labels": 1, "pad_token_id": 0,
+    "num_key_value_heads": 4, "head_dim": 8, "embedding_size": 32,
+}  # fmt: skip
+ONLY_ALONE = ("mobilebert", "convbert", "fnet", "canine")
+DECODERS = ("llama", "gemma2", "gpt_neox")
+MORE: dict[str, dict[str, Any]] = {
+    "mobilebert": {"intra_bottleneck_size": 32, "trigram_input": True},
+    "canine": {"local_attention_window": 8, "num_hash_buckets": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def folder_of(
+    tmp_path_factory: pytest.TempPathFactory, bert_reranker: Path
+) -> Callable[[str], Path]:
+    """A classifier of an architecture, with BERT's tokenizer."""
+    built: dict[str, Path] = {}
+
+    def find(kind: str) -> Path:
+        if kind in built:
+            return built[kind]
+        folder = tmp_path_factory.mktemp(kind)
+        config = AutoConfig.for_model(kind, **{**SIZES, **MORE.get(kind, {})})
+        torch.manual_seed(0)
+        make: Any = AutoModelForSequenceClassification
+        model = make.from_config(config)
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.ndim > 1:
+                    weight.normal_(std=0.3)
+        model.save_pretrained(folder)
+        change_config(folder, vocab_size=600, max_position_embeddings=128)
+        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+            if (bert_reranker / name).is_file():
+                shutil.copy(bert_reranker / name, folder)
+        built[kind] = folder
+        return folder
+
+    return find
+
+
+@pytest.mark.parametrize("kind", [*ONLY_ALONE, "distilbert", "albert", "electra"])
+def test_a_score_never_moves_with_its_neighbours(
+    folder_of: Callable[[str], Path], kind: str
+) -> None:
+    folder = folder_of(kind)
+    scorer = load_scorer(str(folder), device="cpu", precision="fp32")
+    together = scorer.score(PAIRS).tolist()
+    alone = [float(scorer.score([pair])[0]) for pair in PAIRS]
+    assert together == pytest.approx(alone, abs=TOLERANCE)
+    assert together == pytest.approx(library_scores(folder), abs=TOLERANCE)
+    assert ("one at a time: in a padded batch" in str(scorer.plan)) == (kind in ONLY_ALONE)
+
+
+@pytest.mark.parametrize("pad", [None, -1])
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_decoder_without_padding_id_scores_one_at_a_time(
+    folder_of: Callable[[str], Path], tmp_path: Path, kind: str, pad: int | None
+) -> None:
+    folder = change_config(copy_of(folder_of(kind), tmp_path), pad_token_id=pad)
+    scorer = load_scorer(str(folder), device="cpu", precision="fp32")
+    assert "one at a time: config.json has no pad_token_id" in str(scorer.plan)
+    assert scorer.score(PAIRS).tolist() == pytest.approx(library_scores(folder), abs=TOLERANCE)
+
+
+def test_a_decoder_with_padding_id_scores_as_one_at_a_time(
+    folder_of: Callable[[str], Path],
+) -> None:
+    folder = folder_of("llama")
+    assert scores(folder) == pytest.approx(library_scores(folder), abs=TOLERANCE)
+
+
+def test_big_bird_s_sparse_attention_is_refused(
+    folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedModel, match="attention_type='block_sparse'"):
+        scores(folder_of("big_bird"))
+    folder = change_config(copy_of(folder_of("big_bird"), tmp_path), attention_type="original_full")
+    assert scores(folder) == pytest.approx(library_scores(folder), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["electra.encoder.layer.0.attention.self.query.lora_A.weight",
+     "electra.encoder.layer.0.attention.self.query.weight_scale",
+     "electra.encoder.layer.0.attention.self.distance_embedding.weight",
+     "classifier.adapter.weight"],
+)  # fmt: skip
+def test_a_weight_that_no_one_reads_is_refused_by_name(
+    folder_of: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    folder = copy_of(folder_of("electra"), tmp_path)
+    change_weights(folder, lambda weights: weights.update({name: torch.ones(2, 2)}))
+    with pytest.raises(CheckpointError, match=name):
+        scores(folder)
+
+
+def test_another_task_s_head_changes_no_score(
+    folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = copy_of(folder_of("electra"), tmp_path)
+    name = "discriminator_predictions.dense.weight"
+    change_weights(folder, lambda weights: weights.update({name: torch.ones(2, 2)}))
+    assert scores(folder) == scores(folder_of("electra"))
+
+
+def test_a_tensor_of_another_shape_is_refused_by_name(
+    folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    original = folder_of("distilbert")
+    for name, whole in load_file(original / "model.safetensors").items():
+        for other in (torch.zeros(0), whole.reshape(-1)[:1], torch.cat([whole, whole])):
+            if other.shape == whole.shape:
+                continue
+            folder = copy_of(original, tmp_path)
+            weights = {**load_file(original / "model.safetensors"), name: other.contiguous()}
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+            with pytest.raises(CheckpointError, match=name.rpartition(".")[0]):
+                scores(folder)
+
+
+@pytest.mark.parametrize("kind", ["electra", "llama"])
+def test_float8_is_refused_without_a_word_in_config(
+    folder_of: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
+    def to_float8(weights: dict[str, torch.Tensor]) -> None:
+        name = next(name for name in weights if "layer" in name and weights[name].ndim == 2)
+        weights[name] = weights[name].to(torch.float8_e4m3fn)
+
+    folder = change_weights(copy_of(folder_of(kind), tmp_path), to_float8)
+    with pytest.raises(UnsupportedModel, match="as F8_E4M3: quantized"):
+        scores(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"hidden_act": 7}, {"hidden_act": "no such"}, {"num_hidden_layers": 10**9},
+     {"num_hidden_layers": "2"}, {"layer_norm_eps": "small"}, {"num_attention_heads": 5},
+     {"id2label": ["x"]}, {"num_labels": "one", "id2label": None}],
+    ids=str,
+)  # fmt: skip
+def test_a_hostile_value_gives_a_typed_error(
+    folder_of: Callable[[str], Path], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises((CheckpointError, UnsupportedModel)):
+        scores(change_config(copy_of(folder_of("electra"), tmp_path), **changes))
