@@ -1,5 +1,6 @@
 """Copies of a model folder with one thing changed, and transformers' scores of it."""
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -54,9 +55,11 @@ def library_scores(folder: Path, pairs: Sequence[Pair] = PAIRS) -> list[float]:
     """Transformers' own tokenizer and model, one pair at a time."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    takes = inspect.signature(model.forward).parameters
     found = []
     with torch.inference_mode():
         for query, passage in pairs:
-            inputs = tokenizer(query, passage, return_tensors="pt")
+            given = tokenizer(query, passage, return_tensors="pt")
+            inputs = {name: given[name] for name in given if name in takes}
             found.append(float(model(**inputs).logits[0, 0]))
     return found

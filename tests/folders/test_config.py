@@ -72,7 +72,7 @@ FREE = {
     "query_pre_attn_scalar", "final_logit_softcapping", "sliding_window",
 }  # fmt: skip
 OR_NULL = {"final_logit_softcapping", "sliding_window"}
-UNREAD = {"bos_token_id", "eos_token_id", "num_labels", "problem_type", "is_encoder_decoder"}
+UNREAD = {"bos_token_id", "eos_token_id", "num_labels", "problem_type"}
 """Those that change no score of an encoder, whatever they are."""
 
 
@@ -185,7 +185,8 @@ def yes_logits(folder: Path, pairs: list[Pair] = PAIRS) -> list[float]:
     """Transformers' logit of "Yes" for the reference's prompt, one pair at a time."""
     prompts = _Model(folder, REFERENCE)
     yes = prompts.tokenizer.encode("Yes", add_special_tokens=False).ids[0]
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    load: Any = AutoModelForCausalLM.from_pretrained
+    model = load(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         return [
             float(model(torch.tensor([prompts.ids(q, p, {})[0]])).logits[0, -1, yes])

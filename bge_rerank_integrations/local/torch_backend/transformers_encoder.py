@@ -6,7 +6,7 @@ padding (MobileBERT, ConvBERT, FNet, CANINE); theirs run one at a time, as found
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.model_config import position_limit, read_size
+from bge_rerank_integrations.local.model_config import position_limit, read_flag, read_size
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.runtime import (
     autocast,
@@ -58,6 +58,8 @@ class LibraryEncoder:
         model = _load(checkpoint, plan, output)
         self._model = model.to(plan.device).eval()
         pad = model.config.pad_token_id
+        # FNet mixes all that it is given, and takes no mask
+        self._masked = "attention_mask" in inspect.signature(model.forward).parameters
         self._vocabulary = read_size(checkpoint.config, "vocab_size", checkpoint.model)
         self._has_pad = isinstance(pad, int) and 0 <= pad < self._vocabulary
         self._pad = pad if self._has_pad else 0
@@ -80,7 +82,9 @@ class LibraryEncoder:
         ids = np.full((len(batch), lengths.max()), self._pad, dtype=np.int64)
         for row, sequence in zip(ids, batch, strict=True):
             row[: len(sequence.ids)] = sequence.ids
-        inputs = {"input_ids": ids, "attention_mask": (places < lengths[:, None]).astype(np.int64)}
+        inputs = {"input_ids": ids}
+        if self._masked:
+            inputs["attention_mask"] = (places < lengths[:, None]).astype(np.int64)
         firsts = np.asarray([sequence.first_segment for sequence in batch])[:, None]
         if self._segments and (firsts[:, 0] < lengths).any():
             inputs["token_type_ids"] = ((places >= firsts) & (places < lengths[:, None])).astype(
@@ -95,20 +99,31 @@ class LibraryEncoder:
             elif self._output == "cls":
                 rows = out.last_hidden_state[:, 0].float()
             else:
-                mask = on_device["attention_mask"][:, :, None]
-                rows = (out.last_hidden_state.float() * mask).sum(1) / mask.sum(1)
+                own = zip(out.last_hidden_state.float(), lengths.tolist(), strict=True)
+                rows = torch.stack([row[:length].mean(dim=0) for row, length in own])
         if self._ahead is not None:
             self._ahead.launched()
         return computed(rows)
 
     def _why_alone(self) -> str | None:
-        """Why sequences must not share a batch, or None where they may; tried on two of them."""
-        if not self._has_pad:
-            return "config.json has no pad_token_id"
+        """Why sequences must not share a batch, or None where they may; tried on two of them.
+
+        Raises `CheckpointError` for a model that cannot run them.
+        """
         longest = position_limit(self._checkpoint.config, self._checkpoint.model)
         short, long = (self._probe(length) for length in (min(5, longest), min(40, longest)))
-        together = self.fetch([self.run([short, long])])
-        alone = self.fetch([self.run([short]), self.run([long])])
+        try:
+            alone = self.fetch([self.run([short]), self.run([long])])
+            if not self._has_pad:
+                return "config.json has no pad_token_id"
+            together = self.fetch([self.run([short, long])])
+        except Exception as error:  # a config's wrong value raises whatever its first use raises
+            if is_out_of_memory(error):
+                raise
+            raise CheckpointError(
+                f"transformers cannot run {self._checkpoint.model} as its config.json says: "
+                f"{type(error).__name__}: {_first_line(error)}"
+            ) from error
         apart = float(np.abs(together - alone).max() / max(1.0, float(np.abs(alone).max())))
         most = ROUNDINGS * torch.finfo(getattr(torch, self.plan.dtype)).eps
         if apart <= most:
@@ -142,23 +157,7 @@ def _load(checkpoint: Checkpoint, plan: DevicePlan, output: str) -> Any:
     Raises `UnsupportedModel` or `CheckpointError` where that cannot be had.
     """
     config, name = checkpoint.config, checkpoint.model
-    read_size({"num_hidden_layers": 1, **config}, "num_hidden_layers", name, most=1000)
-    if config.get("model_type") == "big_bird" and config.get("attention_type") != "original_full":
-        raise UnsupportedModel(
-            f"config.json of {name} has attention_type={config.get('attention_type')!r}, with "
-            "which a score depends on the texts before it; 'original_full' is supported"
-        )
-    if pruned := config.get("pruned_heads"):
-        raise UnsupportedModel(
-            f"config.json of {name} has pruned_heads={pruned!r}, which transformers 5 passes over; "
-            "use the model that it was made from"
-        )
-    for tensor, stored in checkpoint.tensors.items():
-        if stored.dtype.startswith(QUANTIZED):
-            raise UnsupportedModel(
-                f"{name} holds {tensor!r} as {stored.dtype}: quantized weights are not supported; "
-                "use the model they were made from"
-            )
+    _check_config(checkpoint)
     kind = AutoModelForSequenceClassification if output == "logit" else AutoModel
     try:
         model, info = kind.from_pretrained(
@@ -188,6 +187,38 @@ def _load(checkpoint: Checkpoint, plan: DevicePlan, output: str) -> Any:
             f"{name} is a {architecture}, which transformers does not have; it would be run as a "
             f"{type(model).__name__} and score wrongly"
         )
+    _check_loaded(checkpoint, model, info, output)
+    return model
+
+
+def _check_config(checkpoint: Checkpoint) -> None:
+    """Refuse what transformers passes over, or reads differently in its releases."""
+    config, name = checkpoint.config, checkpoint.model
+    read_size({"num_hidden_layers": 1, **config}, "num_hidden_layers", name, most=1000)
+    if config.get("model_type") == "big_bird" and config.get("attention_type") != "original_full":
+        raise UnsupportedModel(
+            f"config.json of {name} has attention_type={config.get('attention_type')!r}, with "
+            "which a score depends on the texts before it; 'original_full' is supported"
+        )
+    for key in ("pruned_heads", "per_layer_config"):
+        if value := config.get(key):
+            raise UnsupportedModel(
+                f"config.json of {name} has {key}={value!r}, which one release of transformers "
+                "reads and another passes over; use the model that it was made from"
+            )
+    for key in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
+        read_flag(config, key, name, default=False)
+    for tensor, stored in checkpoint.tensors.items():
+        if stored.dtype.startswith(QUANTIZED):
+            raise UnsupportedModel(
+                f"{name} holds {tensor!r} as {stored.dtype}: quantized weights are not supported; "
+                "use the model they were made from"
+            )
+
+
+def _check_loaded(checkpoint: Checkpoint, model: Any, info: Mapping[str, Any], output: str) -> None:
+    """Refuse a model that lacks a weight of the config's, or of which one was left over."""
+    config, name = checkpoint.config, checkpoint.model
     positions = config.get("position_embedding_type", "absolute")
     if positions not in ("absolute", "rotary") and not any(
         "distance_embedding" in key for key in model.state_dict()
@@ -212,7 +243,6 @@ def _load(checkpoint: Checkpoint, plan: DevicePlan, output: str) -> Any:
         info["unexpected_keys"],
         is_unread=lambda key: key.partition(".")[0] not in {*roots, model.base_model_prefix},
     )
-    return model
 
 
 def _first_line(error: Exception) -> str:
