@@ -1,5 +1,6 @@
 """transformers' own forward: batches only where a neighbour's padding moves no score."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,9 +56,12 @@ def folder_of(
                     weight.normal_(std=0.3)
         model.save_pretrained(folder)
         change_config(folder, vocab_size=600, max_position_embeddings=128)
-        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-            if (bert_reranker / name).is_file():
-                shutil.copy(bert_reranker / name, folder)
+        shutil.copy(bert_reranker / "tokenizer.json", folder)
+        inputs = ["input_ids", "attention_mask"]
+        if "type_vocab_size" in config.to_dict():
+            inputs.append("token_type_ids")
+        settings = {"tokenizer_class": "BertTokenizer", "model_input_names": inputs}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
         built[kind] = folder
         return folder
 
