@@ -1,4 +1,4 @@
-"""The user's own retriever asked the user's own questions, as judged queries."""
+"""Ask the user's retriever the user's questions, and return judged queries."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.evaluate.judged import JudgedQuery
 
 Relevant = Mapping[str, int] | Iterable[str]
-"""Ids of the passages that answer a question, or their grades by id."""
+"""The ids of the passages that answer a question, or their grades by id."""
 
 
 def retrieve_candidates(
@@ -20,20 +20,19 @@ def retrieve_candidates(
 ) -> list[JudgedQuery]:
     """Ask the retriever each question; what it returns are the candidates, in its order.
 
-    `retriever` is a LlamaIndex retriever, a LangChain one, or a function from a question to a list
-    of anything. `questions` has for each question the ids of the passages that answer it, or their
-    grades. A passage's id is a node's `node_id` or a document's `id`, and its text what the
-    adapters score: a node's text with its metadata for embedding, a document's `page_content`.
-    `passage_id` and `passage_text` take others from what the retriever returned, for example
-    `lambda document: document.metadata["source"]`. A passage that comes twice counts at its first
-    place. What is returned is left as it is.
+    `retriever` is a LlamaIndex or LangChain retriever, or a function from a question to a list.
+    `questions` maps each question to the ids of the passages that answer it, or to their grades. A
+    passage's id is a node's `node_id` or a document's `id`, and its text what the adapters score: a
+    node's text with its metadata for embedding, a document's `page_content`. `passage_id` and
+    `passage_text` read others, for example `lambda document: document.metadata["source"]`. A
+    repeated passage counts at its first place. Retrieved objects are not changed.
 
-    Raises `InvalidInputError` for a retriever or passage of another kind without these functions,
-    for a passage without an id, for one id of different texts, and for no questions.
+    Raises `InvalidInputError` for a retriever or passage of another kind without these functions, a
+    passage without an id, one id with different texts, and no questions.
     """
     if not isinstance(questions, Mapping) or not questions:
         raise InvalidInputError(
-            "questions must have at least one question and the ids of what answers it, as in "
+            "questions must map at least one question to the ids that answer it, as in "
             '{"What do pandas eat?": ["node-17"]}'
         )
     ask = _asking(retriever)
@@ -52,7 +51,7 @@ def retrieve_candidates(
             if candidates.setdefault(key, text) != text:
                 raise InvalidInputError(
                     f"question {number} has two candidates of the id {key!r} with different texts: "
-                    "give a passage_id that tells passages apart"
+                    "give a passage_id that distinguishes passages"
                 )
         grades = _grades(relevant, number)
         queries.append(JudgedQuery(str(number), question, candidates, grades))
@@ -93,8 +92,8 @@ def _own_text(item: Any) -> Any:
 def _checked_id(key: object, number: int) -> str:
     if not isinstance(key, str) or not key:
         raise InvalidInputError(
-            f"a candidate of question {number} has the id {key!r}, not a text: set ids when you "
-            "index, or give a passage_id, such as one that reads the metadata"
+            f"a candidate of question {number} has the id {key!r}, not a str: set ids when you "
+            "index, or give a passage_id that reads the metadata"
         )
     return key
 
@@ -102,7 +101,7 @@ def _checked_id(key: object, number: int) -> str:
 def _grades(relevant: Relevant, number: int) -> dict[str, int]:
     if isinstance(relevant, str) or not isinstance(relevant, Iterable):
         raise InvalidInputError(
-            f"what answers question {number} is one {type(relevant).__name__}; give a list of ids, "
-            "or grades by id"
+            f"the answers to question {number} are a {type(relevant).__name__}; give a list of "
+            "ids, or grades by id"
         )
     return dict(relevant) if isinstance(relevant, Mapping) else dict.fromkeys(relevant, 1)

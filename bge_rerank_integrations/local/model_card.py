@@ -1,4 +1,4 @@
-"""A model's card, README.md, read by the hub's own parser; its text is data and is not run."""
+"""A model's card, README.md, parsed by the hub's client; its text is data and never run."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -12,10 +12,7 @@ from bge_rerank_integrations.local.download import HubOptions, find_folder
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
-    """What a card's metadata states; None where it states nothing.
-
-    `index_name` is the model that its results are of, by its own words.
-    """
+    """The facts in a card's metadata, None where absent; `index_name` is the model of `results`."""
 
     languages: str | None
     license: str | None
@@ -30,17 +27,12 @@ def read_card(
     local_files_only: bool = False,
     token: str | None = None,
 ) -> CardFacts | None:
-    """The facts on the card of a folder or of a hub id, which is downloaded unless it is cached.
+    """The facts on the card of a folder or hub id, downloaded unless cached; None without any.
 
-    None if there is no card, or one without metadata. Raises `ModelNotFound` for a model that is
-    not there, and `CheckpointError` for metadata that the hub's parser refuses.
+    Raises `ModelNotFound`, and `CheckpointError` for metadata that the hub's parser refuses.
     """
-    folder = find_folder(
-        model,
-        ("README.md",),
-        HubOptions(cache_dir=cache_dir, local_files_only=local_files_only, token=token),
-    )
-    file = folder / "README.md"
+    hub = HubOptions(cache_dir=cache_dir, local_files_only=local_files_only, token=token)
+    file = find_folder(model, ("README.md",), hub) / "README.md"
     if not file.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""A cross-encoder of random weights, built in a moment, for a self-test without a model.
+"""A small cross-encoder with random weights, for a self-test without a model.
 
 Its scores are finite and repeatable, and mean nothing.
 """
@@ -12,22 +12,32 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
-from bge_rerank_integrations.types import FloatArray
-
-HIDDEN, INNER, LAYERS, HEADS, POSITIONS = 64, 128, 4, 4, 512
+SIZE, INNER, LAYERS, HEADS, POSITIONS = 64, 128, 4, 4, 512
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 def build_tiny_encoder(folder: Path) -> None:
-    """Write config, tokenizer and weights of a BERT cross-encoder of four layers into `folder`."""
-    tokenizer = _tokenizer()
+    """Write config, tokenizer and weights of a four-layer BERT cross-encoder into `folder`."""
+    # one token per printable ASCII character; any other is unknown
+    characters = [c for c in string.printable if not c.isspace()]
+    pieces = [*SPECIAL, *characters, *(f"##{c}" for c in characters)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=SPECIAL[1]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "architectures": ["BertForSequenceClassification"],
         "model_type": "bert",
         "num_labels": 1,
-        "vocab_size": tokenizer.get_vocab_size(),
-        "hidden_size": HIDDEN,
+        "vocab_size": len(pieces),
+        "hidden_size": SIZE,
         "intermediate_size": INNER,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
@@ -37,55 +47,34 @@ def build_tiny_encoder(folder: Path) -> None:
         "layer_norm_eps": 1e-12,
     }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    save_file(_weights(tokenizer.get_vocab_size()), folder / "model.safetensors")
-
-
-def _tokenizer() -> Tokenizer:
-    """One token per printable ASCII character; any other is unknown."""
-    characters = [c for c in string.printable if not c.isspace()]
-    pieces = [*SPECIAL, *characters, *(f"##{c}" for c in characters)]
-    tokenizer = Tokenizer(
-        WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token=SPECIAL[1])
-    )
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    tokenizer.add_special_tokens(list(SPECIAL))
-    return tokenizer
-
-
-def _weights(vocabulary: int) -> dict[str, FloatArray]:
     random = np.random.default_rng(0)
+    # wide: with the 0.02 of a fresh model all pairs would get almost the same score
+    weights = {
+        name: random.normal(scale=0.2, size=shape).astype(np.float32)
+        for name, shape in _shapes(len(pieces)).items()
+    }
+    for name in weights:
+        if "LayerNorm" in name:
+            weights[name] = np.full(SIZE, name.endswith("weight"), np.float32)
+    save_file(weights, folder / "model.safetensors")
 
-    def drawn(*shape: int) -> FloatArray:
-        # wide: at the 0.02 of a fresh model every pair would get almost the same score
-        return random.normal(scale=0.3, size=shape).astype(np.float32)
 
-    weights: dict[str, FloatArray] = {}
-
-    def dense(name: str, rows: int, columns: int) -> None:
-        weights[f"{name}.weight"], weights[f"{name}.bias"] = drawn(rows, columns), drawn(rows)
-
-    def norm(name: str) -> None:
-        weights[f"{name}.weight"] = np.ones(HIDDEN, np.float32)
-        weights[f"{name}.bias"] = np.zeros(HIDDEN, np.float32)
-
-    rows = {"word": vocabulary, "position": POSITIONS, "token_type": 2}
-    for kind, count in rows.items():
-        weights[f"bert.embeddings.{kind}_embeddings.weight"] = drawn(count, HIDDEN)
-    norm("bert.embeddings.LayerNorm")
+def _shapes(vocabulary: int) -> dict[str, tuple[int, ...]]:
+    linear = {"bert.pooler.dense": (SIZE, SIZE), "classifier": (1, SIZE)}
+    norms = ["bert.embeddings.LayerNorm"]
     for number in range(LAYERS):
         layer = f"bert.encoder.layer.{number}"
         for part in ("self.query", "self.key", "self.value", "output.dense"):
-            dense(f"{layer}.attention.{part}", HIDDEN, HIDDEN)
-        norm(f"{layer}.attention.output.LayerNorm")
-        dense(f"{layer}.intermediate.dense", INNER, HIDDEN)
-        dense(f"{layer}.output.dense", HIDDEN, INNER)
-        norm(f"{layer}.output.LayerNorm")
-    dense("bert.pooler.dense", HIDDEN, HIDDEN)
-    dense("classifier", 1, HIDDEN)
-    return weights
+            linear[f"{layer}.attention.{part}"] = (SIZE, SIZE)
+        linear |= {
+            f"{layer}.intermediate.dense": (INNER, SIZE),
+            f"{layer}.output.dense": (SIZE, INNER),
+        }
+        norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
+    tables = {"word": vocabulary, "position": POSITIONS, "token_type": 2}
+    return {
+        **{f"bert.embeddings.{kind}_embeddings.weight": (n, SIZE) for kind, n in tables.items()},
+        **{f"{name}.weight": shape for name, shape in linear.items()},
+        **{f"{name}.bias": shape[:1] for name, shape in linear.items()},
+        **{f"{name}.{part}": (SIZE,) for name in norms for part in ("weight", "bias")},
+    }

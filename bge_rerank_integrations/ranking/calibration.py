@@ -1,6 +1,6 @@
-"""What a raw score means on your own data: the probability that such a passage is relevant.
+"""Turn raw scores into the probability of relevance, fitted on your own judged data.
 
-A calibration belongs to one scorer, by its `name`. Applying one needs numpy alone, fitting one the
+A calibration belongs to one scorer, by its `name`. Applying it needs only numpy, fitting it the
 `eval` extra.
 """
 
@@ -17,24 +17,24 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
+from bge_rerank_integrations.errors import InvalidInputError, missing_extra
 
 CalibrationMethod = Literal["platt", "isotonic"]
 
 LEAST = 10
-"""Fewest relevant, and fewest other, pairs that a calibration is fitted on."""
+"""The fewest relevant, and the fewest other, pairs for a fit."""
 
 ENOUGH_FOR_ISOTONIC = 500
-"""From so many relevant, and so many other, pairs on a curve of any shape is fitted."""
+"""With this many relevant and this many other pairs, `"auto"` fits a curve of any shape."""
 
 FOLDS, BINS = 5, 10
 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Pairs whose probability falls into one tenth: the mean of it, and the share that is relevant.
+    """Pairs with a probability in one tenth: its mean, and the relevant share.
 
-    The probabilities are those that a fit without these queries gives.
+    The probabilities come from a fit without these queries.
     """
 
     pairs: int
@@ -44,12 +44,12 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Raw scores of the scorer named `scorer` to probabilities.
+    """Map raw scores of the scorer named `scorer` to probabilities.
 
-    `curve` is ((slope, intercept),) of a logistic curve for Platt's method, and (raw score,
-    probability) at each corner for isotonic regression. `relevant_scores` are the raw scores of the
-    relevant pairs it was fitted on, ascending. `error` is the expected calibration error: the mean
-    distance between probability and share of relevant pairs over the `bins`.
+    `curve` is ((slope, intercept),) of the logistic curve of Platt's method, or (raw score,
+    probability) at each corner of an isotonic regression. `relevant_scores` are the raw scores of
+    the relevant pairs in the fit, ascending. `error` is the expected calibration error: the mean
+    distance between probability and relevant share over the `bins`.
     """
 
     scorer: str
@@ -62,23 +62,23 @@ class Calibration:
     made: str
 
     def probability(self, raw_score: float) -> float:
-        """How likely a passage of this raw score is relevant, in (0, 1)."""
+        """The probability that a passage with this raw score is relevant, in (0, 1)."""
         return float(_apply(self.method, self.curve, np.array([raw_score]))[0])
 
     def threshold(self, recall: float) -> float:
-        """The raw score that a relevant passage reaches with probability `recall` at least.
+        """The raw score that a relevant passage reaches with a probability of at least `recall`.
 
         Split conformal prediction (Vovk and others 2005; Angelopoulos and Bates, arXiv 2107.07511):
-        of n relevant scores the k-th smallest, k = floor((n + 1)(1 - recall)). It holds on average
-        over queries and samples if the relevant passages you meet are exchangeable with those of
-        the calibration: the same kind of queries, the same collection, the same first stage.
+        the k-th smallest of n relevant scores, k = floor((n + 1)(1 - recall)). It holds on average
+        if relevant passages are exchangeable with those of the calibration: the same kind of
+        queries, the same collection, the same first stage.
 
-        Raises `InvalidInputError` for a recall outside (0, 1) or beyond what n can promise.
+        Raises `InvalidInputError` for a recall outside (0, 1) or too high for n scores.
         """
         if not 0 < recall < 1:
             raise InvalidInputError(f"target_recall is {recall!r}; it must lie between 0 and 1")
         known = len(self.relevant_scores)
-        # the margin keeps 0.05 * 20 from being 0.99999...
+        # the margin absorbs rounding: 0.05 * 20 may be 0.99999...
         place = math.floor((known + 1) * (1 - recall) + 1e-9)
         if place < 1:
             raise InvalidInputError(
@@ -88,7 +88,7 @@ class Calibration:
         return self.relevant_scores[place - 1]
 
     def check_scorer(self, name: str) -> None:
-        """Raise `InvalidInputError` unless it was made for the scorer of this name."""
+        """Raise `InvalidInputError` unless the calibration is for the scorer of this name."""
         if name != self.scorer:
             raise InvalidInputError(
                 f"this calibration was made for {self.scorer} and not for {name}; another model, "
@@ -148,14 +148,14 @@ def fit_calibration(
 ) -> Calibration:
     """Fit a calibration for the scorer of this name on judged pairs, each with its query.
 
-    `"platt"` fits a logistic curve with Platt's smoothed targets (Platt 1999), `"isotonic"` any
-    curve that does not fall (Zadrozny and Elkan 2002); `"auto"` takes the second from 500 relevant
-    and 500 other pairs on. The error is of five fits, each tried on the queries it has not seen.
-    A judgement is True or 1 for a relevant pair, False or 0 for another.
+    `"platt"` fits a logistic curve with smoothed targets (Platt 1999), `"isotonic"` any curve that
+    does not fall (Zadrozny and Elkan 2002); `"auto"` chooses the second from 500 relevant and 500
+    other pairs on. The error is that of five fits on held-out queries. A judgement is True or 1 for
+    a relevant pair, False or 0 for another.
 
-    Raises `InvalidInputError` for another method or judgement, for fewer than 10 relevant or 10
-    other pairs, for fewer than five queries, and where relevant pairs do not score higher than
-    others; `MissingExtra` without scikit-learn.
+    Raises `InvalidInputError` for another method or judgement, fewer than 10 relevant or 10 other
+    pairs, fewer than five queries, and relevant pairs that do not score higher than others;
+    `MissingExtra` without scikit-learn.
     """
     if method not in ("auto", *get_args(CalibrationMethod)):
         raise InvalidInputError(f"method is {method!r}; it must be 'auto', 'platt' or 'isotonic'")
@@ -224,17 +224,15 @@ def _rises(method: CalibrationMethod, curve: Sequence[tuple[float, float]]) -> b
 def _fit(
     method: CalibrationMethod, raw: np.ndarray, labels: np.ndarray
 ) -> tuple[tuple[float, float], ...]:
-    try:
+    with missing_extra("eval"):
         from sklearn.isotonic import IsotonicRegression
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import roc_auc_score
-    except ModuleNotFoundError as error:
-        raise MissingExtra(str(error.name), "eval") from error
-    # a curve that may not fall hides reversed judgements: it is flat and its mean is right
+    # a curve that cannot fall would hide reversed judgements: flat, with the right mean
     auc = float(roc_auc_score(labels, raw))
     if auc <= 0.5:
         raise _not_higher(f"AUC {auc:.3g}")
-    # Platt's targets: without them, data that a score separates would give a slope without end
+    # Platt's targets keep the slope finite where a score separates the data
     most, least = (labels.sum() + 1) / (labels.sum() + 2), 1 / ((~labels).sum() + 2)
     if method == "isotonic":
         model = IsotonicRegression(y_min=least, y_max=most, out_of_bounds="clip")
@@ -255,15 +253,15 @@ def _fit(
 
 def _not_higher(measured: str) -> InvalidInputError:
     return InvalidInputError(
-        f"relevant pairs do not score higher than others ({measured}): are the judgements the "
-        "right way round, and of these texts?"
+        f"relevant pairs do not score higher than others ({measured}): are the judgements "
+        "reversed, or those of other texts?"
     )
 
 
 def _reliability(
     method: CalibrationMethod, raw: np.ndarray, labels: np.ndarray, groups: np.ndarray
 ) -> tuple[Bin, ...]:
-    """Probabilities of each fifth of the queries by a fit on the others, in ten bins."""
+    """Ten bins of probabilities, each fifth of the queries predicted by a fit on the others."""
     probability = np.empty(len(raw))
     fold = np.random.default_rng(0).permutation(groups.max() + 1)[groups] % FOLDS
     for number in range(FOLDS):

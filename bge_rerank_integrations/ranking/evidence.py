@@ -1,4 +1,4 @@
-"""Which sentence of a passage answers: its sentences scored like passages, the best one kept."""
+"""Find the sentence of a passage that answers: score its sentences, keep the best."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,14 +20,13 @@ def with_evidence(
     score: Callable[[Sequence[Pair]], FloatArray],
     shown: Callable[[float], float],
 ) -> list[RerankResult]:
-    """The results, each with the sentence of its text that scores highest, the first of equal ones.
+    """The results, each with the highest-scoring sentence of its text, the first of equal ones.
 
-    A result's `index` says which pair and text is its own; all pairs have one query. `texts` are
-    as the caller has them, and offsets point into those. All sentences go through `score` in one
-    call, each distinct one once; a result's pair has its raw score already, so that a text of one
-    sentence costs nothing. `shown` puts a raw score on the scale that is shown. None for a text
-    without a letter or digit, and for one of which a sentence was not scored (NaN): the best may be
-    that one.
+    A result's `index` is that of its pair and text; all pairs have one query. `texts` are the
+    caller's, and offsets refer to them. `score` is called once with every distinct sentence; a text
+    of one sentence has its pair's raw score already. `shown` converts a raw score to the scale of
+    the results. Evidence is None for a text without a letter or digit, and if a sentence was not
+    scored (NaN), because that could be the best one.
     """
     query = pairs[0][0]
     raw = {pairs[result.index]: result.raw_score for result in results}
@@ -50,7 +49,7 @@ def with_evidence(
 
 
 def sentences_to_score(text: str) -> list[Span]:
-    """The sentences of a text that hold a letter or digit: a rule or a row of stars is none."""
+    """The sentences with a letter or digit, unlike a ruler or a row of stars."""
     return [
         (start, end)
         for start, end in split_sentences(text)
@@ -59,9 +58,9 @@ def sentences_to_score(text: str) -> list[Span]:
 
 
 def _places(given: str, read: str, spans: Sequence[Span]) -> Sequence[Span]:
-    """The spans of a text as it is read, in the text as it was given.
+    """Convert spans of the checked text to the given text, in which one character may be two.
 
-    Reading makes one character of two that are its surrogates.
+    Checking joins surrogate pairs.
     """
     if len(given) == len(read):
         return spans

@@ -1,7 +1,7 @@
-"""Where the sentences of a text lie: by punctuation, line breaks and length, with no dictionary.
+"""Split a text into sentences by punctuation, line breaks and length, without a dictionary.
 
-One set of rules for English, Chinese and a mixture of both, because a passage does not say which it
-is. A rule that is in doubt leaves two sentences together.
+One set of rules covers English, Chinese and a mixture, because a passage does not name its
+language. In doubt, two sentences stay together.
 """
 
 import re
@@ -11,29 +11,29 @@ Span = tuple[int, int]
 """Start and end in the characters of a text, the end exclusive."""
 
 MOST_CHARACTERS = 600
-"""What is longer is divided although no sentence ends in it: a transcript without full stops."""
+"""Longer sentences are divided, such as a transcript without full stops."""
 
 WRAPPED_COLUMNS = 60
-"""A line of so many columns was broken for its width, unless it ends a sentence."""
+"""A line of at least this many columns was wrapped, unless it ends a sentence."""
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Behind these a sentence goes on, whatever follows.
+# A sentence continues after these.
 _TITLES = _words(
     """
     adm capt cf col dr e.g esp gen gov hon i.e lt maj messrs mr mrs ms prof rep rev sen sgt vs viz
     """
 )
-# Behind these it goes on if a number follows.
+# It continues after these if a number follows.
 _NUMBERED = _words(
     """
     approx art ca ch cl eq eqs fig figs no nos op p para pp ref refs sec sect v vol vols
     """
 )
-# Behind these, initials and acronyms it goes on unless one of the openers follows.
+# It continues after these, initials and acronyms unless one of the openers follows.
 _SHORT = _words(
     """
     al apr assoc aug ave bldg blvd bros co corp dec dept div ed eds est etc feb ft govt hr hrs inc
@@ -70,17 +70,17 @@ _ITEM = re.compile(
     r"|[\u2460-\u2473]|[\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]+\u3001)"
 )
 _WORD_BEGINS = re.compile(r"[\s()\[\]{}\"'\u2018\u201c/\u2013\u2014]")
-# Where a text that is too long is divided: behind a clause, else at a space.
+# A long text is divided after a clause, otherwise at a space.
 _WEAK = (re.compile(r"[;:]\s|[\uff1b\uff1a]"), re.compile(r",\s|[\uff0c\u3001]"), re.compile(r"\s"))
 
 
 def split_sentences(text: str) -> list[Span]:
-    """The sentences of a text in their order, as start and end, without white space at their ends.
+    """The start and end of each sentence, in order, without surrounding white space.
 
-    They do not overlap, and every character that is no white space lies in one. An abbreviation, a
-    decimal, an enumeration or a quotation inside a sentence does not end it; a blank line, a list
-    item, or a line break that is not mere wrapping does. What is longer than `MOST_CHARACTERS` is
-    divided near its middle at a semicolon, a comma or a space.
+    Sentences do not overlap, and every other character belongs to one. An abbreviation, decimal,
+    enumeration or quotation does not end a sentence; a blank line, a list item or a line break
+    other than wrapping does. A sentence longer than `MOST_CHARACTERS` is divided near its middle,
+    at a semicolon, comma or space.
     """
     cased = text != text.lower()
     starts = [0]
@@ -114,7 +114,7 @@ def _ends(text: str, begin: int, match: re.Match[str], *, cased: bool) -> bool:
 def _abbreviates(text: str, begin: int, match: re.Match[str], following: str) -> bool:
     """Whether the full stop belongs to the word before it: "Dr.", "U.S.", "J.", the "1." of a list.
 
-    What is short may stand at the end of a sentence too: then the word that follows tells.
+    A short form may also end a sentence; the word that follows decides.
     """
     if match.lastgroup != "stop":
         return False
@@ -131,7 +131,7 @@ def _abbreviates(text: str, begin: int, match: re.Match[str], following: str) ->
 
 
 def _line_ends(text: str, start: int, end: int, *, cased: bool) -> bool:
-    """Whether the line break from `start` to `end` is more than wrapping."""
+    """Whether the line break from `start` to `end` ends a sentence rather than wraps it."""
     line = _LINE_BREAK.split(text[max(0, start - 4 * WRAPPED_COLUMNS) : start])[-1].rstrip()
     following = _LINE_BREAK.split(text[end : end + 40])[0]
     if not line or not following.strip() or _ITEM.match(following):
@@ -146,7 +146,7 @@ def _columns(line: str) -> int:
 
 
 def _short_enough(text: str, start: int, end: int) -> list[Span]:
-    """The span, or parts of it that are each short enough; none of an empty one."""
+    """The span, divided into parts of at most `MOST_CHARACTERS`; nothing for an empty span."""
     if end - start <= MOST_CHARACTERS:
         return [(start, end)] if start < end else []
     middle, quarter = (start + end) // 2, (end - start) // 4
@@ -158,7 +158,7 @@ def _short_enough(text: str, start: int, end: int) -> list[Span]:
     else:
         cut = middle
         while cut < middle + quarter and unicodedata.category(text[cut])[0] in "MC":
-            cut += 1  # not between a letter and its accents, or inside a joined emoji
+            cut += 1  # neither between a letter and its accents nor inside a joined emoji
     return [
         part
         for first, last in ((start, cut), (cut, end))
@@ -167,7 +167,7 @@ def _short_enough(text: str, start: int, end: int) -> list[Span]:
 
 
 def _stripped(text: str, start: int, end: int) -> Span:
-    """The span without white space at its ends."""
+    """The span without surrounding white space."""
     part = text[start:end]
     start += len(part) - len(part.lstrip())
     return start, start + len(part.strip())

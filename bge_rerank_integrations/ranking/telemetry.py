@@ -1,7 +1,7 @@
-"""Reranks as OpenTelemetry spans, for programs that use OpenTelemetry.
+"""Record reranks as OpenTelemetry spans in programs that use OpenTelemetry.
 
-Attributes are those of a RERANKER span in OpenInference's semantic conventions (Arize,
-spec/semantic_conventions.md), and what a `RerankTrace` has beyond them under `bge_rerank.`.
+Attributes follow the RERANKER span of OpenInference's semantic conventions (Arize,
+spec/semantic_conventions.md); the rest of a `RerankTrace` has the prefix `bge_rerank.`.
 """
 
 import sys
@@ -17,10 +17,10 @@ EndSpan = Callable[[RerankTrace], None]
 
 @contextmanager
 def rerank_span(limit: int | None, texts: Sequence[Pair] | None) -> Iterator[EndSpan | None]:
-    """A span around a rerank; gives what takes its trace, or None where nothing records spans.
+    """Open a span around a rerank; yield a function that takes its trace, or None if not recorded.
 
-    Nothing is imported: a program that uses OpenTelemetry has loaded it. `texts` are put into the
-    span if given. An error inside ends the span as one, with the error's class and no message.
+    Nothing is imported, because a program that uses OpenTelemetry has loaded it. `texts` are put
+    into the span if given. An error is recorded by its class, without its message.
     """
     opentelemetry = sys.modules.get("opentelemetry.trace")
     if opentelemetry is None:

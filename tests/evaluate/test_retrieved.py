@@ -91,16 +91,16 @@ def test_any_function_will_do_and_what_it_found_is_evaluated() -> None:
 @pytest.mark.parametrize(
     ("retriever", "questions", "said"),
     [
-        (documents(), {}, "questions must have at least one question"),
-        (documents(), ["red fox"], "questions must have at least one question"),
+        (documents(), {}, "questions must map at least one question"),
+        (documents(), ["red fox"], "questions must map at least one question"),
         (object(), {"red fox": ["n1"]}, "retriever is a object; it must be a LlamaIndex or"),
-        (documents(), {"red fox": "n1"}, "what answers question 1 is one str; give a list of ids"),
+        (documents(), {"red fox": "n1"}, "the answers to question 1 are a str; give a list of ids"),
         (documents(), {"red fox": [7]}, "query '1' has the grade 1 for the id 7"),
         (documents(), {"red fox": {"n1": 0.5}}, "query '1' has the grade 0.5 for the id 'n1'"),
-        (documents(n2=None), {"red fox": ["n1"]}, "of question 1 has the id None, not a text"),
+        (documents(n2=None), {"red fox": ["n1"]}, "of question 1 has the id None, not a str"),
         (documents(n2="n1"), {"red fox": ["n1"]}, "two candidates of the id 'n1' with different"),
         (lambda _: None, {"red fox": ["n1"]}, "gave a NoneType for question 1; it must give a"),
-        (lambda _: [7], {"red fox": ["n1"]}, "of question 1 has the id None, not a text"),
+        (lambda _: [7], {"red fox": ["n1"]}, "of question 1 has the id None, not a str"),
     ],
 )
 def test_what_cannot_be_judged_is_named_without_its_text(
