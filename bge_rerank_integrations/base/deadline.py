@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import ParamSpec, TypeVar
 
+from bge_rerank_integrations.errors import ScoringTimeout
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -44,6 +46,16 @@ def check_cancelled() -> None:
     flag = _flag.get()
     if flag is not None and flag.is_set():
         raise Cancelled
+
+
+def check_time(doing: str) -> None:
+    """Raise `Cancelled` as `check_cancelled`, or `ScoringTimeout` if the time limit has passed.
+
+    `doing` completes "the time limit passed while ...". For work before the first score.
+    """
+    check_cancelled()
+    if seconds_left() == 0.0:
+        raise ScoringTimeout(f"the time limit passed while {doing}; allow more time, or less text")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from itertools import chain
 import numpy as np
 
 from bge_rerank_integrations.base.contract import check_text
+from bge_rerank_integrations.base.deadline import check_time
 from bge_rerank_integrations.base.trace import note
 from bge_rerank_integrations.ranking.sentences import Span, split_sentences
 from bge_rerank_integrations.types import Evidence, FloatArray, Pair, RerankResult
@@ -32,7 +33,10 @@ def with_evidence(
     raw = {pairs[result.index]: result.raw_score for result in results}
     given = [texts[result.index] for result in results]
     read = [check_text(text, "evidence text") for text in given]
-    found = [sentences_to_score(text) for text in read]
+    found = []
+    for text in read:
+        check_time("passages were divided into sentences")
+        found.append(sentences_to_score(text))
     sentences = [
         [(query, text[start:end]) for start, end in spans]
         for text, spans in zip(read, found, strict=True)

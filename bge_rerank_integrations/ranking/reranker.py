@@ -205,13 +205,15 @@ class Reranker:
                 ranking.results, pairs, texts, score=score, shown=self.shown
             )
         except RerankError as error:
-            if isinstance(error, ScoringFailed):
-                error.partial = ranking.raw
-            error.add_note(
-                "all passages were scored; this came of scoring their sentences for explain, "
-                "and positions count sentences"
-            )
-            raise
+            if not isinstance(error, ScoringFailed) or self.on_error == "raise":
+                if isinstance(error, ScoringFailed):
+                    error.partial = ranking.raw
+                error.add_note(
+                    "all passages were scored; scoring their sentences for explain failed, and "
+                    "positions count sentences"
+                )
+                raise
+            ranking.evidence_failure = error
         if ranking.evidence_failure is not None:
             logger.warning(
                 "%d of %d passages are left without evidence: %s: %s",

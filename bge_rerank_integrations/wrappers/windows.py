@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_rerank_integrations.base.contract import like_input, read_pairs
+from bge_rerank_integrations.base.deadline import check_time
 from bge_rerank_integrations.base.raw_scores import checked_scores
 from bge_rerank_integrations.base.trace import note
 from bge_rerank_integrations.errors import InvalidInputError, ScoringFailed
@@ -113,11 +114,10 @@ class WindowedScorer:
                 else:
                     long.append((piece, length))
             offsets = self._measuring.token_offsets([piece.text for piece, _ in long])
-            pending = [
-                part
-                for (piece, length), spans in zip(long, offsets, strict=True)
-                for part in piece.parts(length, spans, self._overlap)
-            ]
+            pending = []
+            for (piece, length), spans in zip(long, offsets, strict=True):
+                check_time("passages were divided into windows")
+                pending += piece.parts(length, spans, self._overlap)
         return [sorted(windows) for windows in found]
 
 

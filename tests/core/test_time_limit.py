@@ -4,8 +4,9 @@ import asyncio
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,7 +23,10 @@ from bge_rerank_integrations.errors import (
 )
 from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.scorer import LocalScorer
+from bge_rerank_integrations.local.text.tokenizer import _encode as encode_texts
+from bge_rerank_integrations.local.text.tokenizer import _in_parts as in_parts
 from bge_rerank_integrations.types import FloatArray, Pair
+from bge_rerank_integrations.wrappers.windows import WindowedScorer
 from tests.core.oracle import OracleForward, engine_over, row_of, sequences
 from tests.fakes import FailingScorer, WordOverlapScorer
 
@@ -189,3 +193,52 @@ def test_a_timeout_is_seconds(timeout: Any) -> None:
 def test_on_error_is_one_of_two() -> None:
     with pytest.raises(InvalidInputError, match="on_error is 'ignore'"):
         Reranker(WordOverlapScorer(), on_error="ignore")  # type: ignore[arg-type]
+
+
+@dataclass
+class Encoded:
+    ids: list[int]
+
+
+class SlowTokenizer:
+    """Encodes a text as its length; its second call begins after the time is over."""
+
+    def __init__(self) -> None:
+        self.parts: list[int] = []
+
+    def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> list[Encoded]:
+        assert not add_special_tokens
+        self.parts.append(len(texts))
+        while seconds_left() != 0.0:
+            continue
+        return [Encoded([len(text)]) for text in texts]
+
+
+def test_the_clock_is_looked_at_between_texts() -> None:
+    tokenizer = SlowTokenizer()
+    texts = ["a" * 60_000] * 3
+    with (
+        pytest.raises(ScoringTimeout, match="while texts were tokenized"),
+        time_limit(0.05),
+    ):
+        encode_texts(cast("Any", tokenizer), texts)
+    assert tokenizer.parts == [1]
+
+
+@pytest.mark.parametrize("lengths", [[], [5], [200_000], [99_999, 1, 1], [1] * 7, [100_000] * 3])
+def test_texts_are_tokenized_in_parts_and_none_is_lost(lengths: list[int]) -> None:
+    texts = [str(number)[-1] * length for number, length in enumerate(lengths)]
+    parts = list(in_parts(texts))
+    assert [text for part in parts for text in part] == texts
+    assert all(len(part) == 1 or sum(map(len, part)) <= 100_000 for part in parts)
+
+
+@pytest.mark.parametrize("explain", [False, True])
+def test_a_limit_that_has_passed_tokenizes_nothing(reranker_base: Path, *, explain: bool) -> None:
+    scorer = load_scorer(str(reranker_base), device="cpu")
+    reranker = Reranker(scorer, timeout=1e-9, explain=explain)
+    with pytest.raises(ScoringTimeout, match="while texts were tokenized"):
+        reranker.rerank("what is a panda?", PASSAGES)
+    windowed = Reranker(WindowedScorer(scorer), timeout=1e-9, on_error="keep")
+    kept = windowed.rerank("what is a panda?", PASSAGES)
+    assert [(result.index, result.scored) for result in kept] == [(i, False) for i in range(5)]

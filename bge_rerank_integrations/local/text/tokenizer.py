@@ -5,7 +5,7 @@ of threads may encode at once (transformers' `__call__` sets both anew on every 
 wrong ids under threads). Ids are cut and joined by the methods of each model family.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer, normalizers, pre_tokenizers
 
+from bge_rerank_integrations.base.deadline import check_time
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError
 from bge_rerank_integrations.local.text.control_tokens import (
     control_ids,
@@ -27,6 +28,8 @@ from bge_rerank_integrations.types import SpecialTokens
 
 # A text this much longer than its tokens are wanted is cut before it is tokenized.
 CHARACTERS_PER_TOKEN = 16
+# A tenth of a second of tokenizing on a slow core.
+CHARACTERS_AT_ONCE = 100_000
 # The vocabularies of slow tokenizers, which this package does not read.
 SLOW = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
 # Models that have two token types where their config.json does not say how many.
@@ -204,13 +207,14 @@ class TextTokenizer:
     ) -> list[NDArray[np.int64]]:
         """Start and end of each of the ids of `encode` in the characters of its text, [ids, 2]."""
         found: list[NDArray[np.int64]] = []
-        for encoding in self._parsing.encode_batch(list(texts), add_special_tokens=False):
-            ids = np.asarray(encoding.ids, dtype=np.int32)
-            offsets = encoding.offsets
-            if special_tokens == "literal" and self._control_token(ids):
-                text = texts[len(found)]
-                offsets = self._literal.encode(text, add_special_tokens=False).offsets
-            found.append(np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
+        for part in _in_parts(texts):
+            encodings = self._parsing.encode_batch(part, add_special_tokens=False)
+            for text, encoding in zip(part, encodings, strict=True):
+                offsets = encoding.offsets
+                ids = np.asarray(encoding.ids, dtype=np.int32)
+                if special_tokens == "literal" and self._control_token(ids):
+                    offsets = self._literal.encode(text, add_special_tokens=False).offsets
+                found.append(np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
         return found
 
     def _encode_parsing(self, texts: list[str]) -> list[Ids]:
@@ -252,8 +256,30 @@ def join_single(text: Ids, template: Template) -> TokenSequence:
 
 
 def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
-    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+    ids: list[Ids] = []
+    for part in _in_parts(texts):
+        encodings = tokenizer.encode_batch_fast(part, add_special_tokens=False)
+        ids += [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+    return ids
+
+
+def _in_parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in lists of about `CHARACTERS_AT_ONCE`, with a look at the clock before each.
+
+    The tokenizers library cannot be interrupted, and holds its encodings of all texts at once.
+    """
+    part: list[str] = []
+    size = 0
+    for text in texts:
+        if part and size + len(text) > CHARACTERS_AT_ONCE:
+            check_time("texts were tokenized")
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    if part:
+        check_time("texts were tokenized")
+        yield part
 
 
 def _lowercased(normalizer: Any) -> Any:
