@@ -21,6 +21,7 @@ from bge_rerank_integrations import CheckpointError, UnsupportedModel, load_scor
 from bge_rerank_integrations.drop_in.langchain import HuggingFaceCrossEncoder
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.langchain import BGECrossEncoder
+from bge_rerank_integrations.local.text import head as heads
 from tests.onnx_models import export
 
 pytestmark = pytest.mark.reference
@@ -164,6 +165,27 @@ def test_a_dense_head_scores_as_the_original(dense_reranker: Path) -> None:
     with pytest.raises(CheckpointError, match="never loaded"):
         scores(dense_reranker)
     assert "#" in name
+
+
+def test_a_head_gives_each_row_what_it_gives_it_alone() -> None:
+    draw = np.random.default_rng(0)
+    steps = [
+        heads.dense(draw.normal(size=(48, 32)), draw.normal(size=48), "GELU", None),
+        heads.layer_norm(draw.normal(size=48), draw.normal(size=48)),
+        heads.dense(draw.normal(size=(48, 48)), None, "SiLU", "input"),
+        heads.dense(draw.normal(size=(3, 48)), None, "Identity", draw.normal(size=(3, 48))),
+        heads.one_label(1, independent=False),
+    ]
+    head = heads.Head(tuple(steps))
+    rows = draw.normal(size=(300, 32)).astype(np.float32)
+    together = head(rows)
+    assert together.dtype == np.float32
+    assert np.array_equal(together, np.concatenate([head(row[None]) for row in rows]))
+    assert np.array_equal(together[::-1], head(rows[::-1]))
+    # logits of any size have log-odds
+    far = np.array([[1000, -1000, 5], [-1e30, 1e30, 0]], dtype=np.float32)
+    odds = heads.Head((heads.one_label(0, independent=False),))(far)
+    assert odds[:, 0].tolist() == pytest.approx([995, -2e30])
 
 
 def test_dense_weights_are_in_the_name(dense_reranker: Path, tmp_path: Path) -> None:
