@@ -362,6 +362,6 @@ def test_merges_that_build_a_control_tokens_name_leave_text_as_text(
 )
 def test_a_slow_tokenizer_is_named_with_what_makes_a_fast_one(tmp_path: Path, slow: str) -> None:
     (tmp_path / slow).write_bytes(b"")
-    needs = "sentencepiece" if slow.endswith(".model") else "transformers"
+    needs = "transformers sentencepiece" if slow.endswith(".model") else "transformers, then"
     with pytest.raises(CheckpointError, match=f"only {slow}.*{needs}.*save_pretrained"):
         TextTokenizer(tmp_path)

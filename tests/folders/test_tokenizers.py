@@ -144,6 +144,9 @@ VALUES: dict[str, list[Any]] = {
     "padding_side": ["left", "right"],
     "truncation_side": ["left", "right"],
     "chat_template": ["{{ messages }}"],
+    "tokenizer_file": ["/nowhere/tokenizer.json", None],
+    "vocab_file": ["/nowhere/vocab.txt"],
+    "merges_file": ["/nowhere/merges.txt"],
     **{key: [3, 40] for key in ("model_max_length", "max_len", "unk_id", "pad_token_type_id")},
     **{f"{role}_token": NAMES for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask", "my")},
 }

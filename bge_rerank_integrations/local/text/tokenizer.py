@@ -303,10 +303,10 @@ def _no_tokenizer(folder: Path) -> str:
         return (
             f"{folder} has no tokenizer.json; copy it from the model that this one was trained from"
         )
-    needs = "sentencepiece protobuf" if slow.endswith(".model") else "transformers"
+    needs = " sentencepiece protobuf" if slow.endswith(".model") else ""
     return (
-        f"{folder} has no tokenizer.json, only {slow}, which is that of a slow tokenizer; make one "
-        f"where the model is trusted: pip install transformers {needs}, then "
+        f"{folder} has no tokenizer.json, only {slow}, the vocabulary of a slow tokenizer; make "
+        f"one where the model is trusted: pip install transformers{needs}, then "
         "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
     )
 

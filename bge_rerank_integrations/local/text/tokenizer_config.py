@@ -60,13 +60,13 @@ NO_EFFECT = {
     "response_template", "sp_model_kwargs", "spaces_between_special_tokens",
     "special_tokens_map_file", "stride", "tokenizer_class", "trim_offsets", "truncation",
     "truncation_strategy", "use_default_system_prompt", "use_fast",
-    "verbose", "vocab_type",
+    "verbose", "vocab_file", "vocab_type", "merges_file",
 }  # fmt: skip
 OBEYED = {
     "add_prefix_space", "added_tokens_decoder", "additional_special_tokens", "do_lower_case",
     "extra_special_tokens", "keep_accents", "model_input_names", "model_specific_special_tokens",
     "split_by_punct", "split_special_tokens", "strip_accents", "tokenize_chinese_chars",
-    "truncation_side", "unk_id",
+    "tokenizer_file", "truncation_side", "unk_id",
 }  # fmt: skip
 
 
@@ -180,9 +180,12 @@ class TokenizerConfig:
                     key, value, "this release does not know whether it changes the tokens",
                     remedy="remove the key if transformers does not read it",
                 )  # fmt: skip
-        for key in ("tokenizer_file", "vocab_file", "merges_file"):
-            if key in self._keys:
-                self._refuse(key, self._keys[key], "a folder's tokenizer is its tokenizer.json")
+        if "tokenizer_file" in self._keys:
+            named = self._keys["tokenizer_file"]
+            self._refuse(
+                "tokenizer_file", named, "a folder's tokenizer is its tokenizer.json",
+                remedy="remove the key",
+            )  # fmt: skip
         stored = self._tokenizer.truncation or {}
         side = self._keys.get("truncation_side") or stored.get("direction", "right")
         if str(side).lower() != "right":
@@ -230,7 +233,7 @@ class TokenizerConfig:
                 f"its unknown token has id 3, and in tokenizer.json it is {unknown}",
             )  # fmt: skip
         number = self._keys.get("unk_id")
-        if number is not None and number != unknown:
+        if self._kind == "DebertaV2" and number not in (None, unknown):
             self._refuse("unk_id", number, f"in tokenizer.json it is {unknown}")
 
     def _obey_bert(self) -> None:
