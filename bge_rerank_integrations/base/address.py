@@ -1,4 +1,4 @@
-"""Where a server is and what is shown of that: never a password, a query string or a key."""
+"""Addresses of servers, checked so that no shown part is a password, a query string or a key."""
 
 import ipaddress
 import re
@@ -8,13 +8,14 @@ from urllib.parse import quote, urlsplit
 from bge_rerank_integrations.errors import InvalidInputError
 
 _MEANT_AS_ADDRESS = re.compile(
-    r"""\s*(?: [^:./~\\][^:]+:/      # any scheme, misspelt ones too; one letter is a drive
-        | [^:/\\]+:[^/\\]*@       # a user and a password
-        | [\w.-]+:\d{2,}(?:/|\s*$)   # host:port; one digit is a model's tag
+    r"""\s*(?: [^:./~\\][^:]+:/      # any scheme, even misspelt; one letter is a drive
+        | [^:/\\]+:[^/\\]*@       # user and password
+        | [\w.-]+:\d{2,}(?:/|\s*$)   # host:port; a single digit is a model's tag
         | \[[\da-f:.%]+\]        # an IPv6 host
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
+_MAY_BE_TAG = re.compile(r"(?!localhost:)[\w-]+:\d+", re.IGNORECASE)
 _HOST = re.compile(r"[\w.-]+|[\da-f:.]+(?:%[\w.-]+)?")
 
 
@@ -28,7 +29,7 @@ class Address:
 
     @property
     def on_this_machine(self) -> bool:
-        """Whether nothing leaves this machine: `localhost` or a loopback address."""
+        """Whether the host is `localhost` or a loopback address."""
         if self.host == "localhost":
             return True
         try:
@@ -37,9 +38,9 @@ class Address:
             return False
 
     def with_path(self, path: str, *, model: str | None = None) -> str:
-        """The URL with the path behind it; what both have in the middle is there once.
+        """The URL with the path appended, without repeating a part that the URL ends with.
 
-        `http://h/v1` and `/v1/rerank` give `http://h/v1/rerank`, and so does the whole address.
+        `http://h/v1` and `/v1/rerank` give `http://h/v1/rerank`, and so does the complete address.
         """
         filled = path.replace("{model}", quote(model or "", safe="/@"))
         ours, theirs = self.url.split("/")[3:], filled.split("/")[1:]
@@ -52,7 +53,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A key that shows itself to nobody and is in no pickle."""
+    """A key that no repr, log or pickle contains."""
 
     value: str = field(repr=False)
 
@@ -60,33 +61,33 @@ class Secret:
         return "***"
 
     def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a key is not pickled; give it again where it is needed")
+        raise TypeError("a key is not pickled; pass it again where it is needed")
 
 
 def read_address(url: object) -> Address:
-    """Check the URL; raises `InvalidInputError`, which shows no part that could be secret."""
+    """Check a URL; raises `InvalidInputError` without any part that may be secret."""
     if not isinstance(url, str):
         raise InvalidInputError(f"base_url is {type(url).__name__}; it must be a string")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise _no_address("its host or port cannot be read") from None
+        raise _not_an_address("its host or port is invalid") from None
     if parts.scheme not in ("http", "https") or "://" not in url:
         short = re.fullmatch(r"[a-z]{2,6}", parts.scheme) and "://" in url
-        raise _no_address(
+        raise _not_an_address(
             f"its scheme is {parts.scheme!r}" if short else "http:// or https:// is missing"
         )
     if parts.username is not None or parts.password is not None:
         raise InvalidInputError(
-            "base_url holds a user or password, which would be seen in logs; give api_key instead"
+            "base_url has a user or password, which logs would show; pass api_key instead"
         )
     if not host or not url.isprintable() or " " in url or not _HOST.fullmatch(host):
-        raise _no_address("it has no host, or a character that no address has, such as a blank")
+        raise _not_an_address("it has no host, or an invalid character, such as a space")
     if parts.query or parts.fragment:
         raise InvalidInputError(
-            f"base_url has something behind {'?' if parts.query else '#'}, which no server here "
-            "takes and which may be a key; leave it out and give a key as api_key"
+            f"base_url has a part after {'?' if parts.query else '#'}, which no server here uses "
+            "and which may be a key; remove it, and pass a key as api_key"
         )
     shown = f"[{host}]" if ":" in host else host
     at = shown if port is None else f"{shown}:{port}"
@@ -94,26 +95,30 @@ def read_address(url: object) -> Address:
 
 
 def is_address(model: str) -> bool:
-    """Whether what was given as a model was meant as the address of a server.
+    """Whether a model is meant as the address of a server.
 
-    That is a larger set than the addresses which `read_address` takes: who misspells one is to be
-    told so, and not that there is no such folder, with a password in the message. Whoever has a
-    folder of such a name writes `./` before it.
+    Misspelt addresses count too: `read_address` then reports the mistake, instead of a message that
+    no such folder exists and that shows a password. For a folder with such a name, prefix `./`.
     """
     return _MEANT_AS_ADDRESS.match(model) is not None
 
 
+def may_be_tag(model: str) -> bool:
+    """Whether it may be a model with a tag, such as `name:567`, which also looks like host:port."""
+    return _MAY_BE_TAG.fullmatch(model) is not None
+
+
 def refuse_address(model: str) -> None:
-    """Raise `InvalidInputError` for an address where only a model of this process has a meaning."""
+    """Raise `InvalidInputError` for an address where only a model in this process is possible."""
     if is_address(model):
         raise InvalidInputError(
-            "the model is the address of a server; here it must be a hub id or a folder (write ./ "
-            "before one with such a name)"
+            "the model is the address of a server; here it must be a hub id or a folder (prefix ./ "
+            "if a folder has such a name)"
         )
 
 
-def _no_address(why: str) -> InvalidInputError:
+def _not_an_address(why: str) -> InvalidInputError:
     return InvalidInputError(
-        f"base_url, or the address given as model, is no address of a server: {why}; it looks "
-        "like http://host:port or https://host"
+        f"base_url, or the address given as model, is not the address of a server: {why}; valid "
+        "addresses are http://host:port or https://host"
     )

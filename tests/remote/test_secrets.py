@@ -13,7 +13,7 @@ import pytest
 
 from bge_rerank_integrations import InvalidInputError, load_scorer
 from bge_rerank_integrations.adapter_base import ScorerFields
-from bge_rerank_integrations.base.address import Secret, is_address, read_address
+from bge_rerank_integrations.base.address import Secret, is_address, may_be_tag, read_address
 from bge_rerank_integrations.errors import RemoteError
 from bge_rerank_integrations.langchain import BGECrossEncoder
 from bge_rerank_integrations.langchain import BGERerank as LangChainRerank
@@ -187,22 +187,22 @@ def test_a_key_that_no_header_carries_is_refused_without_being_shown(key: str) -
     [
         ("http://user:sk-canary@127.0.0.1", "user or password"),
         ("http://sk-canary@127.0.0.1", "user or password"),
-        ("http://127.0.0.1/rerank?key=sk-canary", r"behind \?"),
-        ("http://127.0.0.1/#sk-canary", "behind #"),
-        ("ftp://sk-canary", "no address of a server"),
-        ("sk-canary", "no address of a server"),
-        ("http://", "no address of a server"),
-        ("http://127.0.0.1:sk-canary", "no address of a server"),
-        ("http://127.0.0.1:99999/canary", "no address of a server"),
-        ("", "no address of a server"),
+        ("http://127.0.0.1/rerank?key=sk-canary", r"a part after \?"),
+        ("http://127.0.0.1/#sk-canary", "a part after #"),
+        ("ftp://sk-canary", "not the address of a server"),
+        ("sk-canary", "not the address of a server"),
+        ("http://", "not the address of a server"),
+        ("http://127.0.0.1:sk-canary", "not the address of a server"),
+        ("http://127.0.0.1:99999/canary", "not the address of a server"),
+        ("", "not the address of a server"),
         ("htps://u:sk-canary@host", "its scheme is 'htps'"),
         ("canary-key://host", "http:// or https:// is missing"),
         ("u:sk-canary@host:80", "http:// or https:// is missing"),
         ("localhost:8080", "http:// or https:// is missing"),
         ("http:/sk-canary", "http:// or https:// is missing"),
-        ("http://sk canary:80", "a character that no address has"),
-        ("http://sk\ncanary:80", "a character that no address has"),
-        ("http://h/sk canary", "a character that no address has"),
+        ("http://sk canary:80", "an invalid character"),
+        ("http://sk\ncanary:80", "an invalid character"),
+        ("http://h/sk canary", "an invalid character"),
     ],
 )
 def test_an_address_with_a_secret_is_refused_without_being_shown(url: str, said: str) -> None:
@@ -242,6 +242,21 @@ def test_an_address_may_be_in_capitals_and_a_folder_is_none() -> None:
 def test_a_server_s_model_may_have_a_tag() -> None:
     scorer = load_scorer("bge-reranker:8", base_url="http://localhost:1")
     assert scorer.name == "auto:http://localhost:1[bge-reranker:8]"
+
+
+@pytest.mark.parametrize("name", ["bge-reranker:567", "bge:80", "m_1:443", "bge-reranker:8080"])
+def test_a_tag_of_digits_may_be_a_port_or_a_tag(name: str) -> None:
+    assert may_be_tag(name)
+    assert is_address(name), "without a base_url it is taken for a misspelt address"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["localhost:8080", "LOCALHOST:80", "10.0.0.7:80", "a.example:80", "h:80/v1", "http:80/"],
+)
+def test_a_host_is_not_a_tag(address: str) -> None:
+    assert is_address(address)
+    assert not may_be_tag(address)
 
 
 def test_the_log_of_the_http_library_holds_no_key() -> None:
