@@ -235,5 +235,8 @@ def test_remote_code_is_trusted_nowhere() -> None:
     # the drop-in classes take their originals' argument; tests/drop_in sees that it does nothing
     sources = [file for file in package.rglob("*.py") if "drop_in" not in file.parts]
     assert len(sources) > 30
-    trusting = re.compile(r"trust_remote_code\W*(=|:)\s*(?!False\b)\S|['\"]trust_remote_code")
+    trusting = re.compile(r"trust_remote_code\W*(=|:)\s*(?!False\b)\S")
+    assert trusting.search("load(trust_remote_code=True)")
+    assert trusting.search("options['trust_remote_code'] = trusted")
+    assert trusting.search('{"trust_remote_code": True}')
     assert [str(file) for file in sources if trusting.search(file.read_text("utf-8"))] == []
