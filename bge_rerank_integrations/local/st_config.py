@@ -248,7 +248,7 @@ class _Folder:
 
     def _prompt(self, name: str | None) -> str:
         prompts = self._prompts()
-        if name is not None and name not in prompts:
+        if name is not None and not (isinstance(name, str) and name in prompts):
             self._refuse(SETTINGS, "default_prompt_name", name, f"{', '.join(prompts) or 'none'}")
         return "" if name is None else prompts[name]
 
@@ -379,7 +379,7 @@ class _Folder:
         modes = config.get("pooling_mode")
         if modes is None:  # sentence-transformers before 6 wrote one flag for each
             modes = [mode for mode in POOLING_MODES if config.get(f"pooling_mode_{mode}")]
-        modes = [modes] if isinstance(modes, str) else list(modes)
+        modes = modes if isinstance(modes, list) else [modes]
         if modes in (["cls"], ["cls_token"]):
             return "cls"
         if modes in (["mean"], ["mean_tokens"]):
@@ -444,6 +444,8 @@ class _Folder:
     def _check_keys(
         self, file: str, found: Mapping[str, Any], allowed: Allowed, *, inside: str = ""
     ) -> None:
+        if not isinstance(found, Mapping):
+            self._refuse(file, inside or "its content", found, "a JSON object")
         for key, value in found.items():
             if key not in allowed:
                 supported = f"the keys {', '.join(sorted(allowed))}"
@@ -458,7 +460,7 @@ class _Folder:
         raise UnsupportedModel(
             f"{file} of {self._checkpoint.model} has {key}={value!r}, which is not supported; "
             f"supported: {supported}. Score the model with sentence-transformers, or change the "
-            "key in a copy of the folder if its scores do not hang on it"
+            "key in a copy of the folder if its scores do not depend on it"
         )
 
 

@@ -21,6 +21,8 @@ from bge_rerank_integrations import CheckpointError, UnsupportedModel, load_scor
 from bge_rerank_integrations.drop_in.langchain import HuggingFaceCrossEncoder
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.langchain import BGECrossEncoder
+from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.local.st_config import read_settings
 from bge_rerank_integrations.local.text import head as heads
 from tests.onnx_models import export
 
@@ -473,6 +475,25 @@ def test_a_changed_key_gives_the_references_score_or_a_refusal(
     close(found, similarities(folder) if embeds else logits(folder))
     if not embeds:
         close(HuggingFaceCrossEncoder(model_name=str(folder)).score(PAIRS), predicted(folder))
+
+
+@pytest.mark.parametrize("kind", ["cross_encoder", "dense_reranker", "embedder"])
+def test_odd_values_raise_no_raw_error(request: pytest.FixtureRequest, kind: str) -> None:
+    folder: Path = request.getfixturevalue(kind)
+    refused = 0
+    files = [*folder.glob("*_*/config.json"), *folder.glob("*sentence*.json")]
+    for file in [*files, folder / "config.json"]:
+        before = file.read_text(encoding="utf-8") if file.is_file() else "{}"
+        flipped = FLIPS[kind].get(file.relative_to(folder).as_posix(), [])
+        for key in {key for key, _ in flipped} | set(json.loads(before) if file in files else ()):
+            for odd in (5, -1, "odd", [], [None], {"odd": 1}, True):
+                file.write_text(json.dumps({**json.loads(before), key: odd}), encoding="utf-8")
+                try:
+                    read_settings(Checkpoint(str(folder), folder))
+                except (UnsupportedModel, CheckpointError):
+                    refused += 1
+        file.write_text(before, encoding="utf-8")
+    assert refused > 50
 
 
 def test_what_is_obeyed_is_not_refused(request: pytest.FixtureRequest) -> None:
