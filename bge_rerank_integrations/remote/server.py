@@ -69,7 +69,9 @@ class Server:
                 else:
                     info = ServerInfo(dialect.name, model, dialect.max_documents)
                 check_dialect_options(dialect, info.model, self._options.deployment)
-                if dialect.self_hosted:
+                # a gateway that speaks a hosted service's protocol may serve any model
+                elsewhere = dialect.hosts and self._options.address.host not in dialect.hosts
+                if dialect.self_hosted or elsewhere:
                     await self._test(dialect, info, deadline)
                 self._known = dialect, info
         return self._known

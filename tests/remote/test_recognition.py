@@ -21,7 +21,7 @@ from bge_rerank_integrations.remote.handshake import PAGES, ServerInfo
 from bge_rerank_integrations.remote.scorer import RemoteScorer
 from tests.remote.fault_server import Asked, Connection, answer, failing
 from tests.remote.serving import serving
-from tests.remote.stand_ins import KEY, MODEL, STAND_INS, StandIn
+from tests.remote.stand_ins import KEY, MODEL, MODELS, STAND_INS, StandIn, logit
 
 PAIRS = [("a b", "a"), ("a b", "")]
 
@@ -234,6 +234,18 @@ def test_raw_scores_of_a_dialect_of_probabilities_are_an_error() -> None:
         with pytest.raises(RemoteAnswerError, match=r"7\.25 .* scores of 'cohere' are prob"):
             scorer.score(PAIRS)
         scorer.close()
+
+
+@pytest.mark.parametrize("name", [name for name, row in DIALECTS.items() if row.hosts])
+def test_logits_between_0_and_1_do_not_pass_as_probabilities(name: str) -> None:
+    """A gateway over logits: those of the pairs look right, those of the test do not."""
+    logits = replace(STAND_INS[name], plain=lambda q, p: 0.5 + logit(q, p) / 20)
+    with (
+        serving(logits) as served,
+        RemoteScorer(served.url, dialect=name, model=MODELS.get(name, MODEL)) as scorer,
+        pytest.raises(RemoteAnswerError, match="are probabilities; set the dialect"),
+    ):
+        scorer.score(PAIRS)
 
 
 def test_an_option_that_the_recognised_server_lacks_is_refused() -> None:
