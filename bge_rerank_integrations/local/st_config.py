@@ -421,7 +421,9 @@ class _Folder:
         return found
 
     def _has_chat_template(self) -> bool:
-        return (self._checkpoint.folder / "chat_template.jinja").is_file() or bool(
+        folder = self._checkpoint.folder
+        files = (folder / "chat_template.jinja", *folder.glob("additional_chat_templates/*.jinja"))
+        return any(file.is_file() for file in files) or bool(
             self._read("tokenizer_config.json").get("chat_template")
         )
 

@@ -24,7 +24,6 @@ from transformers import (
 from bge_rerank_integrations import CheckpointError, load_scorer
 from bge_rerank_integrations.local.text import tokenizer_config
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, join_pair
-from bge_rerank_integrations.local.text.tokenizer_config import has_chat_template
 from bge_rerank_integrations.tools.export import export_onnx
 from bge_rerank_integrations.types import SpecialTokens
 from tests.llm.tiny_tokenizers import write_gemma_tokenizer
@@ -290,17 +289,6 @@ def test_split_special_tokens_counts_where_texts_are_parsed(folders: Folders) ->
     for mode in modes:
         (ids,) = tokenizer.encode([text], [0], special_tokens=mode)
         assert ids.tolist() == expected
-
-
-def test_a_chat_template_is_found_in_each_place(folders: Folders) -> None:
-    folder = folders("bert")
-    assert not has_chat_template(folder)
-    edit(folder, lambda keys: keys.update(chat_template="{{ messages }}"))
-    assert has_chat_template(folder)
-    folder = folders("bert")
-    (folder / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
-    assert has_chat_template(folder)
-    assert ours(folder) == theirs(folder), "a classifier's pairs are not rendered through it"
 
 
 def bert_with_tokens_of(tokens: Path, folder: Path) -> Path:

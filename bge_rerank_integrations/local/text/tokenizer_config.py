@@ -70,16 +70,6 @@ OBEYED = {
 }  # fmt: skip
 
 
-def has_chat_template(folder: Path) -> bool:
-    """Whether the folder has a chat template.
-
-    sentence-transformers 6 renders each pair through it. FlagEmbedding and transformers' own
-    classifiers do not, and neither does this package.
-    """
-    files = (*folder.glob("chat_template.j*"), *folder.glob("additional_chat_templates/*.jinja"))
-    return bool(files or _read(folder / CONFIG).get("chat_template"))
-
-
 class TokenizerConfig:
     """What a folder says of its tokenizer besides tokenizer.json, obeyed in `tokenizer`.
 
