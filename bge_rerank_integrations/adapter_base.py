@@ -1,188 +1,89 @@
-"""The fields that decide a score, shared by every adapter, and the late loading behind them.
+"""What the adapters share: their fields, the late loading behind them, and one `rank` for both.
 
-Needs pydantic, which both frameworks bring; knows neither of them. Construction loads nothing:
-the first use does, or `warm_up()`. Pickles and dictionaries carry the fields alone, never weights
-and never secrets.
+Construction loads nothing: the first use does, or `warm_up()`. Pickles and dictionaries carry the
+fields alone, never weights and never secrets.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterable
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     PrivateAttr,
-    SecretStr,
     SerializerFunctionWrapHandler,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from bge_rerank_integrations import field_checks
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
+from bge_rerank_integrations.base.raw_scores import check_scorer
+from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.load import load_scorer
-from bge_rerank_integrations.options import ScorerOptions
-from bge_rerank_integrations.types import (
-    Backend,
-    HeadIndexing,
-    LongPassages,
-    Precision,
-    Scorer,
-    SpecialTokens,
-    Truncation,
+from bge_rerank_integrations.load import open_wrapped_scorer
+from bge_rerank_integrations.options import (
+    ModelName,
+    RankingOptions,
+    ScorerOptions,
+    WrapperOptions,
+    reject_inapplicable_options,
 )
-from bge_rerank_integrations.wrapped import wrapped_scorer
+from bge_rerank_integrations.ranking.calibration import Calibration
+from bge_rerank_integrations.ranking.reranker import Reranker, RerankerOptions
+from bge_rerank_integrations.types import RerankResult, Scorer
+
+logger = logging.getLogger("bge_rerank_integrations")
+
+RAW_SCORE_KEY = "rerank_raw_score"
+"""Metadata key that `include_logit` writes, in both frameworks."""
+
+SCORED_KEY = "rerank_scored"
+"""Metadata key that is False where `on_error="keep"` stood in for a score, in both frameworks."""
+
+EVIDENCE_KEY = "rerank_evidence"
+"""Metadata key that `explain` writes: {"start", "end", "score"}, or None, in both frameworks."""
+
+NOTE_KEYS = frozenset({RAW_SCORE_KEY, SCORED_KEY, EVIDENCE_KEY})
+
+OnTrace = Callable[[RerankTrace], object]
 
 
-class ScorerFields(BaseModel):
+class ScorerFields(WrapperOptions, ScorerOptions):
     """What decides a score: the options of `load_scorer`, as declared and checked fields."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        validate_assignment=True,
-        arbitrary_types_allowed=True,
-        protected_namespaces=(),
-        # pydantic's errors quote the arguments, the token among them
-        hide_input_in_errors=True,
-    )
+    model_config = ConfigDict(validate_assignment=True)
 
-    model: str = Field(
-        default=DEFAULT_MODEL,
-        description="A hub id, a local folder, 'offline' for the embedded model, or what a server "
-        "is asked for.",
-    )
-    backend: Backend = Field(
-        default="auto",
-        description="'torch', or an ONNX graph on 'onnx' or 'openvino'; 'auto' chooses.",
-    )
-    device: str | tuple[str, ...] | None = Field(
-        default=None,
-        description="'cpu', 'cuda', 'cuda:1', 'xpu', 'mps', or several of them that share each "
-        "call; None chooses.",
-    )
-    precision: Precision = Field(
-        default="auto", description="Number format of the forward pass; scores are always float32."
-    )
-    use_fp16: bool | None = Field(
-        default=None,
-        description="FlagEmbedding's name: True is precision='fp16', False 'fp32'.",
-    )
-    max_length: int | None = Field(
-        default=None, ge=1, description="Most tokens of a pair; None: 512 or the model's own limit."
-    )
-    query_max_length: int | None = Field(
-        default=None, ge=1, description="Most tokens of a query; None: three quarters of a pair."
-    )
-    query_instruction: str | None = Field(default=None, description="Put before each query.")
-    passage_instruction: str | None = Field(default=None, description="Put before each passage.")
-    special_tokens: SpecialTokens = Field(
-        default="literal",
-        description="What '</s>' inside a text is: plain text, an error, or a control token.",
-    )
-    truncation: Truncation = Field(
-        default="only_second",
-        description="What a pair that is too long loses: the passage its end, as in FlagEmbedding, "
-        "or 'longest_first', as in sentence-transformers.",
-    )
-    label: int | str | None = Field(
-        default=None, description="Which label of a classifier of several means relevant."
-    )
-    prompt: str | None = Field(default=None, description="An LLM reranker's question.")
-    cutoff_layers: tuple[int, ...] | None = Field(
-        default=None, description="Layers that score, of the layerwise and lightweight models."
-    )
-    compress_ratio: int = Field(
-        default=1, ge=1, description="Passage tokens averaged into one, lightweight model."
-    )
-    compress_layers: tuple[int, ...] = Field(
-        default=(), description="Layers before which passages are compressed, lightweight model."
-    )
-    head_indexing: HeadIndexing = Field(
-        default="request", description="Heads of the lightweight model by 'request' or 'layer'."
-    )
-    batch_size: int | None = Field(
-        default=None, ge=1, description="Most pairs in a batch; None leaves it to the token budget."
-    )
-    max_batch_tokens: int | None = Field(
-        default=None, ge=1, description="Token budget of a batch; None chooses by device."
-    )
-    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    cache_dir: str | None = Field(default=None, description="Where downloads are kept.")
-    local_files_only: bool = Field(default=False, description="Never ask the network.")
-    token: SecretStr | None = Field(
-        default=None, exclude=True, repr=False, description="Hub token; in no dump, repr or pickle."
-    )
-    show_progress: bool = Field(default=False, description="A progress bar over the batches.")
-    base_url: str | None = Field(
-        default=None, description="A server to score on, as in 'http://host:port'."
-    )
-    dialect: str = Field(
-        default="auto", description="The server's protocol: docs/remote.md; 'auto' asks it."
-    )
-    api_key: SecretStr | None = Field(
-        default=None,
-        exclude=True,
-        repr=False,
-        description="The server's key, else the environment's; in no dump, repr or pickle.",
-    )
-    deployment: str | None = Field(
-        default=None, description="The deployment of an Azure endpoint to ask."
-    )
-    connect_timeout: float = Field(
-        default=5.0, gt=0, description="Seconds to wait for a connection to the server."
-    )
-    read_timeout: float = Field(
-        default=30.0, gt=0, description="Longest silence of the server, in seconds."
-    )
-    request_timeout: float = Field(
-        default=60.0, gt=0, description="Seconds for one request to the server and its retries."
-    )
-    max_retries: int = Field(
-        default=3, ge=0, description="How often a request that the server failed is tried again."
-    )
-    max_concurrency: int = Field(
-        default=8, ge=1, description="Most requests to the server at once."
-    )
-    long_passages: LongPassages = Field(
-        default="cut",
-        description="A passage longer than the model reads: 'cut' it, read it in overlapping "
-        "'windows' of which the best counts, or raise an 'error'.",
-    )
-    score_cache: str | None = Field(
-        default=None, description="A file that keeps scores, or ':memory:'; it holds no texts."
-    )
-    lazy_load: bool = Field(default=True, description="False loads the model at construction.")
-    scorer: Any = Field(
-        default=None,
-        exclude=True,
-        repr=False,
-        description="A ready scorer to use instead of loading `model`; cannot be serialized.",
-    )
+    model: ModelName = DEFAULT_MODEL
+    lazy_load: Annotated[bool, Field(description="False loads the model at construction.")] = True
+    scorer: Annotated[
+        Any,
+        Field(
+            exclude=True,
+            repr=False,
+            description="A ready scorer to use instead of loading `model`; cannot be serialized.",
+        ),
+    ] = None
 
     # No lock: loading is thread-safe in itself, and two threads that come first at once get two
     # light scorers over one shared engine.
     _loaded: tuple[tuple[Any, ...], Scorer] | None = PrivateAttr(default=None)
 
-    _errors = model_validator(mode="wrap")(field_checks.errors_that_tell)
-    _base_url = field_validator("base_url")(field_checks.checked_base_url)
-    _model = field_validator("model")(field_checks.checked_model)
-    _scorer = field_validator("scorer")(field_checks.checked_scorer)
+    @field_validator("scorer")
+    @classmethod
+    def _check_scorer(cls, scorer: Any) -> Any:
+        if scorer is not None:
+            check_scorer(scorer, "scorer")
+        return scorer
 
     @model_validator(mode="after")
-    def _nothing_is_said_twice(self) -> Self:
-        if self.use_fp16 is not None and self.precision != "auto":
-            raise ValueError("give precision or use_fp16, not both: they say the same thing")
-        if self.scorer is not None and (self.long_passages != "cut" or self.score_cache):
-            raise ValueError(
-                "long_passages and score_cache are for a model that is loaded here; give "
-                "scorer=CachedScorer(WindowedScorer(...), ...) instead"
-            )
+    def _check_conflicts(self) -> Self:
+        if self.scorer is not None:
+            reject_inapplicable_options(self, "beside a scorer")
         return self
 
     def model_post_init(self, context: Any, /) -> None:
@@ -204,63 +105,16 @@ class ScorerFields(BaseModel):
         if self.scorer is not None:
             scorer: Scorer = self.scorer
             return scorer
-        # The process is part of the key: a model loaded before a fork cannot be used after it.
-        options, loaded = self._scorer_options(), self._loaded
-        wraps, secrets = (self.long_passages, self.score_cache), (self.token, self.api_key)
-        key = (os.getpid(), self.model, options, wraps, secrets)
-        if loaded is None or loaded[0] != key:
-            scorer = wrapped_scorer(
-                load_scorer(self.model, **self._with_secrets(options)),
-                model=self.model,
-                long_passages=self.long_passages,
-                score_cache=self.score_cache,
-            )
-            loaded = self._loaded = (key, scorer)
-        return loaded[1]
-
-    def _scorer_options(self) -> ScorerOptions:
-        precision = self.precision
-        if self.use_fp16 is not None:
-            precision = "fp16" if self.use_fp16 else "fp32"
-        return ScorerOptions(
-            backend=self.backend,
-            device=self.device,
-            precision=precision,
-            max_length=self.max_length,
-            query_max_length=self.query_max_length,
-            query_instruction=self.query_instruction,
-            passage_instruction=self.passage_instruction,
-            special_tokens=self.special_tokens,
-            prompt=self.prompt,
-            truncation=self.truncation,
-            label=self.label,
-            cutoff_layers=self.cutoff_layers,
-            compress_ratio=self.compress_ratio,
-            compress_layers=self.compress_layers,
-            head_indexing=self.head_indexing,
-            batch_size=self.batch_size,
-            max_batch_tokens=self.max_batch_tokens,
-            revision=self.revision,
-            cache_dir=self.cache_dir,
-            local_files_only=self.local_files_only,
-            show_progress=self.show_progress,
-            base_url=self.base_url,
-            dialect=self.dialect,
-            deployment=self.deployment,
-            connect_timeout=self.connect_timeout,
-            read_timeout=self.read_timeout,
-            request_timeout=self.request_timeout,
-            max_retries=self.max_retries,
-            max_concurrency=self.max_concurrency,
+        options, wrappers, loaded = (
+            self.group(ScorerOptions),
+            self.group(WrapperOptions),
+            self._loaded,
         )
-
-    def _with_secrets(self, options: ScorerOptions) -> ScorerOptions:
-        token, key = self.token, self.api_key
-        return {
-            **options,
-            "token": token.get_secret_value() if token else None,
-            "api_key": key.get_secret_value() if key else None,
-        }
+        # The process is part of the key: a model loaded before a fork cannot be used after it.
+        key = (os.getpid(), self.model, options.values(), wrappers.values())
+        if loaded is None or loaded[0] != key:
+            loaded = self._loaded = (key, open_wrapped_scorer(self.model, options, wrappers))
+        return loaded[1]
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         there = self.__dict__  # nothing yet where a traceback shows an object whose making failed
@@ -300,3 +154,140 @@ class ScorerFields(BaseModel):
 
 def _rebuild(cls: type[ScorerFields], fields: dict[str, Any]) -> ScorerFields:
     return cls(**fields)
+
+
+class RerankFields(RankingOptions, ScorerFields):
+    """What decides an ordering: the options of `Reranker` on top of the scorer's."""
+
+    include_logit: Annotated[
+        bool,
+        Field(
+            description="Write the raw score, of a cross-encoder its logit, to "
+            "metadata['rerank_raw_score'] of the copy that comes back."
+        ),
+    ] = False
+    no_text: Annotated[
+        Literal["last", "drop", "raise"],
+        Field(
+            description="Passages without text: 'last' puts them behind the others (with a "
+            "score_threshold: drops them), 'drop' leaves them out, 'raise' refuses them."
+        ),
+    ] = "last"
+
+    _item: ClassVar[str] = "passage"
+    """The framework's word for a passage, in messages."""
+
+    _built: tuple[tuple[Any, ...], Reranker] | None = PrivateAttr(default=None)
+    _read: tuple[str, Calibration] | None = PrivateAttr(default=None)
+    _told_of_no_text: bool = PrivateAttr(default=False)
+
+    def warm_up(self) -> Self:
+        """Load the model and the calibration now; returns the adapter itself.
+
+        Raises what any request would: also for settings that this model cannot have.
+        """
+        self.reranker()
+        return self
+
+    def close(self) -> None:
+        """Give the model up; see `ScorerFields.close`."""
+        self._built = None
+        super().close()
+
+    def reranker(self, on_trace: OnTrace | None = None) -> Reranker:
+        """A reranker with this adapter's present settings over its (shared) scorer.
+
+        The same one comes back until a setting changes.
+        """
+        scorer, ranking, built = self.loaded_scorer(), self.group(RankingOptions), self._built
+        key = (scorer, ranking.values(), on_trace)
+        if built is None or built[0][0] is not scorer or built[0][1:] != key[1:]:
+            options = RerankerOptions.model_construct(**dict(ranking), on_trace=on_trace)
+            options.calibration = self._calibration()
+            built = self._built = (key, Reranker.from_options(scorer, options))
+        return built[1]
+
+    def rank(
+        self,
+        query: str,
+        texts: Sequence[str],
+        *,
+        top_n: int | None,
+        own_texts: Sequence[str] | None = None,
+        on_trace: OnTrace | None = None,
+    ) -> list[tuple[int, RerankResult | None]]:
+        """Positions of the texts in their new order, each with its result, None if not scored.
+
+        A blank text is not scored: see `no_text`. A blank query has no best answer: the texts keep
+        their order. No model is loaded where there is nothing to score. `own_texts`, one for each
+        text, are what `explain` looks for sentences in.
+        """
+        ranked: list[tuple[int, RerankResult | None]] = []
+        if not query.strip():
+            if texts:
+                logger.warning(
+                    "The query is blank: %d %ss keep their order, unscored.", len(texts), self._item
+                )
+            ranked += [(index, None) for index in range(len(texts))]
+            return ranked[:top_n]
+        scored = [index for index, text in enumerate(texts) if text.strip()]
+        blank = sorted(set(range(len(texts))).difference(scored))
+        self._warn_of_blanks(len(blank), len(texts))
+        if scored:
+            evidence = None if own_texts is None else [own_texts[index] for index in scored]
+            results = self.reranker(on_trace).rerank(
+                query, [texts[index] for index in scored], top_n, evidence_texts=evidence
+            )
+            ranked = [(scored[result.index], result) for result in results]
+        if self.no_text == "last" and self.score_threshold is None:
+            ranked += [(index, None) for index in blank]
+        return ranked[:top_n]
+
+    def check_texts(self, texts: Sequence[str], name: Callable[[int], str]) -> None:
+        """Raise `InvalidInputError` for a blank text if `no_text` is "raise", with its name."""
+        if self.no_text != "raise":
+            return
+        for index, text in enumerate(texts):
+            if not text.strip():
+                raise InvalidInputError(
+                    f"{name(index)} has no text; leave it out, or set no_text to 'last' or 'drop'",
+                    index=index,
+                )
+
+    def notes(self, result: RerankResult | None, metadata: Any) -> dict[str, Any]:
+        """The metadata that a result adds to a passage that has `metadata` already."""
+        notes: dict[str, Any] = {}
+        if self.include_logit:
+            scored = result is not None and result.scored
+            notes[RAW_SCORE_KEY] = result.raw_score if result is not None and scored else None
+        if result is not None and (not result.scored or SCORED_KEY in metadata):
+            notes[SCORED_KEY] = result.scored
+        if self.explain:
+            found = None if result is None else result.evidence
+            notes[EVIDENCE_KEY] = (
+                None
+                if found is None
+                else {"start": found.start, "end": found.end, "score": found.score}
+            )
+        return notes
+
+    def _warn_of_blanks(self, blank: int, given: int) -> None:
+        if not blank or self.no_text != "last" or self._told_of_no_text:
+            return
+        self._told_of_no_text = True
+        logger.warning(
+            "%d of %d %ss have no text and are not scored: they come last, with the score None, or "
+            "not at all under a score_threshold. This is said once per reranker; BGERerank's "
+            "no_text='drop' leaves them out.",
+            blank,
+            given,
+            self._item,
+        )
+
+    def _calibration(self) -> Calibration | None:
+        if self.calibration is None:
+            return None
+        file, read = str(self.calibration), self._read
+        if read is None or read[0] != file:
+            read = self._read = (file, Calibration.load(file))
+        return read[1]

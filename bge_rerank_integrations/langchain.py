@@ -5,9 +5,9 @@
 the model of a `CrossEncoderReranker`. Documents are never changed: results are copies.
 """
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from bge_rerank_integrations.base.contract import check_text, read_pairs
 from bge_rerank_integrations.base.deadline import in_worker
@@ -17,7 +17,6 @@ from bge_rerank_integrations.errors import (
     InvalidInputError,
     MissingExtra,
 )
-from bge_rerank_integrations.ranking.rerank_options import check_top_n
 from bge_rerank_integrations.types import Pair, RerankResult
 
 try:
@@ -29,37 +28,56 @@ except ModuleNotFoundError as error:
 
 from pydantic import (
     Field,
-    PrivateAttr,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
-from bge_rerank_integrations.adapter_base import ScorerFields
-from bge_rerank_integrations.adapter_fields import (
+from bge_rerank_integrations.adapter_base import (
     EVIDENCE_KEY,
-    RAW_SCORE_KEY,
-    SCORED_KEY,
+    NOTE_KEYS,
+    OnTrace,
     RerankFields,
-    evidence_note,
+    ScorerFields,
 )
-from bge_rerank_integrations.langchain_cross_encoder import BaseCrossEncoder
-from bge_rerank_integrations.langchain_input import (
-    RerankInput,
-    items,
-    nothing_to_score,
-    read_request,
-    to_document,
-)
+from bge_rerank_integrations.options import Normalize, TopN
+from bge_rerank_integrations.ranking.reranker import check_top_n
+
+if TYPE_CHECKING:
+    from langchain_core.cross_encoders import BaseCrossEncoder
+else:
+    try:
+        from langchain_core.cross_encoders import BaseCrossEncoder
+    except ModuleNotFoundError:  # langchain-core before 1.2.19: langchain_classic has its own
+
+        class BaseCrossEncoder:
+            """Registers its subclasses with langchain_classic's when they are first built.
+
+            It does not inherit from that one, because importing it can take seconds and load
+            torch, which `BGERerank` alone does not need.
+            """
+
+            def __new__(cls, *_args: object, **_fields: object) -> Self:
+                if find_spec("langchain_classic"):
+                    from langchain_classic.retrievers.document_compressors import cross_encoder
+
+                    cross_encoder.BaseCrossEncoder.register(cls)
+                return super().__new__(cls)
+
 
 __all__ = ["TRACE_EVENT", "BGECrossEncoder", "BGERerank", "BaseCrossEncoder", "RerankInput"]
 
-logger = logging.getLogger(__name__)
-
-
 TRACE_EVENT = "bge_rerank_trace"
 """Name of the custom event with `RerankTrace.as_dict()`, which holds no texts."""
+
+
+class RerankInput(TypedDict):
+    """The input of `BGERerank.as_runnable()`; further keys are ignored."""
+
+    documents: Sequence[Document]
+    query: str
 
 
 class BGERerank(RerankFields, BaseDocumentCompressor):
@@ -79,28 +97,27 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
     best: {"start", "end", "score"}, or None where there is none.
     """
 
-    top_n: int | None = Field(default=3, ge=1, description="How many to keep; None keeps all.")
-    metadata_keys: list[str] = Field(
-        default=[],
-        description="Metadata to score with the text: a line 'key: value' for each key that the "
-        "document has, an empty line, the text.",
-    )
-    document_formatter: SkipJsonSchema[Callable[[Document], str] | None] = Field(
-        default=None,
-        exclude=True,
-        description="Gives the text to score, instead of `metadata_keys`; called on the worker "
-        "thread in async use. Cannot be serialized.",
-    )
-    score_key: str = Field(
-        default="relevance_score", min_length=1, description="Metadata key of the score."
-    )
-    include_logit: bool = Field(
-        default=False,
-        description="Also write the raw score, of a cross-encoder its logit, to "
-        "metadata['rerank_raw_score'].",
+    top_n: TopN = 3
+    metadata_keys: Annotated[
+        list[str],
+        Field(
+            description="Metadata to score with the text: a line 'key: value' for each key that "
+            "the document has, an empty line, the text."
+        ),
+    ] = []  # noqa: RUF012  # pydantic copies it
+    document_formatter: Annotated[
+        SkipJsonSchema[Callable[[Document], str] | None],
+        Field(
+            exclude=True,
+            description="Gives the text to score, instead of `metadata_keys`; called on the worker "
+            "thread in async use. Cannot be serialized.",
+        ),
+    ] = None
+    score_key: Annotated[str, Field(min_length=1, description="Metadata key of the score.")] = (
+        "relevance_score"
     )
 
-    _told_of_no_text: bool = PrivateAttr(default=False)
+    _item: ClassVar[str] = "document"
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -113,8 +130,8 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         Raises `InvalidInputError` (a ValueError) before the run starts for a query that is not
         text and for anything but a document, naming its position; and whatever the scorer raises.
         """
-        request = read_request({"documents": documents, "query": query})
-        if nothing_to_score(request):
+        request = _read_request({"documents": documents, "query": query})
+        if _nothing_to_score(request):
             return self._compress(request)
         return self.as_runnable().invoke(request, {"callbacks": callbacks})
 
@@ -122,8 +139,8 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """`compress_documents` on a worker thread; cancelling the task stops it between batches."""
-        request = read_request({"documents": documents, "query": query})
-        if nothing_to_score(request):
+        request = _read_request({"documents": documents, "query": query})
+        if _nothing_to_score(request):
             return self._compress(request)
         return await self.as_runnable().ainvoke(request, {"callbacks": callbacks})
 
@@ -143,9 +160,9 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         there too.
         """
         limit = self.top_n if top_n == -1 else check_top_n(top_n)
-        request = read_request(
+        request = _read_request(
             {
-                "documents": [to_document(item, i) for i, item in enumerate(items(documents))],
+                "documents": [_to_document(item, i) for i, item in enumerate(_items(documents))],
                 "query": query,
             }
         )
@@ -153,9 +170,9 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
             {
                 "index": index,
                 "relevance_score": result.score if result is not None and result.scored else None,
-                **({EVIDENCE_KEY: evidence_note(result)} if self.explain else {}),
+                **({EVIDENCE_KEY: self.notes(result, {})[EVIDENCE_KEY]} if self.explain else {}),
             }
-            for index, result in self._rank(request, limit)
+            for index, result in self._ranked(request, limit)
         ]
 
     def as_runnable(self) -> Runnable[Any, list[Document]]:
@@ -166,54 +183,29 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         """
         return RunnableLambda(self._compress, self._acompress, name="BGERerank")
 
-    def _compress(self, request: RerankInput) -> list[Document]:
-        request = read_request(request)
-        documents = request["documents"]
-        ranking = self._rank(request, self.top_n, _send_trace)
-        return [self._with_score(documents[index], result) for index, result in ranking]
+    def _compress(self, request: RerankInput, run_manager: Any = None) -> list[Document]:
+        request = _read_request(request)
+        # a trace is recorded where a handler of the run takes custom events
+        handlers = [] if run_manager is None else run_manager.handlers
+        listens = any(not handler.ignore_custom_event for handler in handlers)
+        ranked = self._ranked(request, self.top_n, _send_trace if listens else None)
+        return [self._with_score(request["documents"][index], result) for index, result in ranked]
 
-    async def _acompress(self, request: RerankInput) -> list[Document]:
-        return await in_worker(self._compress, request)
+    async def _acompress(self, request: RerankInput, run_manager: Any = None) -> list[Document]:
+        return await in_worker(self._compress, request, run_manager)
 
-    def _rank(
-        self,
-        request: RerankInput,
-        limit: int | None,
-        on_trace: Callable[[RerankTrace], object] | None = None,
+    def _ranked(
+        self, request: RerankInput, top_n: int | None, on_trace: OnTrace | None = None
     ) -> list[tuple[int, RerankResult | None]]:
-        """Positions in their new order, each with its result, or None where nothing was scored."""
-        documents, query = request["documents"], request["query"]
-        ranking: list[tuple[int, RerankResult | None]] = []
-        if nothing_to_score(request):
-            if documents:
-                logger.warning(
-                    "The query is blank: %d documents keep their order, unscored.", len(documents)
-                )
-            ranking += [(index, None) for index in range(len(documents))]
-            return ranking[:limit]
-        texts = {index: self._text(document, index) for index, document in enumerate(documents)}
-        scored = [index for index, text in texts.items() if text.strip()]
-        if scored:
-            passages = [texts[index] for index in scored]
-            results = self.reranker(on_trace).rerank(
-                query,
-                passages,
-                top_n=limit or len(passages),
-                evidence_texts=[documents[index].page_content for index in scored],
-            )
-            ranking = [(scored[result.index], result) for result in results]
-        textless = [index for index, text in texts.items() if not text.strip()]
-        if textless and not self._told_of_no_text:
-            self._told_of_no_text = True
-            logger.warning(
-                "%d of %d documents have no text and are not scored: they come last, with the "
-                "score None, or not at all under a score_threshold. This is said once.",
-                len(textless),
-                len(documents),
-            )
-        if self.score_threshold is None:
-            ranking += [(index, None) for index in textless]
-        return ranking[:limit]
+        documents = request["documents"]
+        if _nothing_to_score(request):
+            return self.rank(request["query"], [""] * len(documents), top_n=top_n)
+        texts = [self._text(document, index) for index, document in enumerate(documents)]
+        self.check_texts(texts, lambda index: f"the document at position {index}")
+        own_texts = [document.page_content for document in documents]
+        return self.rank(
+            request["query"], texts, top_n=top_n, own_texts=own_texts, on_trace=on_trace
+        )
 
     def _text(self, document: Document, index: int) -> str:
         if self.document_formatter is not None:
@@ -227,14 +219,9 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         return f"{heading}\n\n{document.page_content}" if heading else document.page_content
 
     def _with_score(self, document: Document, result: RerankResult | None) -> Document:
-        shown = result if result is not None and result.scored else None
-        scores: dict[str, Any] = {self.score_key: None if shown is None else shown.score}
-        if self.include_logit:
-            scores[RAW_SCORE_KEY] = None if shown is None else shown.raw_score
-        if result is not None and (not result.scored or SCORED_KEY in document.metadata):
-            scores[SCORED_KEY] = result.scored
-        if self.explain:
-            scores[EVIDENCE_KEY] = evidence_note(result)
+        scored = result is not None and result.scored
+        scores = {self.score_key: result.score if result is not None and scored else None}
+        scores |= self.notes(result, document.metadata)
         return document.model_copy(update={"metadata": {**document.metadata, **scores}})
 
     @model_validator(mode="after")
@@ -243,9 +230,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
             raise ValueError(
                 "give metadata_keys or document_formatter, not both: the formatter has the metadata"
             )
-        written = {self.score_key, RAW_SCORE_KEY, SCORED_KEY, EVIDENCE_KEY}.intersection(
-            self.metadata_keys
-        )
+        written = NOTE_KEYS.union({self.score_key}).intersection(self.metadata_keys)
         if written:
             raise ValueError(
                 f"metadata_keys holds {min(written)!r}, which is written: a second pass would "
@@ -275,7 +260,7 @@ class BGECrossEncoder(ScorerFields, BaseCrossEncoder):
     `normalize=False` gives the raw logits.
     """
 
-    normalize: bool = Field(default=True, description="Return a logit as its sigmoid.")
+    normalize: Normalize = True
 
     def score(self, text_pairs: Sequence[Pair]) -> list[float]:
         """Return one Python float per (query, passage) pair, in the same order.
@@ -294,3 +279,66 @@ class BGECrossEncoder(ScorerFields, BaseCrossEncoder):
 
 def _send_trace(trace: RerankTrace) -> None:
     dispatch_custom_event(TRACE_EVENT, trace.as_dict())
+
+
+def _nothing_to_score(request: RerankInput) -> bool:
+    return not request["documents"] or not request["query"].strip()
+
+
+def _read_request(request: Any) -> RerankInput:
+    """The request with a list of its own, checked; raises `InvalidInputError`."""
+    if not isinstance(request, Mapping) or not {"documents", "query"} <= request.keys():
+        has = sorted(map(str, request)) if isinstance(request, Mapping) else type(request).__name__
+        raise InvalidInputError(
+            f'the input must be a mapping with "documents" and "query"; it is {has}'
+        )
+    query, documents = request["query"], list(_items(request["documents"]))
+    if query is None:
+        raise InvalidInputError("no query was given; reranking orders documents for a query")
+    for index, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise InvalidInputError(
+                f"the item at position {index} is {type(document).__name__}, not a Document; "
+                "wrap a text as Document(page_content=text)",
+                index=index,
+            )
+        check_text(document.page_content, "page_content of the document", index)
+    return {"documents": documents, "query": check_text(query, "query")}
+
+
+def _items(documents: Any) -> Iterable[Any]:
+    """The documents, which must be several things; raises `InvalidInputError`."""
+    # all of these but None iterate, over characters, keys or fields: an error far from its cause
+    if isinstance(documents, str | Mapping | Document) or not isinstance(documents, Iterable):
+        raise InvalidInputError(
+            f"documents is {type(documents).__name__}; pass a list of documents, [] for none"
+        )
+    return documents
+
+
+def _to_document(item: Any, index: int) -> Any:
+    """A string or mapping as a `Document`; anything else as it is, for `_read_request` to judge."""
+    if isinstance(item, str):
+        return Document(page_content=item)
+    if not isinstance(item, Mapping):
+        return item
+    if "page_content" in item:
+        text, metadata = item["page_content"], item.get("metadata") or {}
+    elif "text" in item:
+        text, metadata = item["text"], {key: item[key] for key in item if key != "text"}
+    else:
+        raise InvalidInputError(
+            f'the document at position {index} has neither "text" nor "page_content"; '
+            f"its keys are {sorted(map(str, item))}",
+            index=index,
+        )
+    # checked here: pydantic's own message would hold the value
+    if not isinstance(metadata, Mapping):
+        raise InvalidInputError(
+            f"the metadata of the document at position {index} is {type(metadata).__name__}, "
+            "not a mapping",
+            index=index,
+        )
+    return Document(
+        page_content=check_text(text, "text of the document", index), metadata=dict(metadata)
+    )

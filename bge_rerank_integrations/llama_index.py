@@ -7,10 +7,9 @@ one `CBEventType.RERANKING`. When scoring fails or is cancelled the end event ho
 older callback holds the exception, and the surrounding span is dropped with it.
 """
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
 
@@ -30,23 +29,17 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra(error.name or "llama_index", "llama-index") from error
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
-from bge_rerank_integrations.adapter_fields import (
-    EVIDENCE_KEY,
-    RAW_SCORE_KEY,
-    SCORED_KEY,
-    RerankFields,
-    evidence_note,
-)
+from bge_rerank_integrations.adapter_base import NOTE_KEYS, RerankFields
 from bge_rerank_integrations.base.deadline import in_worker
 from bge_rerank_integrations.base.trace import RerankTrace
+from bge_rerank_integrations.options import TopN
 from bge_rerank_integrations.types import RerankResult
 
 RETRIEVAL_SCORE_KEY = "retrieval_score"
 """Where `keep_retrieval_score` writes: the name that LlamaIndex's own rerankers use."""
 
-logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
 
 
@@ -63,6 +56,16 @@ class BGERerankTraceEvent(BaseEvent):
 
 def _send_trace(trace: RerankTrace) -> None:
     dispatcher.event(BGERerankTraceEvent(trace=trace.as_dict()))
+
+
+def _someone_listens() -> bool:
+    """Whether a dispatcher that our events reach has a handler."""
+    reached: Any = dispatcher
+    while reached is not None:
+        if reached.event_handlers:
+            return True
+        reached = reached.parent if reached.propagate else None
+    return False
 
 
 class BGERerank(RerankFields, BaseNodePostprocessor):
@@ -83,7 +86,7 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
     that is not a `NodeWithScore`, and whatever loading and scoring raise.
     """
 
-    top_n: int | None = Field(default=2, ge=1, description="How many to keep; None keeps all.")
+    top_n: TopN = 2
     metadata_mode: MetadataMode = Field(
         default=MetadataMode.EMBED,
         description="Which metadata stands before a node's text when it is scored; never the keys "
@@ -94,18 +97,7 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
         description="Write the score a node came with to metadata['retrieval_score'] of a copy, "
         "out of sight of embedder and LLM; one that is there already stays.",
     )
-    include_logit: bool = Field(
-        default=False,
-        description="Write the raw score, of a cross-encoder its logit, to "
-        "metadata['rerank_raw_score'] of a copy, out of sight of embedder and LLM.",
-    )
-    no_text: Literal["last", "drop", "raise"] = Field(
-        default="last",
-        description="Nodes without text: 'last' puts them behind the others (with a "
-        "score_threshold: drops them), 'drop' leaves them out, 'raise' refuses them.",
-    )
-
-    _told_of_no_text: bool = PrivateAttr(default=False)
+    _item: ClassVar[str] = "node"
 
     @classmethod
     def class_name(cls) -> str:
@@ -133,10 +125,12 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
         if not given:
             return []
         if not query.query_str.strip():
-            logger.warning("The query is blank: %d nodes keep their order and scores.", len(given))
-            return [node.model_copy() for node in given[: self.top_n]]
+            order = self.rank(query.query_str, [""] * len(given), top_n=self.top_n)
+            return [given[index].model_copy() for index, _ in order]
         texts = [self._text(node.node) for node in given]
-        self._check_texts(given, texts)
+        self.check_texts(
+            texts, lambda index: f"the node at position {index} (id {given[index].node_id})"
+        )
 
         top_n = len(given) if self.top_n is None else self.top_n
         model_name = self.model if self.scorer is None else self.scorer.name
@@ -164,71 +158,36 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
     def _ranked(
         self, query: str, given: Sequence[NodeWithScore], texts: Sequence[str]
     ) -> list[NodeWithScore]:
-        scored = [index for index, text in enumerate(texts) if text.strip()]
-        ranked = []
-        if scored:  # else no model is needed, nor loaded
-            results = self.reranker(_send_trace).rerank(
-                query,
-                [texts[index] for index in scored],
-                evidence_texts=self._own_texts(given, scored),
-            )
-            ranked = [self._placed(given[scored[result.index]], result) for result in results]
-        if self.no_text == "last" and self.score_threshold is None:
-            unscored = set(range(len(given))).difference(scored)
-            ranked += [self._placed(given[index], None) for index in sorted(unscored)]
-        return ranked[: self.top_n]
+        own_texts = None
+        if self.explain:  # offsets of evidence point into the text without metadata
+            own_texts = [one.node.get_content(metadata_mode=MetadataMode.NONE) for one in given]
+        order = self.rank(
+            query,
+            texts,
+            top_n=self.top_n,
+            own_texts=own_texts,
+            on_trace=_send_trace if _someone_listens() else None,
+        )
+        return [self._placed(given[index], result) for index, result in order]
 
     def _text(self, node: BaseNode) -> str:
         # What we wrote ourselves must not be read: the second pass would score another text.
-        own = {RETRIEVAL_SCORE_KEY, RAW_SCORE_KEY, SCORED_KEY, EVIDENCE_KEY}
+        own = NOTE_KEYS | {RETRIEVAL_SCORE_KEY}
         if not own.isdisjoint(node.metadata):
             kept = {key: value for key, value in node.metadata.items() if key not in own}
             node = node.model_copy(update={"metadata": kept})
         return node.get_content(metadata_mode=self.metadata_mode)
 
-    def _own_texts(self, given: Sequence[NodeWithScore], scored: Sequence[int]) -> list[str] | None:
-        """The texts without metadata, which offsets of evidence point into."""
-        if not self.explain:
-            return None
-        return [given[i].node.get_content(metadata_mode=MetadataMode.NONE) for i in scored]
-
-    def _check_texts(self, given: Sequence[NodeWithScore], texts: Sequence[str]) -> None:
-        empty = [index for index, text in enumerate(texts) if not text.strip()]
-        if not empty:
-            return
-        if self.no_text == "raise":
-            raise InvalidInputError(
-                f"the node at position {empty[0]} (id {given[empty[0]].node_id}) has no text in "
-                f"metadata mode {self.metadata_mode.value!r}; leave it out, or set no_text to "
-                "'last' or 'drop'",
-                index=empty[0],
-            )
-        if self.no_text == "last" and not self._told_of_no_text:
-            self._told_of_no_text = True
-            logger.warning(
-                "%d of %d nodes have no text and are not scored: they come last, with the score "
-                "None, or not at all under a score_threshold. This is said once per reranker; "
-                "BGERerank's no_text='drop' leaves such nodes out.",
-                len(empty),
-                len(given),
-            )
-
     def _placed(self, given: NodeWithScore, result: RerankResult | None) -> NodeWithScore:
         notes: dict[str, Any] = {}
-        if result is not None and (not result.scored or SCORED_KEY in given.node.metadata):
-            notes[SCORED_KEY] = result.scored
-        shown = result if result is not None and result.scored else None
         if self.keep_retrieval_score:
             score = None if given.score is None else float(given.score)
             notes[RETRIEVAL_SCORE_KEY] = given.node.metadata.get(RETRIEVAL_SCORE_KEY, score)
-        if self.include_logit:
-            notes[RAW_SCORE_KEY] = None if shown is None else shown.raw_score
-        if self.explain:
-            notes[EVIDENCE_KEY] = evidence_note(result)
+        notes |= self.notes(result, given.node.metadata)
         return given.model_copy(
             update={
                 "node": _with_notes(given.node, notes) if notes else given.node,
-                "score": None if shown is None else shown.score,
+                "score": result.score if result is not None and result.scored else None,
             }
         )
 

@@ -2,135 +2,165 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, overload
 
 from bge_rerank_integrations.base.address import is_address
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
-from bge_rerank_integrations.base.trace import RerankTrace
-from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.local.decoder_spec import LayerRequest
-from bge_rerank_integrations.local.download import HubOptions
+from bge_rerank_integrations.errors import InvalidInputError, ModelNotFound
 from bge_rerank_integrations.local.load import load_local_scorer
-from bge_rerank_integrations.local.load_request import BatchLimits, LoadRequest, TextRequest
-from bge_rerank_integrations.option_checks import listed
 from bge_rerank_integrations.options import (
     LocalOptions,
-    ModelOptions,
-    RemoteOptions,
     ScorerOptions,
-    read_model,
-    refuse_strangers,
-    with_options_of,
+    WrapperOptions,
+    read_options,
+    reject_inapplicable_options,
+    secret_text,
+    write_out,
 )
-from bge_rerank_integrations.ranking.calibration import Calibration
-from bge_rerank_integrations.ranking.cutoffs import Cutoff
-from bge_rerank_integrations.ranking.reranker import Reranker
-from bge_rerank_integrations.types import (
-    Backend,
-    HeadIndexing,
-    LongPassages,
-    OnError,
-    Precision,
-    SpecialTokens,
-    Truncation,
-)
-from bge_rerank_integrations.wrapped import wrapped_scorer
+from bge_rerank_integrations.ranking.reranker import Reranker, RerankerOptions
+from bge_rerank_integrations.types import Scorer
+from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore, ScoreStore
+from bge_rerank_integrations.wrappers.windows import UncutScorer, WindowedScorer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bge_rerank_integrations.local.scorer import LocalScorer
+    from bge_rerank_integrations.options import ServerOptions
+    from bge_rerank_integrations.remote.scorer import RemoteScorer
+    from bge_rerank_integrations.types import Backend
+
+    # A name may be an address, which no type can tell; with these options it cannot be one.
+    class WithDevice(LocalOptions):
+        """A device is given."""
+
+        device: str | Sequence[str]
+
+    class WithBackend(LocalOptions):
+        """A backend is given."""
+
+        backend: Backend
+
+    class WithServer(ServerOptions):
+        """A server's address is given."""
+
+        base_url: str
+        batch_size: int | None = None
+else:
+    WithDevice = WithBackend = WithServer = ScorerOptions
+
+
+class RerankerLoadOptions(RerankerOptions, WrapperOptions, ScorerOptions):
+    """The options of `load_reranker`."""
+
+
+S = ParamSpec("S")
+L = ParamSpec("L")
+D = ParamSpec("D")
+B = ParamSpec("B")
+A = ParamSpec("A")
+
+
+class LoadScorer(Protocol[S, L, D, B, A]):
+    """The type of `load_scorer`: which options give which scorer."""
+
+    @overload
+    def __call__(
+        self, model: str | Path = ..., *args: S.args, **options: S.kwargs
+    ) -> RemoteScorer: ...
+    @overload
+    def __call__(
+        self, model: Literal["offline", "offline-embedder"], *args: L.args, **options: L.kwargs
+    ) -> LocalScorer: ...
+    @overload
+    def __call__(
+        self, model: str | Path = ..., *args: D.args, **options: D.kwargs
+    ) -> LocalScorer: ...
+    @overload
+    def __call__(
+        self, model: str | Path = ..., *args: B.args, **options: B.kwargs
+    ) -> LocalScorer: ...
+    @overload
+    def __call__(
+        self, model: str | Path = ..., *args: A.args, **options: A.kwargs
+    ) -> LocalScorer | RemoteScorer: ...
+
+
+class LoadReranker(Protocol[A]):
+    """The type of `load_reranker`."""
+
+    def __call__(self, model: str | Path = ..., *args: A.args, **options: A.kwargs) -> Reranker: ...
+
+
+def _scorer_keywords(
+    _server: Callable[S, object],
+    _local: Callable[L, object],
+    _device: Callable[D, object],
+    _backend: Callable[B, object],
+    _every: Callable[A, object],
+) -> Callable[[Callable[..., Any]], LoadScorer[S, L, D, B, A]]:
+    return lambda function: write_out(function, ScorerOptions)
+
+
+def _reranker_keywords(
+    _every: Callable[A, object],
+) -> Callable[[Callable[..., Any]], LoadReranker[A]]:
+    return lambda function: write_out(function, RerankerLoadOptions)
+
+
+def open_scorer(model: str | Path, options: ScorerOptions) -> LocalScorer | RemoteScorer:
+    """`load_scorer` with options that are read already."""
+    name = _read_model(model)
+    base_url = options.base_url
+    if base_url is not None and is_address(name):
+        raise InvalidInputError("model and base_url are both addresses; give one server")
+    if base_url is None and not is_address(name):
+        reject_inapplicable_options(options, "in this process")
+        local = options.group(LocalOptions)
+        local.precision, local.use_fp16 = options.number_format, None
+        return load_local_scorer(name, local)
+    reject_inapplicable_options(options, "on a server")
     from bge_rerank_integrations.remote.scorer import RemoteScorer
 
-
-@overload
-def load_scorer(
-    model: str | Path = ...,
-    *,
-    base_url: str,
-    batch_size: int | None = None,
-    **options: Unpack[RemoteOptions],
-) -> RemoteScorer: ...
-
-
-# A name may be an address, which no type can tell; these four cannot be one.
-@overload
-def load_scorer(*, base_url: None = None, **options: Unpack[LocalOptions]) -> LocalScorer: ...
-
-
-@overload
-def load_scorer(
-    model: Literal["offline", "offline-embedder"],
-    *,
-    base_url: None = None,
-    **options: Unpack[LocalOptions],
-) -> LocalScorer: ...
+    return RemoteScorer(
+        name if base_url is None else base_url,
+        model=None if base_url is None else name,
+        api_key=secret_text(options.api_key),
+        dialect=options.dialect,
+        deployment=options.deployment,
+        batch_size=options.batch_size,
+        connect_timeout=options.connect_timeout,
+        read_timeout=options.read_timeout,
+        request_timeout=options.request_timeout,
+        max_retries=options.max_retries,
+        max_concurrency=options.max_concurrency,
+    )
 
 
-@overload
-def load_scorer(
-    model: str | Path = ...,
-    *,
-    device: str | Sequence[str],
-    backend: Backend = ...,
-    base_url: None = None,
-    **options: Unpack[ModelOptions],
-) -> LocalScorer: ...
+def open_wrapped_scorer(
+    model: str | Path, options: ScorerOptions, wrappers: WrapperOptions
+) -> Scorer:
+    """The model's scorer, with a `WindowedScorer`, `UncutScorer` or `CachedScorer` around it.
+
+    Raises what `load_scorer` raises, and `InvalidInputError` for windows around a scorer whose
+    tokenizer is not here, and for a file of scores from a server that was given without a model's
+    name.
+    """
+    scorer: Scorer = open_scorer(model, options)
+    if wrappers.long_passages == "windows":
+        scorer = WindowedScorer(scorer)
+    loaded = scorer
+    if wrappers.score_cache is not None:
+        scorer = CachedScorer(scorer, _open_store(str(wrappers.score_cache), str(model)))
+    if wrappers.long_passages == "error":
+        scorer = UncutScorer(scorer, measured_by=loaded)
+    return scorer
 
 
-@overload
-def load_scorer(
-    model: str | Path = ...,
-    *,
-    backend: Literal["torch", "onnx", "openvino"],
-    device: str | Sequence[str] | None = ...,
-    base_url: None = None,
-    **options: Unpack[ModelOptions],
-) -> LocalScorer: ...
-
-
-@overload
-def load_scorer(
-    model: str | Path = ..., **options: Unpack[ScorerOptions]
-) -> LocalScorer | RemoteScorer: ...
-
-
-def load_scorer(
-    model: str | Path = DEFAULT_MODEL,
-    *,
-    backend: Backend = "auto",
-    device: str | Sequence[str] | None = None,
-    precision: Precision = "auto",
-    max_length: int | None = None,
-    query_max_length: int | None = None,
-    query_instruction: str | None = None,
-    passage_instruction: str | None = None,
-    special_tokens: SpecialTokens = "literal",
-    prompt: str | None = None,
-    truncation: Truncation = "only_second",
-    label: int | str | None = None,
-    cutoff_layers: Sequence[int] | None = None,
-    compress_ratio: int = 1,
-    compress_layers: Sequence[int] = (),
-    head_indexing: HeadIndexing = "request",
-    batch_size: int | None = None,
-    max_batch_tokens: int | None = None,
-    revision: str | None = None,
-    cache_dir: str | None = None,
-    local_files_only: bool = False,
-    token: str | None = None,
-    show_progress: bool = False,
-    file_name: str | None = None,
-    base_url: str | None = None,
-    api_key: str | None = None,
-    dialect: str = "auto",
-    deployment: str | None = None,
-    connect_timeout: float = 5.0,
-    read_timeout: float = 30.0,
-    request_timeout: float = 60.0,
-    max_retries: int = 3,
-    max_concurrency: int = 8,
-) -> LocalScorer | RemoteScorer:
+@_scorer_keywords(WithServer, LocalOptions, WithDevice, WithBackend, ScorerOptions)
+def load_scorer(model: str | Path = DEFAULT_MODEL, **options: Any) -> LocalScorer | RemoteScorer:
     """Load a model and return its scorer; one copy of the weights serves the whole process.
 
     `model` is a hub id, a local folder (a `Path` always is), `"offline"` (an embedded
@@ -171,110 +201,51 @@ def load_scorer(
     `CheckpointError` for damaged or pickled weights, and `InvalidInputError` for an option out of
     range.
     """
-    model = read_model(model)
-    refuse_strangers(locals(), load_scorer.__kwdefaults__ or {})
-    if base_url is not None or is_address(model):
-        from bge_rerank_integrations.remote.scorer import RemoteScorer
-
-        return RemoteScorer(
-            model if base_url is None else base_url,
-            model=None if base_url is None else model,
-            api_key=api_key,
-            dialect=dialect,
-            deployment=deployment,
-            batch_size=batch_size,
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
-            request_timeout=request_timeout,
-            max_retries=max_retries,
-            max_concurrency=max_concurrency,
-        )
-    request = LoadRequest(
-        text=TextRequest(
-            max_length,
-            query_max_length,
-            query_instruction,
-            passage_instruction,
-            special_tokens,
-            prompt,
-            truncation,
-            label,
-        ),
-        layers=LayerRequest(
-            None if cutoff_layers is None else listed(cutoff_layers, "cutoff_layers"),
-            compress_ratio,
-            listed(compress_layers, "compress_layers"),
-            head_indexing,
-        ),
-        limits=BatchLimits(max_batch_tokens, batch_size),
-        device=_one_or_several(device),
-        precision=precision,
-        show_progress=show_progress,
-        file_name=file_name,
-    )
-    hub = HubOptions(revision, cache_dir, local_files_only, token)
-    return load_local_scorer(model, request, hub, backend)
+    return open_scorer(model, read_options(ScorerOptions, options, caller="load_scorer"))
 
 
-def _one_or_several(device: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
-    if device is None or isinstance(device, str):
-        return device
-    if not isinstance(device, Sequence) or not all(isinstance(name, str) for name in device):
-        raise InvalidInputError(
-            f"device is {device!r}; it must be a name, such as 'cuda:0', or a list of names"
-        )
-    return device[0] if len(device) == 1 else tuple(device)
-
-
-def load_reranker(
-    model: str | Path = DEFAULT_MODEL,
-    *,
-    top_n: int | None = None,
-    score_threshold: float | None = None,
-    normalize: bool = True,
-    timeout: float | None = None,
-    on_error: OnError = "raise",
-    calibration: Calibration | str | Path | None = None,
-    cutoff: Cutoff | None = None,
-    explain: bool = False,
-    on_trace: Callable[[RerankTrace], object] | None = None,
-    trace_texts: bool = False,
-    long_passages: LongPassages = "cut",
-    score_cache: str | None = None,
-    **options: Unpack[ScorerOptions],
-) -> Reranker:
+@_reranker_keywords(RerankerLoadOptions)
+def load_reranker(model: str | Path = DEFAULT_MODEL, **options: Any) -> Reranker:
     """Load a model and return a reranker over it; the options are those of `load_scorer`.
 
     A passage that is longer than the model reads is cut, or with `long_passages="windows"` read in
     overlapping windows of which the best counts (see `windows.WindowedScorer`), or an `"error"`.
     `score_cache`, a file's path or ":memory:", keeps scores (see `cache.CachedScorer`).
 
-    See `Reranker` for `top_n`, `score_threshold` (inclusive, on the scale that is shown),
-    `normalize`, `timeout`, `on_error`, `calibration`, `cutoff`, `explain`, `on_trace` and
-    `trace_texts`.
+    See `Reranker` for all others.
     """
-    model = read_model(model)
-    return Reranker(
-        wrapped_scorer(
-            load_scorer(model, **options),
-            model=model,
-            long_passages=long_passages,
-            score_cache=score_cache,
-        ),
-        top_n=top_n,
-        score_threshold=score_threshold,
-        normalize=normalize,
-        timeout=timeout,
-        on_error=on_error,
-        calibration=calibration,
-        cutoff=cutoff,
-        explain=explain,
-        on_trace=on_trace,
-        trace_texts=trace_texts,
+    read = read_options(RerankerLoadOptions, options, caller="load_reranker")
+    return Reranker.from_options(open_wrapped_scorer(model, read, read), read)
+
+
+def _read_model(model: str | Path) -> str:
+    """The model as text; raises `InvalidInputError` for anything but a name, folder or address.
+
+    A `Path` must be a folder: raises `ModelNotFound` where it is not, and asks no hub for it.
+    """
+    if isinstance(model, Path):
+        if not model.expanduser().is_dir():
+            raise ModelNotFound(f"no folder {model} (looked for it in {Path.cwd()})")
+        model = str(model)
+    if not isinstance(model, str) or not model.strip():
+        given = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+        raise InvalidInputError(
+            f"model is {given}; it must be a hub id, a folder, an address, 'offline' or "
+            "'offline-embedder'"
+        )
+    return model
+
+
+def _open_store(place: str, model: str) -> ScoreStore:
+    if place == ":memory:":
+        return MemoryStore()
+    if is_address(model):
+        raise InvalidInputError(
+            "score_cache is a file, and nothing says which model the server runs, now and later: "
+            "give its name as model, and the address as base_url"
+        )
+    from bge_rerank_integrations.wrappers.sqlite_store import (
+        SqliteStore,  # a Python may lack sqlite3
     )
 
-
-# for notebooks, which complete what the signature names; type checkers read the TypedDict
-load_reranker.__signature__ = with_options_of(  # type: ignore[attr-defined]
-    load_scorer, load_reranker
-)
+    return SqliteStore(place)

@@ -4,9 +4,8 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bge_rerank_integrations.base.raw_scores import checked_scores
+from bge_rerank_integrations.base.raw_scores import check_scorer, checked_scores
 from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
-from bge_rerank_integrations.option_checks import check_scorer
 from bge_rerank_integrations.types import FloatArray, Scorer
 
 try:

@@ -11,15 +11,20 @@ import bge_rerank_integrations
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_importing_the_package_loads_numpy_and_nothing_else() -> None:
+def test_importing_the_package_loads_numpy_and_pydantic_and_nothing_else() -> None:
     program = (
-        "import sys; import numpy; before = set(sys.modules); import bge_rerank_integrations; "
+        "import sys, numpy, pydantic; pydantic.BaseModel; before = set(sys.modules); "
+        "import bge_rerank_integrations; "
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    foreign = set(loaded.stdout.split()) - sys.stdlib_module_names - {"numpy"}
+    foreign = (
+        set(loaded.stdout.split())
+        - sys.stdlib_module_names
+        - {"numpy", "pydantic", "pydantic_core", "annotated_types"}
+    )
     assert foreign == {"bge_rerank_integrations"}
 
 

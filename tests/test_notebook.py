@@ -27,7 +27,7 @@ from bge_rerank_integrations.base.trace import PassageTrace, RerankTrace
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.local.device import DevicePlan, Hardware, plan_device
 from bge_rerank_integrations.options import ScorerOptions
-from bge_rerank_integrations.ranking.rerank_results import RerankResults
+from bge_rerank_integrations.ranking.reranker import RerankerOptions, RerankResults
 from bge_rerank_integrations.types import OnError, Precision, Truncation
 from tests.fakes import FailingScorer, WordOverlapScorer
 
@@ -180,7 +180,7 @@ def test_options_can_be_completed(public: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("public", "option", "values"),
     [
-        (Reranker.__init__, "on_error", get_args(OnError)),
+        (RerankerOptions, "on_error", get_args(OnError)),
         (ScorerOptions, "precision", get_args(Precision)),
         (ScorerOptions, "truncation", get_args(Truncation)),
         *[

@@ -13,7 +13,6 @@ from onnx import TensorProto
 
 from bge_rerank_integrations import CheckpointError, OutOfMemoryError, UnsupportedModel
 from bge_rerank_integrations.local.engine import Engine
-from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.onnx_backend.encoder import (
     GraphEncoder,
     GraphUse,
@@ -24,6 +23,7 @@ from bge_rerank_integrations.local.onnx_backend.file import GraphFile, read_onnx
 from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
 from bge_rerank_integrations.local.onnx_backend.openvino import OpenVino
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
+from bge_rerank_integrations.options import BatchOptions
 from tests import onnx_models
 
 LENGTHS = (7, 3, 31, 12, 64, 5)
@@ -189,8 +189,8 @@ def test_memory_that_runs_out_is_told_from_other_errors(
     engine = Engine("product", lambda: "0", TextTokenizer(bert_reranker), forward)
     huge = sequence(2**20, 2**30)
     with pytest.raises(OutOfMemoryError, match=r"position 8, of 2 tokens.*product"):
-        engine.run([sequence(3, 4), huge], [7, 8], BatchLimits())
-    assert engine.run([sequence(3, 4), sequence(5)], [0, 1], BatchLimits()).tolist() == [[12], [5]]
+        engine.run([sequence(3, 4), huge], [7, 8], BatchOptions())
+    assert engine.run([sequence(3, 4), sequence(5)], [0, 1], BatchOptions()).tolist() == [[12], [5]]
     with pytest.raises(Exception, match="ONNXRuntimeError") as caught:
         forward.run([sequence(-3)])
     assert not forward.is_out_of_memory(caught.value)

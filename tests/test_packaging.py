@@ -85,10 +85,15 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert set(described.get_all("Provides-Extra", [])) == extras
 
 
-def test_numpy_is_all_it_needs(bare_python: Path, tmp_path: Path) -> None:
+def test_numpy_and_pydantic_are_all_it_needs(bare_python: Path, tmp_path: Path) -> None:
     listed = run(str(bare_python), "-m", "pip", "list", "--format=json", folder=tmp_path)
     installed = {package["name"] for package in json.loads(listed)}
-    assert installed - {"pip", "setuptools"} == {"bge-rerank-integrations", "numpy"}
+    brought = {"pydantic_core", "annotated-types", "typing_extensions", "typing-inspection"}
+    assert installed - {"pip", "setuptools"} - brought == {
+        "bge-rerank-integrations",
+        "numpy",
+        "pydantic",
+    }
     program = """
 import math
 import numpy as np

@@ -2,11 +2,29 @@
 
 import math
 from collections.abc import Sequence
+from inspect import getattr_static
 
 import numpy as np
 
-from bge_rerank_integrations.errors import NonFiniteScoreError, ScorerContractError, ScoringFailed
+from bge_rerank_integrations.errors import (
+    InvalidInputError,
+    NonFiniteScoreError,
+    ScorerContractError,
+    ScoringFailed,
+)
 from bge_rerank_integrations.types import FloatArray, Pair, Scale, Scorer
+
+
+def check_scorer(given: object, what: str) -> None:
+    """Raise `InvalidInputError` unless it has what a `Scorer` has; no attribute is asked for.
+
+    A remote scorer would ask its server for its scale, and a local one read its files for its name.
+    """
+    if any(getattr_static(given, part, None) is None for part in ("name", "scale", "score")):
+        raise InvalidInputError(
+            f"{what} is a {type(given).__name__}; it must have name, scale and score(pairs), as "
+            "what load_scorer gives"
+        )
 
 
 def checked_scores(scorer: Scorer, pairs: Sequence[Pair]) -> FloatArray:

@@ -29,7 +29,7 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"bge-rerank: {MissingExtra(str(error.name), 'cli')}") from None
 
 
-_OTHER_NAMES = {"score_threshold": "threshold", "cutoff_layers": "cutoffs"}
+_OTHER_NAMES = {"cutoff_layers": "cutoffs"}
 """Python names of options that a command calls otherwise."""
 
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -118,7 +118,10 @@ def in_shell_words(message: str, options: Mapping[str, Sequence[str]]) -> str:
         if "_" not in name:
             word = rf"(?:^{name}(?= is )|(?<=leave ){name}(?= out))"
         message = re.sub(word, options[name][0], message)
-    return message.removeprefix("Value error, ").replace(", or None for all", "; all if left out")
+    message = message.removeprefix("Value error, ").replace(
+        ", or None for all", "; all if left out"
+    )
+    return message.replace(", or None", "")
 
 
 def _options(arguments: Sequence[str]) -> dict[str, Sequence[str]]:

@@ -19,6 +19,7 @@ ROWS_FAILED = 3
 """The exit code where all is done and some rows have no score."""
 
 
+@option.with_flags
 def batch(
     inputs: Annotated[list[Path], typer.Argument(help="Parquet or .jsonl files, or folders.")],
     *,
@@ -39,30 +40,12 @@ def batch(
     ] = None,
     cpus: Annotated[float | None, typer.Option(min=0, help="CPUs of a worker.")] = None,
     gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of a worker.")] = None,
-    normalize: option.Normalize = True,
+    normalize: Annotated[
+        bool, typer.Option(help="Show a logit as its sigmoid, between 0 and 1.")
+    ] = True,
     as_json: option.AsJson = False,
     model: option.Model = DEFAULT_MODEL,
-    backend: option.Runtime = "auto",
-    device: option.Device = None,
-    precision: option.Number = "auto",
-    max_length: option.MaxLength = None,
-    query_max_length: option.QueryMaxLength = None,
-    query_instruction: option.QueryInstruction = None,
-    passage_instruction: option.PassageInstruction = None,
-    special_tokens: option.ControlTokens = "literal",
-    prompt: option.Prompt = None,
-    cutoff_layers: option.CutoffLayers = None,
-    compress_ratio: option.CompressRatio = 1,
-    compress_layers: option.CompressLayers = None,
-    head_indexing: option.Heads = "request",
-    batch_size: option.BatchSize = None,
-    max_batch_tokens: option.MaxBatchTokens = None,
-    revision: option.Revision = None,
-    cache_dir: option.Cache = None,
-    local_files_only: option.LocalFilesOnly = False,
-    base_url: option.ServerAddress = None,
-    dialect: option.Dialect = "auto",
-    max_concurrency: option.MaxConcurrency = 8,
+    options: ScorerOptions,
     show_progress: option.ShowProgress = None,
 ) -> None:
     """Score Parquet or JSON-lines files on a pool of workers, and write Parquet.
@@ -74,28 +57,6 @@ def batch(
     The workers are Ray's: on the cluster that RAY_ADDRESS names, else on this machine. Exits with
     3 if all is done and some rows have no score.
     """
-    options: ScorerOptions = {
-        "backend": backend,
-        "device": device,
-        "precision": precision,
-        "max_length": max_length,
-        "query_max_length": query_max_length,
-        "query_instruction": query_instruction,
-        "passage_instruction": passage_instruction,
-        "special_tokens": special_tokens,
-        "prompt": prompt,
-        "cutoff_layers": cutoff_layers or None,
-        "compress_ratio": compress_ratio,
-        "compress_layers": compress_layers or (),
-        "head_indexing": head_indexing,
-        "batch_size": batch_size,
-        "max_batch_tokens": max_batch_tokens,
-        "revision": revision,
-        "cache_dir": cache_dir,
-        "local_files_only": local_files_only,
-        "dialect": dialect,
-        "max_concurrency": max_concurrency,
-    }
     from bge_rerank_integrations.batch.run import Columns, rerank_files
 
     # a worker may have another working directory
@@ -104,7 +65,7 @@ def batch(
         report = rerank_files(
             inputs,
             output,
-            load=partial(load_scorer, place, base_url=base_url, **options),
+            load=partial(load_scorer, place, **options.given()),
             columns=Columns(query_column, passage_column, query_id_column, tuple(carry or ())),
             shard_rows=shard_rows,
             normalize=normalize,

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bge_rerank_integrations.cli import options as option
+from bge_rerank_integrations.options import DeviceOptions
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.tools.doctor import Report
 
 
+@option.with_flags
 def doctor(
     *,
     as_json: option.AsJson = False,
     model: Annotated[
         str | None, typer.Option(help="Model to test; by default one that is here already.")
     ] = None,
-    device: option.Device = None,
-    precision: option.Number = "auto",
+    options: Annotated[DeviceOptions, option.Only("device", "precision")],
 ) -> None:
     """Say what is installed, where a model would run and why, and test that it scores.
 
@@ -30,7 +31,7 @@ def doctor(
     """
     from bge_rerank_integrations.tools.doctor import examine
 
-    report = examine(model, device=device, precision=precision)
+    report = examine(model, **options.given())
     if as_json:
         print(json.dumps(asdict(report), ensure_ascii=False, indent=2))
     else:

@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 from bge_rerank_integrations.cli import options as option
+from bge_rerank_integrations.options import HubOptions
 from bge_rerank_integrations.tools.export import export_onnx
 from bge_rerank_integrations.types import GraphFormat
 
 
+@option.with_flags
 def export(
     model: Annotated[str, typer.Argument(help="Hub id or folder of a BERT or XLM-R encoder.")],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
@@ -26,9 +28,7 @@ def export(
         bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")
     ] = False,
     as_json: option.AsJson = False,
-    revision: option.Revision = None,
-    cache_dir: option.Cache = None,
-    local_files_only: option.LocalFilesOnly = False,
+    hub: HubOptions,
 ) -> None:
     """Write MODEL into the folder OUT, to be run with --backend onnx or openvino.
 
@@ -42,9 +42,7 @@ def export(
         out,
         dtype=dtype,
         overwrite=overwrite,
-        revision=revision,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
+        **hub.given(),
     )
     if as_json:
         print(json.dumps({"format": target, **asdict(done), "folder": str(done.folder)}))

@@ -42,6 +42,7 @@ _Depth = Annotated[int, typer.Option(min=1, help="Candidates of each query of a 
 _Queries = Annotated[int | None, typer.Option(min=1, help="Use only the first N queries.")]
 
 
+@option.with_flags
 def evaluate_models(
     *,
     data: Annotated[Path, _BEIR],
@@ -71,11 +72,7 @@ def evaluate_models(
     as_json: option.AsJson = False,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
-    device: option.Device = None,
-    precision: option.Number = "auto",
-    max_length: option.MaxLength = None,
-    cache_dir: option.Cache = None,
-    local_files_only: option.LocalFilesOnly = False,
+    options: ScorerOptions,
     show_progress: option.ShowProgress = None,
 ) -> None:
     """Measure what reranking adds on judged questions, and recommend settings.
@@ -93,16 +90,9 @@ def evaluate_models(
         raise UnreadableInput(f"--model names {models}; give each model once")
     if html is not None:
         page.check_output(html)
-    options: ScorerOptions = {
-        "device": device,
-        "precision": precision,
-        "max_length": max_length,
-        "cache_dir": cache_dir,
-        "local_files_only": local_files_only,
-    }
     report = comparison.evaluate(
         read_beir(data, run, qrels=qrels, depth=depth)[:queries],
-        {name: partial(load_scorer, name, **options) for name in models},
+        {name: partial(load_scorer, name, **options.given()) for name in models},
         measures=measure or comparison.MEASURES,
         resamples=resamples,
         seed=seed,
@@ -118,6 +108,7 @@ def evaluate_models(
         _print_report(report, Console())
 
 
+@option.with_flags
 def calibrate(
     *,
     out: Annotated[Path, typer.Option(dir_okay=False, help="Write the calibration to this file.")],
@@ -128,11 +119,7 @@ def calibrate(
         Path | None, typer.Option(dir_okay=False, help="Draw the reliability diagram to this file.")
     ] = None,
     model: option.Model = DEFAULT_MODEL,
-    device: option.Device = None,
-    precision: option.Number = "auto",
-    max_length: option.MaxLength = None,
-    cache_dir: option.Cache = None,
-    local_files_only: option.LocalFilesOnly = False,
+    options: ScorerOptions,
 ) -> None:
     """Fit raw scores to the probability that a passage is relevant.
 
@@ -152,14 +139,7 @@ def calibrate(
         for query in queries
         for text, relevant in zip(query.candidates.values(), query.relevance, strict=True)
     ]
-    scorer = load_scorer(
-        model,
-        device=device,
-        precision=precision,
-        max_length=max_length,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-    )
+    scorer = load_scorer(model, **options.given())
     raw = scorer.score([pair for _, pair, _ in rows])
     calibration = fit_calibration(
         scorer.name,
@@ -177,6 +157,7 @@ def calibrate(
     )
 
 
+@option.with_flags
 def sweep_layers(
     *,
     model: Annotated[str, typer.Option(help="Hub id or folder of an LLM reranker.")],
@@ -192,16 +173,7 @@ def sweep_layers(
         Path | None, typer.Option(help="Draw nDCG@10 against seconds to this file.")
     ] = None,
     as_json: option.AsJson = False,
-    device: option.Device = None,
-    precision: option.Number = "auto",
-    max_length: option.MaxLength = None,
-    prompt: option.Prompt = None,
-    compress_ratio: option.CompressRatio = 1,
-    compress_layers: option.CompressLayers = None,
-    head_indexing: option.Heads = "request",
-    revision: option.Revision = None,
-    cache_dir: option.Cache = None,
-    local_files_only: option.LocalFilesOnly = False,
+    options: Annotated[LocalOptions, option.Except("cutoff_layers")],
 ) -> None:
     """Compare an LLM reranker's cut-off layers: nDCG@10 on judged data, and time.
 
@@ -222,25 +194,13 @@ def sweep_layers(
     refuse_address(model)
     if chart is not None:
         page.check_output(chart, image=True)
-    options: LocalOptions = {
-        "device": device,
-        "precision": precision,
-        "max_length": max_length,
-        "prompt": prompt,
-        "compress_ratio": compress_ratio,
-        "compress_layers": compress_layers or (),
-        "head_indexing": head_indexing,
-        "revision": revision,
-        "cache_dir": cache_dir,
-        "local_files_only": local_files_only,
-    }
     given = _read_judged(data, judged, depth=depth, run=run)[:queries]
-    every: LocalOptions = {**options, "cutoff_layers": layers}
-    with cast("LocalScorer", load_scorer(model, **every)):
+    chosen = options.given()
+    with cast("LocalScorer", load_scorer(model, cutoff_layers=layers, **chosen)):
         pass  # raises for layers that the model lacks
     report = evaluate(
         given,
-        {str(n): partial(load_scorer, model, cutoff_layers=[n], **options) for n in layers},
+        {str(n): partial(load_scorer, model, cutoff_layers=[n], **chosen) for n in layers},
         measures=["nDCG@10"],
         depths=[depth],
         resamples=100,

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from bge_rerank_integrations.base.models import known_models
 from bge_rerank_integrations.cli import options as option
+from bge_rerank_integrations.options import HubOptions
 from bge_rerank_integrations.tools.model_cards import describe_model, side_by_side
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 STATED_NOWHERE = "none stated"
 
 
+@option.with_flags
 def models(
     names: Annotated[
         list[str] | None, typer.Argument(help="Hub ids, folders or 'offline', to describe.")
@@ -30,8 +32,7 @@ def models(
         bool, typer.Option("--compare", help="Put published results side by side.")
     ] = False,
     as_json: option.AsJson = False,
-    cache_dir: option.Cache = None,
-    local_files_only: option.LocalFilesOnly = False,
+    hub: Annotated[HubOptions, option.Only("cache_dir", "local_files_only")],
 ) -> None:
     """List BGE's models, and which of them are on this machine.
 
@@ -42,11 +43,12 @@ def models(
 
     Any other cross-encoder with one label, or embedder, can be named by its hub id or folder.
     """
+    place = None if hub.cache_dir is None else str(hub.cache_dir)
     if names or compare:
         wanted = names or [spec.id for spec in known_models()]
         found = [
             describe_model(
-                name, cache_dir=cache_dir, local_files_only=local_files_only or not names
+                name, cache_dir=place, local_files_only=hub.local_files_only or not names
             )
             for name in dict.fromkeys(wanted)
         ]
@@ -59,7 +61,7 @@ def models(
             for description in found:
                 _print_description(description)
         return
-    _list_models(cache_dir, as_json=as_json)
+    _list_models(place, as_json=as_json)
 
 
 def _list_models(cache_dir: str | None, *, as_json: bool) -> None:

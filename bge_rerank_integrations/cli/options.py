@@ -1,10 +1,16 @@
-"""The options that several commands have, each with its one text of help."""
+"""The flags of the commands: those of several commands, and those made of the package's options."""
 
-from typing import Annotated
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, signature
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic.fields import FieldInfo
 
-from bge_rerank_integrations.types import Backend, HeadIndexing, Precision, SpecialTokens
+from bge_rerank_integrations.options import SECRETS, Options, kinds, read_options
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, also on a terminal.")]
 ShowProgress = Annotated[
@@ -13,55 +19,79 @@ ShowProgress = Annotated[
         "--show-progress/--no-progress", help="By default if the errors go to a terminal."
     ),
 ]
-Normalize = Annotated[bool, typer.Option(help="Show a logit as its sigmoid, between 0 and 1.")]
 Model = Annotated[str, typer.Option(help="Hub id, folder or 'offline'.")]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, xpu or mps; chosen if left out.")
-]
-Devices = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--device", help="cpu, cuda, cuda:1, xpu or mps; chosen if left out, shared if repeated."
-    ),
-]
-Runtime = Annotated[
-    Backend, typer.Option(help="torch, or an encoder's ONNX graph on onnx or openvino.")
-]
-Number = Annotated[Precision, typer.Option(help="Number format of the forward pass.")]
-MaxLength = Annotated[
-    int | None, typer.Option(help="Tokens of query and passage together; 512 if left out.")
-]
-QueryMaxLength = Annotated[
-    int | None, typer.Option(help="Tokens of the query; 3/4 of --max-length if left out.")
-]
-QueryInstruction = Annotated[str | None, typer.Option(help="Text put before the query.")]
-PassageInstruction = Annotated[str | None, typer.Option(help="Text put before each passage.")]
-ControlTokens = Annotated[
-    SpecialTokens, typer.Option(help="What a control token such as </s> in a text is.")
-]
-Prompt = Annotated[str | None, typer.Option(help="An LLM reranker's question.")]
-CutoffLayers = Annotated[
-    list[int] | None, typer.Option(help="Layer to score at; the last if left out.")
-]
-CompressRatio = Annotated[int, typer.Option(help="Average this many passage tokens into one.")]
-CompressLayers = Annotated[
-    list[int] | None, typer.Option(help="Layer to compress before; may be repeated.")
-]
-Heads = Annotated[
-    HeadIndexing, typer.Option(help="Which head of a lightweight model a layer uses.")
-]
-BatchSize = Annotated[int | None, typer.Option(help="Most pairs in a batch.")]
-MaxBatchTokens = Annotated[int | None, typer.Option(help="Most tokens in a batch.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit.")]
-Cache = Annotated[str | None, typer.Option(metavar="FOLDER", help="The model cache's folder.")]
-LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", help="Never download.")]
-ServerAddress = Annotated[
-    str | None, typer.Option("--url", help="Score on this server, as in http://host:port.")
-]
-Dialect = Annotated[str, typer.Option(help="The server's protocol; 'auto' asks the server.")]
-Deployment = Annotated[str | None, typer.Option(help="Deployment of an Azure endpoint.")]
-ConnectTimeout = Annotated[float, typer.Option(help="Seconds to wait for a server's connection.")]
-ReadTimeout = Annotated[float, typer.Option(help="Longest silence of a server, in seconds.")]
-RequestTimeout = Annotated[float, typer.Option(help="Seconds for a request and its retries.")]
-MaxRetries = Annotated[int, typer.Option(help="Retries of a request that a server failed.")]
-MaxConcurrency = Annotated[int, typer.Option(help="Most requests to a server at once.")]
+
+# a secret on the command line would stand in the list of processes
+NOT_FLAGS = SECRETS | {"show_progress", "use_fp16", "on_trace", "trace_texts"}
+NAMES = {"score_threshold": "--threshold", "base_url": "--url"}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "calibration": {"exists": True, "dir_okay": False},
+    "score_cache": {"metavar": "FILE"},
+    "cache_dir": {"metavar": "FOLDER"},
+}
+
+
+class Only:
+    """In the annotation of a group: the options of it that the command takes."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = frozenset(names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+
+class Except(Only):
+    """In the annotation of a group: the options of it that the command does not take."""
+
+    def __contains__(self, name: str) -> bool:
+        return name not in self.names
+
+
+def with_flags(function: Callable[..., None]) -> Callable[..., None]:
+    """The command, with a flag for each option of a parameter whose type is a group of options."""
+    parameters: list[Parameter] = []
+    flags: list[Parameter] = []
+    groups: dict[str, tuple[type[Options], list[str]]] = {}
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in signature(function).parameters.values():
+        kind, *rest = get_args(hints[parameter.name]) or [hints[parameter.name]]
+        if not (isinstance(kind, type) and issubclass(kind, Options)):
+            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+            continue
+        taken = rest[0] if rest else Except()
+        names = [name for name in kind.model_fields if name in taken and name not in NOT_FLAGS]
+        groups[parameter.name] = kind, names
+        flags += [_flag(name, kind.model_fields[name]) for name in names]
+
+    @wraps(function)
+    def command(**given: Any) -> None:
+        for parameter, (group, names) in groups.items():
+            values = {name: given.pop(name) for name in names}
+            chosen = {name: value for name, value in values.items() if value not in (None, [])}
+            given[parameter] = read_options(group, chosen, caller="bge-rerank")
+        function(**given)
+
+    made = signature(function).replace(parameters=[*parameters, *flags])
+    command.__signature__ = made  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in [*parameters, *flags]}
+    return command
+
+
+def _flag(name: str, field: FieldInfo) -> Parameter:
+    kind, *several = [one for one in kinds(field.annotation) if one is not NoneType]
+    default, description = field.default, field.description
+    lists = [one for one in (kind, *several) if get_origin(one) is tuple]
+    if lists:
+        (item,) = set(kinds(get_args(lists[0])[0]))
+        kind, default, description = list[item], None, f"{description} May be repeated."  # type: ignore[valid-type]
+    if name == "calibration":
+        kind = Path
+    flags = [NAMES[name]] if name in NAMES else []
+    if kind is bool and default is False:  # no flag to say no
+        flags = [f"--{name.replace('_', '-')}"]
+    option = typer.Option(*flags, help=description, **SETTINGS.get(name, {}))
+    optional = kind | None if default is None else kind
+    return Parameter(
+        name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[optional, option]
+    )

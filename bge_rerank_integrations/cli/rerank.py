@@ -23,16 +23,14 @@ from bge_rerank_integrations.base.input_files import (
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.errors import RerankError, UnreadableInput
-from bge_rerank_integrations.load import load_reranker
-from bge_rerank_integrations.options import ScorerOptions
-from bge_rerank_integrations.ranking.cutoffs import Cutoff
-from bge_rerank_integrations.types import LongPassages, OnError, Truncation
+from bge_rerank_integrations.load import RerankerLoadOptions, load_reranker
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.ranking.reranker import Reranker
     from bge_rerank_integrations.types import RerankResult
 
 
+@option.with_flags
 def rerank(
     query: Annotated[str | None, typer.Argument(help="What to look for; see above.")] = None,
     passages: Annotated[list[str] | None, typer.Argument(help="The passages.")] = None,
@@ -52,78 +50,7 @@ def rerank(
     ] = None,
     as_json: option.AsJson = False,
     model: option.Model = DEFAULT_MODEL,
-    top_n: Annotated[int | None, typer.Option(help="Keep the best N.")] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Keep passages whose score is at least this.")
-    ] = None,
-    normalize: option.Normalize = True,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="File of calibrate: show probabilities as scores."
-        ),
-    ] = None,
-    min_probability: Annotated[
-        float | None,
-        typer.Option(help="Keep what is at least so likely relevant; needs --calibration."),
-    ] = None,
-    target_recall: Annotated[
-        float | None,
-        typer.Option(help="Keep what is relevant with this probability; needs --calibration."),
-    ] = None,
-    min_n: Annotated[
-        int | None, typer.Option(help="Keep so many, and on to the largest gap between scores.")
-    ] = None,
-    token_budget: Annotated[
-        int | None, typer.Option(help="Keep the best that have no more tokens together.")
-    ] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Say which sentence answers; see above.")
-    ] = False,
-    timeout: Annotated[
-        float | None, typer.Option(help="Seconds one query may take, loading the model apart.")
-    ] = None,
-    on_error: Annotated[
-        OnError,
-        typer.Option(help="If scoring fails: raise, or keep the given order for the rest."),
-    ] = "raise",
-    backend: option.Runtime = "auto",
-    device: option.Devices = None,
-    precision: option.Number = "auto",
-    max_length: option.MaxLength = None,
-    query_max_length: option.QueryMaxLength = None,
-    truncation: Annotated[
-        Truncation,
-        typer.Option(help="What is too long: the passage is cut, or the longer of the two texts."),
-    ] = "only_second",
-    query_instruction: option.QueryInstruction = None,
-    passage_instruction: option.PassageInstruction = None,
-    special_tokens: option.ControlTokens = "literal",
-    prompt: option.Prompt = None,
-    cutoff_layers: option.CutoffLayers = None,
-    compress_ratio: option.CompressRatio = 1,
-    compress_layers: option.CompressLayers = None,
-    head_indexing: option.Heads = "request",
-    batch_size: option.BatchSize = None,
-    max_batch_tokens: option.MaxBatchTokens = None,
-    long_passages: Annotated[
-        LongPassages,
-        typer.Option(help="What is too long: cut, read in overlapping windows, or an error."),
-    ] = "cut",
-    score_cache: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Keep scores in this file for the next run.")
-    ] = None,
-    revision: option.Revision = None,
-    cache_dir: option.Cache = None,
-    local_files_only: option.LocalFilesOnly = False,
-    base_url: option.ServerAddress = None,
-    dialect: option.Dialect = "auto",
-    deployment: option.Deployment = None,
-    connect_timeout: option.ConnectTimeout = 5.0,
-    read_timeout: option.ReadTimeout = 30.0,
-    request_timeout: option.RequestTimeout = 60.0,
-    max_retries: option.MaxRetries = 3,
-    max_concurrency: option.MaxConcurrency = 8,
+    options: RerankerLoadOptions,
     show_progress: option.ShowProgress = None,
 ) -> None:
     """Order passages by how well they answer QUERY, the best first.
@@ -148,61 +75,16 @@ def rerank(
     A private model needs HF_TOKEN in the environment; the key of a server at --url comes from
     BGE_RERANK_API_KEY, or the variable of its dialect. --model is what the server is asked for.
     """
-    options: ScorerOptions = {
-        "backend": backend,
-        "device": device or None,
-        "precision": precision,
-        "max_length": max_length,
-        "query_max_length": query_max_length,
-        "truncation": truncation,
-        "query_instruction": query_instruction,
-        "passage_instruction": passage_instruction,
-        "special_tokens": special_tokens,
-        "prompt": prompt,
-        "cutoff_layers": cutoff_layers or None,
-        "compress_ratio": compress_ratio,
-        "compress_layers": compress_layers or (),
-        "head_indexing": head_indexing,
-        "batch_size": batch_size,
-        "max_batch_tokens": max_batch_tokens,
-        "revision": revision,
-        "cache_dir": cache_dir,
-        "local_files_only": local_files_only,
-        "base_url": base_url,
-        "dialect": dialect,
-        "deployment": deployment,
-        "connect_timeout": connect_timeout,
-        "read_timeout": read_timeout,
-        "request_timeout": request_timeout,
-        "max_retries": max_retries,
-        "max_concurrency": max_concurrency,
-        # a bar for every line of a stream of requests would be noise
-        "show_progress": query is not None and base_url is None and sys.stderr.isatty()
-        if show_progress is None
-        else show_progress,
-    }
-
-    cutoff = Cutoff(min_probability, target_recall, min_n, token_budget)
+    if show_progress is None:  # a bar for every line of a stream of requests would be noise
+        show_progress = query is not None and options.base_url is None and sys.stderr.isatty()
+    options.show_progress = show_progress
 
     @cache
     def load() -> Reranker:
-        return load_reranker(
-            model,
-            top_n=top_n,
-            score_threshold=threshold,
-            normalize=normalize,
-            timeout=timeout,
-            on_error=on_error,
-            calibration=calibration,
-            cutoff=cutoff,
-            explain=explain,
-            long_passages=long_passages,
-            score_cache=score_cache,
-            **options,
-        )
+        return load_reranker(model, **options.given())
 
     if query is None:
-        _answer_requests(file, load, explain=explain)
+        _answer_requests(file, load, explain=options.explain)
         return
     if passages and file is not None:
         raise UnreadableInput(f"give passages after the query or in --file {file}, not both")
@@ -214,7 +96,7 @@ def rerank(
         return
     results = load().rerank(query, [passage.text for passage in given])
     if as_json or not sys.stdout.isatty():
-        for row in result_rows(given, results, explain=explain):
+        for row in result_rows(given, results, explain=options.explain):
             print(json.dumps(row, ensure_ascii=False))
     else:
         _print_ranking(given, results)

@@ -6,20 +6,19 @@ from typing import Annotated
 import typer
 
 from bge_rerank_integrations.cli import options as option
-from bge_rerank_integrations.types import Backend, Precision
+from bge_rerank_integrations.options import HubOptions, ScorerOptions
 
 
+@option.with_flags
 def verify(
     model: Annotated[str, typer.Argument(help="Hub id or folder.")],
     *,
-    backend: option.Runtime = "auto",
-    device: option.Device = None,
-    precision: option.Number = "auto",
-    revision: option.Revision = None,
-    cache_dir: option.Cache = None,
-    local_files_only: option.LocalFilesOnly = False,
-    url: option.ServerAddress = None,
-    dialect: option.Dialect = "auto",
+    options: Annotated[
+        ScorerOptions,
+        option.Only(
+            "backend", "device", "precision", "base_url", "dialect", *HubOptions.model_fields
+        ),
+    ],
     tolerance: Annotated[
         float | None,
         typer.Option(help="Largest difference of a raw score; 2e-5, or 0.05 in half precision."),
@@ -37,14 +36,8 @@ def verify(
     from bge_rerank_integrations.tools.verify import report_lines
     from bge_rerank_integrations.tools.verify import verify as compare
 
-    asked: dict[str, str | bool | Backend | Precision | None] = {}
-    if url is None:
-        given = {"backend": backend, "device": device, "precision": precision}
-        given |= {"revision": revision, "cache_dir": cache_dir}
-        asked = {name: value for name, value in given.items() if value not in (None, "auto")}
-        asked["local_files_only"] = local_files_only
-    elif dialect != "auto":
-        asked = {"dialect": dialect}
+    asked = options.given()
+    url = asked.pop("base_url", None)
     found = compare(model, base_url=url, tolerance=tolerance, **asked)
     for line in report_lines(found):
         print(line)

@@ -14,9 +14,9 @@ from bge_rerank_integrations.base.models import Family
 from bge_rerank_integrations.drop_in.cross_encoder_arguments import CrossEncoderArguments
 from bge_rerank_integrations.errors import UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import open_checkpoint
-from bge_rerank_integrations.local.download import HubOptions
 from bge_rerank_integrations.local.model_config import position_limit
 from bge_rerank_integrations.local.st_config import read_settings
+from bge_rerank_integrations.options import HubOptions
 from bge_rerank_integrations.types import Backend, Precision, Truncation
 
 

@@ -10,6 +10,7 @@ from typing import TypeAlias, TypeGuard, cast
 import numpy as np
 from ir_measures.measures import Measure
 
+from bge_rerank_integrations.base.raw_scores import check_scorer
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.evaluate.judged import JudgedQuery
 from bge_rerank_integrations.evaluate.measures import (
@@ -42,7 +43,7 @@ from bge_rerank_integrations.evaluate.report import (
     verdict,
 )
 from bge_rerank_integrations.evaluate.statistics import Array, Resampling
-from bge_rerank_integrations.option_checks import check_scorer, listed, whole_number
+from bge_rerank_integrations.options import listed, whole_number
 from bge_rerank_integrations.ranking.reranker import Reranker
 from bge_rerank_integrations.types import FloatArray, Scorer
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bge_rerank_integrations.base.input_files import parse_json, read_lines, read_rows
 from bge_rerank_integrations.errors import InvalidInputError, UnreadableInput
-from bge_rerank_integrations.option_checks import whole_number
+from bge_rerank_integrations.options import whole_number
 
 _GRADES = {"negative": 0, "positive": 1}
 """Negatives come first, so that equal scores do not look like a good order."""

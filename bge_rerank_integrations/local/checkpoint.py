@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bge_rerank_integrations.errors import CheckpointError
-from bge_rerank_integrations.local.download import HUB_DEFAULTS, HubOptions, find_folder
+from bge_rerank_integrations.local.download import HUB_DEFAULTS, find_folder
+from bge_rerank_integrations.options import HubOptions
 
 # Every file besides the weights that decides a score: downloaded, and part of the fingerprint.
 SETTINGS = (

@@ -8,13 +8,12 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 from bge_rerank_integrations.base.models import Family
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.model_config import MOST, is_one_of, read_number, read_size
-from bge_rerank_integrations.option_checks import whole_number
-from bge_rerank_integrations.types import HeadIndexing
+from bge_rerank_integrations.options import LayerOptions
 
 T = TypeVar("T")
 # What is counted one by one.
@@ -52,40 +51,6 @@ FIXED: dict[Family, dict[str, tuple[object, ...]]] = {
         "layer_wise": (True,),
     },
 }
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRequest:
-    """Which layers the caller wants scores from, and how passages are compressed on the way.
-
-    `head_indexing="request"` gives the i-th requested layer of the lightweight model head i, as
-    the reference does; `"layer"` gives each layer its own.
-    """
-
-    cutoff_layers: tuple[int, ...] | None = None
-    compress_ratio: int = 1
-    compress_layers: tuple[int, ...] = ()
-    head_indexing: HeadIndexing = "request"
-
-    def __post_init__(self) -> None:
-        for name in ("cutoff_layers", "compress_layers"):
-            if (given := getattr(self, name)) is not None:
-                layers = tuple(map(whole_number, given))
-                if None in layers:
-                    wrong = given[layers.index(None)]
-                    raise InvalidInputError(f"{name} has {wrong!r}; it must hold whole numbers")
-                object.__setattr__(self, name, layers)
-        ratio = whole_number(self.compress_ratio)
-        if ratio is None or ratio < 1:
-            raise InvalidInputError(
-                f"compress_ratio is {self.compress_ratio!r}; it must be a whole number from 1"
-            )
-        object.__setattr__(self, "compress_ratio", ratio)
-        if self.head_indexing not in get_args(HeadIndexing):
-            raise InvalidInputError(
-                f"head_indexing is {self.head_indexing!r}; "
-                f"it must be one of {', '.join(get_args(HeadIndexing))}"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +147,7 @@ class DecoderSpec:
 
 
 def decoder_spec(
-    family: Family, config: Mapping[str, Any], request: LayerRequest, *, yes: int, tied: bool
+    family: Family, config: Mapping[str, Any], request: LayerOptions, *, yes: int, tied: bool
 ) -> DecoderSpec:
     """The spec for this config; `yes` is the id of "Yes", `tied` whether embeddings are the head.
 
@@ -226,7 +191,7 @@ def _gemma(config: Mapping[str, Any], *, yes: int, tied: bool) -> DecoderSpec:
     )
 
 
-def _minicpm(config: Mapping[str, Any], request: LayerRequest) -> DecoderSpec:
+def _minicpm(config: Mapping[str, Any], request: LayerOptions) -> DecoderSpec:
     size = _whole(config, "hidden_size") // _whole(config, "num_attention_heads")
     start = _whole(config, "start_layer")
     return DecoderSpec(
@@ -244,7 +209,7 @@ def _minicpm(config: Mapping[str, Any], request: LayerRequest) -> DecoderSpec:
     )
 
 
-def _gemma2(config: Mapping[str, Any], request: LayerRequest) -> DecoderSpec:
+def _gemma2(config: Mapping[str, Any], request: LayerOptions) -> DecoderSpec:
     start, step = _whole(config, "start_layer"), _whole(config, "layer_sep")
     cutoffs = _cutoffs(config, request.cutoff_layers)
     by_layer = request.head_indexing == "layer"

@@ -15,8 +15,8 @@ from itertools import count
 
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.engine import BatchRows, Engine, EngineCall, in_order
-from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
+from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.types import FloatArray
 
 
@@ -54,7 +54,7 @@ class EngineGroup:
         self,
         sequences: Sequence[TokenSequence],
         positions: Sequence[int],
-        limits: BatchLimits,
+        limits: BatchOptions,
         *,
         on_batch: Callable[[int], object] | None = None,
     ) -> FloatArray:

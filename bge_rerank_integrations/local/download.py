@@ -1,21 +1,10 @@
 """A model's folder: one on disk, or what the hub's client has downloaded of a model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from bge_rerank_integrations.errors import InvalidInputError, ModelNotFound
-
-
-@dataclass(frozen=True, slots=True)
-class HubOptions:
-    """What the hub's client is told, under its own names; a folder on disk needs none of it."""
-
-    revision: str | None = None
-    cache_dir: str | None = None
-    local_files_only: bool = False
-    token: str | None = field(default=None, repr=False)
-
+from bge_rerank_integrations.options import HubOptions, secret_text
 
 HUB_DEFAULTS = HubOptions()
 
@@ -63,7 +52,7 @@ def _download(model: str, patterns: Sequence[str], hub: HubOptions) -> Path:
                 revision=hub.revision,
                 cache_dir=hub.cache_dir,
                 local_files_only=hub.local_files_only,
-                token=hub.token,
+                token=secret_text(hub.token),
                 allow_patterns=list(patterns),
             )
         )

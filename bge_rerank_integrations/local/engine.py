@@ -22,8 +22,8 @@ from bge_rerank_integrations.errors import (
     ScoringTimeout,
 )
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
+from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.types import FloatArray
 
 
@@ -65,7 +65,7 @@ class EngineCall:
 
     sequences: Sequence[TokenSequence]
     positions: Sequence[int]
-    limits: BatchLimits
+    limits: BatchOptions
     on_batch: Callable[[int], object] | None = None
 
 
@@ -107,7 +107,7 @@ class Engine:
         self,
         sequences: Sequence[TokenSequence],
         positions: Sequence[int],
-        limits: BatchLimits,
+        limits: BatchOptions,
         *,
         on_batch: Callable[[int], object] | None = None,
     ) -> FloatArray:
@@ -135,8 +135,8 @@ class Engine:
             indices = range(len(request.sequences))
         planned = plan_batches(
             [len(request.sequences[index].ids) for index in indices],
-            max_tokens=request.limits.max_tokens or self.plan.max_batch_tokens,
-            max_sequences=_least(request.limits.max_sequences, self.forward.max_sequences),
+            max_tokens=request.limits.max_batch_tokens or self.plan.max_batch_tokens,
+            max_sequences=_least(request.limits.batch_size, self.forward.max_sequences),
             padded=self.forward.padded,
             # when time may run out the first are scored first: the retriever thought them the best
             in_order=seconds_left() is not None,

@@ -6,7 +6,7 @@ from huggingface_hub import constants
 
 from bge_rerank_integrations.errors import CheckpointError, ModelNotFound
 from bge_rerank_integrations.local.checkpoint import open_checkpoint
-from bge_rerank_integrations.local.download import HubOptions
+from bge_rerank_integrations.options import HubOptions
 
 
 @dataclass(frozen=True, slots=True)

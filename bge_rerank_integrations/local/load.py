@@ -10,9 +10,8 @@ from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
 from bge_rerank_integrations.types import Backend
 
 if TYPE_CHECKING:
-    from bge_rerank_integrations.local.download import HubOptions
-    from bge_rerank_integrations.local.load_request import LoadRequest
     from bge_rerank_integrations.local.scorer import LocalScorer
+    from bge_rerank_integrations.options import LocalOptions
 
 LIBRARIES = {
     "torch", "tokenizers", "safetensors", "huggingface_hub", "threadpoolctl", "onnxruntime",
@@ -22,26 +21,24 @@ EXTRAS = {"torch": "local", "onnx": "onnx", "openvino": "openvino"}
 """What brings each backend."""
 
 
-def load_local_scorer(
-    model: str, request: LoadRequest, hub: HubOptions, backend: Backend
-) -> LocalScorer:
+def load_local_scorer(model: str, options: LocalOptions) -> LocalScorer:
     """The scorer of a hub id, a folder or an embedded model; see `load_scorer`.
 
     Raises `InvalidInputError` for a backend that there is not or that the model does not have,
     `MissingExtra` for a library that is not installed, and what loading on the backend raises.
     """
-    chosen, reason = _choose_backend(model, backend, request.file_name)
+    chosen, reason = _choose_backend(model, options.backend, options.file_name)
     extra = "offline" if model in OFFLINE_MODELS else EXTRAS[chosen]
     try:
         if model in OFFLINE_MODELS:
-            if hub.revision is not None:
+            if options.revision is not None:
                 raise InvalidInputError(
-                    f"revision is {hub.revision!r}, and {model!r} comes with a package: leave "
+                    f"revision is {options.revision!r}, and {model!r} comes with a package: leave "
                     "revision out"
                 )
             from bge_rerank_integrations.local.onnx_backend.offline import load_offline_scorer
 
-            return load_offline_scorer(model, request)
+            return load_offline_scorer(model, options)
         if chosen != "torch":
             from bge_rerank_integrations.local.onnx_backend.load import (
                 import_runtime,
@@ -50,19 +47,19 @@ def load_local_scorer(
             )
 
             import_runtime(chosen)  # before a download that would be in vain
-            graph = open_graph_checkpoint(model, hub, chosen, request.file_name)
-            if backend == "auto" and graph.graph_path is None:
+            graph = open_graph_checkpoint(model, options, chosen, options.file_name)
+            if options.backend == "auto" and graph.graph_path is None:
                 raise MissingExtra("torch", EXTRAS["torch"])
-            return load_graph_scorer(graph, request, reason=reason)
+            return load_graph_scorer(graph, options, reason=reason)
         from bge_rerank_integrations.local.checkpoint import open_checkpoint
         from bge_rerank_integrations.local.torch_backend.load import load_torch_scorer
 
-        checkpoint = open_checkpoint(model, hub)
+        checkpoint = open_checkpoint(model, options)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in LIBRARIES:
             raise
         raise MissingExtra(str(error.name), extra) from error
-    return load_torch_scorer(checkpoint, request)
+    return load_torch_scorer(checkpoint, options)
 
 
 def _choose_backend(

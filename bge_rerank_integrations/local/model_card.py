@@ -7,7 +7,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from bge_rerank_integrations.errors import CheckpointError
-from bge_rerank_integrations.local.download import HubOptions, find_folder
+from bge_rerank_integrations.local.download import find_folder
+from bge_rerank_integrations.options import HubOptions
 
 
 @dataclass(frozen=True, slots=True)

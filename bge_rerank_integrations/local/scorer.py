@@ -26,8 +26,8 @@ from bge_rerank_integrations.errors import (
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.device_group import EngineGroup
 from bge_rerank_integrations.local.engine import Engine
-from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.text.method import Embeds, EncodedTexts, Method
+from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 
 logger = logging.getLogger("bge_rerank_integrations")
@@ -43,7 +43,7 @@ class LocalScorer:
         engine: AnyEngine,
         method: Method,
         *,
-        limits: BatchLimits,
+        limits: BatchOptions,
         show_progress: bool,
         reasons: Sequence[str] = (),
     ) -> None:
@@ -81,12 +81,12 @@ class LocalScorer:
         plan, limits = engine.plan, self._limits
         asked = [
             f"batches of at most {most} {what}: asked for"
-            for most, what in ((limits.max_tokens, "tokens"), (limits.max_sequences, "texts"))
+            for most, what in ((limits.max_batch_tokens, "tokens"), (limits.batch_size, "texts"))
             if most is not None
         ]
         return replace(
             plan,
-            max_batch_tokens=limits.max_tokens or plan.max_batch_tokens,
+            max_batch_tokens=limits.max_batch_tokens or plan.max_batch_tokens,
             reasons=(*self._reasons, *plan.reasons, *asked),
         )
 

@@ -3,48 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.option_checks import real_number, whole_number
+from bge_rerank_integrations.options import CutoffOptions
 from bge_rerank_integrations.ranking.calibration import Calibration
-
-
-@dataclass(frozen=True, slots=True)
-class Cutoff:
-    """Rules that each shorten the ranking further; None leaves a rule out.
-
-    `min_probability` keeps passages that are at least so likely to be relevant, and `target_recall`
-    those that reach `Calibration.threshold`: each relevant one is kept with that probability. Both
-    need a calibration, and may leave nothing: then nothing relevant was found.
-
-    `min_n` cuts at the largest gap between two neighbouring raw scores, but keeps so many at least.
-    `token_budget` keeps the best passages that together have no more tokens, by the reranker's own
-    tokenizer, up to the first that does not fit.
-    """
-
-    min_probability: float | None = None
-    target_recall: float | None = None
-    min_n: int | None = None
-    token_budget: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("min_probability", "target_recall"):
-            if (given := getattr(self, name)) is not None:
-                share = real_number(given)
-                if share is None or not 0 < share < 1:
-                    raise InvalidInputError(f"{name} is {given!r}; it must lie between 0 and 1")
-                object.__setattr__(self, name, share)
-        for name in ("min_n", "token_budget"):
-            if (given := getattr(self, name)) is not None:
-                number = whole_number(given)
-                if number is None or number < 1:
-                    raise InvalidInputError(
-                        f"{name} is {given!r}; it must be a whole number from 1"
-                    )
-                object.__setattr__(self, name, number)
-
-    @property
-    def needs_calibration(self) -> bool:
-        return self.min_probability is not None or self.target_recall is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +17,7 @@ class Kept:
 
 def keep(
     raw: Sequence[float],
-    cutoff: Cutoff,
+    cutoff: CutoffOptions,
     *,
     limit: int | None,
     calibration: Calibration | None,

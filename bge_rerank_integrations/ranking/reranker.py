@@ -4,45 +4,107 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Self, SupportsIndex, overload
 
 import numpy as np
+from pydantic import Field, InstanceOf
 
-from bge_rerank_integrations.base.contract import check_text
+from bge_rerank_integrations.base.contract import check_several, check_str, check_text
 from bge_rerank_integrations.base.deadline import in_worker, time_limit
-from bge_rerank_integrations.base.raw_scores import checked_partial, checked_scores, show_score
-from bge_rerank_integrations.base.trace import (
-    RerankTrace,
-    class_name,
-    passage_traces,
-    recording,
+from bge_rerank_integrations.base.html import html_table
+from bge_rerank_integrations.base.raw_scores import (
+    check_scorer,
+    checked_partial,
+    checked_scores,
+    show_score,
 )
-from bge_rerank_integrations.errors import RerankError, ScoringFailed
-from bge_rerank_integrations.option_checks import check_scorer
+from bge_rerank_integrations.base.trace import RerankTrace, class_name, passage_traces, recording
+from bge_rerank_integrations.errors import InvalidInputError, RerankError, ScoringFailed
+from bge_rerank_integrations.options import (
+    CutoffOptions,
+    Place,
+    RankingOptions,
+    read_options,
+    whole_number,
+    write_out,
+)
 from bge_rerank_integrations.ranking.calibration import Calibration
-from bge_rerank_integrations.ranking.cutoffs import Cutoff
+from bge_rerank_integrations.ranking.cutoffs import keep
 from bge_rerank_integrations.ranking.evidence import with_evidence
-from bge_rerank_integrations.ranking.ordering import best_first
-from bge_rerank_integrations.ranking.rerank_options import (
-    about_blanks,
-    check_cutoff,
-    check_evidence_texts,
-    check_on_error,
-    check_texts,
-    check_threshold,
-    check_timeout,
-    check_top_n,
-    read_calibration,
-    token_counter,
-)
-from bge_rerank_integrations.ranking.rerank_results import RerankResults
 from bge_rerank_integrations.ranking.telemetry import rerank_span
-from bge_rerank_integrations.types import FloatArray, OnError, Pair, RerankResult, Scorer
+from bge_rerank_integrations.types import CountsTokens, FloatArray, Pair, RerankResult, Scorer
 
 logger = logging.getLogger("bge_rerank_integrations")
 
-SHOWN = ("top_n", "score_threshold", "normalize", "timeout", "on_error", "explain")
+P = ParamSpec("P")
+OwnTopN = Literal["own"]
+"""The `top_n` of a call that leaves it to the reranker: None keeps all."""
+
+
+CalibrationOrFile = Annotated[
+    InstanceOf[Calibration] | Place | None,
+    Field(description="A `Calibration` or its file: scores are shown as probabilities."),
+]
+
+
+class RerankerOptions(RankingOptions):
+    """The options of a `Reranker`."""
+
+    # what can be written down, an adapter's fields or a flag, is a file
+    calibration: CalibrationOrFile = None  # type: ignore[assignment]
+    on_trace: Annotated[
+        Callable[[RerankTrace], object] | None,
+        Field(description="Called with a trace after each rerank that had passages."),
+    ] = None
+
+
+def _with_keywords(
+    _cls: Callable[P, object],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, Scorer, P], None]]:
+    return lambda function: write_out(function, RerankerOptions)
+
+
+class RerankResults(list[RerankResult]):
+    """The results of a rerank, best first: a list like any other, with a table for notebooks.
+
+    It holds no passages, so the table shows none. A slice or a copy of it is one too.
+    """
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> RerankResult: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> "RerankResults": ...
+
+    def __getitem__(self, place: SupportsIndex | slice) -> "RerankResult | RerankResults":
+        if isinstance(place, slice):
+            return RerankResults(super().__getitem__(place))
+        return super().__getitem__(place)
+
+    def copy(self) -> "RerankResults":
+        return RerankResults(self)
+
+    def _repr_html_(self) -> str:
+        """A row for each result: its place here and the one it had, both from 1, and its scores.
+
+        Whether it was scored, and where its evidence lies, have columns if a result needs them.
+        """
+        columns: dict[str, list[object]] = {
+            "place": [*range(1, len(self) + 1)],
+            "was": [result.index + 1 for result in self],
+            "index": [result.index for result in self],
+            "score": [result.score if result.scored else None for result in self],
+            "raw score": [result.raw_score if result.scored else None for result in self],
+        }
+        if not all(result.scored for result in self):
+            columns["scored"] = ["yes" if result.scored else "no" for result in self]
+        found = [result.evidence for result in self]
+        if any(found):
+            columns["evidence"] = [one and f"{one.start}:{one.end}" for one in found]
+            columns["evidence score"] = [one and one.score for one in found]
+        return html_table([*columns], zip(*columns.values(), strict=True))
 
 
 class Reranker:
@@ -67,51 +129,53 @@ class Reranker:
     each is a span too (see `telemetry`), with texts only if `trace_texts`.
     """
 
-    def __init__(
-        self,
-        scorer: Scorer,
-        *,
-        top_n: int | None = None,
-        score_threshold: float | None = None,
-        normalize: bool = True,
-        timeout: float | None = None,
-        on_error: OnError = "raise",
-        calibration: Calibration | str | Path | None = None,
-        cutoff: Cutoff | None = None,
-        explain: bool = False,
-        on_trace: Callable[[RerankTrace], object] | None = None,
-        trace_texts: bool = False,
-    ) -> None:
+    @_with_keywords(RerankerOptions)
+    def __init__(self, scorer: Scorer, **options: Any) -> None:
         check_scorer(scorer, "scorer")
         self.scorer = scorer
-        self.top_n = check_top_n(top_n)
-        highest = 1.0 if normalize or calibration is not None else math.inf
-        self.score_threshold = check_threshold(score_threshold, most=highest)
-        self.normalize = normalize
-        self.timeout = check_timeout(timeout)
-        self.on_error = check_on_error(on_error)
-        self.calibration = read_calibration(calibration, scorer)
-        self.cutoff = check_cutoff(cutoff, scorer, self.calibration)
-        self.explain = explain
-        self.on_trace = on_trace
-        self.trace_texts = trace_texts
+        self._set(read_options(RerankerOptions, options, caller="Reranker"))
+
+    @classmethod
+    def from_options(cls, scorer: Scorer, options: RankingOptions) -> Self:
+        """A reranker with options that are read already."""
+        check_scorer(scorer, "scorer")
+        reranker = cls.__new__(cls)
+        reranker.scorer = scorer
+        reranker._set(options)  # noqa: SLF001  # of this class
+        return reranker
+
+    def _set(self, options: RankingOptions) -> None:
+        self.calibration = _read_calibration(options.calibration, self.scorer)
+        highest = 1.0 if options.normalize or self.calibration is not None else math.inf
+        threshold = options.score_threshold
+        if threshold is not None and threshold > highest:
+            raise InvalidInputError(
+                f"score_threshold is {threshold}, and no score that is shown is above {highest:g}, "
+                "so nothing would be kept: give one on that scale, or normalize=False and no "
+                "calibration for a threshold on raw scores"
+            )
+        _check_cutoff(options, self.scorer, self.calibration)
+        self.options = options
+        self.on_trace = options.on_trace if isinstance(options, RerankerOptions) else None
         self._told_of_blanks = False
 
     def __repr__(self) -> str:
         own = vars(self)  # not all is there where an option was refused
         said = [repr(own["scorer"].name)] if own else []
-        said += [f"{option}={own[option]!r}" for option in SHOWN if option in own]
+        if (options := own.get("options")) is not None:
+            shown = ("top_n", "score_threshold", "normalize", "timeout", "on_error", "explain")
+            said += [f"{name}={getattr(options, name)!r}" for name in shown]
         return f"Reranker({', '.join(said)})"
 
     def rerank(
         self,
         query: str,
         passages: Iterable[str],
-        top_n: int | None = None,
+        top_n: int | OwnTopN | None = "own",
         *,
         evidence_texts: Iterable[str] | None = None,
     ) -> RerankResults:
-        """Return the best passages first; `top_n` overrides the reranker's own for this call.
+        """Return the best passages first; `top_n` is the reranker's own unless given, and None all.
 
         Each result's `index` points into `passages`, which are left as they are. `evidence_texts`,
         one for each passage, are what `explain` looks for sentences in, and what offsets point
@@ -120,17 +184,17 @@ class Reranker:
         Raises `InvalidInputError` for a query or passage that is not text, for passages that have
         no order or are a table, and for a `top_n` below 1, and whatever the scorer raises.
         """
-        limit = self.top_n if top_n is None else check_top_n(top_n)
+        limit = self.options.top_n if top_n == "own" else check_top_n(top_n)
         query = check_text(query, "query")
-        given = check_texts(passages, "passage")
-        texts = check_evidence_texts(evidence_texts, given)
+        given = _check_texts(passages, "passage")
+        texts = _check_evidence_texts(evidence_texts, given)
         pairs = [(query, check_text(passage, "passage")) for passage in given]
         if not pairs:
             return RerankResults()
-        if not self._told_of_blanks and (about := about_blanks(query, given)):
+        if not self._told_of_blanks and (about := _about_blanks(query, given)):
             self._told_of_blanks = True
             logger.warning("%s. Said once for this reranker.", about)
-        with rerank_span(limit, pairs if self.trace_texts else None) as end_span:
+        with rerank_span(limit, pairs if self.options.trace_texts else None) as end_span:
             if self.on_trace is None and end_span is None:
                 return RerankResults(self._ranking(pairs, limit, texts).results)
             results, trace = self._traced(pairs, limit, texts)
@@ -147,7 +211,7 @@ class Reranker:
         with recording() as recorder:
             done = self._ranking(pairs, limit, texts)
         seconds = {"total": time.perf_counter() - begin, **recorder.seconds}
-        if self.explain:
+        if self.options.explain:
             seconds["explaining"] = done.explaining
         trace = RerankTrace(
             passages=passage_traces(done.raw, self.shown, done.results),
@@ -166,7 +230,7 @@ class Reranker:
     def _ranking(
         self, pairs: Sequence[Pair], limit: int | None, texts: Sequence[str]
     ) -> "_Ranking":
-        with time_limit(self.timeout):
+        with time_limit(self.options.timeout):
             raw, failure = self._raw_scores(pairs)
             if failure is not None:
                 logger.warning(
@@ -176,18 +240,17 @@ class Reranker:
                     type(failure).__name__,
                     failure,
                 )
-            results, kept_by = best_first(
+            results, kept_by = _best_first(
                 raw,
                 shown=self.shown,
-                score_threshold=self.score_threshold,
-                cutoff=self.cutoff,
+                options=self.options,
                 limit=limit,
                 calibration=self.calibration,
-                count_tokens=lambda index: token_counter(self.scorer)([pairs[index][1]])[0],
+                count_tokens=lambda index: _token_counter(self.scorer)([pairs[index][1]])[0],
             )
             ranking = _Ranking(results, kept_by, raw, failure)
             # what just failed would fail again, and take its time again
-            if self.explain and failure is None:
+            if self.options.explain and failure is None:
                 self._add_evidence(ranking, pairs, texts)
         return ranking
 
@@ -205,7 +268,7 @@ class Reranker:
                 ranking.results, pairs, texts, score=score, shown=self.shown
             )
         except RerankError as error:
-            if not isinstance(error, ScoringFailed) or self.on_error == "raise":
+            if not isinstance(error, ScoringFailed) or self.options.on_error == "raise":
                 if isinstance(error, ScoringFailed):
                     error.partial = ranking.raw
                 error.add_note(
@@ -229,7 +292,7 @@ class Reranker:
         try:
             return checked_scores(self.scorer, pairs), None
         except ScoringFailed as error:
-            if self.on_error == "raise":
+            if self.options.on_error == "raise":
                 raise
             return checked_partial(error, len(pairs)), error
 
@@ -237,7 +300,7 @@ class Reranker:
         self,
         query: str,
         passages: Sequence[str],
-        top_n: int | None = None,
+        top_n: int | OwnTopN | None = "own",
         *,
         evidence_texts: Sequence[str] | None = None,
     ) -> RerankResults:
@@ -245,7 +308,7 @@ class Reranker:
 
         Waiting for a thread counts as part of the `timeout`.
         """
-        with time_limit(self.timeout):
+        with time_limit(self.options.timeout):
             return await in_worker(
                 self.rerank, query, passages, top_n, evidence_texts=evidence_texts
             )
@@ -256,7 +319,7 @@ class Reranker:
             return raw_score
         if self.calibration is not None:
             return self.calibration.probability(raw_score)
-        return show_score(raw_score, self.scorer.scale, normalize=self.normalize)
+        return show_score(raw_score, self.scorer.scale, normalize=self.options.normalize)
 
 
 @dataclass(slots=True)
@@ -269,3 +332,118 @@ class _Ranking:
     failure: ScoringFailed | None
     evidence_failure: ScoringFailed | None = None
     explaining: float = 0.0
+
+
+def _best_first(
+    raw: FloatArray,
+    *,
+    shown: Callable[[float], float],
+    options: RankingOptions,
+    limit: int | None,
+    calibration: Calibration | None,
+    count_tokens: Callable[[int], int],
+) -> tuple[list[RerankResult], str | None]:
+    """The results, best first, and which rule decided how many.
+
+    Equal raw scores keep the caller's order. NaN is no score: such a passage follows with `scored`
+    False, whatever the threshold and cut-offs, if `limit` leaves room. `shown` puts a raw score on
+    the scale that is shown, which the threshold is on; `count_tokens` gives the tokens of the
+    passage at a position. The rule is None where all come back.
+    """
+    order = np.argsort(-raw, kind="stable").tolist()  # NaN goes last
+    results = [RerankResult(i, shown(float(raw[i])), float(raw[i])) for i in order]
+    late = [replace(result, scored=False) for result in results if math.isnan(result.raw_score)]
+    ranked = results[: len(results) - len(late)]
+    kept_by = None
+    if options.score_threshold is not None:
+        above = [result for result in ranked if result.score >= options.score_threshold]
+        if len(above) < len(ranked):
+            kept_by = f"score_threshold {options.score_threshold} leaves {len(above)}"
+        ranked = above
+    kept = keep(
+        [result.raw_score for result in ranked],
+        options,
+        limit=limit,
+        calibration=calibration,
+        count_tokens=lambda place: count_tokens(ranked[place].index),
+    )
+    return [*ranked[: kept.number], *late][:limit], kept.reason or kept_by
+
+
+def _read_calibration(given: Calibration | str | Path | None, scorer: Scorer) -> Calibration | None:
+    """The calibration, read if it is a file; raises `InvalidInputError` if of another scorer."""
+    if given is None:
+        return None
+    calibration = given if isinstance(given, Calibration) else Calibration.load(given)
+    calibration.check_scorer(scorer.name)
+    return calibration
+
+
+def _check_cutoff(cutoff: CutoffOptions, scorer: Scorer, calibration: Calibration | None) -> None:
+    """Raise `InvalidInputError` for a rule that cannot be applied."""
+    if cutoff.needs_calibration and calibration is None:
+        raise InvalidInputError(
+            "min_probability and target_recall need a calibration, which says what a raw score "
+            "means on your data: make one with bge-rerank calibrate"
+        )
+    if cutoff.target_recall is not None and calibration is not None:
+        calibration.threshold(cutoff.target_recall)  # too few relevant pairs raise here
+    if cutoff.token_budget is not None:
+        _token_counter(scorer)([])  # a cache has the method, and raises if its scorer has not
+
+
+def _token_counter(scorer: Scorer) -> Callable[[Sequence[str]], list[int]]:
+    """The scorer's `count_tokens`; raises `InvalidInputError` if it has none."""
+    if not isinstance(scorer, CountsTokens):
+        raise InvalidInputError(
+            f"token_budget needs a scorer that can count tokens; {scorer.name} cannot"
+        )
+    return scorer.count_tokens
+
+
+def check_top_n(top_n: object) -> int | None:
+    """Return `top_n`; raise `InvalidInputError` unless it is None or a whole number from 1."""
+    if top_n is None:
+        return None
+    number = whole_number(top_n)
+    if number is None or number < 1:
+        raise InvalidInputError(
+            f"top_n is {top_n!r}; it must be a whole number from 1, or None for all"
+        )
+    return number
+
+
+def _check_texts(texts: Iterable[str], what: str) -> list[str]:
+    """Return the texts as they are; raise `InvalidInputError` for what is not several strings."""
+    remedy = "[text, ...], such as the values of a dict or one column of a table"
+    several = check_several(texts, f"{what}s", remedy)
+    return [check_str(text, what, index) for index, text in enumerate(several)]
+
+
+def _check_evidence_texts(texts: Iterable[str] | None, passages: list[str]) -> list[str]:
+    """Return the texts, or the passages for None; `InvalidInputError` unless one for each."""
+    if texts is None:
+        return passages
+    checked = _check_texts(texts, "evidence text")
+    if len(checked) != len(passages):
+        raise InvalidInputError(
+            f"there are {len(checked)} evidence_texts for {len(passages)} passages; give one for "
+            "each"
+        )
+    return checked
+
+
+def _about_blanks(query: str, passages: Sequence[str]) -> str | None:
+    """A warning about blank texts, which a model scores all the same."""
+    blank = sum(not text or text.isspace() for text in passages)
+    if not query or query.isspace():
+        return (
+            f"The query is blank, and the order of {len(passages)} passages means nothing: ask "
+            "with a text"
+        )
+    if blank:
+        return (
+            f"{blank} of {len(passages)} passages have no text, and their scores mean nothing: "
+            "leave them out"
+        )
+    return None

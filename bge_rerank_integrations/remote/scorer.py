@@ -20,7 +20,7 @@ from bge_rerank_integrations.errors import (
     ScoringFailed,
     ScoringTimeout,
 )
-from bge_rerank_integrations.option_checks import real_number, whole_number
+from bge_rerank_integrations.options import real_number, whole_number
 from bge_rerank_integrations.remote import transport
 from bge_rerank_integrations.remote.dialects import Dialect, dialect_named, dialect_of_host
 from bge_rerank_integrations.remote.handshake import ServerInfo

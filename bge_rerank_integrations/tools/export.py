@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -88,15 +88,17 @@ def export_onnx(
     target = Path(folder).expanduser().absolute()
     try:
         from bge_rerank_integrations.local.checkpoint import open_checkpoint
-        from bge_rerank_integrations.local.download import HubOptions
         from bge_rerank_integrations.local.onnx_backend import export as onnx_graph
+        from bge_rerank_integrations.options import HubOptions
     except ModuleNotFoundError as error:
         raise MissingExtra(str(error.name), "export") from error
-    hub = HubOptions(revision, cache_dir, local_files_only, token)
+    hub = HubOptions(
+        revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token
+    )
     checkpoint = open_checkpoint(model, hub)
     _check_target(target, checkpoint.folder, overwrite=overwrite)
     family = _encoder_family(checkpoint)
-    exact = load_scorer(model, backend="torch", device="cpu", precision="fp32", **asdict(hub))
+    exact = load_scorer(model, backend="torch", device="cpu", precision="fp32", **hub.given())
     target.parent.mkdir(parents=True, exist_ok=True)
     # beside the target, because a rename is all or nothing only within one file system
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:

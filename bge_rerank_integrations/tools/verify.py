@@ -152,7 +152,7 @@ def _libraries(
     """The reference libraries that can load the model's folder."""
     try:
         from bge_rerank_integrations.local.checkpoint import open_checkpoint
-        from bge_rerank_integrations.local.download import HubOptions
+        from bge_rerank_integrations.options import HubOptions
 
         with missing_extra("transformers"):
             from bge_rerank_integrations.local.references import REFERENCES, NotComparable

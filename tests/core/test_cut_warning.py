@@ -14,9 +14,9 @@ import pytest
 
 from bge_rerank_integrations import Reranker, load_reranker, load_scorer
 from bge_rerank_integrations.base.trace import RerankTrace
-from bge_rerank_integrations.local.load_request import TextRequest
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
+from bge_rerank_integrations.options import PairOptions
 from tests import tiny_models
 from tests.core.oracle import NO_LIMITS, OracleForward, engine_over
 from tests.llm import tiny_llms
@@ -133,7 +133,7 @@ def test_sixteen_threads_that_cut_at_once_say_it_once(
     reranker_base: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = engine_over(OracleForward(), reranker_base)
-    method = cross_encoding(engine.tokenizer, TextRequest(max_length=32), limit=512)
+    method = cross_encoding(engine.tokenizer, PairOptions(max_length=32), limit=512)
     scorer = LocalScorer(engine, method, limits=NO_LIMITS, show_progress=False)
     before = threading.gettrace()
     threading.settrace(in_step(16, inspect.getfile(LocalScorer)))

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, Reranker
 from bge_rerank_integrations.base.trace import PassageTrace, RerankTrace
+from bge_rerank_integrations.options import CutoffOptions, read_options
 from bge_rerank_integrations.ranking.calibration import Calibration
-from bge_rerank_integrations.ranking.cutoffs import Cutoff, keep
+from bge_rerank_integrations.ranking.cutoffs import keep
 from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
 from tests.fakes import FailingScorer, WordOverlapScorer
 
@@ -35,7 +36,7 @@ def number(raw: Sequence[float], limit: int | None = None, **rules: Any) -> int:
     tokens = [5, 3, 4, 2, 1, 1]
     return keep(
         raw,
-        Cutoff(**rules),
+        CutoffOptions(**rules),
         limit=limit,
         calibration=PLAIN,
         count_tokens=lambda place: tokens[place],
@@ -121,7 +122,7 @@ def test_no_results_need_no_rule() -> None:
 )
 def test_a_rule_out_of_range_is_refused(rules: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match=f"{next(iter(rules))} is"):
-        Cutoff(**rules)
+        read_options(CutoffOptions, rules, caller="a test")
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
@@ -131,27 +132,22 @@ def test_numbers_of_numpy_are_numbers() -> None:
         "min_n": np.int64(2),
         "token_budget": np.int32(9),
     }
-    cutoff = Cutoff(**given)
-    assert cutoff == Cutoff(0.5, 0.9, 2, 9)
+    cutoff = CutoffOptions(**given)
+    assert cutoff.values() == (0.5, 0.9, 2, 9)
     assert [type(getattr(cutoff, name)) for name in given] == [float, float, int, int]
 
 
-@pytest.mark.parametrize("wrong", [{"min_n": 1}, {}, 3, Cutoff], ids=str)
-def test_what_is_no_cutoff_is_refused(wrong: Any) -> None:
-    with pytest.raises(InvalidInputError, match=r"cutoff is a \w+; give Cutoff\("):
-        Reranker(WordOverlapScorer(), cutoff=wrong)
-
-
 def test_probabilities_need_a_calibration_and_tokens_a_scorer_that_counts() -> None:
-    for cutoff in (Cutoff(min_probability=0.5), Cutoff(target_recall=0.5)):
-        with pytest.raises(InvalidInputError, match="need a calibration"):
-            Reranker(WordOverlapScorer(), cutoff=cutoff)
+    with pytest.raises(InvalidInputError, match="need a calibration"):
+        Reranker(WordOverlapScorer(), min_probability=0.5)
+    with pytest.raises(InvalidInputError, match="need a calibration"):
+        Reranker(WordOverlapScorer(), target_recall=0.5)
     with pytest.raises(InvalidInputError, match="word-overlap cannot"):
-        Reranker(WordOverlapScorer(), cutoff=Cutoff(token_budget=5))
+        Reranker(WordOverlapScorer(), token_budget=5)
     with pytest.raises(InvalidInputError, match="word-overlap cannot"):
-        Reranker(CachedScorer(WordOverlapScorer(), MemoryStore()), cutoff=Cutoff(token_budget=5))
+        Reranker(CachedScorer(WordOverlapScorer(), MemoryStore()), token_budget=5)
     with pytest.raises(InvalidInputError, match="at least 99 relevant pairs"):
-        Reranker(WordOverlapScorer(), calibration=PLAIN, cutoff=Cutoff(target_recall=0.99))
+        Reranker(WordOverlapScorer(), calibration=PLAIN, target_recall=0.99)
 
 
 def test_a_trace_says_what_decided_and_holds_no_text() -> None:
@@ -160,7 +156,7 @@ def test_a_trace_says_what_decided_and_holds_no_text() -> None:
         WordOverlapScorer(),
         top_n=4,
         calibration=PLAIN,
-        cutoff=Cutoff(min_probability=0.8),
+        min_probability=0.8,
         on_trace=traces.append,
     )
     results = reranker.rerank(QUERY, PASSAGES)
@@ -184,7 +180,7 @@ def test_nothing_relevant_is_an_empty_list_and_a_reason() -> None:
     reranker = Reranker(
         WordOverlapScorer(),
         calibration=PLAIN,
-        cutoff=Cutoff(min_probability=0.99),
+        min_probability=0.99,
         on_trace=traces.append,
     )
     assert reranker.rerank(QUERY, PASSAGES) == []
@@ -197,7 +193,7 @@ def test_what_was_not_scored_is_kept_and_traced_as_such() -> None:
         FailingScorer(scored=2),
         on_error="keep",
         calibration=replace(PLAIN, scorer="failing"),
-        cutoff=Cutoff(min_probability=0.8),
+        min_probability=0.8,
         on_trace=traces.append,
     )
     results = reranker.rerank(QUERY, PASSAGES)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, NonFiniteScoreError, OutOfMemoryError
 from bge_rerank_integrations.base.deadline import time_limit
-from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
+from bge_rerank_integrations.options import BatchOptions, read_options
 from tests.core.oracle import (
     EXACT_DIFFERS_BY,
     NO_LIMITS,
@@ -54,7 +54,11 @@ def test_rows_come_back_in_the_order_given(reranker_base: Path) -> None:
     lengths=st.lists(st.integers(1, 80), min_size=1, max_size=30),
     seed=st.integers(0, 10_000),
     chance=st.floats(0, 0.9),
-    limits=st.builds(BatchLimits, st.none() | st.integers(1, 200), st.none() | st.integers(1, 9)),
+    limits=st.builds(
+        BatchOptions,
+        max_batch_tokens=st.none() | st.integers(1, 200),
+        batch_size=st.none() | st.integers(1, 9),
+    ),
     padded=st.booleans(),
 )
 @settings(max_examples=200)
@@ -63,7 +67,7 @@ def test_running_out_of_memory_at_any_time_changes_nothing(
     lengths: list[int],
     seed: int,
     chance: float,
-    limits: BatchLimits,
+    limits: BatchOptions,
     padded: bool,
 ) -> None:
     dice = random.Random(seed)
@@ -78,8 +82,8 @@ def test_running_out_of_memory_at_any_time_changes_nothing(
     assert rows.tolist() == [row_of(s).tolist() for s in batch]
     assert set(forward.finished.values()) == {1}, "a finished batch was computed again"
     assert forward.released == forward.attempts - len(forward.batches)
-    if limits.max_sequences is not None:
-        assert max(forward.batches) <= limits.max_sequences
+    if limits.batch_size is not None:
+        assert max(forward.batches) <= limits.batch_size
 
 
 @pytest.mark.parametrize("tokens", [64, 70, 100, 1000])
@@ -87,7 +91,7 @@ def test_a_device_that_holds_the_longest_sequence_is_enough(
     reranker_base: Path, tokens: int
 ) -> None:
     forward = fits(tokens)
-    limits = BatchLimits(max_tokens=500)
+    limits = BatchOptions(max_batch_tokens=500)
     rows = engine_over(forward, reranker_base).run(BATCH, POSITIONS, limits)
     assert rows.tolist() == EXPECTED.tolist()
     assert set(forward.finished.values()) == {1}
@@ -103,7 +107,7 @@ def test_short_sequences_do_not_pay_for_the_long_ones_memory(reranker_base: Path
     # 4 x 500 tokens do not fit, 2 x 500 do: 100 short ones of 1000 tokens together fit as well
     forward = fits(1000)
     batch = sequences([500] * 4 + [10] * 100)
-    limits = BatchLimits(max_tokens=2000)
+    limits = BatchOptions(max_batch_tokens=2000)
     rows = engine_over(forward, reranker_base).run(batch, range(len(batch)), limits)
     assert rows.tolist() == [row_of(s).tolist() for s in batch]
     assert forward.attempts <= 10
@@ -212,7 +216,7 @@ def test_the_gate_bounds_how_many_batches_run_at_once(
 def test_the_forwards_own_limit_holds_beside_the_callers(reranker_base: Path) -> None:
     for asked, expected in ((None, 3), (2, 2), (5, 3)):
         forward = OracleForward(max_sequences=3)
-        limits = BatchLimits(max_tokens=1000, max_sequences=asked)
+        limits = BatchOptions(max_batch_tokens=1000, batch_size=asked)
         engine_over(forward, reranker_base).run(BATCH, POSITIONS, limits)
         assert max(forward.batches) == expected
 
@@ -246,7 +250,7 @@ def test_what_overflowed_is_found_at_the_end_and_computed_in_one_more_go(
     reranker_base: Path,
 ) -> None:
     forward = Asynchronous(overflowing=frozenset({0, 6, 15}))
-    rows = engine_over(forward, reranker_base).run(BATCH, POSITIONS, BatchLimits(max_sequences=1))
+    rows = engine_over(forward, reranker_base).run(BATCH, POSITIONS, BatchOptions(batch_size=1))
     for number, row in enumerate(rows):
         assert row.tolist() == row_of(BATCH[number], exact=number in {0, 6, 15}).tolist()
     assert forward.fetches == 2
@@ -271,13 +275,12 @@ def test_what_overflowed_and_came_too_late_is_no_score(reranker_base: Path) -> N
 def test_progress_counts_every_sequence_once(reranker_base: Path) -> None:
     told: list[int] = []
     engine = engine_over(fits(64), reranker_base)
-    engine.run(BATCH, POSITIONS, BatchLimits(max_tokens=200), on_batch=told.append)
+    engine.run(BATCH, POSITIONS, BatchOptions(max_batch_tokens=200), on_batch=told.append)
     assert sum(told) == len(BATCH)
 
 
 @pytest.mark.parametrize("number", [0, -1, 2.5, "8"])
 def test_batch_limits_start_at_one(number: object) -> None:
-    with pytest.raises(InvalidInputError, match="max_batch_tokens is"):
-        BatchLimits(max_tokens=number)  # type: ignore[arg-type]
-    with pytest.raises(InvalidInputError, match="batch_size is"):
-        BatchLimits(max_sequences=number)  # type: ignore[arg-type]
+    for name in ("max_batch_tokens", "batch_size"):
+        with pytest.raises(InvalidInputError, match=f"{name} is .*; it must be a whole number"):
+            read_options(BatchOptions, {name: number}, caller="load_scorer")

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from bge_rerank_integrations import InvalidInputError, NonFiniteScoreError, OutOfMemoryError
 from bge_rerank_integrations.base.models import Family
 from bge_rerank_integrations.local.engine import Engine
-from bge_rerank_integrations.local.load_request import TextRequest
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.local.st_config import FolderSettings
 from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
 from bge_rerank_integrations.local.text.method import Method
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
+from bge_rerank_integrations.options import PairOptions
 from bge_rerank_integrations.types import FloatArray
 from tests.core.oracle import NO_LIMITS, DeviceFull, OracleForward, engine_over
 from tests.core.test_tokens import texts
@@ -27,13 +27,13 @@ pairs = st.lists(st.tuples(texts, texts), min_size=1, max_size=4)
 def cross_scorer(
     folder: Path,
     forward: OracleForward,
-    text: TextRequest = TextRequest(),  # noqa: B008
+    text: PairOptions = PairOptions(),  # noqa: B008
 ) -> LocalScorer:
     engine = engine_over(forward, folder)
     return _scorer(engine, cross_encoding(engine.tokenizer, text, limit=512))
 
 
-def bi_scorer(folder: Path, forward: OracleForward, text: TextRequest) -> LocalScorer:
+def bi_scorer(folder: Path, forward: OracleForward, text: PairOptions) -> LocalScorer:
     engine = engine_over(forward, folder)
     settings = FolderSettings(Family.BI_ENCODER, "cls")
     method = bi_encoding(engine.tokenizer, text, settings, limit=512)
@@ -54,7 +54,7 @@ def test_control_ids_stand_only_where_the_template_puts_them(
         (bert_reranker, 2, [3], 3),
     ):
         forward = OracleForward()
-        scorer = cross_scorer(folder, forward, TextRequest(max_length=length))
+        scorer = cross_scorer(folder, forward, PairOptions(max_length=length))
         scorer.score(pairs)
         control = scorer._loaded().tokenizer.control_ids
         for ids in forward.finished:
@@ -73,7 +73,7 @@ def test_an_embedder_sees_one_text_between_two_control_ids(
 ) -> None:
     for folder, first, last in ((bge_embedder, 2, 3), (m3_embedder, 0, 2)):
         forward = OracleForward()
-        text = TextRequest(max_length=length, query_instruction="find: ")
+        text = PairOptions(max_length=length, query_instruction="find: ")
         scorer = bi_scorer(folder, forward, text)
         scorer.score(pairs)
         control = scorer._loaded().tokenizer.control_ids
@@ -92,7 +92,7 @@ def test_each_distinct_pair_reaches_the_model_once(reranker_base: Path) -> None:
 
 def test_each_distinct_text_reaches_an_embedder_once(bge_embedder: Path) -> None:
     forward = OracleForward()
-    scorer = bi_scorer(bge_embedder, forward, TextRequest(query_instruction=""))
+    scorer = bi_scorer(bge_embedder, forward, PairOptions(query_instruction=""))
     scorer.score([("a", "panda"), ("a", "bear"), ("panda", "a"), ("a", "a"), ("bear", "panda")])
     assert forward.finished.total() == 3
 
@@ -108,7 +108,7 @@ def with_fault(text: str) -> list[tuple[str, str]]:
 def test_a_control_token_is_reported_at_the_first_place_the_caller_gave_it(
     reranker_base: Path,
 ) -> None:
-    scorer = cross_scorer(reranker_base, OracleForward(), TextRequest(special_tokens="error"))
+    scorer = cross_scorer(reranker_base, OracleForward(), PairOptions(special_tokens="error"))
     with pytest.raises(InvalidInputError, match=r"pair at position 4 holds.*'</s>'") as refused:
         scorer.score(with_fault("secret ＜/s＞ text"))
     assert refused.value.index == 4
@@ -149,5 +149,5 @@ def test_lone_surrogates_reach_the_model_as_the_replacement_character(bge_embedd
     ):
         forwards = [OracleForward(), OracleForward()]
         for forward, passed in zip(forwards, (text, cleaned), strict=True):
-            bi_scorer(bge_embedder, forward, TextRequest()).score([(passed, "passage")])
+            bi_scorer(bge_embedder, forward, PairOptions()).score([(passed, "passage")])
         assert forwards[0].finished == forwards[1].finished

@@ -187,7 +187,9 @@ def test_a_threshold_that_no_shown_score_reaches_is_refused(options: dict[str, A
     for unreachable in (5, 1.0000001, math.inf):
         with pytest.raises(InvalidInputError, match="no score that is shown is above 1, so noth"):
             Reranker(WordOverlapScorer(), score_threshold=unreachable, **options)
-    assert Reranker(WordOverlapScorer(), score_threshold=1, **options).score_threshold == 1.0
+    assert (
+        Reranker(WordOverlapScorer(), score_threshold=1, **options).options.score_threshold == 1.0
+    )
     results = rank([6.0, 4.0], normalize=False, score_threshold=5)
     assert [result.index for result in results] == [0]
 
@@ -199,7 +201,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
         "timeout": np.float64(30),
     }
     reranker = Reranker(WordOverlapScorer(), **options)
-    assert [type(getattr(reranker, name)) for name in options] == [int, float, float]
+    assert [type(getattr(reranker.options, name)) for name in options] == [int, float, float]
     results = reranker.rerank("red fox", ["a dog", "a fox", "red fox"], top_n=np.uint8(1))  # type: ignore[arg-type]
     assert [result.index for result in results] == [2]
     with pytest.raises(InvalidInputError, match=r"top_n is np.int64\(0\); it must be a whole num"):

@@ -21,8 +21,8 @@ from bge_rerank_integrations.base.deadline import in_worker, seconds_left, time_
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.local.device import CudaDevice, Hardware, plan_devices
 from bge_rerank_integrations.local.device_group import EngineGroup
-from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
+from bge_rerank_integrations.options import BatchOptions
 from tests.contract.pairs import PAIRS, TOLERANCE
 from tests.core.oracle import (
     NO_LIMITS,
@@ -85,7 +85,7 @@ def test_every_device_takes_part_and_rows_come_back_in_order(
 def test_batches_are_those_of_one_device(
     reranker_base: Path, lengths: list[int], count: int, budget: int | None
 ) -> None:
-    batch, limits = sequences(lengths), BatchLimits(max_tokens=budget)
+    batch, limits = sequences(lengths), BatchOptions(max_batch_tokens=budget)
     alone, together = OracleForward(), devices(count)
     expected = engine_over(alone, reranker_base).run(batch, range(len(batch)), limits)
     rows = group_over(together, reranker_base).run(batch, range(len(batch)), limits)

@@ -15,7 +15,6 @@ from bge_rerank_integrations import load_scorer
 from bge_rerank_integrations.base.deadline import time_limit
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.local.engine import plan_batches
-from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.torch_backend.cpu_streams import (
     LEAST_TOKENS,
     MOST_CORES,
@@ -24,6 +23,7 @@ from bge_rerank_integrations.local.torch_backend.cpu_streams import (
     limits_one_thread,
     one_thread,
 )
+from bge_rerank_integrations.options import BatchOptions
 from tests.contract.pairs import PAIRS, TOLERANCE
 from tests.core.oracle import NO_LIMITS, OracleForward, engine_over, row_of, sequences
 
@@ -95,8 +95,8 @@ def test_the_callers_limits_hold(reranker_base: Path) -> None:
     forward = OracleForward()
     torch.set_num_threads(2)
     engine = streamed(forward, reranker_base)
-    engine.run(LONG, range(len(LONG)), BatchLimits(120))
-    engine.run(LONG, range(len(LONG)), BatchLimits(240, 1))
+    engine.run(LONG, range(len(LONG)), BatchOptions(max_batch_tokens=120))
+    engine.run(LONG, range(len(LONG)), BatchOptions(max_batch_tokens=240, batch_size=1))
     assert max(forward.batches[:20]) == 2
     assert max(forward.batches[20:]) == 1
     with time_limit(0), pytest.raises(ScoringTimeout):

@@ -21,10 +21,10 @@ from bge_rerank_integrations.errors import (
     ScoringFailed,
     ScoringTimeout,
 )
-from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.local.text.tokenizer import _encode as encode_texts
 from bge_rerank_integrations.local.text.tokenizer import _in_parts as in_parts
+from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.types import FloatArray, Pair
 from bge_rerank_integrations.wrappers.windows import WindowedScorer
 from tests.core.oracle import OracleForward, engine_over, row_of, sequences
@@ -56,7 +56,7 @@ def test_the_batch_that_is_running_is_finished_and_no_other_begins(reranker_base
     forward = OracleForward(before=spend)
     engine = engine_over(forward, reranker_base)
     with time_limit(0.5):  # long enough to begin the first batch on a busy machine
-        rows = engine.run(batch, range(5), BatchLimits(None, 2))
+        rows = engine.run(batch, range(5), BatchOptions(batch_size=2))
     scored = ~np.isnan(rows).any(axis=1)
     assert scored.sum() == 2
     assert [rows[i].tolist() for i in np.flatnonzero(scored)] == [
@@ -68,7 +68,7 @@ def test_the_batch_that_is_running_is_finished_and_no_other_begins(reranker_base
 def test_without_time_for_one_batch_nothing_is_computed(reranker_base: Path) -> None:
     forward = OracleForward()
     with time_limit(0), pytest.raises(ScoringTimeout, match="before the first of 3 texts"):
-        engine_over(forward, reranker_base).run(sequences([4, 4, 4]), range(3), BatchLimits())
+        engine_over(forward, reranker_base).run(sequences([4, 4, 4]), range(3), BatchOptions())
     assert forward.attempts == 0
 
 
@@ -78,10 +78,10 @@ def test_a_busy_device_is_not_waited_for_beyond_the_limit(reranker_base: Path) -
     def ask_too(_batch: Sequence[Any]) -> None:
         # the gate is full: this call holds its only place
         with time_limit(0.001), pytest.raises(ScoringTimeout):
-            engine.run(sequences([4]), [0], BatchLimits())
+            engine.run(sequences([4]), [0], BatchOptions())
 
     forward.before = ask_too
-    assert engine.run(sequences([4]), [0], BatchLimits()).shape[0] == 1
+    assert engine.run(sequences([4]), [0], BatchOptions()).shape[0] == 1
 
 
 def score_within(seconds: float, scorer: LocalScorer, pairs: list[Pair]) -> FloatArray | str:
@@ -186,7 +186,7 @@ def test_the_scorer_sees_the_limit(asynchronous: bool) -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1, math.nan, True, "1"])
 def test_a_timeout_is_seconds(timeout: Any) -> None:
-    with pytest.raises(InvalidInputError, match="it must be seconds, more than 0"):
+    with pytest.raises(InvalidInputError, match="it must be a number above 0, or None"):
         Reranker(WordOverlapScorer(), timeout=timeout)
 
 

@@ -28,6 +28,7 @@ from bge_rerank_integrations.drop_in.llama_index import (
     FlagEmbeddingReranker,
     SentenceTransformerRerank,
 )
+from bge_rerank_integrations.options import secret_text
 
 QUERY = "what is a panda?"
 TEXTS = ["Water boils at 100 degrees.", "A panda is a bear.", "The capital of France is Paris."]
@@ -125,7 +126,7 @@ def test_a_token_is_told_nowhere(reranker_base: Path) -> None:
     assert given["token"] == TOKEN  # the caller's own
     held = encoder.encoder.token
     assert held is not None
-    assert held.get_secret_value() == TOKEN
+    assert secret_text(held) == TOKEN
     reranker = SentenceTransformerRerank(
         model=str(reranker_base), cross_encoder_kwargs={"token": TOKEN}
     )

@@ -204,7 +204,7 @@ def test_a_rerankers_own_cuts_do_not_count() -> None:
     assert second.threshold is not None
     assert first.threshold.raw == second.threshold.raw
     assert second.threshold.shown.value == 2
-    assert (strict.top_n, strict.score_threshold) == (1, 0.99)
+    assert (strict.options.top_n, strict.options.score_threshold) == (1, 0.99)
 
 
 def test_rerankers_are_compared_with_each_other() -> None:

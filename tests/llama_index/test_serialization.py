@@ -13,10 +13,12 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import MetadataMode
 
 from bge_rerank_integrations.llama_index import BGERerank
+from bge_rerank_integrations.options import secret_text
 from tests.fakes import WordOverlapScorer
 
 CHANGED: dict[str, Any] = {
     "model": "BAAI/bge-reranker-base",
+    "file_name": "onnx/model_O3.onnx",
     "backend": "onnx",
     "device": ("cuda:0", "cuda:1"),
     "precision": "bf16",
@@ -115,7 +117,7 @@ def test_the_token_is_told_nowhere() -> None:
     ]
     assert [SECRET in text for text in told] == [False] * len(told)
     assert reranker.token is not None
-    assert reranker.token.get_secret_value() == SECRET
+    assert secret_text(reranker.token) == SECRET
     assert copy.deepcopy(reranker).token == reranker.token
 
 

@@ -6,15 +6,15 @@ from typing import Any
 
 from bge_rerank_integrations.base.models import family_of
 from bge_rerank_integrations.local.checkpoint import open_checkpoint
-from bge_rerank_integrations.local.decoder_spec import DecoderSpec, LayerRequest, decoder_spec
+from bge_rerank_integrations.local.decoder_spec import DecoderSpec, decoder_spec
 from bge_rerank_integrations.local.device import plan_device, read_hardware
 from bge_rerank_integrations.local.engine import Engine
-from bge_rerank_integrations.local.load_request import BatchLimits, TextRequest
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.local.text.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.text.llm_prompt import Prompting, prompting
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer
 from bge_rerank_integrations.local.torch_backend.decoder import Decoder
+from bge_rerank_integrations.options import BatchOptions, LayerOptions, PairOptions
 
 LAYER_OPTIONS = ("cutoff_layers", "compress_ratio", "compress_layers", "head_indexing")
 
@@ -28,7 +28,7 @@ def assemble(
     tokenizer, method = method_of(folder, **options)
     forward = Decoder(checkpoint, chosen, method.spec, share_prefix=share_prefix)
     engine = Engine(checkpoint.model, checkpoint.fingerprint, tokenizer, forward)
-    return LocalScorer(engine, method, limits=BatchLimits(), show_progress=False)
+    return LocalScorer(engine, method, limits=BatchOptions(), show_progress=False)
 
 
 def method_of(folder: Path, **options: Any) -> tuple[TextTokenizer, Prompting]:
@@ -38,7 +38,7 @@ def method_of(folder: Path, **options: Any) -> tuple[TextTokenizer, Prompting]:
     text = {name: value for name, value in options.items() if name not in LAYER_OPTIONS}
     method = prompting(
         tokenizer,
-        TextRequest(**text),
+        PairOptions(**text),
         spec_of(folder, **options),
         family=family_of(checkpoint.config, checkpoint.model),
         bos=checkpoint.config["bos_token_id"],
@@ -58,7 +58,7 @@ def spec_of(folder: Path, **options: Any) -> DecoderSpec:
     return decoder_spec(
         family_of(checkpoint.config, checkpoint.model),
         checkpoint.config,
-        LayerRequest(**layers),
+        LayerOptions(**layers),
         yes=int(yes[0]),
         tied=checkpoint.config.get("tie_word_embeddings", True),
     )

@@ -46,10 +46,14 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("gemma2", {**COMPRESS, "compress_layers": [8]}, "compress_layers .*8; allowed: 1 to 7"),
     ("gemma2", {**COMPRESS, "compress_layers": ["4"]}, "compress_layers .*'4'"),
     ("gemma2", {"compress_ratio": 2}, "compress_layers"),
-    ("gemma2", {"head_indexing": "layers"}, "head_indexing is 'layers'; .*request, layer"),
+    ("gemma2", {"head_indexing": "layers"}, "head_indexing is 'layers'; .*'request' or 'layer'"),
     ("gemma", {"max_length": 15}, "max_length is 15; .* takes 16 to"),
     ("gemma", {"max_length": 100, "query_max_length": 100}, "query_max_length is 100; .* 1 to "),
-    ("gemma", {"max_length": 100, "query_max_length": 0}, "query_max_length is 0; .* 1 to "),
+    (
+        "gemma",
+        {"max_length": 100, "query_max_length": 0},
+        "query_max_length is 0; .* from 1",
+    ),
     ("gemma", {"prompt": 7}, "prompt"),
 ]
 

@@ -95,7 +95,7 @@ from pathlib import Path
 import numpy as np
 from bge_rerank_integrations import OutOfMemoryError
 from bge_rerank_integrations.local.engine import Engine
-from bge_rerank_integrations.local.load_request import BatchLimits
+from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.local.onnx_backend.encoder import GraphEncoder, GraphUse
 from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
 from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
@@ -107,14 +107,14 @@ forward = GraphEncoder(OpenVino(file), file, use)
 engine = Engine("product", lambda: "0", TextTokenizer(Path(sys.argv[2])), forward)
 def sequence(*ids):
     return TokenSequence(np.array(ids, dtype=np.int32), 2)
-assert engine.run([sequence(3, 4)], [0], BatchLimits()).tolist() == [[12]]
+assert engine.run([sequence(3, 4)], [0], BatchOptions()).tolist() == [[12]]
 taken = re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]
 resource.setrlimit(resource.RLIMIT_AS, (int(taken) * 1024 + 2**30,) * 2)
 try:
-    engine.run([sequence(3, 4), sequence(2**15, 2**15)], [7, 8], BatchLimits())
+    engine.run([sequence(3, 4), sequence(2**15, 2**15)], [7, 8], BatchOptions())
 except OutOfMemoryError as error:
     print(error)
-print(engine.run([sequence(5, 6), sequence(2, 2)], [0, 1], BatchLimits()).tolist())
+print(engine.run([sequence(5, 6), sequence(2, 2)], [0, 1], BatchOptions()).tolist())
 """
 
 

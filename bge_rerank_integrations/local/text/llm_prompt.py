@@ -16,7 +16,6 @@ import numpy as np
 from bge_rerank_integrations.base.models import Family
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec
-from bge_rerank_integrations.local.load_request import TextRequest, refuse_truncation
 from bge_rerank_integrations.local.text.cross_encoder import (
     DEFAULT_MAX_LENGTH,
     count_both,
@@ -25,6 +24,7 @@ from bge_rerank_integrations.local.text.cross_encoder import (
 )
 from bge_rerank_integrations.local.text.method import EncodedTexts, TextOptions, cut_at
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
+from bge_rerank_integrations.options import PairOptions, reject_inapplicable_options
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale, SpecialTokens
 
 YES_OR_NO = (
@@ -101,7 +101,7 @@ class Prompting:
 
 def prompting(
     tokenizer: TextTokenizer,
-    text: TextRequest,
+    text: PairOptions,
     spec: DecoderSpec,
     *,
     family: Family,
@@ -112,7 +112,7 @@ def prompting(
 
     Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`.
     """
-    refuse_truncation(text)
+    reject_inapplicable_options(text, "no cross-encoder", model="this model")
     prompt = PROMPTS[family] if text.prompt is None else text.prompt
     # the prompt is the caller's own text and no document: it is literal unless all is to be parsed
     mode: SpecialTokens = "parse" if text.special_tokens == "parse" else "literal"

@@ -16,8 +16,8 @@ from threadpoolctl import ThreadpoolController
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.device_group import drain_together, one_at_a_time
 from bge_rerank_integrations.local.engine import Engine, EngineCall
-from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
+from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.types import FloatArray
 
 MOST_CORES = 4
@@ -46,7 +46,7 @@ class StreamedEngine(Engine):
         self,
         sequences: Sequence[TokenSequence],
         positions: Sequence[int],
-        limits: BatchLimits,
+        limits: BatchOptions,
         *,
         on_batch: Callable[[int], object] | None = None,
     ) -> FloatArray:
@@ -56,8 +56,8 @@ class StreamedEngine(Engine):
         if not cores or len(lengths) < cores or sum(lengths) < cores * LEAST_TOKENS:
             return super().run(sequences, positions, limits, on_batch=on_batch)
         # together they hold what one batch on all cores would
-        most = limits.max_tokens or self.forward.plan.max_batch_tokens // cores
-        limits = replace(limits, max_tokens=even_budget(lengths, cores, most))
+        most = limits.max_batch_tokens or self.forward.plan.max_batch_tokens // cores
+        limits = limits.model_copy(update={"max_batch_tokens": even_budget(lengths, cores, most)})
         request = EngineCall(sequences, positions, limits, one_at_a_time(on_batch))
         batches = self.plan_batches(request)
         where = f"{self.model} on {self.forward.plan.device}"

@@ -11,7 +11,6 @@ from bge_rerank_integrations.local.decoder_spec import DecoderSpec, decoder_spec
 from bge_rerank_integrations.local.device import DevicePlan, plan_devices, read_hardware
 from bge_rerank_integrations.local.device_group import EngineGroup, reasons_by_device
 from bge_rerank_integrations.local.engine import Engine, Forward, shared_engine
-from bge_rerank_integrations.local.load_request import LoadRequest, refuse_llm_options
 from bge_rerank_integrations.local.model_config import (
     position_limit,
     read_flag,
@@ -36,17 +35,18 @@ from bge_rerank_integrations.local.torch_backend.rounding import (
     run_all,
 )
 from bge_rerank_integrations.local.torch_backend.runtime import exact_plan
+from bge_rerank_integrations.options import BatchOptions, LocalOptions, reject_inapplicable_options
 
 
-def load_torch_scorer(checkpoint: Checkpoint, request: LoadRequest) -> LocalScorer:
+def load_torch_scorer(checkpoint: Checkpoint, request: LocalOptions) -> LocalScorer:
     """Load the checkpoint, or share it if this process has it on the same device already."""
     checkpoint.refuse_adapter()
-    settings = read_settings(checkpoint, request.text.label)
+    settings = read_settings(checkpoint, request.label)
     refuse_quantized(checkpoint)
     limit = position_limit(checkpoint.config, checkpoint.model)
     llm = settings.family in LLM_FAMILIES
     if not llm:
-        refuse_llm_options(checkpoint.model, request)
+        reject_inapplicable_options(request, "encoder", model=checkpoint.model)
     plans = plan_devices(
         read_hardware(),
         devices=request.device,
@@ -58,7 +58,7 @@ def load_torch_scorer(checkpoint: Checkpoint, request: LoadRequest) -> LocalScor
     return LocalScorer(
         engine,
         method,
-        limits=request.limits,
+        limits=request.group(BatchOptions),
         show_progress=request.show_progress,
         reasons=reasons_by_device(plans),
     )
@@ -67,7 +67,7 @@ def load_torch_scorer(checkpoint: Checkpoint, request: LoadRequest) -> LocalScor
 def _load_encoder(
     checkpoint: Checkpoint,
     settings: FolderSettings,
-    request: LoadRequest,
+    request: LocalOptions,
     plans: Sequence[DevicePlan],
     limit: int,
 ) -> tuple[AnyEngine, Method]:
@@ -81,13 +81,13 @@ def _load_encoder(
 
     engine = _shared(checkpoint, plans, output, load)
     method = cross_encoding if settings.family is Family.ENCODER else bi_encoding
-    return engine, method(engine.tokenizer, request.text, settings, limit=limit)
+    return engine, method(engine.tokenizer, request, settings, limit=limit)
 
 
 def _load_llm(
     checkpoint: Checkpoint,
     settings: FolderSettings,
-    request: LoadRequest,
+    request: LocalOptions,
     plans: Sequence[DevicePlan],
     limit: int,
 ) -> tuple[AnyEngine, Method]:
@@ -95,7 +95,7 @@ def _load_llm(
     (yes,) = tokenizer.encode(["Yes"], [0])
     config, model, family = checkpoint.config, checkpoint.model, settings.family
     tied = read_flag(config, "tie_word_embeddings", model, default=True)
-    spec = decoder_spec(family, config, request.layers, yes=int(yes[0]), tied=tied)
+    spec = decoder_spec(family, config, request, yes=int(yes[0]), tied=tied)
 
     def load(plan: DevicePlan) -> Engine:
         return _engine(checkpoint, tokenizer, Decoder(checkpoint, plan, spec))
@@ -106,7 +106,7 @@ def _load_llm(
         raise CheckpointError(
             f"config.json of {model} has bos_token_id={bos} and a vocabulary of {spec.vocabulary}"
         )
-    return engine, prompting(tokenizer, request.text, spec, family=family, bos=bos, limit=limit)
+    return engine, prompting(tokenizer, request, spec, family=family, bos=bos, limit=limit)
 
 
 def _engine(checkpoint: Checkpoint, tokenizer: TextTokenizer, forward: Forward) -> Engine:
