@@ -443,9 +443,7 @@ class _Folder:
             raise CheckpointError(f"{self._checkpoint.folder / name} holds no JSON object")
         return found
 
-    def _check_keys(
-        self, file: str, found: Mapping[str, Any], allowed: Allowed, *, inside: str = ""
-    ) -> None:
+    def _check_keys(self, file: str, found: Any, allowed: Allowed, *, inside: str = "") -> None:
         if not isinstance(found, Mapping):
             self._refuse(file, inside or "its content", found, "a JSON object")
         for key, value in found.items():
