@@ -81,6 +81,15 @@ def test_a_score_never_moves_with_its_neighbours(
     assert ("one at a time: in a padded batch" in str(scorer.plan)) == (kind in ONLY_ALONE)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("kind", ["mobilebert", "electra"])
+def test_a_half_precision_is_no_excuse_for_neighbours(
+    folder_of: Callable[[str], Path], kind: str, precision: Any
+) -> None:
+    scorer = load_scorer(str(folder_of(kind)), device="cpu", precision=precision)
+    assert ("one at a time: in a padded batch" in str(scorer.plan)) == (kind == "mobilebert")
+
+
 @pytest.mark.parametrize("pad", [None, -1])
 @pytest.mark.parametrize("kind", DECODERS)
 def test_a_decoder_without_padding_id_scores_one_at_a_time(
