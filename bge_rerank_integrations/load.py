@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, overload
 
-from bge_rerank_integrations.base.address import is_address
+from bge_rerank_integrations.base.address import is_address, may_be_tag
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from bge_rerank_integrations.errors import InvalidInputError, ModelNotFound
 from bge_rerank_integrations.local.load import load_local_scorer
@@ -114,7 +114,7 @@ def open_scorer(model: str | Path, options: ScorerOptions) -> LocalScorer | Remo
     """`load_scorer` with options that are read already."""
     name = _read_model(model)
     base_url = options.base_url
-    if base_url is not None and is_address(name):
+    if base_url is not None and is_address(name) and not may_be_tag(name):
         raise InvalidInputError("model and base_url are both addresses; give one server")
     if base_url is None and not is_address(name):
         reject_inapplicable_options(options, "in this process")
@@ -239,7 +239,7 @@ def _read_model(model: str | Path) -> str:
 def _open_store(place: str, model: str) -> ScoreStore:
     if place == ":memory:":
         return MemoryStore()
-    if is_address(model):
+    if is_address(model) and not may_be_tag(model):
         raise InvalidInputError(
             "score_cache is a file, and nothing says which model the server runs, now and later: "
             "give its name as model, and the address as base_url"

@@ -40,7 +40,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from bge_rerank_integrations.base.address import is_address, read_address
+from bge_rerank_integrations.base.address import is_address, may_be_tag, read_address
 from bge_rerank_integrations.base.contract import check_text
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.types import (
@@ -121,7 +121,8 @@ def _address(given: str) -> str:
 
 
 def _model(given: str) -> str:
-    return _address(given) if is_address(given) else given
+    # `name:567` is a model if there is a base_url; without one, loading refuses it
+    return _address(given) if is_address(given) and not may_be_tag(given) else given
 
 
 if TYPE_CHECKING:  # what callers may give; the fields hold what is named below

@@ -7,11 +7,12 @@ import pickle
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bge_rerank_integrations import InvalidInputError, load_scorer
+from bge_rerank_integrations import InvalidInputError, load_reranker, load_scorer
 from bge_rerank_integrations.adapter_base import ScorerFields
 from bge_rerank_integrations.base.address import Secret, is_address, may_be_tag, read_address
 from bge_rerank_integrations.errors import RemoteError
@@ -243,9 +244,20 @@ def test_an_address_may_be_in_capitals_and_a_folder_is_none() -> None:
     assert [place for place in folders if is_address(place)] == []
 
 
-def test_a_server_s_model_may_have_a_tag() -> None:
-    scorer = load_scorer("bge-reranker:8", base_url="http://localhost:1")
-    assert scorer.name == "auto:http://localhost:1[bge-reranker:8]"
+@pytest.mark.parametrize("model", ["bge-reranker:8", "bge-reranker:567", "bge-reranker:8080"])
+def test_a_server_s_model_may_have_a_tag(model: str, tmp_path: Path) -> None:
+    scorer = load_scorer(model, base_url="http://localhost:1")
+    assert scorer.name == f"auto:http://localhost:1[{model}]"
+    for adapter in (LlamaIndexRerank, LangChainRerank, BGECrossEncoder):
+        loaded = adapter(model=model, base_url="http://localhost:1").loaded_scorer()
+        assert loaded.name == scorer.name
+    load_reranker(model, base_url="http://localhost:1", score_cache=str(tmp_path / "scores.db"))
+
+
+def test_a_tag_of_digits_without_a_server_is_taken_for_an_address() -> None:
+    for take in (load_scorer, lambda name: LangChainRerank(model=name).loaded_scorer()):
+        with pytest.raises(ValueError, match="http:// or https:// is missing"):
+            take("bge-reranker:567")
 
 
 @pytest.mark.parametrize("name", ["bge-reranker:567", "bge:80", "m_1:443", "bge-reranker:8080"])
