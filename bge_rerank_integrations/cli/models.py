@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from bge_rerank_integrations.tools.model_cards import ModelDescription
 
 STATED_NOWHERE = "none stated"
+_WIDE = 200
+"""A narrower terminal wraps the lines, where rich would cut the ids; it heeds no width alone."""
 
 
 @option.with_flags
@@ -78,11 +80,9 @@ def _list_models(cache_dir: str | None, *, as_json: bool) -> None:
     words = {True: "yes", False: "no", None: "?"}
     for state in states:
         spec = state.spec
-        table.add_row(
-            *(spec.id, spec.family, spec.parameters, spec.languages, str(spec.max_length)),
-            *(spec.license, words[state.here]),
-        )
-    _console().print(table)
+        facts = (spec.family, spec.parameters, spec.languages, str(spec.max_length), spec.license)
+        table.add_row(spec.id, *facts, words[state.here])
+    Console(width=_WIDE, height=100).print(table)
 
 
 def _print_description(description: "ModelDescription") -> None:
@@ -115,7 +115,7 @@ def _print_description(description: "ModelDescription") -> None:
 
 
 def _print_side_by_side(found: "Sequence[ModelDescription]") -> None:
-    console = _console()
+    console = Console(width=_WIDE, height=100)  # ids are never cut
     for (benchmark, metric), by_model in side_by_side(found).items():
         columns = list(dict.fromkeys(name for r in by_model.values() for name in r.figures))
         table = Table(box=None, pad_edge=False)
@@ -137,7 +137,7 @@ def _print_side_by_side(found: "Sequence[ModelDescription]") -> None:
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 200)
+    return Console(width=None if sys.stdout.isatty() else _WIDE)
 
 
 def _plain(text: str) -> Text:

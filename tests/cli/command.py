@@ -58,6 +58,32 @@ def installation(folder: Path, *packages: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
 
 
+def in_terminal(*arguments: str, columns: int = 60) -> tuple[int, str]:
+    """The command's exit code, and what it shows on a terminal that is so wide."""
+    import pty  # absent on Windows
+
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**ENVIRONMENT, "COLUMNS": str(columns), "TERM": "dumb"},
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            read = os.read(master, 4096)
+        except OSError:  # how Linux says that the other side was closed
+            read = b""
+        if not read:
+            break
+        shown += read
+    os.close(master)
+    return process.wait(), shown.decode("utf-8").replace("\r\n", "\n")
+
+
 BARE_COMMAND = [sys.executable, "-S", "-m", "bge_rerank_integrations.cli"]
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from bge_rerank_integrations.base.models import known_models
 from bge_rerank_integrations.cli import app
-from tests.cli.command import BARE_COMMAND, installation, json_lines, run
+from tests.cli.command import BARE_COMMAND, in_terminal, installation, json_lines, run
 from tests.core.hub import add_to_cache, running_hub
 
 BASE, LARGE = "BAAI/bge-reranker-base", "BAAI/bge-reranker-large"
@@ -75,6 +76,17 @@ def test_the_table_names_every_model_once(tmp_path: Path, reranker_base: Path) -
     assert list(words) == [spec.id for spec in known_models()]
     assert words[BASE] == [BASE, *["encoder", "278M", "Chinese,", "English", "512", "MIT", "yes"]]
     assert words[LARGE][-1] == "no"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_narrow_terminal_cuts_no_id(tmp_path: Path, columns: int) -> None:
+    code, shown = in_terminal("models", "--cache-dir", str(tmp_path), columns=columns)
+    header, *lines = shown.splitlines()
+    assert code == 0
+    assert [line.split()[0] for line in lines] == [spec.id for spec in known_models()]
+    assert header.split()[-1] == "here"
+    assert {line.split()[-1] for line in lines} <= {"yes", "no"}
 
 
 def test_without_the_hubs_client_nobody_knows_what_is_here(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import inspect
 import json
 import math
-import os
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from tests.cli.command import (
     BARE_COMMAND,
     COMMAND,
     ENVIRONMENT,
+    in_terminal,
     installation,
     json_lines,
     run,
@@ -396,32 +396,6 @@ def test_a_full_disk_is_one_line_of_error(reranker_base: Path) -> None:
         )
     assert done.returncode == 1
     assert done.stderr == b"bge-rerank: [Errno 28] No space left on device\n"
-
-
-def in_terminal(*arguments: str, columns: int = 60) -> tuple[int, str]:
-    """The command's exit code, and what it shows on a terminal that is so wide."""
-    import pty  # absent on Windows
-
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env={**ENVIRONMENT, "COLUMNS": str(columns), "TERM": "dumb"},
-    )
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            read = os.read(master, 4096)
-        except OSError:  # how Linux says that the other side was closed
-            read = b""
-        if not read:
-            break
-        shown += read
-    os.close(master)
-    return process.wait(), shown.decode("utf-8").replace("\r\n", "\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
