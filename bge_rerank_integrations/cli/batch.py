@@ -48,11 +48,12 @@ def batch(
     options: ScorerOptions,
     show_progress: option.ShowProgress = None,
 ) -> None:
-    """Score Parquet or JSON-lines files on a pool of workers, and write Parquet.
+    """Score files of pairs on a pool of workers.
 
-    A row is a query with a "passage", or with "passages", a list. In OUTPUT, results has for each
-    row its number, query id, score, raw_score and rank; errors has the rows that could not be
-    scored, with a reason. Run the same command again to go on with a run that was ended.
+    The files are Parquet or JSON lines, the results Parquet. A row is a query with a "passage", or
+    with "passages", a list. In OUTPUT, results has each row's number, query id, score, raw_score
+    and rank; errors has the rows that could not be scored, with a reason. Run the same command
+    again to resume an interrupted run.
 
     The workers are Ray's: on the cluster that RAY_ADDRESS names, else on this machine. Exits with
     3 if all is done and some rows have no score.

@@ -25,9 +25,10 @@ def doctor(
     ] = None,
     options: Annotated[DeviceOptions, option.Only("device", "precision")],
 ) -> None:
-    """Say what is installed, where a model would run and why, and test that it scores.
+    """Check this installation and test that it scores.
 
-    Exits with 1 if the self-test fails.
+    Prints the installed packages, where a model would run and why, and problems with their
+    remedies. Exits with 1 if the self-test fails.
     """
     from bge_rerank_integrations.tools.doctor import examine
 
@@ -37,7 +38,7 @@ def doctor(
     else:
         for line in _report_lines(report):
             print(line)
-    if report.self_test.outcome == "failed":
+    if _failed(report):
         raise typer.Exit(1)
 
 
@@ -69,6 +70,12 @@ def _report_lines(report: Report) -> Iterator[str]:
             f"  1 query x {speed.passages} passages: {speed.seconds:.3f} s, "
             f"{speed.tokens} tokens of passages, {speed.tokens_per_second:,.0f} tokens/s"
         )
-    if report.problems:
-        yield "Problems"
-    yield from (f"  - {problem}" for problem in report.problems)
+    yield "Problems"
+    failed = [f"the self-test of {test.model} failed: {test.detail}"] if _failed(report) else []
+    yield from (f"  - {problem}" for problem in [*report.problems, *failed])
+    if not report.problems and not failed:
+        yield "  none"
+
+
+def _failed(report: Report) -> bool:
+    return report.self_test.outcome == "failed"

@@ -30,10 +30,11 @@ def export(
     as_json: option.AsJson = False,
     hub: HubOptions,
 ) -> None:
-    """Write MODEL into the folder OUT, to be run with --backend onnx or openvino.
+    """Write MODEL to the folder OUT as an ONNX graph.
 
-    The graph is then scored beside torch on fixed pairs. It prints the largest difference of a raw
-    score and, for int8, Kendall's rank agreement: 1 where every order is the same.
+    Use it with --backend onnx or openvino. The graph's scores of fixed pairs are compared with
+    torch's: the largest difference of raw scores is printed and, for int8, Kendall's tau, which is
+    1 if all orders agree.
 
     A private model needs HF_TOKEN in the environment.
     """

@@ -75,10 +75,11 @@ def evaluate_models(
     options: ScorerOptions,
     show_progress: option.ShowProgress = None,
 ) -> None:
-    """Measure what reranking adds on judged questions, and recommend settings.
+    """Measure what reranking adds on judged questions.
 
-    Questions, passages and judgements are those of a BEIR folder; the candidates are those of your
-    retriever's TREC run. Intervals are 95% bootstrap intervals over the questions.
+    Recommends settings where it helps. Questions, passages and judgements are those of a BEIR
+    folder; the candidates are those of your retriever's TREC run. Intervals are 95% bootstrap
+    intervals over the questions.
 
     A terminal gets tables. Otherwise, and with --json, one JSON object holds everything, the texts
     of the questions that changed most included.
@@ -121,7 +122,7 @@ def calibrate(
     model: option.Model = DEFAULT_MODEL,
     options: ScorerOptions,
 ) -> None:
-    """Fit raw scores to the probability that a passage is relevant.
+    """Turn raw scores into probabilities of relevance.
 
     The data is a BEIR folder, or --judged: a file of JSON lines, each
     {"query": "...", "positive": ["..."], "negative": ["..."]}. A candidate of a BEIR folder without
@@ -175,9 +176,10 @@ def sweep_layers(
     as_json: option.AsJson = False,
     options: Annotated[LocalOptions, option.Except("cutoff_layers")],
 ) -> None:
-    """Compare an LLM reranker's cut-off layers: nDCG@10 on judged data, and time.
+    """Compare an LLM reranker's layers: quality and time.
 
-    The data is a BEIR folder, or --judged: a file of JSON lines, each
+    Measures nDCG@10 on judged data at each cut-off layer, and the time. The data is a BEIR folder,
+    or --judged: a file of JSON lines, each
     {"query": "...", "positive": ["..."], "negative": ["..."]}.
 
     The model is loaded once per layer, no deeper than that layer, and scores all pairs; a query

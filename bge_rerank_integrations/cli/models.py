@@ -36,12 +36,11 @@ def models(
     as_json: option.AsJson = False,
     hub: Annotated[HubOptions, option.Only("cache_dir", "local_files_only")],
 ) -> None:
-    """List BGE's models, and which of them are on this machine.
+    """List BGE's models, and which are on this machine.
 
-    With NAMES, say what is known of each: family, languages, size, limits, licence, and published
-    results, from its card if that is here or can be fetched, and from what this package ships.
-    With --compare, put results side by side; without NAMES those that are shipped, of all models.
-    None of these figures was measured by this package.
+    With NAMES, describe each: family, languages, size, limits, licence, and published results, from
+    its card if that is cached or can be fetched, and from this package. With --compare, put results
+    side by side, those of all models without NAMES. This package measured none of them.
 
     Any other cross-encoder with one label, or embedder, can be named by its hub id or folder.
     """

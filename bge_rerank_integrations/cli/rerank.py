@@ -22,7 +22,7 @@ from bge_rerank_integrations.base.input_files import (
 )
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from bge_rerank_integrations.cli import options as option
-from bge_rerank_integrations.errors import RerankError, UnreadableInput
+from bge_rerank_integrations.errors import InvalidInputError, RerankError, UnreadableInput
 from bge_rerank_integrations.load import RerankerLoadOptions, load_reranker
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 @option.with_flags
 def rerank(
-    query: Annotated[str | None, typer.Argument(help="What to look for; see above.")] = None,
+    query: Annotated[str | None, typer.Argument(help="The query; see above.")] = None,
     passages: Annotated[list[str] | None, typer.Argument(help="The passages.")] = None,
     *,
     file: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Read from here, not standard input."),
+        typer.Option(exists=True, dir_okay=False, help="Read this file instead of standard input."),
     ] = None,
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="The input is JSON lines, whatever its name.")
@@ -53,7 +53,7 @@ def rerank(
     options: RerankerLoadOptions,
     show_progress: option.ShowProgress = None,
 ) -> None:
-    """Order passages by how well they answer QUERY, the best first.
+    """Order passages by how well they answer QUERY.
 
     Passages are the arguments after QUERY, else those of --file, else those of standard input: each
     line, in UTF-8, or each row of a file in .jsonl, .ndjson, .csv, .tsv (with a header) or
@@ -62,18 +62,18 @@ def rerank(
     except for index, score, raw_score, scored and, with --explain, evidence, which are written
     anew. Put -- before a query or passage that begins with a dash.
 
-    On a terminal a table is printed. Otherwise, and with --json, each line is an object: index
-    (the passage's position in the input, from 0), score, raw_score, passage, carried keys. What
-    --on-error keep left unscored has null for both scores and "scored": false. With --explain there
-    is evidence too: start and end, in characters of the passage, of the sentence that scores
-    highest, and its two scores; null where there is none. The table shows that sentence.
+    The best passage comes first. A terminal gets a table. Otherwise, and with --json, each line is
+    an object: index (the passage's position in the input, from 0), score, raw_score, passage and
+    the carried fields. Passages left unscored by --on-error keep have null scores and "scored":
+    false. --explain adds evidence: the start and end of the highest-scoring sentence, in characters
+    of the passage, and its two scores, or null. The table shows that sentence.
 
-    Without QUERY each line of the input is a whole request,
-    {"query": "...", "passages": ["...", {"text": "...", "id": 7}]}, and is answered as soon as it
-    is read by the same object with "results" in place of "passages".
+    Without QUERY each line of the input is a request,
+    {"query": "...", "passages": ["...", {"text": "...", "id": 7}]}, answered as soon as it is read
+    by the same object with "results" instead of "passages".
 
-    A private model needs HF_TOKEN in the environment; the key of a server at --url comes from
-    BGE_RERANK_API_KEY, or the variable of its dialect. --model is what the server is asked for.
+    A private model needs HF_TOKEN in the environment. The key of a server at --url comes from
+    BGE_RERANK_API_KEY or the variable of its dialect, and --model is the model it is asked for.
     """
     if show_progress is None:  # a bar for every line of a stream of requests would be noise
         show_progress = query is not None and options.base_url is None and sys.stderr.isatty()
@@ -109,7 +109,8 @@ def _answer_requests(file: Path | None, load: Callable[[], Reranker], *, explain
         try:
             results = load().rerank(request.query, [p.text for p in given]) if given else []
         except RerankError as error:
-            raise RerankError(f"{request.place}: {error}") from error
+            kind = InvalidInputError if isinstance(error, InvalidInputError) else RerankError
+            raise kind(f"{request.place}: {error}") from error
         answer = {**request.carried, "results": list(result_rows(given, results, explain=explain))}
         print(json.dumps(answer, ensure_ascii=False), flush=True)
 

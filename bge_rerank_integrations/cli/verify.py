@@ -27,7 +27,7 @@ def verify(
         Path | None, typer.Option("--json", metavar="FILE", help="Write a report for a bug.")
     ] = None,
 ) -> None:
-    """Compare the scores of MODEL with those of every reference library that is installed.
+    """Compare the scores of MODEL with reference libraries.
 
     Fixed pairs are scored here and, one at a time, by transformers, sentence-transformers and
     FlagEmbedding, and compared with the scores that the model's card publishes. With --url the

@@ -62,6 +62,7 @@ def test_the_text_says_the_same(reranker_base: Path) -> None:
     assert outcome.startswith(f"  passed, {reranker_base}: 8 pairs scored alone and in one batch")
     (speed,) = [line for line in lines if line.startswith("  1 query x 50 passages: ")]
     assert speed.endswith(" tokens/s")
+    assert lines[-2:] == ["Problems", "  none"]
 
 
 def test_the_cache_and_offline_mode_are_reported(reranker_base: Path, tmp_path: Path) -> None:
@@ -91,6 +92,8 @@ def test_a_damaged_model_fails_with_what_is_wrong(
     result = CliRunner().invoke(app, ["doctor", "--model", str(damaged(kind))])
     assert result.exit_code == 1
     assert f"  failed, {damaged(kind)}: {report['self_test']['detail']}" in result.stdout
+    remedy = f"  - the self-test of {damaged(kind)} failed: {report['self_test']['detail']}"
+    assert result.stdout.splitlines()[-1] == remedy
 
 
 def test_a_device_that_is_not_there_fails_and_those_that_are_are_named(
