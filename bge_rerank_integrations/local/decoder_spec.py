@@ -26,6 +26,7 @@ COUNTS = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 # the reference runs on attention without it.
 ANY_FAMILY: dict[str, tuple[object, ...]] = {
     "attention_bias": (None, False),
+    "pruned_heads": (None, {}),
     "use_bidirectional_attention": (None, False),
     "per_layer_config": (None, {}),
     "partial_rotary_factor": (None, 1.0, 1),

@@ -64,7 +64,7 @@ class _Model:
         self.weights = _weights(folder)
         self.variant = variant
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.kind = self.config["model_type"]
+        self.kind = self.config.get("model_type")
 
     def ids(self, query: str, passage: str, options: dict[str, Any]) -> tuple[list[int], int, int]:
         """The input, how many ids stand before the passage, and how many behind it."""
@@ -115,7 +115,7 @@ class _Model:
             )
         logit = float(state @ w[f"lm_head.{place}.linear_head.weight"][0])
         cap = config["final_logit_softcapping"]
-        return cap * math.tanh(logit / cap) if self.variant.final_cap else logit
+        return cap * math.tanh(logit / cap) if cap and self.variant.final_cap else logit
 
     def _layer(self, x: Array, number: int, positions: Array, depth: int) -> Array:
         prefix = f"model.layers.{number}."
@@ -150,8 +150,9 @@ class _Model:
         query, key = (_rotate(v, positions, config["rope_theta"]) for v in (query, key))
         back = np.arange(len(h))[:, None] - np.arange(len(h))
         seen = back >= 0
-        if self.kind == "cost_wise_gemma" and number % 2 == 0 and self.variant.window:
-            seen &= back < config["sliding_window"]
+        window = config.get("sliding_window")
+        if self.kind == "cost_wise_gemma" and number % 2 == 0 and window and self.variant.window:
+            seen &= back < window
         mixed = []
         for head in range(heads):
             group = head // (heads // shared)

@@ -46,6 +46,10 @@ CLASSES = {
     "longformer": "Longformer", "megatron-bert": "Bert", "mobilebert": "MobileBert",
     "mpnet": "MPNet", "roberta": "Roberta", "xlm-roberta": "XLMRoberta",
 }  # fmt: skip
+# These add a token type's number to the input as if it were a word's.
+TYPES_AS_WORDS = {
+    "ctrl", "flaubert", "gpt2", "gpt-sw3", "gpt_bigcode", "gpt_neo", "gptj", "openai-gpt", "xlm",
+}  # fmt: skip
 # For these transformers 5 takes tokenizer.json as it is, whatever class the folder names.
 PLAIN_MODELS = {"modernbert", "nystromformer", "xlm-roberta-xl"}
 # What a normalizer has that makes letters lower or drops accents.
@@ -93,10 +97,18 @@ class TokenizerConfig:
             self._class = str(named)
             self._kind = self._class.removesuffix("Fast").removesuffix("Tokenizer")
         self._plain = model.get("model_type") in PLAIN_MODELS or self._kind in PLAIN
+        if kind == "qwen2" and self._kind != "Qwen2":
+            self._refuse("tokenizer_class", named, "transformers 5 reads it as a Qwen2Tokenizer")
         if self._kind not in KNOWN:
             self._refuse("tokenizer_class", named, f"this release knows {', '.join(sorted(KNOWN))}")
         self.typed = self._read_typed()
         """Whether the model is given token types; None where the two generations differ."""
+        if kind in TYPES_AS_WORDS and self.typed is not False:
+            self._refuse(
+                "model_input_names", self._keys.get("model_input_names"),
+                f"a model of type {kind!r} would read the token_type_ids as words",
+                remedy="list the other inputs in it",
+            )  # fmt: skip
         self._check_keys()
         self._check_tokens(_read(folder / ADDED) if not listed else {})
         self._check_model(unknown)

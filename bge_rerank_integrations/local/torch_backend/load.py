@@ -102,9 +102,11 @@ def _load_llm(
 
     engine = _shared(checkpoint, plans, spec, load)
     bos = read_size(config, "bos_token_id", model)
-    if bos >= spec.vocabulary:
+    before = tokenizer.single_template.before
+    if before != (bos,):  # the reference puts the tokenizer's
         raise CheckpointError(
-            f"config.json of {model} has bos_token_id={bos} and a vocabulary of {spec.vocabulary}"
+            f"config.json of {model} has bos_token_id={bos}, and its tokenizer puts {before} "
+            "before a text: they belong to different models, or one was edited"
         )
     return engine, prompting(tokenizer, request, spec, family=family, bos=bos, limit=limit)
 

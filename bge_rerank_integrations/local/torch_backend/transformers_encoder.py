@@ -134,9 +134,13 @@ class LibraryEncoder:
         )
 
     def _probe(self, length: int) -> TokenSequence:
-        """Ids of the whole vocabulary but the padding."""
+        """Ids of the whole vocabulary but the padding, and BART's end of a text last."""
+        end = self._model.config.eos_token_id
         ids = np.linspace(0, self._vocabulary - 1, length).astype(np.int32)
-        ids[ids == self._pad] = self._vocabulary - 1 - int(self._pad == self._vocabulary - 1)
+        other = next(i for i in range(self._vocabulary - 1, -1, -1) if i not in (self._pad, end))
+        ids[(ids == self._pad) | (ids == end)] = other
+        if isinstance(end, int) and 0 <= end < self._vocabulary:
+            ids[-1] = end
         return TokenSequence(ids, length // 2)
 
     def fetch(self, rows: Sequence[Any]) -> FloatArray:
