@@ -88,7 +88,7 @@ class Circuit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClientOptions:
+class ClientConfig:
     """Time limits and the first wait in seconds, and how many requests and retries there may be."""
 
     connect_timeout: float
@@ -133,7 +133,7 @@ class HttpRequest:
 class Client:
     """Sends requests to one server; `slots` limits how many are under way."""
 
-    def __init__(self, options: ClientOptions) -> None:
+    def __init__(self, options: ClientConfig) -> None:
         self._options = options
         self._circuit = Circuit()
         self.slots = asyncio.Semaphore(options.max_concurrency)

@@ -24,7 +24,7 @@ from bge_rerank_integrations.options import real_number, whole_number
 from bge_rerank_integrations.remote import transport
 from bge_rerank_integrations.remote.dialects import Dialect, dialect_named, dialect_of_host
 from bge_rerank_integrations.remote.handshake import ServerInfo
-from bge_rerank_integrations.remote.server import Server, ServerOptions, check_dialect_options
+from bge_rerank_integrations.remote.server import Server, ServerConfig, check_dialect_options
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
 logger = logging.getLogger("bge_rerank_integrations")
@@ -83,7 +83,7 @@ class RemoteScorer:
             raise InvalidInputError(f"{address.host} needs a key: pass api_key, or set {variable}")
         if key and not (address.encrypted or address.on_this_machine):
             logger.warning("the key for %s goes over the network unencrypted", address.url)
-        self._options = ServerOptions(
+        self._options = ServerConfig(
             address=address,
             model=model,
             dialect=chosen,

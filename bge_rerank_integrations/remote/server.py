@@ -12,7 +12,7 @@ from bge_rerank_integrations.base.address import Address, Secret
 from bge_rerank_integrations.errors import InvalidInputError, RemoteAnswerError
 from bge_rerank_integrations.remote.client import (
     Client,
-    ClientOptions,
+    ClientConfig,
     HttpRequest,
     check_success,
     effective_status,
@@ -32,7 +32,7 @@ from bge_rerank_integrations.types import FloatArray, Pair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerOptions(ClientOptions):
+class ServerConfig(ClientConfig):
     """The caller's options; None leaves the choice to the server or its dialect."""
 
     address: Address
@@ -46,7 +46,7 @@ class ServerOptions(ClientOptions):
 class Server:
     """A client, and what the first use found out about the server."""
 
-    def __init__(self, options: ServerOptions) -> None:
+    def __init__(self, options: ServerConfig) -> None:
         self.process = os.getpid()
         self._options = options
         self._client = Client(options)
