@@ -1,8 +1,8 @@
-"""What happened in one rerank: ranks, scores, what decided the cut, where the time went.
+"""A record of one rerank: ranks, scores, the rule that decided the cut, and times.
 
-A `Recorder` travels in a context variable, so that scorers around scorers need not pass it on.
-Where nobody asked for a trace there is none, and noting costs a look at that variable. A trace
-holds no text.
+A `Recorder` travels in a context variable, so that scorers that wrap scorers need not pass it on.
+Without a listener nothing is recorded, and `note` only reads that variable. A trace contains no
+text.
 """
 
 import contextvars
@@ -27,9 +27,9 @@ _recorder: contextvars.ContextVar["Recorder | None"] = contextvars.ContextVar(
 
 @dataclass(frozen=True, slots=True)
 class PassageTrace:
-    """One passage: its place before and after, from 0; None after where it was not kept.
+    """One passage: its rank before and after, from 0; `after` is None if it was not kept.
 
-    The scores are None where the passage was not scored.
+    The scores are None if the passage was not scored.
     """
 
     before: int
@@ -42,15 +42,16 @@ class PassageTrace:
 class RerankTrace:
     """One rerank, as plain data.
 
-    `scale` is that of the raw scores, None if there are none. `kept_by` says which rule decided how
-    many came back, None if all did; `failure` is the class of error that `on_error="keep"` stood in
-    for, and `evidence_failure` that which left passages without evidence. `counts` holds how many
-    pairs were computed, cut to fit, split into windows, and answered by a cache, and how many
-    sentences `explain` had scored, which count as pairs too; `seconds` the whole time under
-    "total", and of it what tokenizing, waiting for the device and computing took, and what
-    explaining took with all of these; what cores or devices did side by side is added up.
-    `facts` are what the scorers said of themselves: model,
-    device, precision, kernels.
+    `scale` is the scale of the raw scores, None without scores. `kept_by` is the rule that decided
+    how many results were returned, None if all were. `failure` is the class of the error that
+    `on_error="keep"` handled, `evidence_failure` that of an error that left passages without
+    evidence.
+
+    `counts` has the number of pairs that were computed, truncated, split into windows and found in
+    a cache, and of sentences that `explain` scored, which are also counted as pairs. `seconds` has
+    the "total", and the shares of tokenizing, waiting for the device, computing, and explaining,
+    which includes the other three; times of parallel cores and devices are added up. `facts` are
+    the scorers' own: model, device, precision, kernels.
     """
 
     passages: tuple[PassageTrace, ...]
@@ -64,7 +65,7 @@ class RerankTrace:
     facts: Mapping[str, str]
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as dictionaries, lists, numbers and strings, as JSON takes them."""
+        """The trace as dictionaries, lists, numbers and strings, for JSON."""
         return {
             "passages": [
                 {
@@ -86,7 +87,7 @@ class RerankTrace:
         }
 
     def _repr_html_(self) -> str:
-        """Tables for a notebook: the passages, places from 0, and all else that was noted."""
+        """Tables for a notebook: the passages with ranks from 0, and everything else."""
         passages = [
             [passage.before, passage.after, passage.score, passage.raw_score]
             for passage in self.passages
@@ -110,7 +111,7 @@ class RerankTrace:
 
 @dataclass(slots=True)
 class Recorder:
-    """What scorers note while they work, from however many threads."""
+    """Collects what scorers note, from any number of threads."""
 
     counts: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -130,7 +131,7 @@ class Recorder:
 
 @contextmanager
 def recording() -> Iterator[Recorder]:
-    """Collect what is noted inside; an outer recorder is told nothing of it."""
+    """Record what is noted inside; an outer recorder does not receive it."""
     recorder = Recorder()
     token = _recorder.set(recorder)
     try:
@@ -140,7 +141,7 @@ def recording() -> Iterator[Recorder]:
 
 
 def note(counts: Mapping[Count, int], facts: Mapping[str, str] | None = None) -> None:
-    """Add to the counts of the present rerank, and say facts of its scorers, if it is recorded."""
+    """Add counts, and facts about the scorers, to the current rerank if it is recorded."""
     recorder = _recorder.get()
     if recorder is not None:
         recorder.add(counts, facts or {})
@@ -164,14 +165,14 @@ def timed(stage: Stage) -> Iterator[None]:
 
 
 def class_name(error: BaseException | None) -> str | None:
-    """What a trace says of an error: never its text, which may hold an address."""
+    """The error's class; its message may contain an address."""
     return None if error is None else type(error).__name__
 
 
 def passage_traces(
     raw: FloatArray, shown: Callable[[float], float], results: Sequence[RerankResult]
 ) -> tuple[PassageTrace, ...]:
-    """Each passage of the caller's list, in its order; `raw` is NaN where it was not scored."""
+    """Each passage of the caller's list, in order; `raw` is NaN if it was not scored."""
     after = {result.index: place for place, result in enumerate(results)}
     return tuple(
         PassageTrace(index, after.get(index), None, None)
