@@ -13,18 +13,13 @@ from bge_rerank_integrations.base.contract import check_text, read_pairs
 from bge_rerank_integrations.base.deadline import in_worker
 from bge_rerank_integrations.base.raw_scores import checked_scores, show_score
 from bge_rerank_integrations.base.trace import RerankTrace
-from bge_rerank_integrations.errors import (
-    InvalidInputError,
-    MissingExtra,
-)
+from bge_rerank_integrations.errors import InvalidInputError, missing_extra
 from bge_rerank_integrations.types import Pair, RerankResult
 
-try:
+with missing_extra("langchain"):
     from langchain_core.callbacks import Callbacks, dispatch_custom_event
     from langchain_core.documents import BaseDocumentCompressor, Document
     from langchain_core.runnables import Runnable, RunnableLambda
-except ModuleNotFoundError as error:
-    raise MissingExtra(str(error.name), "langchain") from error
 
 from pydantic import (
     Field,

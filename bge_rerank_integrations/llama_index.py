@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar
 
-from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
+from bge_rerank_integrations.errors import InvalidInputError, missing_extra
 
-try:
+with missing_extra("llama-index"):
     from llama_index.core.callbacks import CBEventType, EventPayload
     from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
@@ -26,8 +26,6 @@ try:
     )
     from llama_index_instrumentation import get_dispatcher
     from llama_index_instrumentation.base import BaseEvent
-except ModuleNotFoundError as error:
-    raise MissingExtra(error.name or "llama_index", "llama-index") from error
 
 from pydantic import Field
 

@@ -18,10 +18,10 @@ from bge_rerank_integrations.base.contract import check_text, like_input, read_p
 from bge_rerank_integrations.base.deadline import off_main_thread
 from bge_rerank_integrations.base.trace import note, timed
 from bge_rerank_integrations.errors import (
-    MissingExtra,
     RerankError,
     ScoringTimeout,
     UnsupportedModel,
+    missing_extra,
 )
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.device_group import EngineGroup
@@ -229,10 +229,8 @@ class LocalScorer:
     def _run(self, engine: AnyEngine, encoded: EncodedTexts) -> FloatArray:
         if not self._show_progress:
             return engine.run(encoded.sequences, encoded.positions, self._limits)
-        try:
+        with missing_extra("cli"):
             from tqdm.auto import tqdm
-        except ModuleNotFoundError as error:
-            raise MissingExtra("tqdm", "cli") from error
 
         with tqdm(total=len(encoded.sequences), desc="reranking", unit="text") as bar:
             return engine.run(

@@ -19,8 +19,8 @@ from bge_rerank_integrations.base.models import LLM_FAMILIES, Family, family_of
 from bge_rerank_integrations.errors import (
     CheckpointError,
     InvalidInputError,
-    MissingExtra,
     UnsupportedModel,
+    missing_extra,
 )
 from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.types import FloatArray, GraphFormat, Pair, Scale
@@ -86,12 +86,10 @@ def export_onnx(
         )
     refuse_address(model)
     target = Path(folder).expanduser().absolute()
-    try:
+    with missing_extra("export"):
         from bge_rerank_integrations.local.checkpoint import open_checkpoint
         from bge_rerank_integrations.local.onnx_backend import export as onnx_graph
         from bge_rerank_integrations.options import HubOptions
-    except ModuleNotFoundError as error:
-        raise MissingExtra(str(error.name), "export") from error
     hub = HubOptions(
         revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token
     )
