@@ -1,6 +1,7 @@
-"""The READMEs show what their programs print; the demo's output is held to in test_examples.py."""
+"""The programs in the READMEs print the output shown; test_examples.py checks the demo's."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -24,6 +25,16 @@ def outputs(readme: Path, language: str) -> str:
         for before, after in pairwise(found)
         if before.language == language and after.language == "text" and "make " not in before.code
     )
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)
+def test_the_comparison_shows_times_that_were_measured(readme: Path) -> None:
+    rows = [line for line in readme.read_text(encoding="utf-8").splitlines() if "2.21x" in line]
+    rows += [line for line in readme.read_text(encoding="utf-8").splitlines() if "9.46 s" in line]
+    shown = re.findall(r"\d+\.\d+(?=x| s)", " ".join(rows))
+    assert len(shown) == 8
+    measured = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert set(shown) <= set(re.findall(r"\d+\.\d+", measured))
 
 
 def printed(command: list[str], folder: Path) -> str:
