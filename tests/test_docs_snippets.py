@@ -24,7 +24,7 @@ from tests import tiny_models
 from tests.remote.serving import serving
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 HUB: dict[str, Callable[[Path], Path]] = {
     "BAAI/bge-reranker-base": tiny_models.build_reranker_base,
     "BAAI/bge-reranker-large": tiny_models.build_reranker_base,
