@@ -16,9 +16,9 @@ from bge_rerank_integrations.errors import RemoteAnswerError
 from bge_rerank_integrations.local.checkpoint import open_checkpoint
 from bge_rerank_integrations.local.device import plan_device, read_hardware
 from bge_rerank_integrations.local.engine import Engine
-from bge_rerank_integrations.local.load_request import BatchLimits
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.local.torch_backend.decoder import Decoder
+from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.remote.dialects import Dialect
 from bge_rerank_integrations.remote.scorer import RemoteScorer
 from tests.llm import oracle, tiny_llms
@@ -133,7 +133,7 @@ def test_a_model_family_is_a_spec(tmp_path: Path) -> None:
         checkpoint.model, checkpoint.fingerprint, tokenizer, Decoder(checkpoint, plan, spec)
     )
     scorer = LocalScorer(
-        engine, replace(method, spec=spec), limits=BatchLimits(), show_progress=False
+        engine, replace(method, spec=spec), limits=BatchOptions(), show_progress=False
     )
     model = CappedSilu(folder, oracle.REFERENCE)
     options: dict[str, Any] = {}
