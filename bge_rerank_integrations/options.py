@@ -481,7 +481,7 @@ class CutoffOptions(Options):
         return self.min_probability is not None or self.target_recall is not None
 
 
-TopN = Annotated[Count, Field(description="How many to keep; None keeps all.")]
+TopN = Annotated[Count, Field(description="How many to keep; all by default.")]
 Normalize = Annotated[
     bool, Field(description="Show a logit as its sigmoid, between 0 and 1; the order is the same.")
 ]

@@ -1,6 +1,7 @@
 """The flags of the commands: those of several commands, and those made of the package's options."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
@@ -62,7 +63,7 @@ def with_flags(function: Callable[..., None]) -> Callable[..., None]:
         taken = rest[0] if rest else Except()
         names = [name for name in kind.model_fields if name in taken and name not in NOT_FLAGS]
         groups[parameter.name] = kind, names
-        flags += [_flag(name, kind.model_fields[name]) for name in names]
+        flags += [_flag(name, kind.model_fields) for name in names]
 
     @wraps(function)
     def command(**given: Any) -> None:
@@ -78,9 +79,10 @@ def with_flags(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _flag(name: str, field: FieldInfo) -> Parameter:
+def _flag(name: str, fields: Mapping[str, FieldInfo]) -> Parameter:
+    field = fields[name]
     kind, *several = [one for one in kinds(field.annotation) if one is not NoneType]
-    default, description = field.default, field.description
+    default, description = field.default, _in_shell_words(field.description or "", fields)
     lists = [one for one in (kind, *several) if get_origin(one) is tuple]
     if lists:
         (item,) = set(kinds(get_args(lists[0])[0]))
@@ -95,3 +97,11 @@ def _flag(name: str, field: FieldInfo) -> Parameter:
     return Parameter(
         name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[optional, option]
     )
+
+
+def _in_shell_words(description: str, fields: Mapping[str, FieldInfo]) -> str:
+    def flag(match: re.Match[str]) -> str:
+        name = match[0]
+        return NAMES.get(name, f"--{name.replace('_', '-')}") if name in fields else name
+
+    return re.sub(r"[a-z]+(_[a-z]+)+", flag, description.replace("None: ", "by default "))

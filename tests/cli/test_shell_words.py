@@ -89,3 +89,10 @@ def test_help_shows_whole_sentences() -> None:
     assert done.returncode == 0
     assert "  eval          Measure what reranking adds on judged questions.\n" in done.stdout
     assert "..." not in done.stdout.partition("Commands:")[2]
+
+
+def test_help_names_flags_and_no_python() -> None:
+    shown = " ".join(run("rerank", "--help", COLUMNS="300").stdout.split())
+    assert "Most tokens of a query; by default three quarters of --max-length." in shown
+    assert "How many to keep; all by default." in shown
+    assert "None" not in shown
