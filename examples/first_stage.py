@@ -12,7 +12,7 @@ import Stemmer
 
 from bge_rerank_integrations import load_scorer
 from bge_rerank_integrations.base.models import DEFAULT_MODEL, OFFLINE_MODELS, Family, known_models
-from bge_rerank_integrations.local.hub_cache import is_cached
+from bge_rerank_integrations.local.checkpoint import is_cached
 from bge_rerank_integrations.types import FloatArray
 
 CORPUS = Path(__file__).resolve().parent / "corpus"

@@ -16,12 +16,12 @@ from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.onnx_backend.encoder import (
     GraphEncoder,
     GraphUse,
-    Output,
     Runtime,
 )
 from bge_rerank_integrations.local.onnx_backend.file import GraphFile, read_onnx_file
 from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
 from bge_rerank_integrations.local.onnx_backend.openvino import OpenVino
+from bge_rerank_integrations.local.st_config import ModelOutput
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
 from bge_rerank_integrations.options import BatchOptions
 from tests import onnx_models
@@ -34,7 +34,7 @@ RUNTIMES: dict[str, Callable[[GraphFile], Runtime]] = {"onnx": OnnxRuntime, "ope
 Encoder = Callable[..., GraphEncoder]
 
 
-def load(runtime: str, graph: Path, output: Output, *, vocabulary: int = 300) -> GraphEncoder:
+def load(runtime: str, graph: Path, output: ModelOutput, *, vocabulary: int = 300) -> GraphEncoder:
     file = read_onnx_file(graph)
     use = GraphUse(output, vocabulary=vocabulary, padding=0, segments=True)
     return GraphEncoder(RUNTIMES[runtime](file), file, use)
@@ -61,7 +61,7 @@ def random_sequences(lengths: Sequence[int] = LENGTHS) -> list[TokenSequence]:
     ]
 
 
-def torch_row(model: Any, one: TokenSequence, output: Output) -> np.ndarray:
+def torch_row(model: Any, one: TokenSequence, output: ModelOutput) -> np.ndarray:
     """The row that transformers gives for one sequence by itself."""
     ids = torch.from_numpy(one.ids.astype(np.int64))[None]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -120,7 +120,7 @@ def test_a_graph_without_token_types_is_given_none(
 
 @pytest.mark.parametrize(("output", "folder"), [("cls", "bge_embedder"), ("mean", "mean_embedder")])
 def test_vectors_are_those_of_transformers(
-    encoder: Encoder, files: Path, request: pytest.FixtureRequest, output: Output, folder: str
+    encoder: Encoder, files: Path, request: pytest.FixtureRequest, output: ModelOutput, folder: str
 ) -> None:
     model: Path = request.getfixturevalue(folder)
     graph = onnx_models.export(model, files / f"{output}.onnx", "last_hidden_state")

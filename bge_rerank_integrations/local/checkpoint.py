@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bge_rerank_integrations.errors import CheckpointError
+from bge_rerank_integrations.errors import CheckpointError, ModelNotFound
 from bge_rerank_integrations.local.download import HUB_DEFAULTS, find_folder
 from bge_rerank_integrations.options import HubOptions
 
@@ -258,3 +258,29 @@ def open_checkpoint(model: str, hub: HubOptions = HUB_DEFAULTS) -> Checkpoint:
     Raises `ModelNotFound` as `find_folder` does.
     """
     return Checkpoint(model, find_folder(model, DOWNLOADED, hub))
+
+
+@dataclass(frozen=True, slots=True)
+class HubCache:
+    """The folder of the hub's cache, and whether HF_HUB_OFFLINE has switched downloads off."""
+
+    folder: str
+    offline: bool
+
+
+def hub_cache() -> HubCache:
+    """The cache that is used when no `cache_dir` is given."""
+    from huggingface_hub import constants
+
+    return HubCache(str(constants.HF_HUB_CACHE), offline=bool(constants.HF_HUB_OFFLINE))
+
+
+def is_cached(model: str, cache_dir: str | None = None) -> bool:
+    """Whether config, tokenizer and all weights are on this machine; never asks the network."""
+    try:
+        checkpoint = open_checkpoint(model, HubOptions(cache_dir=cache_dir, local_files_only=True))
+        files = checkpoint.weight_files
+    except (ModelNotFound, CheckpointError):
+        return False
+    files |= {checkpoint.folder / name for name in ("config.json", "tokenizer.json")}
+    return all(file.is_file() for file in files)

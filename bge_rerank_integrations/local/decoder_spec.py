@@ -55,7 +55,7 @@ FIXED: dict[Family, dict[str, tuple[object, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class LogitHead:
     """The vector that turns a layer's hidden state into a logit: a tensor, or one row of it."""
 
     layer: int
@@ -67,7 +67,7 @@ class Head:
 class DecoderSpec:
     """Everything the decoder's forward needs to know about an architecture."""
 
-    heads: tuple[Head, ...]
+    heads: tuple[LogitHead, ...]
     hidden: int
     inner: int
     vocabulary: int
@@ -183,7 +183,7 @@ def _gemma(config: Mapping[str, Any], *, yes: int, tied: bool) -> DecoderSpec:
     size = _whole(config, "head_dim")
     tensor = "model.embed_tokens.weight" if tied else "lm_head.weight"
     return DecoderSpec(
-        heads=(Head(_whole(config, "num_hidden_layers"), tensor, yes),),
+        heads=(LogitHead(_whole(config, "num_hidden_layers"), tensor, yes),),
         activation="gelu_tanh",
         embedding_scale=math.sqrt(_whole(config, "hidden_size")),
         attention_scale=size**-0.5,
@@ -197,7 +197,7 @@ def _minicpm(config: Mapping[str, Any], request: LayerOptions) -> DecoderSpec:
     start = _whole(config, "start_layer")
     return DecoderSpec(
         heads=tuple(
-            Head(layer, f"lm_head.{layer - start}.linear_head.weight")
+            LogitHead(layer, f"lm_head.{layer - start}.linear_head.weight")
             for layer in _cutoffs(config, request.cutoff_layers)
         ),
         activation="silu",
@@ -225,7 +225,9 @@ def _gemma2(config: Mapping[str, Any], request: LayerOptions) -> DecoderSpec:
     size = _whole(config, "head_dim")
     return DecoderSpec(
         heads=tuple(
-            Head(layer, f"lm_head.{(layer - start) // step if by_layer else i}.linear_head.weight")
+            LogitHead(
+                layer, f"lm_head.{(layer - start) // step if by_layer else i}.linear_head.weight"
+            )
             for i, layer in enumerate(cutoffs)
         ),
         activation="gelu_tanh",

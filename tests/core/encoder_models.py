@@ -24,8 +24,9 @@ from transformers import (
 
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.st_config import ModelOutput
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
-from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder, Output
+from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder
 from bge_rerank_integrations.types import FloatArray
 
 VOCABULARY = 200
@@ -78,7 +79,7 @@ def edit_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> Pat
     return folder
 
 
-def flat(folder: Path, output: Output = "logit", plan: DevicePlan = CPU) -> FlatEncoder:
+def flat(folder: Path, output: ModelOutput = "logit", plan: DevicePlan = CPU) -> FlatEncoder:
     return FlatEncoder(Checkpoint(str(folder), folder), plan, output)
 
 
@@ -94,7 +95,7 @@ def random_sequences(
 
 
 def library_rows(
-    folder: Path, batch: Sequence[TokenSequence], output: Output = "logit", *, half: str = ""
+    folder: Path, batch: Sequence[TokenSequence], output: ModelOutput = "logit", *, half: str = ""
 ) -> FloatArray:
     """The library's own forward, one sequence at a time: no batch, no padding, no mask.
 

@@ -11,21 +11,22 @@ from bge_rerank_integrations import RerankError
 from bge_rerank_integrations.local.device import Attention, CudaDevice, Hardware, plan_device
 from bge_rerank_integrations.local.torch_backend.attention import (
     AttentionShape,
+    PaddedAttention,
     RunAttention,
     Segment,
 )
-from bge_rerank_integrations.local.torch_backend.attention_choice import (
+from bge_rerank_integrations.local.torch_backend.transfer import to_device
+from bge_rerank_integrations.local.torch_backend.varlen_attention import (
     ATTENTIONS,
     CANDIDATES,
     LARGEST_ERROR,
+    FlatAttention,
+    Kernel,
     Trial,
     choose_attention,
     largest_error,
     with_attention,
 )
-from bge_rerank_integrations.local.torch_backend.padded_attention import PaddedAttention
-from bge_rerank_integrations.local.torch_backend.transfer import to_device
-from bge_rerank_integrations.local.torch_backend.varlen_attention import FlatAttention, Kernel
 from tests.core import kernels
 
 ENCODER = AttentionShape(heads=4, kv_heads=4, causal=False, scale=None)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bge_rerank_integrations.local.st_config import ModelOutput
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.attention import Segment
 from bge_rerank_integrations.local.torch_backend.cuda_graphs import (
@@ -26,7 +27,7 @@ from bge_rerank_integrations.local.torch_backend.cuda_graphs import (
     bucket_of,
     fill_up,
 )
-from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder, Output
+from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder
 from bge_rerank_integrations.local.torch_backend.transfer import Array, to_device
 from bge_rerank_integrations.local.torch_backend.varlen_attention import FlatAttention
 from tests.core.encoder_models import CPU, build_encoder, flat, random_sequences
@@ -271,5 +272,5 @@ def test_the_encoder_hands_its_small_batches_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("output", ["logit", "mean"])
-def test_on_the_cpu_there_are_none(tmp_path: Path, output: Output) -> None:
+def test_on_the_cpu_there_are_none(tmp_path: Path, output: ModelOutput) -> None:
     assert flat(build_encoder(tmp_path, "bert", head=output == "logit"), output)._graphs is None

@@ -13,7 +13,8 @@ from bge_rerank_integrations import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import Attention
 from bge_rerank_integrations.local.model_config import why_not_flat
-from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder, Output
+from bge_rerank_integrations.local.st_config import ModelOutput
+from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder
 from bge_rerank_integrations.local.torch_backend.encoder_weights import ACTIVATIONS
 from tests.core.encoder_models import (
     CPU,
@@ -32,14 +33,14 @@ NEEDED = {
 }  # fmt: skip
 ATTENTIONS: tuple[Attention, ...] = ("runs", "padded", "nested")
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-OUTPUTS: tuple[Output, ...] = get_args(Output)
+OUTPUTS: tuple[ModelOutput, ...] = get_args(ModelOutput)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlmr"])
 def test_rows_are_those_of_transformers(
-    tmp_path: Path, kind: str, output: Output, attention: Attention
+    tmp_path: Path, kind: str, output: ModelOutput, attention: Attention
 ) -> None:
     folder = build_encoder(tmp_path, kind, head=output == "logit")
     encoder = flat(folder, output, dataclasses.replace(CPU, attention=attention))
@@ -257,7 +258,7 @@ def test_half_precision_heads_do_not_make_ties(tmp_path: Path) -> None:
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_a_row_does_not_depend_on_the_rest_of_the_batch(
-    tmp_path: Path, attention: Attention, output: Output
+    tmp_path: Path, attention: Attention, output: ModelOutput
 ) -> None:
     folder = build_encoder(tmp_path, "bert", head=output == "logit")
     encoder = flat(folder, output, dataclasses.replace(CPU, attention=attention))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torch.profiler import ProfilerActivity, profile
 
-from bge_rerank_integrations.local.memory import bytes_per_token, token_budget
+from bge_rerank_integrations.local.device import bytes_per_token, token_budget
 from tests.core.encoder_models import CPU, build_encoder, flat, random_sequences
 
 GB = 10**9

@@ -17,7 +17,11 @@ import torch
 from bge_rerank_integrations import OutOfMemoryError, Reranker, RerankError, load_scorer
 from bge_rerank_integrations.local.device import plan_device, read_hardware
 from bge_rerank_integrations.local.torch_backend.attention import AttentionShape, Segment
-from bge_rerank_integrations.local.torch_backend.attention_choice import (
+from bge_rerank_integrations.local.torch_backend.cuda_graphs import Bucket, bucket_of
+from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder
+from bge_rerank_integrations.local.torch_backend.runtime import free_memory
+from bge_rerank_integrations.local.torch_backend.transfer import fetch, to_device
+from bge_rerank_integrations.local.torch_backend.varlen_attention import (
     ATTENTIONS,
     CANDIDATES,
     LARGEST_ERROR,
@@ -25,10 +29,6 @@ from bge_rerank_integrations.local.torch_backend.attention_choice import (
     choose_attention,
     largest_error,
 )
-from bge_rerank_integrations.local.torch_backend.cuda_graphs import Bucket, bucket_of
-from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder
-from bge_rerank_integrations.local.torch_backend.runtime import free_memory
-from bge_rerank_integrations.local.torch_backend.transfer import fetch, to_device
 from bge_rerank_integrations.types import FloatArray
 from tests.contract.pairs import PAIRS
 from tests.core.encoder_models import build_encoder, flat, random_sequences

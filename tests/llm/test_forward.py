@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bge_rerank_integrations import CheckpointError, load_scorer
-from bge_rerank_integrations.local.torch_backend.packing import split_batch
+from bge_rerank_integrations.local.torch_backend.decoder import split_batch
 from tests.contract.pairs import PAIRS, TOLERANCE
 from tests.llm import tiny_llms
 from tests.llm.assembly import assemble, method_of

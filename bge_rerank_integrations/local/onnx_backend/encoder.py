@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,10 @@ from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.device import DevicePlan, cpu_kernels
 from bge_rerank_integrations.local.engine import plan_batches
 from bge_rerank_integrations.local.onnx_backend.file import GraphFile
+from bge_rerank_integrations.local.st_config import ModelOutput
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.types import FloatArray
 
-Output = Literal["logit", "cls", "mean"]
 Integers = type[np.int64] | type[np.int32]
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -104,7 +104,7 @@ class GraphUse:
     says whether the second text has token type 1.
     """
 
-    output: Output
+    output: ModelOutput
     vocabulary: int
     padding: int
     segments: bool

@@ -21,13 +21,12 @@ from bge_rerank_integrations.local.model_config import (
 from bge_rerank_integrations.local.onnx_backend.encoder import (
     GraphEncoder,
     GraphUse,
-    Output,
     Runtime,
 )
 from bge_rerank_integrations.local.onnx_backend.file import GraphFile, read_onnx_file
 from bge_rerank_integrations.local.onnx_backend.openvino_file import read_openvino_file
 from bge_rerank_integrations.local.scorer import LocalScorer
-from bge_rerank_integrations.local.st_config import read_settings
+from bge_rerank_integrations.local.st_config import ModelOutput, read_settings
 from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
 from bge_rerank_integrations.local.text.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
@@ -181,7 +180,7 @@ def load_graph_scorer(
             f"device is {request.device!r}; backend {backend!r} runs on the CPU only: leave device "
             "out, or use backend='torch'"
         )
-    output: Output = settings.output
+    output: ModelOutput = settings.output
     name = checkpoint.graph.path.relative_to(checkpoint.folder).as_posix()
     reasons = [f"backend {backend}: {reason}", f"graph {name}"]
     reasons += _precision_reasons(request, checkpoint.graph)
@@ -229,7 +228,7 @@ def _precision_reasons(request: LocalOptions, graph: GraphFile) -> list[str]:
     )
 
 
-def _graph_use(checkpoint: GraphCheckpoint, output: Output) -> GraphUse:
+def _graph_use(checkpoint: GraphCheckpoint, output: ModelOutput) -> GraphUse:
     """What the config says of the graph; raises `CheckpointError` where the graph says otherwise.
 
     A runtime may read beyond a table without a word, so the tables are held against the config.

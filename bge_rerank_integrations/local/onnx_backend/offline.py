@@ -13,11 +13,11 @@ from bge_rerank_integrations.base.models import DEFAULT_MODEL, Family, known_mod
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, MissingExtra
 from bge_rerank_integrations.local.device import check_precision
 from bge_rerank_integrations.local.engine import Engine, shared_engine
-from bge_rerank_integrations.local.onnx_backend.encoder import GraphEncoder, GraphUse, Output
+from bge_rerank_integrations.local.onnx_backend.encoder import GraphEncoder, GraphUse
 from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
 from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
 from bge_rerank_integrations.local.scorer import LocalScorer
-from bge_rerank_integrations.local.st_config import FolderSettings
+from bge_rerank_integrations.local.st_config import FolderSettings, ModelOutput
 from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
 from bge_rerank_integrations.local.text.method import Method
@@ -36,7 +36,7 @@ class EmbeddedModel:
     origin: str
     folder: str
     digests: dict[str, str]
-    output: Output
+    output: ModelOutput
 
 
 EMBEDDED = {

@@ -1,8 +1,9 @@
 """Attention over sequences that lie end to end, without work for padding.
 
-A segment may stand behind a prefix: another segment that it sees in full, computed once for all
-that share it. `"runs"`, here, computes neighbouring segments of equal length at once, which suits
-a CPU; `padded_attention.py` and `flat_attention.py` have those for accelerators.
+A segment may follow a prefix: another segment that it attends to in full, computed once for all
+segments that share it. `RunAttention` computes adjacent segments of equal length in one product,
+which suits a CPU. `PaddedAttention` copies the batch into a rectangle with a mask: a few large
+products, for accelerators without a kernel for ragged sequences (see `varlen_attention.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -69,7 +71,7 @@ BuildAttention = Callable[[Sequence[Segment], AttentionShape], PackedAttention]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SegmentRun:
     """Neighbouring segments of equal length and prefix: their rows, numbers and measures."""
 
     rows: slice
@@ -110,7 +112,7 @@ class RunAttention:
         return out
 
 
-def _with_prefix(own: Tensor, every: Tensor, run: Run) -> Tensor:
+def _with_prefix(own: Tensor, every: Tensor, run: SegmentRun) -> Tensor:
     if run.prefix is None:
         return own
     shared = every[run.prefix].expand(run.repeats, -1, -1)
@@ -152,12 +154,12 @@ def _causal_mask(asking: int, seen: int, window: int | None, device: torch.devic
     return (back >= 0) if window is None else (back >= 0) & (back < window)
 
 
-def group_runs(segments: Sequence[Segment]) -> list[Run]:
+def group_runs(segments: Sequence[Segment]) -> list[SegmentRun]:
     """Neighbouring segments of equal length and prefix; together the runs cover every row once."""
     starts = [0]
     for segment in segments:
         starts.append(starts[-1] + segment.length)
-    runs: list[Run] = []
+    runs: list[SegmentRun] = []
     number = 0
     for segment, group in groupby(segments):
         repeats = len(list(group))
@@ -165,6 +167,76 @@ def group_runs(segments: Sequence[Segment]) -> list[Run]:
         if segment.prefix is not None:
             prefix = slice(starts[segment.prefix], starts[segment.prefix + 1])
         rows = slice(starts[number], starts[number + repeats])
-        runs.append(Run(rows, slice(number, number + repeats), repeats, segment.length, prefix))
+        runs.append(
+            SegmentRun(rows, slice(number, number + repeats), repeats, segment.length, prefix)
+        )
         number += repeats
     return runs
+
+
+class PaddedAttention:
+    """Takes one prefix, before all segments, or none; see `PackedAttention`."""
+
+    def __init__(self, segments: Sequence[Segment], shape: AttentionShape) -> None:
+        shared = [number for number, s in enumerate(segments) if s.prefix is None]
+        prefixes = {s.prefix for s in segments} - {None}
+        if prefixes and not (prefixes == {0} and shared == [0]):
+            raise ValueError("padded attention takes one prefix, before all segments, or none")
+        self._shape = shape
+        self._prefix = segments[0].length if prefixes else 0
+        lengths = np.array([s.length for s in segments[1 if prefixes else 0 :]])
+        self._count, self._longest = len(lengths), int(lengths.max())
+        there = np.arange(self._longest) < lengths[:, None]
+        self._full = bool(there.all())
+        # places by number: a mask as an index would make the host wait for the device
+        self.arrays: Mapping[str, Array] = {
+            "attention_places": np.flatnonzero(there),
+            "attention_there": there,
+            "attention_ends": lengths - 1,
+        }
+
+    def __call__(
+        self,
+        sent: Mapping[str, Tensor],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        /,
+        *,
+        window: int | None = None,
+    ) -> Tensor:
+        p, shape = self._prefix, self._shape
+        places, there = sent["attention_places"], sent["attention_there"]
+        wide_key, wide_value = (self._widen(x[p:], places) for x in (key, value))
+        if p:
+            wide_key, wide_value = (
+                torch.cat([x[:p].expand(self._count, -1, -1), wide], dim=1)
+                for x, wide in ((key, wide_key), (value, wide_value))
+            )
+        if len(query) != len(key):
+            asked = query[1 if p else 0 :]
+            mask = self._single_mask(sent, window)
+            mixed = mix(shape, asked[:, None], wide_key, wide_value, window, mask=mask)[:, 0]
+            return torch.cat([query[:1], mixed]) if p else mixed
+        # causal and padded on the right: no token sees a pad, so no mask is needed for them
+        mask = None if shape.causal or self._full else there[:, None, None, :]
+        wide_query = self._widen(query[p:], places)
+        mixed = mix(shape, wide_query, wide_key, wide_value, window, mask=mask)
+        mixed = mixed.view(-1, query.shape[1]).index_select(0, places)
+        if not p:
+            return mixed
+        own = mix(shape, query[None, :p], key[None, :p], value[None, :p], window)[0]
+        return torch.cat([own, mixed])
+
+    def _single_mask(self, sent: Mapping[str, Tensor], window: int | None) -> Tensor | None:
+        """What the one asking token of each segment sees: [n, 1, 1, seen]."""
+        if not self._shape.causal:
+            return None if self._full else sent["attention_there"][:, None, None, :]
+        at = sent["attention_ends"][:, None] + self._prefix
+        back = at - torch.arange(self._prefix + self._longest, device=at.device)
+        seen = (back >= 0) if window is None else (back >= 0) & (back < window)
+        return seen[:, None, None, :]
+
+    def _widen(self, packed: Tensor, places: Tensor) -> Tensor:
+        wide = packed.new_zeros(self._count * self._longest, packed.shape[1])
+        return wide.index_copy_(0, places, packed).view(self._count, self._longest, -1)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bge_rerank_integrations.errors import CheckpointError
 from bge_rerank_integrations.local.checkpoint import Checkpoint
-from bge_rerank_integrations.local.decoder_spec import DecoderSpec, Head
+from bge_rerank_integrations.local.decoder_spec import DecoderSpec, LogitHead
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.attention import (
@@ -25,9 +25,7 @@ from bge_rerank_integrations.local.torch_backend.attention import (
     PackedAttention,
     Segment,
 )
-from bge_rerank_integrations.local.torch_backend.attention_choice import lay_out, with_attention
-from bge_rerank_integrations.local.torch_backend.linear import Activation, GemmPath, Linear
-from bge_rerank_integrations.local.torch_backend.packing import Part, compress, split_batch
+from bge_rerank_integrations.local.torch_backend.linear import GemmPath, LayerActivation, Linear
 from bge_rerank_integrations.local.torch_backend.runtime import (
     autocast,
     exact_plan,
@@ -44,12 +42,94 @@ from bge_rerank_integrations.local.torch_backend.transfer import (
     run_ahead,
     to_device,
 )
+from bge_rerank_integrations.local.torch_backend.varlen_attention import lay_out, with_attention
 from bge_rerank_integrations.local.torch_backend.weights import Weights, check_tensors, misshapen
 from bge_rerank_integrations.types import FloatArray
 
+# Below this share of tokens saved, the extra copies and masks of a shared prefix cost more.
+LEAST_SHARED = 0.2
+
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class PromptPart:
+    """So many rows of the packed batch, standing at position `start` behind part `prefix`.
+
+    `kept` rows before and `tail` rows after the passage are never compressed. `ids` are those the
+    part began with.
+    """
+
+    ids: np.ndarray[Any, Any]
+    length: int
+    start: int
+    prefix: int | None
+    kept: int
+    tail: int
+
+
+def split_batch(
+    batch: Sequence[TokenSequence], *, share: bool, one_prefix: bool
+) -> tuple[list[PromptPart], list[int]]:
+    """The parts to compute, and for each sequence the number of the part that ends it.
+
+    Sequences that begin with the same query part share it where that saves enough; with
+    `one_prefix` only if all of them do.
+    """
+    groups: dict[bytes, list[int]] = {}
+    for number, sequence in enumerate(batch):
+        groups.setdefault(sequence.ids[: sequence.first_segment].tobytes(), []).append(number)
+    parts: list[PromptPart] = []
+    places = [0] * len(batch)
+    for members in groups.values():
+        length = batch[members[0]].first_segment
+        total = sum(len(batch[member].ids) for member in members)
+        worth = length * (len(members) - 1) >= LEAST_SHARED * total
+        shared = share and worth and (len(groups) == 1 or not one_prefix)
+        prefix = len(parts) if shared else None
+        if shared:
+            parts.append(PromptPart(batch[members[0]].ids[:length], length, 0, None, length, 0))
+        for member in members:
+            ids = batch[member].ids[length:] if shared else batch[member].ids
+            places[member] = len(parts)
+            kept, start = (0, length) if shared else (length, 0)
+            parts.append(PromptPart(ids, len(ids), start, prefix, kept, batch[member].tail))
+    return parts, places
+
+
+def compress(x: Tensor, parts: Sequence[PromptPart], ratio: int) -> tuple[Tensor, list[PromptPart]]:
+    """Mean-pool each passage's rows in groups of `ratio`, the last over what is left.
+
+    Query and prompt rows stay. Weights are applied before the sum, in x's number format, as the
+    reference does.
+    """
+    targets, weights, shorter = [], [], []
+    offset = 0
+    for part in parts:
+        passage = part.length - part.kept - part.tail
+        groups = -(-passage // ratio)
+        middle = np.arange(passage) // ratio
+        sizes = np.minimum(ratio, passage - middle * ratio)
+        length = part.kept + groups + part.tail
+        targets.append(
+            offset
+            + np.concatenate(
+                [
+                    np.arange(part.kept),
+                    part.kept + middle,
+                    np.arange(part.kept + groups, length),
+                ]
+            )
+        )
+        weights.append(np.concatenate([np.ones(part.kept), 1 / sizes, np.ones(part.tail)]))
+        shorter.append(replace(part, length=length))
+        offset += length
+    into = torch.from_numpy(np.concatenate(targets)).to(x.device)
+    weight = torch.from_numpy(np.concatenate(weights)).to(x.device, x.dtype)
+    pooled = torch.zeros(offset, x.shape[1], dtype=x.dtype, device=x.device)
+    return pooled.index_add_(0, into, x * weight[:, None]), shorter
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
     """One decoder layer; the norms behind attention and feed-forward are Gemma 2's alone."""
 
     query: Linear
@@ -65,7 +145,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PackedLayout:
     """What every layer needs to know of the packed batch."""
 
     attend: PackedAttention
@@ -120,10 +200,10 @@ class Decoder:
         # the gate's, the other's, and their product
         self.plan = with_token_budget(self.plan, self._layers[0].up, inner_copies=3)
 
-    def _read_layer(self, model: Weights, number: int, path: GemmPath) -> Layer:
+    def _read_layer(self, model: Weights, number: int, path: GemmPath) -> DecoderLayer:
         prefix, exact = f"layers.{number}.", model.of_dtype(torch.float32)
 
-        def linear(*names: str, activation: Activation = "none") -> Linear:
+        def linear(*names: str, activation: LayerActivation = "none") -> Linear:
             full = (prefix + name for name in names)
             return model.linear(*full, path=path, biased=False, activation=activation)
 
@@ -131,7 +211,7 @@ class Decoder:
             return exact.read(f"{prefix}{name}.weight") + self.spec.norm_offset
 
         sandwich = self.spec.sandwich_norms
-        return Layer(
+        return DecoderLayer(
             query=linear("self_attn.q_proj"),
             key_value=linear("self_attn.k_proj", "self_attn.v_proj"),
             attended=linear("self_attn.o_proj"),
@@ -176,7 +256,7 @@ class Decoder:
         plan = exact_plan(self.plan)
         return Decoder(self._checkpoint, plan, self.spec, share_prefix=self._share_prefix)
 
-    def _decode(self, parts: list[Part], places: Sequence[int]) -> list[Tensor]:
+    def _decode(self, parts: list[PromptPart], places: Sequence[int]) -> list[Tensor]:
         """The hidden state of each scored part's last token at each layer that scores."""
         spec, dtype = self.spec, self._format
         ids = np.concatenate([part.ids for part in parts]).astype(np.int64)
@@ -198,7 +278,12 @@ class Decoder:
         return [*states, x[scored]]
 
     def _run_layer(
-        self, layer: Layer, x: Tensor, layout: "Layout", asking: Tensor | None, window: int | None
+        self,
+        layer: DecoderLayer,
+        x: Tensor,
+        layout: PackedLayout,
+        asking: Tensor | None,
+        window: int | None,
     ) -> Tensor:
         """One layer for every token, or for the rows of `asking` alone."""
         scale = self.spec.residual_scale
@@ -222,7 +307,7 @@ class Decoder:
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x.float(), weight.shape, weight, self.spec.eps).to(x.dtype)
 
-    def _lay_out(self, parts: Sequence[Part], dtype: torch.dtype) -> "Layout":
+    def _lay_out(self, parts: Sequence[PromptPart], dtype: torch.dtype) -> PackedLayout:
         spec = self.spec
         lengths = [part.length for part in parts]
         positions = np.concatenate([part.start + np.arange(part.length) for part in parts])
@@ -235,7 +320,7 @@ class Decoder:
         )
         arrays = {"rotary": rotary, "ends": np.cumsum(lengths) - 1, **attend.arrays}
         sent = to_device(arrays, self.plan.device)
-        return Layout(attend, sent["rotary"].to(dtype), sent["ends"], sent)
+        return PackedLayout(attend, sent["rotary"].to(dtype), sent["ends"], sent)
 
     def is_out_of_memory(self, error: Exception) -> bool:
         return is_out_of_memory(error)
@@ -244,7 +329,7 @@ class Decoder:
         release_memory(self.plan.device)
 
 
-def _read_head(weights: Weights, head: Head, checkpoint: Checkpoint) -> Tensor:
+def _read_head(weights: Weights, head: LogitHead, checkpoint: Checkpoint) -> Tensor:
     """The head's vector, [1, width]."""
     if head.row is None:
         return weights.read(head.tensor)

@@ -8,22 +8,23 @@ LayerNorm and head follow transformers' `BertModel` and `XLMRobertaModel`.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.model_config import read_encoder_config
+from bge_rerank_integrations.local.model_config import EncoderConfig, read_encoder_config
+from bge_rerank_integrations.local.st_config import ModelOutput
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.attention import (
     AttentionShape,
     PackedAttention,
     Segment,
 )
-from bge_rerank_integrations.local.torch_backend.attention_choice import lay_out, with_attention
 from bge_rerank_integrations.local.torch_backend.cuda_graphs import (
     RECORDABLE,
     Bucket,
@@ -31,9 +32,8 @@ from bge_rerank_integrations.local.torch_backend.cuda_graphs import (
     bucket_of,
     recorder,
 )
-from bge_rerank_integrations.local.torch_backend.encoder_inputs import input_arrays, owner_arrays
 from bge_rerank_integrations.local.torch_backend.encoder_weights import (
-    Layer,
+    EncoderLayer,
     TensorNames,
     tensor_prefix,
 )
@@ -54,11 +54,14 @@ from bge_rerank_integrations.local.torch_backend.transfer import (
     run_ahead,
     to_device,
 )
-from bge_rerank_integrations.local.torch_backend.varlen_attention import KERNELS, FlatAttention
+from bge_rerank_integrations.local.torch_backend.varlen_attention import (
+    KERNELS,
+    FlatAttention,
+    lay_out,
+    with_attention,
+)
 from bge_rerank_integrations.local.torch_backend.weights import Weights
 from bge_rerank_integrations.types import FloatArray
-
-Output = Literal["logit", "cls", "mean"]
 
 
 class FlatEncoder:
@@ -67,7 +70,7 @@ class FlatEncoder:
     padded = False
     max_sequences: int | None = None
 
-    def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, output: Output) -> None:
+    def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> None:
         config = read_encoder_config(checkpoint.config, checkpoint.model)
         path, reason = gemm_path(plan)
         self._shape = AttentionShape(config.heads, config.heads, causal=False, scale=None)
@@ -193,7 +196,7 @@ class FlatEncoder:
 
     def _mix(
         self,
-        layer: Layer,
+        layer: EncoderLayer,
         sent: Mapping[str, Tensor],
         attend: PackedAttention,
         x: Tensor,
@@ -222,3 +225,40 @@ class FlatEncoder:
 
 def _half(sequence: TokenSequence) -> TokenSequence:
     return sequence._replace(ids=sequence.ids[: -(-len(sequence.ids) // 2)])
+
+
+def input_arrays(
+    batch: Sequence[TokenSequence], config: EncoderConfig, *, typed: bool
+) -> dict[str, Array]:
+    """The batch end to end: for each token its id, position and type, and where sequences begin.
+
+    Types are there only if `typed`, for models that tell query and passage apart.
+    """
+    lengths = [len(sequence.ids) for sequence in batch]
+    arrays: dict[str, Array] = {
+        "ids": np.concatenate([sequence.ids for sequence in batch]).astype(np.int64),
+        "positions": np.concatenate([_positions(sequence.ids, config) for sequence in batch]),
+        "first": np.cumsum([0, *lengths[:-1]]),
+    }
+    if typed:
+        arrays["types"] = np.concatenate(
+            [
+                (np.arange(length) >= sequence.first_segment).astype(np.int64)
+                for sequence, length in zip(batch, lengths, strict=True)
+            ]
+        )
+    return arrays
+
+
+def owner_arrays(batch: Sequence[TokenSequence]) -> dict[str, Array]:
+    """What a mean needs: for each token the number of its sequence, and the sequences' lengths."""
+    lengths = np.array([len(sequence.ids) for sequence in batch])
+    return {"owner": np.repeat(np.arange(len(batch)), lengths), "lengths": lengths}
+
+
+def _positions(ids: Array, config: EncoderConfig) -> Array:
+    if not config.offset_positions:
+        return np.arange(len(ids))
+    real = ids != config.pad
+    positions: Array = np.cumsum(real) * real + config.pad
+    return positions

@@ -11,11 +11,11 @@ from bge_rerank_integrations.base.models import label_count
 from bge_rerank_integrations.errors import CheckpointError
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.model_config import EncoderConfig
-from bge_rerank_integrations.local.torch_backend.linear import Activation, GemmPath, Linear
+from bge_rerank_integrations.local.torch_backend.linear import GemmPath, LayerActivation, Linear
 from bge_rerank_integrations.local.torch_backend.weights import Weights, check_tensors
 
 # transformers' names to ours
-ACTIVATIONS: dict[str, Activation] = {
+ACTIVATIONS: dict[str, LayerActivation] = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -35,7 +35,7 @@ class Norm(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class EncoderLayer:
     """One encoder layer: attention and feed-forward, each followed by its LayerNorm."""
 
     query: Linear
@@ -64,12 +64,12 @@ class TensorNames:
         """An embedding table."""
         return self.weights.read_table(f"embeddings.{name}.weight")
 
-    def layer(self, prefix: str) -> Layer:
-        def linear(*names: str, activation: Activation = "none") -> Linear:
+    def layer(self, prefix: str) -> EncoderLayer:
+        def linear(*names: str, activation: LayerActivation = "none") -> Linear:
             full = (prefix + name for name in names)
             return self.weights.linear(*full, path=self.path, biased=True, activation=activation)
 
-        return Layer(
+        return EncoderLayer(
             query=linear("attention.self.query"),
             key_value=linear("attention.self.key", "attention.self.value"),
             attended=linear("attention.output.dense"),

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GemmPath = Literal["onednn", "plain"]
-Activation = Literal["none", "gelu", "gelu_tanh", "relu", "silu"]
+LayerActivation = Literal["none", "gelu", "gelu_tanh", "relu", "silu"]
 
-PLAIN: dict[Activation, Callable[[Tensor], Tensor]] = {
+PLAIN: dict[LayerActivation, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -26,7 +26,7 @@ PLAIN: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
 }
 # oneDNN's name and algorithm for each activation that it fuses
-FUSED: dict[Activation, tuple[str, str]] = {
+FUSED: dict[LayerActivation, tuple[str, str]] = {
     "none": ("none", ""),
     "gelu": ("gelu", "none"),
     "gelu_tanh": ("gelu", "tanh"),
@@ -45,7 +45,7 @@ class Linear:
 
     weight: Tensor
     bias: Tensor | None
-    activation: Activation
+    activation: LayerActivation
     path: GemmPath
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class Linear:
 
 
 def linear(
-    weight: Tensor, bias: Tensor | None, path: GemmPath, activation: Activation = "none"
+    weight: Tensor, bias: Tensor | None, path: GemmPath, activation: LayerActivation = "none"
 ) -> Linear:
     """A layer over this weight, which is packed, and so copied, for oneDNN."""
     packed = _onednn().pack(weight, HINT) if path == "onednn" else aligned(weight)

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
+
 from bge_rerank_integrations.base.models import LLM_FAMILIES, Family
 from bge_rerank_integrations.errors import CheckpointError, MissingExtra
 from bge_rerank_integrations.local.checkpoint import Checkpoint
@@ -19,23 +21,19 @@ from bge_rerank_integrations.local.model_config import (
     why_not_flat,
 )
 from bge_rerank_integrations.local.scorer import AnyEngine, LocalScorer
-from bge_rerank_integrations.local.st_config import FolderSettings, read_settings
+from bge_rerank_integrations.local.st_config import FolderSettings, ModelOutput, read_settings
 from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
 from bge_rerank_integrations.local.text.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
 from bge_rerank_integrations.local.text.llm_prompt import prompting
 from bge_rerank_integrations.local.text.method import Method
-from bge_rerank_integrations.local.text.tokenizer import TextTokenizer
+from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence, join_pair
 from bge_rerank_integrations.local.torch_backend.cpu_streams import StreamedEngine
 from bge_rerank_integrations.local.torch_backend.decoder import Decoder
-from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder, Output
-from bge_rerank_integrations.local.torch_backend.rounding import (
-    describe_rounding,
-    probe_inputs,
-    run_all,
-)
+from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder
 from bge_rerank_integrations.local.torch_backend.runtime import exact_plan
 from bge_rerank_integrations.options import BatchOptions, LocalOptions, reject_inapplicable_options
+from bge_rerank_integrations.types import FloatArray
 
 
 def load_torch_scorer(checkpoint: Checkpoint, request: LocalOptions) -> LocalScorer:
@@ -71,7 +69,7 @@ def _load_encoder(
     plans: Sequence[DevicePlan],
     limit: int,
 ) -> tuple[AnyEngine, Method]:
-    output: Output = settings.output
+    output: ModelOutput = settings.output
 
     def load(plan: DevicePlan) -> Engine:
         tokenizer = read_tokenizer(checkpoint, lowercase=settings.lowercase)
@@ -120,7 +118,7 @@ def _engine(checkpoint: Checkpoint, tokenizer: TextTokenizer, forward: Forward) 
 def _shared(
     checkpoint: Checkpoint,
     plans: Sequence[DevicePlan],
-    use: Output | DecoderSpec,
+    use: ModelOutput | DecoderSpec,
     load: Callable[[DevicePlan], Engine],
 ) -> AnyEngine:
     """The engines of all plans as one; `use` is what else sets an engine of these files apart.
@@ -138,7 +136,7 @@ def _shared(
 
 
 def _measured_encoder(
-    checkpoint: Checkpoint, tokenizer: TextTokenizer, plan: DevicePlan, output: Output
+    checkpoint: Checkpoint, tokenizer: TextTokenizer, plan: DevicePlan, output: ModelOutput
 ) -> Forward:
     """The encoder; in a half precision on a CPU, its plan says how large the rounding error is."""
     if plan.device != "cpu" or plan.precision == "fp32":
@@ -152,7 +150,7 @@ def _measured_encoder(
     return forward
 
 
-def _encoder(checkpoint: Checkpoint, plan: DevicePlan, output: Output) -> Forward:
+def _encoder(checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> Forward:
     unknown = why_not_flat(checkpoint.config)
     if unknown is None:
         reasons = (*plan.reasons, "forward flat: no padding, last layer for the first token alone")
@@ -165,3 +163,47 @@ def _encoder(checkpoint: Checkpoint, plan: DevicePlan, output: Output) -> Forwar
         raise MissingExtra("transformers", "transformers") from error
     reasons = (*plan.reasons, f"forward transformers: {unknown} is unknown to the flat forward")
     return LibraryEncoder(checkpoint, dataclasses.replace(plan, reasons=reasons), output)
+
+
+QUERY = "How does a giant panda spend its day?"
+PASSAGES = (
+    "Giant pandas eat bamboo for ten to sixteen hours a day.",
+    "The panda is a bear native to the mountain ranges of central China.",
+    "Bread is made from flour, water, salt and yeast.",
+    "大熊猫每天大部分时间都在吃竹子。",
+    "A day has 24 hours.",
+    "The committee met twice in 2019; no decision was made, and the members went home early.",
+    "¿Dónde está la biblioteca?",
+    "Pandas do not hibernate. In winter they move to lower, warmer slopes and go on eating there.",
+)
+
+
+def probe_inputs(tokenizer: TextTokenizer, limit: int) -> list[TokenSequence]:
+    """The fixed texts as inputs of at most `limit` tokens."""
+    query, *passages = tokenizer.encode([QUERY, *PASSAGES], range(1 + len(PASSAGES)))
+    inputs = [join_pair(query, passage, tokenizer.pair_template) for passage in passages]
+    return [sequence for sequence in inputs if len(sequence.ids) <= limit]
+
+
+def describe_rounding(exact: FloatArray, half: FloatArray, forward: Forward) -> str:
+    """One line for the device plan: the largest difference, in logits or in parts of a vector."""
+    what = "logit"
+    if exact.shape[1] > 1:
+        what = "cosine"
+        exact, half = _cosines(exact), _cosines(half)
+    error = float(np.abs(exact - half).max())
+    return (
+        f"rounding: largest {what} error against fp32 is {error:.1e} on {len(exact)} fixed inputs, "
+        f"measured at load in {forward.plan.precision}"
+    )
+
+
+def _cosines(vectors: FloatArray) -> FloatArray:
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines: FloatArray = unit @ unit.T
+    return cosines
+
+
+def run_all(forward: Forward, inputs: Sequence[TokenSequence]) -> FloatArray:
+    """The rows of each input by itself."""
+    return forward.fetch([forward.run([sequence]) for sequence in inputs])

@@ -9,8 +9,7 @@ from functools import cache
 import torch
 
 from bge_rerank_integrations.base.deadline import thread_settings
-from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.memory import bytes_per_token, token_budget
+from bge_rerank_integrations.local.device import DevicePlan, bytes_per_token, token_budget
 from bge_rerank_integrations.local.torch_backend.linear import GemmPath, Linear, choose_gemm_path
 
 # torch has one class for accelerators; the CPU's and MPS' allocators raise a plain RuntimeError.

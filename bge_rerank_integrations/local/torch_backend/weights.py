@@ -15,7 +15,12 @@ from torch import Tensor
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint, StoredTensor
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.torch_backend.linear import Activation, GemmPath, Linear, linear
+from bge_rerank_integrations.local.torch_backend.linear import (
+    GemmPath,
+    LayerActivation,
+    Linear,
+    linear,
+)
 from bge_rerank_integrations.local.torch_backend.runtime import weight_format
 
 # about one layer of an encoder; each mapping reads the file's table of tensors again
@@ -129,7 +134,7 @@ class Weights:
         return self._place(part[row : row + 1])
 
     def linear(
-        self, *names: str, path: GemmPath, biased: bool, activation: Activation = "none"
+        self, *names: str, path: GemmPath, biased: bool, activation: LayerActivation = "none"
     ) -> Linear:
         """One linear layer, or several over the same input laid below one another."""
         weight = _joined([self.read(f"{name}.weight") for name in names])
