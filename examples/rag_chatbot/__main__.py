@@ -47,14 +47,15 @@ def main() -> None:
         index = read_index(options.files, options.embedder)
     except (RerankError, SettingsError, UnreadableFile) as error:
         sys.exit(f"rag_chatbot: {error}")
-    from rag_chatbot.page import build_page, serve
+    from rag_chatbot.page import build_app, build_page, serve
 
     here_alone = options.host == "localhost" or is_loopback(options.host)
     if not here_alone:
         print(f"Anyone who can reach {options.host} can read these files and use the models.")
     page = build_page(chatbot, index, any_model=here_alone)
     try:
-        serve(page, host=options.host, port=options.port)
+        app = build_app(page, host=options.host, loopback=here_alone)
+        serve(app, host=options.host, port=options.port)
     except OSError as error:
         sys.exit(f"rag_chatbot: cannot listen on {options.host}: {error}; choose another --port")
 

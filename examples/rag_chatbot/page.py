@@ -1,6 +1,7 @@
 """The web page: a chat over the files, and the playground in a tab of its own."""
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,20 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
+import uvicorn
+from fastapi import FastAPI
 
 from bge_rerank_integrations.errors import RerankError
 from rag_chatbot.answers import AnswerFailed, Turn
 from rag_chatbot.chatbot import Chatbot
 from rag_chatbot.markup import CSS, conversation, messages, sources
+from rag_chatbot.origin import guards
 from rag_chatbot.playground_page import build_playground
 from rag_chatbot.reading import ENDINGS, UPLOAD, read_files
 from rag_chatbot.search import Index
 
 LONGEST_QUESTION = 2000
+FIRST_PORT = 7860
 MOST_PASSAGES = 20_000
 FRAMEWORKS = {"llama-index": "LlamaIndex", "langchain": "LangChain"}
 
@@ -39,27 +44,49 @@ def build_page(chatbot: Chatbot, index: Index, *, any_model: bool) -> gr.Blocks:
     return page
 
 
-def serve(page: gr.Blocks, *, host: str, port: int | None) -> None:
-    """Serve the page until interrupted; nothing of it is shared, and nobody is told.
-
-    Without a port it is the first that is free from 7860. Raises `OSError` if there is none.
-    """
-    _, address, _ = page.queue(max_size=20, default_concurrency_limit=2).launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        inbrowser=False,
+def build_app(page: gr.Blocks, *, host: str, loopback: bool) -> FastAPI:
+    """The page as an application that answers its own pages alone; see origin.py."""
+    app = FastAPI(
+        middleware=guards(host, loopback=loopback), docs_url=None, redoc_url=None, openapi_url=None
+    )
+    gr.mount_gradio_app(
+        app,
+        page.queue(max_size=20, default_concurrency_limit=2),
+        path="/",
         max_file_size=UPLOAD.bytes,
         css=CSS,
         footer_links=[],
+        run_history=False,
         enable_monitoring=False,
+        show_error=False,
         ssr_mode=False,
         mcp_server=False,
-        quiet=True,  # its own words advertise a public link
-        prevent_thread_lock=True,
     )
-    print(f"Open {address}", flush=True)
-    page.block_thread()
+    return app
+
+
+def serve(app: FastAPI, *, host: str, port: int | None) -> None:
+    """Serve until interrupted; without a port, on the first that is free from 7860.
+
+    Raises `OSError` if there is none.
+    """
+    listening = _listen(host, [port] if port is not None else range(FIRST_PORT, FIRST_PORT + 100))
+    shown = f"[{host}]" if ":" in host else host
+    print(f"Open http://{shown}:{listening.getsockname()[1]}/", flush=True)
+    # an open page holds a connection for ever
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, ports: Sequence[int]) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in ports:
+        try:
+            return socket.create_server((host, port), family=family)
+        except OSError:
+            if port == ports[-1]:
+                raise
+    raise ValueError("there is no port to try")
 
 
 def describe(chatbot: Chatbot, index: Index) -> str:
