@@ -1,9 +1,14 @@
 """CONTRIBUTING.md: its files and commands exist, and its steps work.
 
-Each walk does the steps with values, without changing a file of the package.
+Each walk does the steps with values, or in a copy of the package.
 """
 
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +35,7 @@ from tests.test_docs_snippets import ROOT
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
-WALKS = ["Add a server protocol", "Add a model family"]
+WALKS = ["Add a server protocol", "Add a model family", "Add an option"]
 PAIRS = [("what does a fox eat", "a fox eats mice"), ("what does a fox eat", "the sun is far")]
 
 
@@ -71,7 +76,7 @@ def test_the_names_in_the_steps_are_in_their_files() -> None:
                 code = "".join((ROOT / name).read_text("utf-8") for name in sources)
                 assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
                 found += len(names)
-    assert found >= 6
+    assert found >= 10
 
 
 def test_a_server_protocol_is_a_row_and_a_stand_in() -> None:
@@ -141,3 +146,61 @@ def test_a_model_family_is_a_spec(tmp_path: Path) -> None:
     assert scorer.score(PAIRS) == pytest.approx(exact, abs=TOLERANCE)
     plain = load_scorer(str(folder), device="cpu", precision="fp32").score(PAIRS)
     assert np.abs(plain - exact).max() > 100 * TOLERANCE
+
+
+NEW_OPTION = """
+    favourite_animal: Annotated[
+        Count, Field(description="A number that is declared once.")
+    ] = None
+"""
+SEEN_EVERYWHERE = """
+import json
+from inspect import signature
+
+from typer.testing import CliRunner
+
+from bge_rerank_integrations import InvalidInputError, langchain, llama_index, load
+from bge_rerank_integrations.cli import app
+
+given = {}
+adapters = langchain.BGERerank, llama_index.BGERerank
+for name, place in {"load_scorer": load.load_scorer, "load_reranker": load.load_reranker}.items():
+    given[name] = str(signature(place).parameters["favourite_animal"])
+    try:
+        place("offline", favourite_animal=0)
+    except InvalidInputError as error:
+        given[f"{name} refuses"] = str(error)
+given["adapters"] = [adapter(favourite_animal=7).favourite_animal for adapter in adapters]
+shown = CliRunner().invoke(app, ["rerank", "--help"], env={"COLUMNS": "200"}).output
+given["help"] = [line for line in shown.splitlines() if "--favourite-animal" in line]
+print(json.dumps(given))
+"""
+
+
+def test_an_option_is_one_field(tmp_path: Path) -> None:
+    package = tmp_path / "bge_rerank_integrations"
+    shutil.copytree(ROOT / package.name, package, ignore=shutil.ignore_patterns("__pycache__"))
+    options = package / "options.py"
+    before, group, after = options.read_text("utf-8").partition("class PairOptions(Options):\n")
+    docstring, blank, fields = after.partition("\n\n")
+    written = f"{before}{group}{docstring}\n{NEW_OPTION}{blank}{fields}"
+    options.write_text(written, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SEEN_EVERYWHERE],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for name in ("load_scorer", "load_reranker"):
+        assert found[name].startswith("favourite_animal: ")
+        assert found[name].endswith(" = None")
+        assert "favourite_animal" in found[f"{name} refuses"]
+        assert "whole number from 1" in found[f"{name} refuses"]
+    assert found["adapters"] == [7, 7]
+    (line,) = found["help"]
+    assert "A number that is declared once." in line
