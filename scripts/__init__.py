@@ -1,0 +1,1 @@
+"""Scripts that write stored scores and the picture of the architecture."""
