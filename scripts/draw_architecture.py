@@ -1,11 +1,13 @@
-"""Draw the rooms of the package and what each imports, from the import graph, as a Mermaid picture.
+"""Draw the rooms of the package and their imports, from the import graph, as a Mermaid picture.
 
     python scripts/draw_architecture.py          # prints the picture
     python scripts/draw_architecture.py --write  # puts it into docs/architecture.md
 
-An arrow that follows from two others is left out.
+An arrow that follows from two others is left out. `--write` also counts the lines of the files in
+the table of one call's path, rounded to tens.
 """
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -61,14 +63,25 @@ def picture() -> str:
 
 
 def with_picture(text: str) -> str:
-    """The document with the present picture between its two marks."""
+    """The document with the present picture between its two markers."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{picture()}\n\n{END}{after}"
 
 
+def with_counts(text: str) -> str:
+    """The document with the present number of lines in each row `| `file` | lines | ...`."""
+
+    def row(found: re.Match[str]) -> str:
+        code = (ROOT / PACKAGE / found[1]).read_text(encoding="utf-8")
+        return f"| `{found[1]}` | {round(len(code.splitlines()), -1)} |"
+
+    return re.sub(r"^\| `([\w/]+\.py)` \| \d+ \|", row, text, flags=re.MULTILINE)
+
+
 if __name__ == "__main__":
     if "--write" in sys.argv[1:]:
-        DOCUMENT.write_text(with_picture(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+        written = with_counts(with_picture(DOCUMENT.read_text(encoding="utf-8")))
+        DOCUMENT.write_text(written, encoding="utf-8")
     else:
         print(picture())

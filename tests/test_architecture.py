@@ -47,8 +47,8 @@ def test_the_path_of_a_call_is_short_and_as_the_page_has_it() -> None:
     for file, said, step in rows:
         lines = len((PACKAGE / file).read_text(encoding="utf-8").splitlines())
         total += lines
-        # a page that is corrected for each line would be in everybody's way
-        assert abs(lines - int(said)) <= 10 + lines * 0.1, f"{file} has {lines} lines"
+        # roughly, so that not every change needs python scripts/draw_architecture.py --write
+        assert abs(lines - int(said)) <= 10 + lines * 0.2, f"{file} has {lines} lines"
         code = (PACKAGE / file).read_text(encoding="utf-8")
         for name in re.findall(r"`(\w+)`", step):
             assert re.search(rf"def {name}\b", code), f"{file} has no {name}"
@@ -57,3 +57,9 @@ def test_the_path_of_a_call_is_short_and_as_the_page_has_it() -> None:
 
 def test_it_is_one_page() -> None:
     assert len(TEXT.split()) < 1100
+
+
+def test_writing_counts_the_lines_anew() -> None:
+    lines = len((PACKAGE / "types.py").read_text(encoding="utf-8").splitlines())
+    found = draw_architecture.with_counts("| `types.py` | 7 | words |")
+    assert found == f"| `types.py` | {round(lines, -1)} | words |"
