@@ -12,8 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from bge_rerank_integrations.drop_in.cross_encoder import adapter_fields
-from bge_rerank_integrations.drop_in.cross_encoder_arguments import read_arguments
+from bge_rerank_integrations.drop_in.cross_encoder import adapter_fields, read_arguments
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.langchain import BaseCrossEncoder, BGECrossEncoder, BGERerank
 from bge_rerank_integrations.types import FloatArray, Pair, Scale, Scorer

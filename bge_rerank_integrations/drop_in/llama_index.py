@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from bge_rerank_integrations.drop_in.cross_encoder import adapter_fields
-from bge_rerank_integrations.drop_in.cross_encoder_arguments import read_arguments
+from bge_rerank_integrations.drop_in.cross_encoder import adapter_fields, read_arguments
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.llama_index import BGERerank
 

@@ -26,7 +26,7 @@ from bge_rerank_integrations.errors import (
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.device_group import EngineGroup
 from bge_rerank_integrations.local.engine import Engine
-from bge_rerank_integrations.local.text.method import Embeds, EncodedTexts, Method
+from bge_rerank_integrations.local.text.cross_encoder import Embeds, EncodedTexts, Method
 from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 

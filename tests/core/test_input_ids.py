@@ -13,8 +13,7 @@ from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.local.st_config import FolderSettings
 from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
-from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
-from bge_rerank_integrations.local.text.method import Method
+from bge_rerank_integrations.local.text.cross_encoder import Method, cross_encoding
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.options import PairOptions
 from bge_rerank_integrations.types import FloatArray

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bge_rerank_integrations.local.text.token_cache import Ids, TokenCache
+from bge_rerank_integrations.local.text.tokenizer import Ids, TokenCache
 
 
 class Counting:

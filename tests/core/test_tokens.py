@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from bge_rerank_integrations import CheckpointError, InvalidInputError
-from bge_rerank_integrations.local.text.token_cache import Ids
 from bge_rerank_integrations.local.text.tokenizer import (
+    Ids,
     Template,
     TextTokenizer,
     join_pair,

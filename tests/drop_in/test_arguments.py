@@ -22,7 +22,7 @@ from bge_rerank_integrations import (
     NonFiniteScoreError,
     UnsupportedModel,
 )
-from bge_rerank_integrations.drop_in.cross_encoder_arguments import READERS
+from bge_rerank_integrations.drop_in.cross_encoder import READERS
 from bge_rerank_integrations.drop_in.langchain import CrossEncoderReranker, HuggingFaceCrossEncoder
 from bge_rerank_integrations.drop_in.llama_index import (
     FlagEmbeddingReranker,

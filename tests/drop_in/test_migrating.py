@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from bge_rerank_integrations.drop_in.cross_encoder_arguments import READERS
+from bge_rerank_integrations.drop_in.cross_encoder import READERS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

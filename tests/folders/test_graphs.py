@@ -17,8 +17,8 @@ from bge_rerank_integrations import (
     UnsupportedModel,
     load_scorer,
 )
+from bge_rerank_integrations.local.onnx_backend.file import read_openvino_file
 from bge_rerank_integrations.local.onnx_backend.load import downloaded
-from bge_rerank_integrations.local.onnx_backend.openvino_file import read_openvino_file
 from bge_rerank_integrations.types import Backend, FloatArray, Pair
 from tests import onnx_models, tiny_models
 

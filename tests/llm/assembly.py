@@ -10,9 +10,8 @@ from bge_rerank_integrations.local.decoder_spec import DecoderSpec, decoder_spec
 from bge_rerank_integrations.local.device import plan_device, read_hardware
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.scorer import LocalScorer
-from bge_rerank_integrations.local.text.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.text.llm_prompt import Prompting, prompting
-from bge_rerank_integrations.local.text.tokenizer import TextTokenizer
+from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, read_tokenizer
 from bge_rerank_integrations.local.torch_backend.decoder import Decoder
 from bge_rerank_integrations.options import BatchOptions, LayerOptions, PairOptions
 

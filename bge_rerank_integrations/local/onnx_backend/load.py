@@ -23,13 +23,16 @@ from bge_rerank_integrations.local.onnx_backend.encoder import (
     GraphUse,
     Runtime,
 )
-from bge_rerank_integrations.local.onnx_backend.file import GraphFile, read_onnx_file
-from bge_rerank_integrations.local.onnx_backend.openvino_file import read_openvino_file
+from bge_rerank_integrations.local.onnx_backend.file import (
+    GraphFile,
+    read_onnx_file,
+    read_openvino_file,
+)
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.local.st_config import ModelOutput, read_settings
 from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
-from bge_rerank_integrations.local.text.checkpoint_tokenizer import read_tokenizer
 from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
+from bge_rerank_integrations.local.text.tokenizer import read_tokenizer
 from bge_rerank_integrations.options import (
     BatchOptions,
     HubOptions,

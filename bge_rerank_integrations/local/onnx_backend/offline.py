@@ -19,8 +19,7 @@ from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.local.st_config import FolderSettings, ModelOutput
 from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
-from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
-from bge_rerank_integrations.local.text.method import Method
+from bge_rerank_integrations.local.text.cross_encoder import Method, cross_encoding
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer
 from bge_rerank_integrations.options import BatchOptions, LocalOptions, reject_inapplicable_options
 

@@ -9,9 +9,15 @@ import numpy as np
 
 from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.st_config import FolderSettings
-from bge_rerank_integrations.local.text.cross_encoder import count_both, describe, encode_both
+from bge_rerank_integrations.local.text.cross_encoder import (
+    EncodedTexts,
+    TextOptions,
+    count_both,
+    cut_at,
+    describe,
+    encode_both,
+)
 from bge_rerank_integrations.local.text.head import NO_HEAD, Head
-from bge_rerank_integrations.local.text.method import EncodedTexts, TextOptions, cut_at
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence, join_single
 from bge_rerank_integrations.options import PairOptions, reject_inapplicable_options
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
@@ -21,7 +27,7 @@ Pooling = Literal["cls", "mean"]
 
 @dataclass(frozen=True, slots=True)
 class BiEncoding:
-    """The method of embedders; see `method.Method`. Each distinct text is encoded once."""
+    """The method of embedders; see `cross_encoder.Method`. Each distinct text is encoded once."""
 
     options: TextOptions
     pooling: Pooling

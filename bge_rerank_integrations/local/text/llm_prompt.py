@@ -18,11 +18,13 @@ from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec
 from bge_rerank_integrations.local.text.cross_encoder import (
     DEFAULT_MAX_LENGTH,
+    EncodedTexts,
+    TextOptions,
     count_both,
+    cut_at,
     describe,
     encode_both,
 )
-from bge_rerank_integrations.local.text.method import EncodedTexts, TextOptions, cut_at
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
 from bge_rerank_integrations.options import PairOptions, reject_inapplicable_options
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale, SpecialTokens
@@ -40,7 +42,7 @@ PROMPTS = {
 
 @dataclass(frozen=True, slots=True)
 class Prompting:
-    """The method of the LLM rerankers; see `method.Method`."""
+    """The method of the LLM rerankers; see `cross_encoder.Method`."""
 
     options: TextOptions
     prompt: str

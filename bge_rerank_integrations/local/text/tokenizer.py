@@ -5,7 +5,10 @@ of threads may encode at once (transformers' `__call__` sets both anew on every 
 wrong ids under threads). Ids are cut and joined by the methods of each model family.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,19 +20,24 @@ from tokenizers import Encoding, Tokenizer, normalizers, pre_tokenizers
 
 from bge_rerank_integrations.base.deadline import check_time
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError
+from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.local.model_config import read_size
 from bge_rerank_integrations.local.text.control_tokens import (
     control_ids,
     unknown_id,
     without_control_pieces,
 )
-from bge_rerank_integrations.local.text.token_cache import Ids, TokenCache
 from bge_rerank_integrations.local.text.tokenizer_config import TokenizerConfig
 from bge_rerank_integrations.types import SpecialTokens
+
+Ids = NDArray[np.int32]
 
 # A text this much longer than its tokens are wanted is cut before it is tokenized.
 CHARACTERS_PER_TOKEN = 16
 # A tenth of a second of tokenizing on a slow core.
 CHARACTERS_AT_ONCE = 100_000
+# Memory of one entry of `TokenCache` besides its text and ids.
+ENTRY_BYTES = 150
 # The vocabularies of slow tokenizers, which this package does not read.
 SLOW = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
 # Models that have two token types where their config.json does not say how many.
@@ -63,6 +71,49 @@ class Template:
 
     def __len__(self) -> int:
         return len(self.before) + len(self.between) + len(self.after)
+
+
+class TokenCache:
+    """The ids of recent texts, because the same passages come back query after query.
+
+    Least recently used texts go first once texts and ids take more than `max_bytes`.
+    """
+
+    def __init__(self, max_bytes: int = 64 * 2**20) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._ids: OrderedDict[str, Ids] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get_or_encode(
+        self, texts: Sequence[str], encode: Callable[[list[str]], list[Ids]]
+    ) -> list[Ids]:
+        """The ids of each text; `encode` is asked for those not known, all at once."""
+        with self._lock:
+            known = {text: self._ids[text] for text in texts if text in self._ids}
+            for text in known:
+                self._ids.move_to_end(text)
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        if missing:
+            found = dict(zip(missing, encode(missing), strict=True))
+            self._remember(found)
+            known |= found
+        return [known[text] for text in texts]
+
+    def _remember(self, found: dict[str, Ids]) -> None:
+        with self._lock:
+            for text, ids in found.items():
+                if text not in self._ids:
+                    ids.flags.writeable = False
+                    self._ids[text] = ids
+                    self._bytes += _bytes_of(text, ids)
+            while self._bytes > self._max_bytes:
+                text, ids = self._ids.popitem(last=False)
+                self._bytes -= _bytes_of(text, ids)
+
+
+def _bytes_of(text: str, ids: Ids) -> int:
+    return sys.getsizeof(text) + sys.getsizeof(ids) + ENTRY_BYTES
 
 
 class TextTokenizer:
@@ -238,6 +289,24 @@ class TextTokenizer:
         """The name of the first control token among the ids, if there is one."""
         found = next((number for number in ids.tolist() if number in self.control_ids), None)
         return None if found is None else str(self._parsing.id_to_token(found))
+
+
+def read_tokenizer(checkpoint: Checkpoint, *, lowercase: bool = False) -> TextTokenizer:
+    """The checkpoint's tokenizer, with texts in small letters if `lowercase`.
+
+    Raises `CheckpointError` if it belongs to another model.
+    """
+    config = checkpoint.config
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
+    declared = [config[name] for name in names if isinstance(config.get(name), int)]
+    tokenizer = TextTokenizer(checkpoint.folder, declared, config=config, lowercase=lowercase)
+    vocabulary = read_size(config, "vocab_size", checkpoint.model)
+    if tokenizer.size > vocabulary:
+        raise CheckpointError(
+            f"{checkpoint.folder / 'tokenizer.json'} has {tokenizer.size} tokens and the model "
+            f"{vocabulary}: they belong to different models"
+        )
+    return tokenizer
 
 
 def join_pair(query: Ids, passage: Ids, template: Template) -> TokenSequence:

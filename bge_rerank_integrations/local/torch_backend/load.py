@@ -23,11 +23,14 @@ from bge_rerank_integrations.local.model_config import (
 from bge_rerank_integrations.local.scorer import AnyEngine, LocalScorer
 from bge_rerank_integrations.local.st_config import FolderSettings, ModelOutput, read_settings
 from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
-from bge_rerank_integrations.local.text.checkpoint_tokenizer import read_tokenizer
-from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
+from bge_rerank_integrations.local.text.cross_encoder import Method, cross_encoding
 from bge_rerank_integrations.local.text.llm_prompt import prompting
-from bge_rerank_integrations.local.text.method import Method
-from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence, join_pair
+from bge_rerank_integrations.local.text.tokenizer import (
+    TextTokenizer,
+    TokenSequence,
+    join_pair,
+    read_tokenizer,
+)
 from bge_rerank_integrations.local.torch_backend.cpu_streams import StreamedEngine
 from bge_rerank_integrations.local.torch_backend.decoder import Decoder
 from bge_rerank_integrations.local.torch_backend.encoder import FlatEncoder
