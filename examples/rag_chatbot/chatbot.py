@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from rag_chatbot.languages import languages_of, reads
+from rag_chatbot.normalize import normalized
 
 if TYPE_CHECKING:
     from rag_chatbot.answers import Answer, Turn
@@ -40,9 +41,9 @@ class Chatbot:
 
             self._version = with_langchain
         # either framework's adapter takes the same fields; the model loads with the first question
+        scored_by = {"scorer": settings.scorer} if settings.scorer else {"model": settings.model}
         self._reranker = self._version.BGERerank(
-            model=settings.model,
-            scorer=settings.scorer,
+            **scored_by,
             top_n=settings.top_n,
             score_threshold=settings.min_score,
             explain=True,
@@ -55,6 +56,7 @@ class Chatbot:
     def ask(self, question: str, history: Sequence[Turn], index: Index) -> Iterator[Answer]:
         """The answer as it grows; raises `AnswerFailed`, and what the reranker raises."""
         model, settings = self.settings.model, self.settings
+        question = normalized(question)
         trusted = settings.scorer is not None or reads(model, question)
 
         def search(words: str, count: int) -> Sequence[Found]:

@@ -8,6 +8,9 @@ LONGEST = 900
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")  # noqa: RUF001 - Chinese full stops
 
+BETWEEN_HAN = re.compile(r"(?<=[\u3000-\u303f\u3400-\u9fff\uff00-\uff65]) (?=[\u3400-\u9fff])")
+"""A space that a line's end has left in Chinese, which is written without."""
+
 
 @dataclass(frozen=True, slots=True)
 class Passage:
@@ -26,7 +29,7 @@ def cut_text(text: str, *, source: str, key: str, longest: int = LONGEST) -> lis
     """
     pieces: list[str] = []
     for paragraph in re.split(r"\n\s*\n", text.replace("\r\n", "\n")):
-        for part in _fitting(" ".join(paragraph.split()), longest):
+        for part in _fitting(BETWEEN_HAN.sub("", " ".join(paragraph.split())), longest):
             if pieces and len(pieces[-1]) + 1 + len(part) <= longest:
                 pieces[-1] += "\n" + part
             else:

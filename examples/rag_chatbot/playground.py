@@ -11,6 +11,7 @@ from bge_rerank_integrations import Reranker, load_reranker
 from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.types import LongPassages, RerankResult, Scorer
 from rag_chatbot.languages import languages_of, reads
+from rag_chatbot.normalize import normalized
 
 MOST_CANDIDATES = 200
 LONGEST_CANDIDATE = 20_000
@@ -81,6 +82,7 @@ def rank(
     """
     if not query.strip():
         raise PlaygroundError("The query is empty: type what the candidates are to be ordered for.")
+    query = normalized(query)
     traces: list[RerankTrace] = []
     if scorer is None:
         scorer = loaded_scorer(options.model, options.max_length, options.long_passages)

@@ -1,11 +1,14 @@
 """Files to passages: text, Markdown and PDF, bounded in number and size; the shipped corpus."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from rag_chatbot.normalize import normalized
 from rag_chatbot.passages import Passage, cut_text
 
 ENDINGS = (".txt", ".md", ".markdown", ".pdf")
@@ -18,11 +21,16 @@ class UnreadableFile(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is read at most; what is beyond is left out and named."""
+    """How much is read at most; what is beyond is left out and named.
+
+    `pages` and `seconds` are those of one PDF.
+    """
 
     files: int
     megabytes: int
     characters: int
+    pages: int = 1000
+    seconds: float = 20
 
     @property
     def bytes(self) -> int:
@@ -86,18 +94,19 @@ def read_file(path: Path, name: str, limits: Limits) -> list[Passage]:
     ending = Path(name).suffix.lower()
     if ending not in ENDINGS:
         raise UnreadableFile(f"{name} was left out: it ends in none of {', '.join(ENDINGS)}.")
-    if path.stat().st_size > limits.bytes:
-        raise UnreadableFile(f"{name} was left out: it is larger than {limits.megabytes} MB.")
-    if ending == ".pdf":
-        passages = _read_pdf(path, name, limits)
-    else:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError:
-            raise UnreadableFile(
-                f"{name} was left out: it is not text in UTF-8. Save it as UTF-8."
-            ) from None
-        passages = cut_text(text, source=name, key=name)
+    try:
+        if path.stat().st_size > limits.bytes:
+            raise UnreadableFile(f"{name} was left out: it is larger than {limits.megabytes} MB.")
+        if ending == ".pdf":
+            passages = _read_pdf(path, name, limits)
+        else:
+            passages = cut_text(path.read_text(encoding="utf-8-sig"), source=name, key=name)
+    except UnicodeDecodeError:
+        raise UnreadableFile(
+            f"{name} was left out: it is not text in UTF-8. Save it as UTF-8."
+        ) from None
+    except OSError as error:
+        raise UnreadableFile(f"{name} was left out: {error.strerror}.") from error
     if not passages:
         raise UnreadableFile(
             f"{name} was left out: it holds no text."
@@ -107,38 +116,29 @@ def read_file(path: Path, name: str, limits: Limits) -> list[Passage]:
 
 
 def _read_pdf(path: Path, name: str, limits: Limits) -> list[Passage]:
-    from pypdf import PdfReader
-    from pypdf.errors import PyPdfError
-
-    passages: list[Passage] = []
-    characters = 0
+    limited = [str(limits.pages), str(limits.characters)]
+    # -P: the reader's imports come from no folder of ours
+    command = [sys.executable, "-P", str(HERE / "pdf_pages.py"), str(path), *limited]
     try:
-        reader = PdfReader(path)
-        if reader.is_encrypted:
-            raise UnreadableFile(f"{name} was left out: it is locked with a password.")
-        for number, page in enumerate(reader.pages, start=1):
-            text = page.extract_text()
-            characters += len(text)
-            if characters > limits.characters:
-                raise UnreadableFile(
-                    f"{name} was left out: {limits.characters:,} characters are the most."
-                )
-            passages += cut_text(text, source=f"{name}, page {number}", key=f"{name}, {number}")
-    # what a damaged file makes of pypdf is not only its own errors
-    except (
-        PyPdfError,
-        OSError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-    ) as error:
+        ended = subprocess.run(command, capture_output=True, check=False, timeout=limits.seconds)
+    except subprocess.TimeoutExpired:
         raise UnreadableFile(
-            f"{name} was left out: it is no PDF that can be read, or it is damaged "
-            f"({type(error).__name__}). Open it in a viewer and save it again."
-        ) from error
-    return passages
+            f"{name} was left out: reading it takes more than {limits.seconds} seconds."
+        ) from None
+    if ended.returncode:
+        raise UnreadableFile(
+            f"{name} was left out: its reader stopped with exit code {ended.returncode}."
+        )
+    said = json.loads(ended.stdout)
+    if "error" in said:
+        raise UnreadableFile(f"{name} was left out: {said['error']}")
+    return [
+        passage
+        for number, text in enumerate(said["pages"], start=1)
+        for passage in cut_text(
+            normalized(text), source=f"{name}, page {number}", key=f"{name}, {number}"
+        )
+    ]
 
 
 def read_shipped() -> list[Passage]:

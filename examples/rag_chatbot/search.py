@@ -11,6 +11,7 @@ from bm25s.stopwords import STOPWORDS_EN
 
 from bge_rerank_integrations.types import FloatArray
 from rag_chatbot.languages import HAN, reads
+from rag_chatbot.normalize import normalized
 from rag_chatbot.passages import Passage
 
 RRF_K = 60
@@ -41,7 +42,7 @@ def words_of(text: str) -> list[str]:
     """Stems of English words without the commonest, and the pairs of neighbours in Chinese text."""
     stemmer = Stemmer.Stemmer("english")
     words: list[str] = []
-    for word in WORD.findall(text.lower()):
+    for word in WORD.findall(normalized(text).lower()):
         if HAN.match(word):
             words += [word[start : start + 2] for start in range(max(1, len(word) - 1))]
         elif word not in STOPWORDS_EN:

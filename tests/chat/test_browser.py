@@ -141,7 +141,7 @@ def test_a_file_that_is_uploaded_is_searched_and_a_broken_one_is_named(
     (upload,) = page.wait(lambda: page.all("#upload input[type=file]"))
     upload.send_keys(f"{tmp_path / 'zeppelins.pdf'}\n{tmp_path / 'broken.pdf'}")
     report = page.wait_for("1 passages were added", "#report")
-    assert "broken.pdf was left out: it is no PDF that can be read" in report
+    assert "broken.pdf was left out: the PDF is damaged or cannot be read" in report
     page.ask("What were zeppelins filled with?")
     page.wait_for("Zeppelins were filled with hydrogen. [1]", "#conversation .turn.assistant")
     assert "zeppelins.pdf, page 1" in page.wait_for("[1]", "#sources")

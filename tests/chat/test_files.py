@@ -7,6 +7,7 @@ import pytest
 from rag_chatbot.answers import Source
 from rag_chatbot.languages import reads
 from rag_chatbot.markup import marked, messages, plain, sources
+from rag_chatbot.normalize import normalized
 from rag_chatbot.passages import LONGEST, cut_text
 from rag_chatbot.reading import (
     UPLOAD,
@@ -16,8 +17,9 @@ from rag_chatbot.reading import (
     read_folder,
     read_shipped,
 )
+from rag_chatbot.search import Index
 
-from tests.chat.pdfs import pdf_of
+from tests.chat.pdfs import pdf_of, pdf_with_negative_offsets, slow_pdf
 
 HOSTILE = (
     """<script>alert(1)</script><img src=x onerror="alert(1)">${alert(1)}{{value}}@children`"""
@@ -65,9 +67,9 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("broken.pdf", b"%PDF-1.7 and then nothing", "it is damaged"),
-        ("cut.pdf", pdf_of("A page.")[:200], "it is damaged"),
-        ("no.pdf", b"plain text", "it is damaged"),
+        ("broken.pdf", b"%PDF-1.7 and then nothing", "the PDF is damaged"),
+        ("cut.pdf", pdf_of("A page.")[:200], "the PDF is damaged"),
+        ("no.pdf", b"plain text", "the PDF is damaged"),
         ("scan.pdf", pdf_of(""), "it holds no text. A scanned PDF"),
         ("empty.txt", b" \n", "it holds no text."),
         ("latin.txt", "caf\xe9".encode("latin-1"), "not text in UTF-8"),
@@ -96,7 +98,53 @@ def test_reading_is_bounded(tmp_path: Path) -> None:
     )
     assert "it is larger than 1 MB" in left_out(tmp_path / "large.txt", limits=limits)
     (tmp_path / "long.pdf").write_bytes(pdf_of("eleven long"))
-    assert "10 characters are the most" in left_out(tmp_path / "long.pdf", limits=limits)
+    assert "it has more than 10 characters" in left_out(tmp_path / "long.pdf", limits=limits)
+
+
+def test_a_pdf_that_breaks_its_reader_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf_with_negative_offsets("First page."))
+    (tmp_path / "b.txt").write_text("A good file.", encoding="utf-8")
+    (tmp_path / "c.pdf").write_bytes(pdf_of("A good page."))
+    reading = read_folder(tmp_path)
+    assert [passage.text for passage in reading.passages] == ["A good file.", "A good page."]
+    (reason,) = reading.left_out
+    assert reason.startswith("a.pdf was left out: the PDF is damaged or cannot be read (ValueError")
+
+
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    for name in ("gone.txt", "gone.pdf"):
+        assert left_out(tmp_path / name) == f"{name} was left out: No such file or directory."
+
+
+def test_a_pdf_is_bounded_in_pages_and_seconds(tmp_path: Path) -> None:
+    (tmp_path / "long.pdf").write_bytes(pdf_of("One.", "Two.", "Three."))
+    pages = Limits(files=1, megabytes=1, characters=100, pages=2)
+    assert "it has 3 pages; the limit is 2" in left_out(tmp_path / "long.pdf", limits=pages)
+    (tmp_path / "slow.pdf").write_bytes(slow_pdf(pages=200))
+    assert (tmp_path / "slow.pdf").stat().st_size < 100_000
+    seconds = Limits(files=1, megabytes=1, characters=100, seconds=3)
+    said = left_out(tmp_path / "slow.pdf", limits=seconds)
+    assert said == "slow.pdf was left out: reading it takes more than 3 seconds."
+
+
+@pytest.mark.parametrize(
+    ("text", "plain_text"),
+    [
+        ("\u2f2f\u4f5c\u4eba\u5458", "工作人员"),  # a Kangxi radical
+        ("\u2ed3\u57ce\u7684\u2ed4\uff0c\u2ee2", "长城的门，马"),
+        ("o\ufb03ce \uff22\uff27\uff25", "office BGE"),
+        ("竹子？（对）", "竹子？（对）"),
+    ],
+)
+def test_characters_that_look_alike_are_made_one(text: str, plain_text: str) -> None:
+    assert normalized(text) == plain_text
+    (passage,) = cut_text(plain_text, source="s", key="k")
+    assert [found.passage for found in Index([passage]).search(text, 1)] == [passage]
+
+
+def test_lines_of_chinese_are_joined_without_a_space() -> None:
+    (passage,) = cut_text("大熊\n猫吃竹子，\n不吃 OK\nyes.", source="s", key="k")
+    assert passage.text == "大熊猫吃竹子，不吃 OK yes."
 
 
 def test_long_texts_are_cut_between_sentences_and_lose_nothing() -> None:
