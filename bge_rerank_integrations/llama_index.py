@@ -26,6 +26,7 @@ with missing_extra("llama-index"):
     )
     from llama_index_instrumentation import get_dispatcher
     from llama_index_instrumentation.base import BaseEvent
+    from llama_index_instrumentation.event_handlers import NullEventHandler
 
 from pydantic import Field
 
@@ -60,7 +61,7 @@ def _someone_listens() -> bool:
     """Whether a dispatcher that our events reach has a handler."""
     reached: Any = dispatcher
     while reached is not None:
-        if reached.event_handlers:
+        if any(not isinstance(one, NullEventHandler) for one in reached.event_handlers):
             return True
         reached = reached.parent if reached.propagate else None
     return False

@@ -162,9 +162,12 @@ def test_adapters_hand_the_backend_on(backend: Backend, exported: Exported) -> N
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"backend": "tensorrt"}, "backend is 'tensorrt'; it must be one of auto, torch, onnx"),
+        ({"backend": "tensorrt"}, "backend is 'tensorrt'; it must be 'auto', 'torch', 'onnx'"),
         ({"backend": "onnx", "device": "cuda"}, "device is 'cuda'; backend 'onnx' runs on the CPU"),
-        ({"backend": "openvino", "precision": "int4"}, "precision is 'int4'; it must be one of"),
+        (
+            {"backend": "openvino", "precision": "int4"},
+            "precision is 'int4'; it must be 'auto', 'fp32'",
+        ),
         ({"backend": "onnx", "prompt": "?"}, "options of the LLM rerankers"),
         ({"backend": "onnx", "max_length": 513}, "max_length is 513; this model takes 20 to 512"),
     ],

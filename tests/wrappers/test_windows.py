@@ -298,7 +298,7 @@ def test_a_cache_goes_around_the_windows() -> None:
 @pytest.mark.parametrize(
     "inner",
     [WordOverlapScorer(), FailingScorer(), CachedScorer(WordScorer(), MemoryStore())],
-    ids=repr,
+    ids=lambda scorer: type(scorer).__name__,
 )
 def test_a_scorer_that_cannot_measure_is_refused(
     wrap: type[WindowedScorer | UncutScorer], inner: Scorer
