@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
-from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index_instrumentation import get_dispatcher
 
 from bge_rerank_integrations import InvalidInputError, load_reranker, load_scorer
 from bge_rerank_integrations import Reranker as PlainReranker
