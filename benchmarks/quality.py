@@ -25,8 +25,8 @@ from tqdm import tqdm
 from benchmarks.models import DEFAULT_CACHE
 from benchmarks.report import describe_machine
 from bge_rerank_integrations import Scorer, load_scorer
+from bge_rerank_integrations.base.contract import checked_scores
 from bge_rerank_integrations.evaluate import JudgedQuery, Report, evaluate, read_beir
-from bge_rerank_integrations.ranking.reranker import checked_scores
 from bge_rerank_integrations.types import FloatArray, Pair
 
 MEASURES = ("nDCG@10", "RR@10", "R@10", "Success@1")

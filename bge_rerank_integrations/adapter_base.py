@@ -21,8 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from bge_rerank_integrations.base.contract import check_scorer
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
-from bge_rerank_integrations.base.raw_scores import check_scorer
 from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.load import open_wrapped_scorer

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from bge_rerank_integrations.base.contract import check_text, read_pairs
+from bge_rerank_integrations.base.contract import check_text, checked_scores, read_pairs, show_score
 from bge_rerank_integrations.base.deadline import in_worker
-from bge_rerank_integrations.base.raw_scores import checked_scores, show_score
 from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import InvalidInputError, missing_extra
 from bge_rerank_integrations.types import Pair, RerankResult
@@ -197,7 +196,8 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
             return self.rank(request["query"], [""] * len(documents), top_n=top_n)
         texts = [self._text(document, index) for index, document in enumerate(documents)]
         self.check_texts(texts, lambda index: f"the document at position {index}")
-        own_texts = [document.page_content for document in documents]
+        # what evidence is looked for in, without the metadata before it
+        own_texts = [one.page_content for one in documents] if self.explain else None
         return self.rank(
             request["query"], texts, top_n=top_n, own_texts=own_texts, on_trace=on_trace
         )
@@ -297,8 +297,12 @@ def _read_request(request: Any) -> RerankInput:
                 "wrap a text as Document(page_content=text)",
                 index=index,
             )
-        check_text(document.page_content, "page_content of the document", index)
-    return {"documents": documents, "query": check_text(query, "query")}
+        text: object = document.page_content
+        if not isinstance(text, str):  # possible by model_construct
+            check_text(text, "page_content of the document", index)
+    if not isinstance(query, str):
+        check_text(query, "query")
+    return {"documents": documents, "query": query}
 
 
 def _items(documents: Any) -> Iterable[Any]:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bge_rerank_integrations.base.raw_scores import check_scorer, checked_scores
+from bge_rerank_integrations.base.contract import check_scorer, checked_scores
 from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
 from bge_rerank_integrations.types import FloatArray, Scorer
 

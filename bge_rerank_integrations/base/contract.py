@@ -1,25 +1,40 @@
-"""The three ways to hand pairs to a scorer, read into one and checked.
+"""The contract of a scorer: pairs of text in, one finite raw score for each out.
 
-Tuples, `{"query":, "passage":}` mappings and a pandas DataFrame with those columns. pandas is
-never imported: a DataFrame is recognised by what it can do.
+Pairs come as tuples, as `{"query":, "passage":}` mappings or as a pandas DataFrame with those
+columns. pandas is never imported: a DataFrame is recognised by its attributes.
 """
 
+import math
 from collections.abc import Iterable, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from inspect import getattr_static
 from typing import Any, cast
 
-from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.types import FloatArray, Pair
+import numpy as np
+
+from bge_rerank_integrations.errors import (
+    InvalidInputError,
+    NonFiniteScoreError,
+    ScorerContractError,
+    ScoringFailed,
+)
+from bge_rerank_integrations.types import FloatArray, Pair, Scale, Scorer
 
 COLUMNS = ("query", "passage")
 
 
-def read_pairs(pairs: Iterable[Any]) -> list[Pair]:
-    """Return the pairs as (query, passage) tuples of text.
+class CheckedPairs(list[Pair]):
+    """Pairs whose texts have been checked: scorers around scorers pass them on as they are."""
+
+
+def read_pairs(pairs: Iterable[Any]) -> CheckedPairs:
+    """Return the pairs as (query, passage) tuples of text; `CheckedPairs` as they are.
 
     Lone surrogates, which no tokenizer accepts, become U+FFFD. Raises `InvalidInputError` with
     the position of the first item that is not a pair of strings.
     """
+    if isinstance(pairs, CheckedPairs):
+        return pairs
     if _is_frame(pairs):
         frame = cast(Any, pairs)
         columns = list(frame.columns)
@@ -31,10 +46,8 @@ def read_pairs(pairs: Iterable[Any]) -> list[Pair]:
                     f"{COLUMNS[1]!r}, and has {list(map(str, columns))}"
                 )
         pairs = zip(frame[COLUMNS[0]], frame[COLUMNS[1]], strict=True)
-    return [
-        _read_pair(pair, index)
-        for index, pair in enumerate(check_several(pairs, "pairs", "[(query, passage), ...]"))
-    ]
+    several = check_several(pairs, "pairs", "[(query, passage), ...]")
+    return CheckedPairs([_read_pair(pair, index) for index, pair in enumerate(several)])
 
 
 def check_several(things: object, what: str, remedy: str) -> Iterable[Any]:
@@ -106,3 +119,66 @@ def _read_pair(pair: Any, index: int) -> Pair:
 
 def _is_frame(pairs: object) -> bool:
     return hasattr(pairs, "columns") and hasattr(pairs, "iloc")
+
+
+def check_scorer(given: object, what: str) -> None:
+    """Raise `InvalidInputError` unless it has a `Scorer`'s attributes, which are not evaluated.
+
+    A remote scorer would ask its server for the scale, and a local one hash its files for the name.
+    """
+    if any(getattr_static(given, part, None) is None for part in ("name", "scale", "score")):
+        raise InvalidInputError(
+            f"{what} is a {type(given).__name__}; it must have name, scale and score(pairs), as "
+            "what load_scorer gives"
+        )
+
+
+def checked_scores(scorer: Scorer, pairs: Sequence[Pair]) -> FloatArray:
+    """The scorer's raw scores; see `check_scores`."""
+    return check_scores(scorer.score(pairs), scorer, len(pairs))
+
+
+def check_scores(scores: object, scorer: Scorer, pairs: int) -> FloatArray:
+    """Return the scores of so many pairs as float32.
+
+    Raises `ScorerContractError` or `NonFiniteScoreError` unless each pair has one finite number.
+    """
+    raw = np.asarray(scores, dtype=np.float32)
+    if raw.shape != (pairs,):
+        raise ScorerContractError(
+            f"{scorer.name} gave scores of shape {raw.shape} for {pairs} pairs"
+        )
+    if not np.isfinite(raw).all():
+        index = int(np.flatnonzero(~np.isfinite(raw))[0])
+        raise NonFiniteScoreError(
+            f"{scorer.name} gave {raw[index]} for the pair at position {index}"
+        )
+    return raw
+
+
+def checked_partial(error: ScoringFailed, pairs: int) -> FloatArray:
+    """The failure's partial scores, NaN where a pair was not scored.
+
+    Raises `ScorerContractError` for partial scores of another shape, or infinite ones.
+    """
+    partial = error.partial
+    if partial is None:
+        return np.full(pairs, np.nan, dtype=np.float32)
+    partial = np.asarray(partial, dtype=np.float32)
+    if partial.shape != (pairs,) or np.isinf(partial).any():
+        raise ScorerContractError(
+            f"a {type(error).__name__} held partial scores of shape {partial.shape} for {pairs} "
+            "pairs, or infinite ones"
+        ) from error
+    return partial
+
+
+def show_score(raw_score: float, scale: Scale, *, normalize: bool) -> float:
+    """A logit's sigmoid in double precision if `normalize`; anything else unchanged."""
+    if scale != "logit" or not normalize:
+        return raw_score
+    # exp of a large positive number overflows, so each sign takes the form that does not
+    if raw_score >= 0:
+        return 1.0 / (1.0 + math.exp(-raw_score))
+    odds = math.exp(raw_score)
+    return odds / (1.0 + odds)

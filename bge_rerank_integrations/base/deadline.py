@@ -11,23 +11,26 @@ import contextvars
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from queue import SimpleQueue
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from bge_rerank_integrations.errors import ScoringTimeout
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Job = tuple[Sequence[Callable[[], object]], Callable[[], Any], SimpleQueue[Any]]
+"""Calls that copy a thread's settings, the work, and where its result or error goes."""
 
 _flag: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("flag", default=None)
 _end: contextvars.ContextVar[float | None] = contextvars.ContextVar("end", default=None)
 _lock = threading.Lock()
 _executor: ThreadPoolExecutor | None = None
 _here = threading.local()
-_main_jobs: SimpleQueue[Callable[[], None] | None] | None = None
+_main_jobs: "SimpleQueue[Job | None] | None" = None
 _exiting = False
 
 thread_settings: list[Callable[[], Callable[[], object]]] = []
@@ -114,7 +117,7 @@ def _mark_worker() -> None:
     _here.is_worker = True
 
 
-def off_main_thread(call: Callable[[], T]) -> T:
+def off_main_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `call` where no signal handler can interrupt it, and return what it returns.
 
     Python runs signal handlers on the main thread. An exception that one raises there (Ctrl-C, a
@@ -125,25 +128,16 @@ def off_main_thread(call: Callable[[], T]) -> T:
     the main thread; context variables do.
     """
     if threading.get_ident() != threading.main_thread().ident or _exiting:
-        return call()
+        return call(*args, **kwargs)
     jobs = _main_worker()
     if jobs is None:
-        return call()
+        return call(*args, **kwargs)
     answer: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
     context = contextvars.copy_context()
     flag = _flag.get() or threading.Event()
     context.run(_flag.set, flag)
     copies = [setting() for setting in thread_settings]
-
-    def job() -> None:
-        try:
-            for copy in copies:
-                copy()
-            answer.put((context.run(call), None))
-        except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
-            answer.put((None, error))
-
-    jobs.put(job)
+    jobs.put((copies, partial(context.run, call, *args, **kwargs), answer))
     try:
         result, error = answer.get()
     except BaseException:
@@ -157,12 +151,12 @@ def off_main_thread(call: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def _main_worker() -> SimpleQueue[Callable[[], None] | None] | None:
+def _main_worker() -> SimpleQueue[Job | None] | None:
     """The queue of the main thread's worker; None where the interpreter starts no more threads."""
     # no lock: only the main thread comes here
     global _main_jobs
     if _main_jobs is None:
-        jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        jobs: SimpleQueue[Job | None] = SimpleQueue()
         worker = threading.Thread(target=_work, args=(jobs,), name="bge-rerank-main", daemon=True)
         try:
             worker.start()
@@ -173,14 +167,19 @@ def _main_worker() -> SimpleQueue[Callable[[], None] | None] | None:
     return _main_jobs
 
 
-def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
+def _work(jobs: SimpleQueue[Job | None]) -> None:
     while (job := jobs.get()) is not None:
-        job()
+        copies, call, answer = job
+        try:
+            for copy in copies:
+                copy()
+            answer.put((call(), None))
+        except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
+            answer.put((None, error))
+        del job, copies, call, answer  # nothing of a call is held until the next one
 
 
-def _end_main_worker(
-    jobs: SimpleQueue[Callable[[], None] | None], worker: threading.Thread
-) -> None:
+def _end_main_worker(jobs: SimpleQueue[Job | None], worker: threading.Thread) -> None:
     """Let an interrupted call end before the interpreter takes its libraries down."""
     global _exiting
     _exiting = True

@@ -140,6 +140,11 @@ def recording() -> Iterator[Recorder]:
         _recorder.reset(token)
 
 
+def is_recorded() -> bool:
+    """Whether anybody asked for a trace of the present rerank."""
+    return _recorder.get() is not None
+
+
 def note(counts: Mapping[Count, int], facts: Mapping[str, str] | None = None) -> None:
     """Add counts, and facts about the scorers, to the current rerank if it is recorded."""
     recorder = _recorder.get()

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bge_rerank_integrations.base.contract import check_text
-from bge_rerank_integrations.base.raw_scores import checked_scores, show_score
+from bge_rerank_integrations.base.contract import check_text, checked_scores, show_score
 from bge_rerank_integrations.batch.attempts import Attempts
 from bge_rerank_integrations.batch.source import Layout, Row
 from bge_rerank_integrations.errors import (

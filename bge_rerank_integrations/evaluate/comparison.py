@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeGuard, cast
 import numpy as np
 from ir_measures.measures import Measure
 
-from bge_rerank_integrations.base.raw_scores import check_scorer
+from bge_rerank_integrations.base.contract import check_scorer
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.evaluate.judged import JudgedQuery
 from bge_rerank_integrations.evaluate.measures import (

@@ -15,7 +15,7 @@ from ir_measures.measures import Measure
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from bge_rerank_integrations.base.raw_scores import checked_scores
+from bge_rerank_integrations.base.contract import checked_scores
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.evaluate.judged import JudgedQuery
 from bge_rerank_integrations.evaluate.statistics import Array

@@ -59,12 +59,12 @@ class EngineGroup:
         on_batch: Callable[[int], object] | None = None,
     ) -> FloatArray:
         """As `Engine.run`. The first error on any device ends the call on all of them."""
-        request = EngineCall(sequences, positions, limits, one_at_a_time(on_batch))
-        batches = self._smallest.plan_batches(request)
+        call = EngineCall(sequences, positions, limits, on_batch)
+        batches = self._smallest.plan_batches(call)
         # so that small calls, which one device can do, do not all go to the first
         turn = next(self._calls) % len(self._engines)
         engines = (self._engines[turn:] + self._engines[:turn])[: len(batches)]
-        return drain_together(engines, request, batches, f"{self.model} on {self.plan.device}")
+        return drain_together(engines, call, batches, f"{self.model} on {self.plan.device}")
 
 
 def reasons_by_device(plans: Sequence[DevicePlan]) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ def reasons_by_device(plans: Sequence[DevicePlan]) -> tuple[str, ...]:
 
 def drain_together(
     engines: Sequence[Engine],
-    request: EngineCall,
+    call: EngineCall,
     batches: Iterable[list[int]],
     where: str,
     *,
@@ -89,6 +89,14 @@ def drain_together(
     left = deque(batches)
     stopped = threading.Event()
     errors: list[BaseException] = []
+    on_batch, turn = call.on_batch, threading.Lock()
+
+    def count_batch(sequences: int) -> None:
+        with turn:  # the caller's function is called by one thread at a time
+            if on_batch is not None:
+                on_batch(sequences)
+
+    call = replace(call, on_batch=count_batch)
 
     def take() -> list[int] | None:
         try:
@@ -99,7 +107,7 @@ def drain_together(
     def drain(engine: Engine) -> BatchRows:
         try:
             with within():
-                return engine.drain(request, take)
+                return engine.drain(call, iter(take, None))
         except BaseException as error:
             errors.append(error)
             stopped.set()
@@ -115,19 +123,4 @@ def drain_together(
             stopped.set()  # also when the wait itself is interrupted
     if errors:
         raise errors[0]
-    return in_order([part.result() for part in parts], len(request.sequences), where)
-
-
-def one_at_a_time(
-    on_batch: Callable[[int], object] | None,
-) -> Callable[[int], object] | None:
-    """The caller's function, called by one thread at a time."""
-    if on_batch is None:
-        return None
-    lock = threading.Lock()
-
-    def call(sequences: int) -> None:
-        with lock:
-            on_batch(sequences)
-
-    return call
+    return in_order([part.result() for part in parts], len(call.sequences), where)

@@ -5,7 +5,7 @@ Knows nothing of torch or ONNX Runtime: a `Forward` does the arithmetic.
 
 import os
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -58,9 +58,9 @@ class Forward(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineCall:
-    """One call: sequences, the caller's pair that each came from, and what was asked of batches.
+    """One call: sequences, the caller's pair that each came from, and limits of the batches.
 
-    `on_batch` is told how many sequences each batch held that was given to the device.
+    `on_batch` is called with the number of sequences after each batch.
     """
 
     sequences: Sequence[TokenSequence]
@@ -113,30 +113,36 @@ class Engine:
     ) -> FloatArray:
         """One row per sequence, in the order given: [sequences, width] float32, all finite.
 
-        Only where the time limit (`cancellation.time_limit`) passed is a row NaN: no batch begins
-        after that. `ScoringTimeout` if it passed before the first batch was done.
+        A row is NaN only where the time limit (`deadline.time_limit`) passed: no batch begins
+        after that. Raises `ScoringTimeout` if it passed before the first batch was done.
 
         `positions` says which of the caller's pairs each sequence came from, for error messages;
-        `on_batch` is told how many sequences each batch held. Raises `OutOfMemoryError` when a
-        single sequence does not fit, `NonFiniteScoreError` when a row is NaN or infinite in
-        float32 too, `ForkedModelError` in a forked child; any other error of the model comes
-        through unchanged.
+        `on_batch` is called with the number of sequences after each batch. Raises
+        `OutOfMemoryError` if a single sequence does not fit, `NonFiniteScoreError` if a row is NaN
+        or infinite in float32 too, `ForkedModelError` in a forked child; any other error of the
+        model is raised unchanged.
         """
-        request = EngineCall(sequences, positions, limits, on_batch)
-        batches = iter(self.plan_batches(request))
-        part = self.drain(request, lambda: next(batches, None))
-        return in_order([part], len(sequences), f"{self.model} on {self.plan.device}")
+        call = EngineCall(sequences, positions, limits, on_batch)
+        rows = self.run_side_by_side(call)
+        if rows is None:
+            part = self.drain(call, iter(self.plan_batches(call)))
+            rows = in_order([part], len(sequences), f"{self.model} on {self.plan.device}")
+        return rows
+
+    def run_side_by_side(self, call: EngineCall) -> FloatArray | None:  # noqa: ARG002
+        """As `run`, with several batches at once; None where one at a time is faster."""
+        return None
 
     def plan_batches(
-        self, request: EngineCall, indices: Sequence[int] | None = None
+        self, call: EngineCall, indices: Sequence[int] | None = None
     ) -> list[list[int]]:
         """Indices of all sequences, or of those given, in batches for this device."""
         if indices is None:
-            indices = range(len(request.sequences))
+            indices = range(len(call.sequences))
         planned = plan_batches(
-            [len(request.sequences[index].ids) for index in indices],
-            max_tokens=request.limits.max_batch_tokens or self.plan.max_batch_tokens,
-            max_sequences=_least(request.limits.batch_size, self.forward.max_sequences),
+            [len(call.sequences[index].ids) for index in indices],
+            max_tokens=call.limits.max_batch_tokens or self.plan.max_batch_tokens,
+            max_sequences=_least(call.limits.batch_size, self.forward.max_sequences),
             padded=self.forward.padded,
             # when time may run out the first are scored first: the retriever thought them the best
             in_order=seconds_left() is not None,
@@ -144,12 +150,12 @@ class Engine:
         return [[indices[number] for number in batch] for batch in planned]
 
     def drain(
-        self, request: EngineCall, take: Callable[[], list[int] | None], *, exact: bool = False
+        self, call: EngineCall, batches: Iterator[list[int]], *, exact: bool = False
     ) -> BatchRows:
-        """Run the batches that `take` gives until it gives None or time is over.
+        """Run the batches until there are none left or time is over.
 
-        Rows leave the device once, at the end. What is not finite is then computed again in
-        float32, those rows alone: a score must not depend on whether a neighbour overflowed.
+        Rows leave the device once, at the end. Those that are not finite, and no others, are then
+        computed again in float32: a score must not depend on whether a neighbour overflowed.
         """
         if os.getpid() != self._process:
             raise ForkedModelError(
@@ -157,11 +163,11 @@ class Engine:
                 "come along; load it in the child (adapters load again by themselves)"
             )
         split: list[list[int]] = []
-        most = None  # tokens a batch may still hold, once memory has run out
+        most = None  # tokens a batch may still hold, after memory has run out
         done: list[int] = []
         computed: list[Any] = []
-        while (batch := split.pop() if split else take()) is not None:
-            cost = self._cost(request, batch)
+        while (batch := split.pop() if split else next(batches, None)) is not None:
+            cost = self._cost(call, batch)
             if most is not None and cost > most and len(batch) > 1:
                 middle = len(batch) // 2
                 split += [batch[middle:], batch[:middle]]
@@ -171,46 +177,38 @@ class Engine:
                 ready = left != 0.0 and self._gate.acquire(timeout=left)
             if not ready:
                 break
+            rows = None
             try:
-                rows = self._run_batch([request.sequences[index] for index in batch], exact=exact)
+                check_cancelled()  # the wait at the gate may have been long
+                with timed("computing"):
+                    rows = self.forward.run([call.sequences[i] for i in batch], exact=exact)
+            except Exception as error:  # each runtime has its own class for memory that ran out
+                if not self.forward.is_out_of_memory(error):
+                    raise
             finally:
                 self._gate.release()
             if rows is None:
-                # outside the except block, whose traceback would keep the batch's tensors alive
-                self.forward.release_memory()
-                if len(batch) == 1:
-                    raise self._too_large(request, batch[0])
+                self._make_room(call, batch)
                 most = cost // 2
                 split.append(batch)
                 continue
             done += batch
             computed.append(rows)
-            if request.on_batch is not None and not exact:
-                request.on_batch(len(batch))
+            if call.on_batch is not None and not exact:
+                call.on_batch(len(batch))
         if not done:
             return [], None
-        with timed("computing"):  # a device may still be at it
+        with timed("computing"):  # the device may not have finished
             rows = self.forward.fetch(computed)
-        return self._finite(request, done, rows, exact=exact)
+        return self._finite(call, done, rows, exact=exact)
 
-    def _cost(self, request: EngineCall, batch: Sequence[int]) -> int:
+    def _cost(self, call: EngineCall, batch: Sequence[int]) -> int:
         """Tokens of a batch, padding included where the forward pads."""
-        lengths = [len(request.sequences[index].ids) for index in batch]
+        lengths = [len(call.sequences[index].ids) for index in batch]
         return len(batch) * max(lengths) if self.forward.padded else sum(lengths)
 
-    def _run_batch(self, inputs: Sequence[TokenSequence], *, exact: bool) -> Any:
-        """The batch's rows, or None when memory ran out."""
-        check_cancelled()  # the wait at the gate may have been long
-        try:
-            with timed("computing"):
-                return self.forward.run(inputs, exact=exact)
-        except Exception as error:  # each runtime says in its own class that memory ran out
-            if not self.forward.is_out_of_memory(error):
-                raise
-            return None
-
     def _finite(
-        self, request: EngineCall, done: list[int], rows: FloatArray, *, exact: bool
+        self, call: EngineCall, done: list[int], rows: FloatArray, *, exact: bool
     ) -> BatchRows:
         """The rows that are finite, now or in float32."""
         finite: list[bool] = np.logical_and.reduce(np.isfinite(rows), axis=1).tolist()
@@ -220,21 +218,27 @@ class Engine:
         if exact:
             row = rows[done.index(bad[0])]
             raise NonFiniteScoreError(
-                f"the pair at position {request.positions[bad[0]]} gives "
+                f"the pair at position {call.positions[bad[0]]} gives "
                 f"{row[~np.isfinite(row)][0]} in {self.model} on {self.plan.device}, in "
                 f"{self.plan.precision} and again in fp32: its weights may be damaged; fetch the "
                 "model again"
             )
-        batches = iter(self.plan_batches(request, bad))
-        again, exact_rows = self.drain(request, lambda: next(batches, None), exact=True)
+        again, exact_rows = self.drain(call, iter(self.plan_batches(call, bad)), exact=True)
         kept = [index for index, good in zip(done, finite, strict=True) if good]
         found = [part for part in (rows[finite], exact_rows) if part is not None and len(part)]
         return kept + again, np.concatenate(found) if found else None
 
-    def _too_large(self, request: EngineCall, index: int) -> OutOfMemoryError:
-        tokens = len(request.sequences[index].ids)
-        return OutOfMemoryError(
-            f"the pair at position {request.positions[index]}, of {tokens} tokens, does not fit "
+    def _make_room(self, call: EngineCall, batch: Sequence[int]) -> None:
+        """Release memory after a batch that did not fit; raise `OutOfMemoryError` if it was one.
+
+        Called after the except block, whose traceback would keep the batch's tensors alive.
+        """
+        self.forward.release_memory()
+        if len(batch) > 1:
+            return
+        tokens = len(call.sequences[batch[0]].ids)
+        raise OutOfMemoryError(
+            f"the pair at position {call.positions[batch[0]]}, of {tokens} tokens, does not fit "
             f"into the memory of {self.plan.device} by itself ({self.model}, "
             f"{self.plan.precision}); use a shorter max_length, a half precision, a smaller model "
             "or device='cpu'"

@@ -1,12 +1,10 @@
-"""The scorer that runs in this process: an engine, and a way to make scores of its rows.
-
-The engine is shared; the text options are this scorer's own.
-"""
+"""The scorer of a model in this process: a shared engine, with text options of its own."""
 
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 
 from bge_rerank_integrations.base.contract import check_text, like_input, read_pairs
 from bge_rerank_integrations.base.deadline import off_main_thread
-from bge_rerank_integrations.base.trace import note, timed
+from bge_rerank_integrations.base.trace import is_recorded, note, timed
 from bge_rerank_integrations.errors import (
     RerankError,
     ScoringTimeout,
@@ -77,7 +75,6 @@ class LocalScorer:
         return self._plan_on(self._loaded())
 
     def _plan_on(self, engine: AnyEngine) -> DevicePlan:
-        """What was decided for this scorer, and what its engine, which others share, has found."""
         plan, limits = engine.plan, self._limits
         asked = [
             f"batches of at most {most} {what}: asked for"
@@ -98,15 +95,15 @@ class LocalScorer:
         are scored once. Raises `InvalidInputError`, `OutOfMemoryError`, `NonFiniteScoreError`, and
         under a time limit `ScoringTimeout`, which holds the scores that there are.
         """
-        return like_input(pairs, self.score_layers(pairs)[:, -1])
+        scores = off_main_thread(self._score, read_pairs(pairs))
+        return like_input(pairs, scores[:, -1])
 
     def score_layers(self, pairs: Iterable[Any]) -> FloatArray:
         """Raw scores at every layer asked for with `cutoff_layers`: [pairs, layers], ascending.
 
         `score` gives the last column. Models without that option have one column.
         """
-        read = read_pairs(pairs)
-        return off_main_thread(lambda: self._score(read))
+        return off_main_thread(self._score, read_pairs(pairs))
 
     def _score(self, pairs: Sequence[Pair]) -> FloatArray:
         engine, method = self._loaded(), self._method
@@ -120,11 +117,20 @@ class LocalScorer:
                 positions.append(position)
         with timed("tokenizing"):
             encoded = method.encode(list(places), positions, engine.tokenizer)
-        scores = method.decode(self._run(engine, encoded), encoded)
-        note(
-            {"computed": len(places), "cut": encoded.cut.total()},
-            self._facts(self._plan_on(engine)),
-        )
+        with self._progress(encoded) as on_batch:
+            rows = engine.run(encoded.sequences, encoded.positions, self._limits, on_batch=on_batch)
+        scores = method.decode(rows, encoded)
+        if is_recorded():
+            plan = self._plan_on(engine)
+            note(
+                {"computed": len(places), "cut": encoded.cut.total()},
+                {
+                    "model": self._model,
+                    "device": plan.device,
+                    "precision": plan.precision,
+                    "plan": str(plan).partition("\n")[0],
+                },
+            )
         self._warn_once(encoded.cut, len(places))
         scores = scores[[places[pair] for pair in pairs]]
         if np.isnan(scores).any():  # the engine lets no other NaN through
@@ -136,16 +142,6 @@ class LocalScorer:
                 partial=scores[:, -1],
             )
         return scores
-
-    def _facts(self, plan: DevicePlan) -> dict[str, str]:
-        """What a trace says of this scorer."""
-        about = str(plan).partition("\n")[0]
-        return {
-            "model": self._model,
-            "device": plan.device,
-            "precision": plan.precision,
-            "plan": about,
-        }
 
     def embed(self, texts: Sequence[str], *, as_queries: bool = False) -> FloatArray:
         """An embedder's vectors of length 1, [texts, width] float32, to be kept in an index.
@@ -163,11 +159,15 @@ class LocalScorer:
         engine = self._loaded()
         if not texts:
             return np.empty((0, 0), dtype=np.float32)
-        checked = [check_text(text, "text", index) for index, text in enumerate(texts)]
+        checked = _check_texts(texts)
 
         def work() -> FloatArray:
             encoded = method.encode_texts(checked, engine.tokenizer, as_queries=as_queries)
-            return method.vectors(self._run(engine, encoded))
+            with self._progress(encoded) as on_batch:
+                rows = engine.run(
+                    encoded.sequences, encoded.positions, self._limits, on_batch=on_batch
+                )
+            return method.vectors(rows)
 
         vectors = off_main_thread(work)
         if np.isnan(vectors).any():  # the engine lets no other NaN through
@@ -179,24 +179,20 @@ class LocalScorer:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """How many tokens the model makes of each text, uncut, without control tokens."""
-        texts = [check_text(text, "text", index) for index, text in enumerate(texts)]
-        tokenizer = self._loaded().tokenizer
-        ids = off_main_thread(lambda: tokenizer.encode(texts, range(len(texts))))
-        return [len(found) for found in ids]
+        encode = self._loaded().tokenizer.encode
+        return [len(ids) for ids in off_main_thread(encode, _check_texts(texts), range(len(texts)))]
 
     def measure(self, pairs: Iterable[Any]) -> list[PairLength]:
         """See `types.MeasuresPairs`; raises `InvalidInputError` as `score` does."""
-        read, engine = read_pairs(pairs), self._loaded()
-        return off_main_thread(
-            lambda: self._method.measure(read, range(len(read)), engine.tokenizer)
-        )
+        read, tokenizer = read_pairs(pairs), self._loaded().tokenizer
+        return off_main_thread(self._method.measure, read, range(len(read)), tokenizer)
 
     def token_offsets(self, passages: Sequence[str]) -> list[NDArray[np.int64]]:
         """See `types.MeasuresPairs`."""
         options, tokenizer = self._method.options, self._loaded().tokenizer
         instruction = options.passage_instruction
         begin, found = len(instruction), []
-        texts = [instruction + check_text(text, "passage", i) for i, text in enumerate(passages)]
+        texts = [instruction + text for text in _check_texts(passages, "passage")]
         for offsets in tokenizer.offsets(texts, special_tokens=options.special_tokens):
             own = offsets[offsets[:, 1] > begin] if begin else offsets
             found.append(np.maximum(own - begin, 0))
@@ -226,16 +222,17 @@ class LocalScorer:
     ) -> None:
         self.close()
 
-    def _run(self, engine: AnyEngine, encoded: EncodedTexts) -> FloatArray:
+    @contextmanager
+    def _progress(self, encoded: EncodedTexts) -> Iterator[Callable[[int], object] | None]:
+        """Give what is called with the number of texts of each batch: a progress bar, or None."""
         if not self._show_progress:
-            return engine.run(encoded.sequences, encoded.positions, self._limits)
+            yield None
+            return
         with missing_extra("cli"):
             from tqdm.auto import tqdm
 
         with tqdm(total=len(encoded.sequences), desc="reranking", unit="text") as bar:
-            return engine.run(
-                encoded.sequences, encoded.positions, self._limits, on_batch=bar.update
-            )
+            yield bar.update
 
     def _warn_once(self, cut: Counter[str], pairs: int) -> None:
         if not cut:
@@ -254,3 +251,7 @@ class LocalScorer:
         if self._engine is None:
             raise RerankError(f"the scorer of {self._model} was closed; load it again")
         return self._engine
+
+
+def _check_texts(texts: Sequence[str], what: str = "text") -> list[str]:
+    return [check_text(text, what, index) for index, text in enumerate(texts)]

@@ -6,7 +6,7 @@ from itertools import chain
 
 import numpy as np
 
-from bge_rerank_integrations.base.contract import check_text
+from bge_rerank_integrations.base.contract import CheckedPairs, check_text
 from bge_rerank_integrations.base.deadline import check_time
 from bge_rerank_integrations.base.trace import note
 from bge_rerank_integrations.ranking.sentences import Span, split_sentences
@@ -44,7 +44,7 @@ def with_evidence(
     asked = [pair for pair in dict.fromkeys(chain.from_iterable(sentences)) if pair not in raw]
     note({"sentences": len(asked)})
     if asked:
-        raw |= zip(asked, score(asked).tolist(), strict=True)
+        raw |= zip(asked, score(CheckedPairs(asked)).tolist(), strict=True)
     places = map(_places, given, read, found)
     return [
         replace(result, evidence=_best(spans, [raw[pair] for pair in own], shown))

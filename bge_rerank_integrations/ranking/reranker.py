@@ -11,16 +11,25 @@ from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Self, Suppor
 import numpy as np
 from pydantic import Field, InstanceOf
 
-from bge_rerank_integrations.base.contract import check_several, check_str, check_text
-from bge_rerank_integrations.base.deadline import in_worker, time_limit
-from bge_rerank_integrations.base.html import html_table
-from bge_rerank_integrations.base.raw_scores import (
+from bge_rerank_integrations.base.contract import (
+    CheckedPairs,
     check_scorer,
+    check_scores,
+    check_several,
+    check_str,
+    check_text,
     checked_partial,
-    checked_scores,
     show_score,
 )
-from bge_rerank_integrations.base.trace import RerankTrace, class_name, passage_traces, recording
+from bge_rerank_integrations.base.deadline import in_worker, time_limit
+from bge_rerank_integrations.base.html import html_table
+from bge_rerank_integrations.base.trace import (
+    Recorder,
+    RerankTrace,
+    class_name,
+    passage_traces,
+    recording,
+)
 from bge_rerank_integrations.errors import InvalidInputError, RerankError, ScoringFailed
 from bge_rerank_integrations.options import (
     CutoffOptions,
@@ -37,6 +46,8 @@ from bge_rerank_integrations.ranking.telemetry import rerank_span
 from bge_rerank_integrations.types import CountsTokens, FloatArray, Pair, RerankResult, Scorer
 
 logger = logging.getLogger("bge_rerank_integrations")
+
+REMEDY = "[text, ...], such as the values of a dict or one column of a table"
 
 P = ParamSpec("P")
 OwnTopN = Literal["own"]
@@ -186,9 +197,11 @@ class Reranker:
         """
         limit = self.options.top_n if top_n == "own" else check_top_n(top_n)
         query = check_text(query, "query")
-        given = _check_texts(passages, "passage")
+        given = list(check_several(passages, "passages", REMEDY))
+        pairs = CheckedPairs(
+            [(query, check_text(text, "passage", i)) for i, text in enumerate(given)]
+        )
         texts = _check_evidence_texts(evidence_texts, given)
-        pairs = [(query, check_text(passage, "passage")) for passage in given]
         if not pairs:
             return RerankResults()
         if not self._told_of_blanks and (about := _about_blanks(query, given)):
@@ -197,23 +210,21 @@ class Reranker:
         with rerank_span(limit, pairs if self.options.trace_texts else None) as end_span:
             if self.on_trace is None and end_span is None:
                 return RerankResults(self._ranking(pairs, limit, texts).results)
-            results, trace = self._traced(pairs, limit, texts)
+            begin = time.perf_counter()
+            with recording() as recorder:
+                done = self._ranking(pairs, limit, texts)
+            trace = self._trace(done, recorder, time.perf_counter() - begin)
             if end_span is not None:
                 end_span(trace)
         if self.on_trace is not None:
             self.on_trace(trace)
-        return RerankResults(results)
+        return RerankResults(done.results)
 
-    def _traced(
-        self, pairs: Sequence[Pair], limit: int | None, texts: Sequence[str]
-    ) -> tuple[list[RerankResult], RerankTrace]:
-        begin = time.perf_counter()
-        with recording() as recorder:
-            done = self._ranking(pairs, limit, texts)
-        seconds = {"total": time.perf_counter() - begin, **recorder.seconds}
+    def _trace(self, done: "_Ranking", recorder: Recorder, total: float) -> RerankTrace:
+        seconds = {"total": total, **recorder.seconds}
         if self.options.explain:
             seconds["explaining"] = done.explaining
-        trace = RerankTrace(
+        return RerankTrace(
             passages=passage_traces(done.raw, self.shown, done.results),
             # a server that was not reached has not said which scale it has
             scale=None if np.isnan(done.raw).all() else self.scorer.scale,
@@ -225,7 +236,6 @@ class Reranker:
             seconds=seconds,
             facts=recorder.facts,
         )
-        return done.results, trace
 
     def _ranking(
         self, pairs: Sequence[Pair], limit: int | None, texts: Sequence[str]
@@ -290,7 +300,7 @@ class Reranker:
     def _raw_scores(self, pairs: Sequence[Pair]) -> tuple[FloatArray, ScoringFailed | None]:
         """One raw score for each pair; NaN where scoring failed and `on_error` is "keep"."""
         try:
-            return checked_scores(self.scorer, pairs), None
+            return check_scores(self.scorer.score(pairs), self.scorer, len(pairs)), None
         except ScoringFailed as error:
             if self.options.on_error == "raise":
                 raise
@@ -413,18 +423,12 @@ def check_top_n(top_n: object) -> int | None:
     return number
 
 
-def _check_texts(texts: Iterable[str], what: str) -> list[str]:
-    """Return the texts as they are; raise `InvalidInputError` for what is not several strings."""
-    remedy = "[text, ...], such as the values of a dict or one column of a table"
-    several = check_several(texts, f"{what}s", remedy)
-    return [check_str(text, what, index) for index, text in enumerate(several)]
-
-
 def _check_evidence_texts(texts: Iterable[str] | None, passages: list[str]) -> list[str]:
     """Return the texts, or the passages for None; `InvalidInputError` unless one for each."""
     if texts is None:
         return passages
-    checked = _check_texts(texts, "evidence text")
+    several = check_several(texts, "evidence texts", REMEDY)
+    checked = [check_str(text, "evidence text", index) for index, text in enumerate(several)]
     if len(checked) != len(passages):
         raise InvalidInputError(
             f"there are {len(checked)} evidence_texts for {len(passages)} passages; give one for "

@@ -29,8 +29,8 @@ with missing_extra("ray"):
     from starlette.responses import Response
 
 from bge_rerank_integrations.adapter_base import ScorerFields
+from bge_rerank_integrations.base.contract import checked_scores
 from bge_rerank_integrations.base.deadline import in_worker
-from bge_rerank_integrations.base.raw_scores import checked_scores
 from bge_rerank_integrations.serve.protocol import (
     Refusal,
     RerankCall,

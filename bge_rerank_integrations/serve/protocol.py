@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bge_rerank_integrations.base.contract import check_text
-from bge_rerank_integrations.base.raw_scores import show_score
+from bge_rerank_integrations.base.contract import check_text, show_score
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
 

@@ -13,8 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bge_rerank_integrations.base.contract import like_input, read_pairs
-from bge_rerank_integrations.base.raw_scores import checked_scores
+from bge_rerank_integrations.base.contract import (
+    CheckedPairs,
+    checked_scores,
+    like_input,
+    read_pairs,
+)
 from bge_rerank_integrations.base.trace import note
 from bge_rerank_integrations.errors import InvalidInputError, ScoringFailed
 from bge_rerank_integrations.options import whole_number
@@ -114,7 +118,7 @@ class CachedScorer:
         missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
         if missing:
             try:
-                found = checked_scores(self._scorer, list(missing.values()))
+                found = checked_scores(self._scorer, CheckedPairs(missing.values()))
             except InvalidInputError:
                 # score all, so that the error names the position in the caller's list
                 return checked_scores(self._scorer, pairs)

@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_rerank_integrations.base.contract import like_input, read_pairs
+from bge_rerank_integrations.base.contract import (
+    CheckedPairs,
+    checked_scores,
+    like_input,
+    read_pairs,
+)
 from bge_rerank_integrations.base.deadline import check_time
-from bge_rerank_integrations.base.raw_scores import checked_scores
 from bge_rerank_integrations.base.trace import note
 from bge_rerank_integrations.errors import InvalidInputError, ScoringFailed
 from bge_rerank_integrations.options import whole_number
@@ -82,11 +86,11 @@ class WindowedScorer:
         try:
             scores = checked_scores(
                 self._scorer,
-                [
+                CheckedPairs(
                     (query, passage[start:end])
                     for (query, passage), windows in zip(read, split, strict=True)
                     for start, end in windows
-                ],
+                ),
             )
         except ScoringFailed as error:
             if error.partial is not None and len(error.partial) == sum(map(len, split)):
@@ -106,7 +110,9 @@ class WindowedScorer:
         # A piece may have another number of tokens than within its passage, so each is measured,
         # and split again if it does not fit.
         while pending:
-            lengths = self._measuring.measure([(piece.query, piece.text) for piece in pending])
+            lengths = self._measuring.measure(
+                CheckedPairs((piece.query, piece.text) for piece in pending)
+            )
             long = []
             for piece, length in zip(pending, lengths, strict=True):
                 if length.passage <= length.passage_limit:

@@ -5,7 +5,7 @@ have a batch each wait once, at its end. What that gains, most where other progr
 core, stands in `docs/speed.md`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -14,10 +14,8 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.device_group import drain_together, one_at_a_time
+from bge_rerank_integrations.local.device_group import drain_together
 from bge_rerank_integrations.local.engine import Engine, EngineCall
-from bge_rerank_integrations.local.text.tokenizer import TokenSequence
-from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.types import FloatArray
 
 MOST_CORES = 4
@@ -42,26 +40,19 @@ class StreamedEngine(Engine):
         threads = torch.get_num_threads()
         return threads if 2 <= threads <= MOST_CORES and limits_one_thread() else 0
 
-    def run(
-        self,
-        sequences: Sequence[TokenSequence],
-        positions: Sequence[int],
-        limits: BatchOptions,
-        *,
-        on_batch: Callable[[int], object] | None = None,
-    ) -> FloatArray:
-        """As `Engine.run`."""
+    def run_side_by_side(self, call: EngineCall) -> FloatArray | None:
         cores = self.cores()
-        lengths = [len(sequence.ids) for sequence in sequences]
+        lengths = [len(sequence.ids) for sequence in call.sequences]
         if not cores or len(lengths) < cores or sum(lengths) < cores * LEAST_TOKENS:
-            return super().run(sequences, positions, limits, on_batch=on_batch)
+            return None
         # together they hold what one batch on all cores would
-        most = limits.max_batch_tokens or self.forward.plan.max_batch_tokens // cores
-        limits = limits.model_copy(update={"max_batch_tokens": even_budget(lengths, cores, most)})
-        request = EngineCall(sequences, positions, limits, one_at_a_time(on_batch))
-        batches = self.plan_batches(request)
+        most = call.limits.max_batch_tokens or self.forward.plan.max_batch_tokens // cores
+        budget = {"max_batch_tokens": even_budget(lengths, cores, most)}
+        call = replace(call, limits=call.limits.model_copy(update=budget))
         where = f"{self.model} on {self.forward.plan.device}"
-        return drain_together([self] * cores, request, batches, where, within=one_thread)
+        return drain_together(
+            [self] * cores, call, self.plan_batches(call), where, within=one_thread
+        )
 
 
 def even_budget(lengths: Sequence[int], cores: int, most: int) -> int:
