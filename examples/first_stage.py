@@ -122,7 +122,7 @@ def choose_model(asked: str | None) -> str:
     here = (model for model in ours if model not in OFFLINE_MODELS and is_cached(model))
     model = asked or next(here, "offline")
     if model == "offline":
-        print("Model: offline, the embedded ms-marco-MiniLM-L-12-v2 (English). It is no BGE model.")
+        print("Model: offline, the embedded ms-marco-MiniLM-L-12-v2 (English). Not a BGE model.")
         print(f"       --model {DEFAULT_MODEL} is the adapters' default: 2.3 GB to download, once.")
     else:
         why = "asked for" if asked else "a BGE reranker found on this machine"
