@@ -1,11 +1,12 @@
-"""BGE rerankers in LangChain: a document compressor and a cross-encoder.
+"""BGE rerankers in LangChain: a retriever, a document compressor and a cross-encoder.
 
-`BGERerank` goes wherever a compressor does (`ContextualCompressionRetriever`,
-`DocumentCompressorPipeline`), and into LCEL chains through `as_runnable()`; `BGECrossEncoder` is
-the model of a `CrossEncoderReranker`. Documents are never changed: results are copies.
+`BGERerankRetriever` reranks the documents of another retriever. `BGERerank` is a document
+compressor, and through `as_runnable()` a step of an LCEL chain. `BGECrossEncoder` is the model of a
+`CrossEncoderReranker`. Documents are never changed: results are copies.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -16,9 +17,16 @@ from bge_rerank_integrations.errors import InvalidInputError, missing_extra
 from bge_rerank_integrations.types import Pair, RerankResult
 
 with missing_extra("langchain"):
-    from langchain_core.callbacks import Callbacks, dispatch_custom_event
+    from langchain_core.callbacks import (
+        AsyncCallbackManagerForRetrieverRun,
+        CallbackManagerForRetrieverRun,
+        Callbacks,
+        dispatch_custom_event,
+    )
     from langchain_core.documents import BaseDocumentCompressor, Document
+    from langchain_core.retrievers import BaseRetriever, RetrieverLike
     from langchain_core.runnables import Runnable, RunnableLambda
+    from langchain_core.runnables.base import RunnableBindingBase
 
 from pydantic import (
     Field,
@@ -36,11 +44,13 @@ from bge_rerank_integrations.adapter_base import (
     RerankFields,
     ScorerFields,
 )
-from bge_rerank_integrations.options import Normalize, TopN
+from bge_rerank_integrations.options import Count, Normalize, TopN, write_out
 from bge_rerank_integrations.ranking.reranker import check_top_n
 
 if TYPE_CHECKING:
     from langchain_core.cross_encoders import BaseCrossEncoder
+    from langchain_core.prompts import BasePromptTemplate
+    from langchain_core.tools import BaseTool
 else:
     try:
         from langchain_core.cross_encoders import BaseCrossEncoder
@@ -61,7 +71,14 @@ else:
                 return super().__new__(cls)
 
 
-__all__ = ["TRACE_EVENT", "BGECrossEncoder", "BGERerank", "BaseCrossEncoder", "RerankInput"]
+__all__ = [
+    "TRACE_EVENT",
+    "BGECrossEncoder",
+    "BGERerank",
+    "BGERerankRetriever",
+    "BaseCrossEncoder",
+    "RerankInput",
+]
 
 TRACE_EVENT = "bge_rerank_trace"
 """Name of the custom event with `RerankTrace.as_dict()`, which holds no texts."""
@@ -169,24 +186,34 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
             for index, result in self._ranked(request, limit)
         ]
 
-    def as_runnable(self) -> Runnable[Any, list[Document]]:
+    def as_runnable(self, *, top_n: int | None = -1) -> Runnable[Any, list[Document]]:
         """A step of a chain that does what this does, from `{"documents", "query"}` to documents.
 
         After a retriever: `{"documents": retriever, "query": RunnablePassthrough()} | step`.
-        Invalid input raises inside the step's run.
+        Invalid input raises inside the step's run. `top_n=-1` is the field's own, None is all.
         """
-        return RunnableLambda(self._compress, self._acompress, name="BGERerank")
+        if top_n == -1:
+            return RunnableLambda(self._compress, self._acompress, name="BGERerank")
+        limit = {"top_n": check_top_n(top_n)}
+        return RunnableLambda(
+            partial(self._compress, **limit), partial(self._acompress, **limit), name="BGERerank"
+        )
 
-    def _compress(self, request: RerankInput, run_manager: Any = None) -> list[Document]:
+    def _compress(
+        self, request: RerankInput, run_manager: Any = None, top_n: int | None = -1
+    ) -> list[Document]:
         request = _read_request(request)
         # a trace is recorded where a handler of the run takes custom events
         handlers = [] if run_manager is None else run_manager.handlers
         listens = any(not handler.ignore_custom_event for handler in handlers)
-        ranked = self._ranked(request, self.top_n, _send_trace if listens else None)
+        limit = self.top_n if top_n == -1 else top_n
+        ranked = self._ranked(request, limit, _send_trace if listens else None)
         return [self._with_score(request["documents"][index], result) for index, result in ranked]
 
-    async def _acompress(self, request: RerankInput, run_manager: Any = None) -> list[Document]:
-        return await in_worker(self._compress, request, run_manager)
+    async def _acompress(
+        self, request: RerankInput, run_manager: Any = None, top_n: int | None = -1
+    ) -> list[Document]:
+        return await in_worker(self._compress, request, run_manager, top_n)
 
     def _ranked(
         self, request: RerankInput, top_n: int | None, on_trace: OnTrace | None = None
@@ -246,6 +273,132 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         if not isinstance(other, BGERerank):
             return NotImplemented
         return self.document_formatter == other.document_formatter and super().__eq__(other)
+
+
+def read_reranker(reranker: BGERerank | None, options: dict[str, Any]) -> BGERerank:
+    """The reranker that was given, or one with these options; raises `InvalidInputError`."""
+    if reranker is None:
+        return BGERerank(**options)
+    if options:
+        raise InvalidInputError(
+            f"{min(options)} was given beside reranker=, which has its own: set it there"
+        )
+    return reranker
+
+
+class BGERerankRetriever(BaseRetriever):
+    """Reranks the documents that another retriever finds, and keeps the best, best first.
+
+    The options of `BGERerank` are its own too: `BGERerankRetriever(base_retriever=search,
+    model="BAAI/bge-reranker-v2-m3", top_n=3)`; or give a ready `reranker`. Documents come back as
+    `BGERerank` returns them. `invoke(query, top_n=1)` keeps another number in one call (None: all);
+    other keywords go to the base retriever.
+
+    `candidates` asks a copy of the base retriever for so many documents, by its `search_kwargs` or
+    its `k`, also within `with_config` and `with_retry`. No more are reranked, whatever it brings.
+    An MMR search brings at most its `fetch_k`.
+
+    The search and the rerank are runs below this one's run. Pickles hold settings alone: see
+    `BGERerank`. Raises what the base retriever and `BGERerank.compress_documents` raise.
+    """
+
+    base_retriever: Annotated[
+        RetrieverLike, Field(description="Finds the documents: from a query to a list of them.")
+    ]
+    reranker: Annotated[BGERerank, Field(description="Orders the documents and cuts the list.")]
+    candidates: Annotated[
+        Count, Field(description="Most documents to rerank; None: all that are found.")
+    ] = None
+
+    def __init__(
+        self,
+        *,
+        base_retriever: RetrieverLike,
+        reranker: BGERerank | None = None,
+        candidates: int | None = None,
+        **options: Any,
+    ) -> None:
+        own = {name: options.pop(name) for name in type(self).model_fields if name in options}
+        super().__init__(
+            base_retriever=base_retriever,  # type: ignore[call-arg]  # a field
+            reranker=read_reranker(reranker, options),
+            candidates=candidates,
+            **own,
+        )
+
+    write_out(__init__, BGERerank)
+
+    def to_tool(
+        self,
+        name: str,
+        description: str,
+        *,
+        document_prompt: "BasePromptTemplate[str] | None" = None,
+        document_separator: str = "\n\n",
+    ) -> "BaseTool":
+        """A tool for an agent: from a query to texts, with the documents as the artifact.
+
+        The model sees each document as `document_prompt` writes it, by default its text.
+        """
+        from langchain_core.tools import create_retriever_tool  # takes a while, and few need it
+
+        return create_retriever_tool(
+            self,
+            name,
+            description,
+            document_prompt=document_prompt,
+            document_separator=document_separator,
+            response_format="content_and_artifact",
+        )
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        top_n: int | None = -1,
+        **kwargs: Any,
+    ) -> list[Document]:
+        step = self.reranker.as_runnable(top_n=top_n)
+        found = self._search().invoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
+        request = {"documents": self._first(found), "query": query}
+        return step.invoke(request, {"callbacks": run_manager.get_child()}) if found else []
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        top_n: int | None = -1,
+        **kwargs: Any,
+    ) -> list[Document]:
+        step = self.reranker.as_runnable(top_n=top_n)
+        search = self._search()
+        found = await search.ainvoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
+        request = {"documents": self._first(found), "query": query}
+        return await step.ainvoke(request, {"callbacks": run_manager.get_child()}) if found else []
+
+    def _search(self) -> RetrieverLike:
+        base = self.base_retriever
+        return base if self.candidates is None else _asked_for(self.candidates, base)
+
+    def _first(self, found: Any) -> list[Any]:
+        return list(_items(found))[: self.candidates]
+
+
+def _asked_for(count: int, retriever: Any) -> Any:
+    """A copy of the retriever that finds so many documents; itself if it cannot be told."""
+    if isinstance(retriever, RunnableBindingBase):
+        update: dict[str, Any] = {"bound": _asked_for(count, retriever.bound)}
+    else:
+        fields = getattr(type(retriever), "model_fields", {})
+        if "search_kwargs" in fields:
+            update = {"search_kwargs": {**retriever.search_kwargs, "k": count}}
+        elif "k" in fields:
+            update = {"k": count}
+        else:
+            return retriever
+    return retriever.model_copy(update=update)
 
 
 class BGECrossEncoder(ScorerFields, BaseCrossEncoder):
