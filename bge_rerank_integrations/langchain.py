@@ -194,9 +194,11 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         """
         if top_n == -1:
             return RunnableLambda(self._compress, self._acompress, name="BGERerank")
-        limit = {"top_n": check_top_n(top_n)}
+        check_top_n(top_n)
         return RunnableLambda(
-            partial(self._compress, **limit), partial(self._acompress, **limit), name="BGERerank"
+            partial(self._compress, top_n=top_n),
+            partial(self._acompress, top_n=top_n),
+            name="BGERerank",
         )
 
     def _compress(

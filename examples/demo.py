@@ -21,7 +21,7 @@ from first_stage import (
     read_relevant,
     read_texts,
 )
-from langchain_compression import build_retriever
+from langchain_retriever import build_retriever
 from llama_index.core.schema import QueryBundle
 from llama_index_query_engine import build_engine
 

@@ -93,7 +93,7 @@ def test_the_demo_mends_the_order_in_both_frameworks_alike(tmp_path: Path) -> No
         )
 
 
-@pytest.mark.parametrize("program", ["llama_index_query_engine.py", "langchain_compression.py"])
+@pytest.mark.parametrize("program", ["llama_index_query_engine.py", "langchain_retriever.py"])
 def test_a_framework_puts_the_answer_before_its_llm(program: str, tmp_path: Path) -> None:
     printed = run_example(program, QUESTION, cache=tmp_path)
     scores, texts = shown(printed)
@@ -114,7 +114,7 @@ def shown(printed: str) -> tuple[list[float], list[str]]:
 
 
 def test_the_embedder_can_be_the_first_stage(tmp_path: Path) -> None:
-    program = "langchain_compression.py"
+    program = "langchain_retriever.py"
     printed = run_example(program, QUESTION, "--first-stage", "embedder", cache=tmp_path)
     scores, texts = shown(printed)
     assert texts[0].startswith(ANSWER)
@@ -129,13 +129,13 @@ def test_a_bge_reranker_on_this_machine_is_preferred(tmp_path: Path, reranker_ba
     shutil.copytree(reranker_base, repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    printed = run_example("langchain_compression.py", cache=tmp_path)
+    printed = run_example("langchain_retriever.py", cache=tmp_path)
     assert printed.startswith(
         "Model: BAAI/bge-reranker-base (a BGE reranker found on this machine); "
         "--model offline is the embedded one."
     )
     assert len(shown(printed)[1]) == 3
-    asked = run_example("langchain_compression.py", "--model", "offline", cache=tmp_path)
+    asked = run_example("langchain_retriever.py", "--model", "offline", cache=tmp_path)
     assert asked.startswith("Model: offline")
 
 

@@ -11,7 +11,7 @@ from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableBranch, RunnablePassthrough
 
-from bge_rerank_integrations.langchain import BGERerank
+from bge_rerank_integrations.langchain import BGERerank, BGERerankRetriever
 from rag_chatbot.answers import (
     NOTHING_FOUND,
     PROMPT,
@@ -81,8 +81,7 @@ def answer(
     retriever = HybridRetriever(search=search, count=count)
     found: Runnable[str, list[Document]] = retriever
     if reranker is not None:
-        both = {"documents": retriever, "query": RunnablePassthrough()}
-        found = both | reranker.as_runnable()
+        found = BGERerankRetriever(base_retriever=retriever, reranker=reranker)
     if llm is None:
         yield from stream_extract(_sources(found.invoke(question)))
         return

@@ -1,58 +1,54 @@
-"""A LangChain retriever whose documents are reranked, and the same as a step of an LCEL chain.
+"""A LangChain retriever whose documents are reranked, and a chain that uses it.
 
-python examples/langchain_compression.py "When was oxygen named?"
+python examples/langchain_retriever.py "When was oxygen named?"
 """
 
 from typing import Any
 
 from first_stage import FirstStage, arguments, choose_model, open_first_stage
-from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.prompts import PromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnablePassthrough
 
-from bge_rerank_integrations.langchain import BGERerank
+from bge_rerank_integrations.langchain import BGERerank, BGERerankRetriever
 
 
 class FirstStageRetriever(BaseRetriever):
     """The first stage as LangChain asks for it."""
 
     first_stage: Any  # a FirstStage, which pydantic cannot check
-    count: int
+    k: int = 4
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun
     ) -> list[Document]:
         del run_manager  # nothing runs below this
-        (found,) = self.first_stage.candidates([query], self.count)
+        (found,) = self.first_stage.candidates([query], self.k)
         return [
             Document(id=passage.id, page_content=passage.text, metadata={"retrieval_score": score})
             for passage, score in found
         ]
 
 
-def build_retriever(first_stage: FirstStage, reranker: BGERerank) -> ContextualCompressionRetriever:
-    """Twenty candidates, reranked; what the reranker keeps comes back."""
-    return ContextualCompressionRetriever(
-        base_compressor=reranker,
-        base_retriever=FirstStageRetriever(first_stage=first_stage, count=20),
+def build_retriever(first_stage: FirstStage, reranker: BGERerank) -> BGERerankRetriever:
+    """Reranks twenty candidates; returns the documents that the reranker keeps."""
+    return BGERerankRetriever(
+        base_retriever=FirstStageRetriever(first_stage=first_stage),
+        candidates=20,
+        reranker=reranker,
     )
 
 
 def build_chain(first_stage: FirstStage, reranker: BGERerank) -> Runnable[str, Any]:
     """From a question to the prompt that an LLM would get: add `| llm` to have it answered."""
-    retriever = FirstStageRetriever(first_stage=first_stage, count=20)
+    retriever = build_retriever(first_stage, reranker)
     prompt = PromptTemplate.from_template(
         "Answer from these passages alone.\n\n{passages}\n\nQuestion: {question}"
     )
-    reranked: Runnable[str, list[Document]] = {
-        "documents": retriever,
-        "query": RunnablePassthrough(),
-    } | reranker.as_runnable()
     return {
-        "passages": reranked | (lambda found: "\n".join(one.page_content for one in found)),
+        "passages": retriever | (lambda found: "\n".join(one.page_content for one in found)),
         "question": RunnablePassthrough(),
     } | prompt
 
