@@ -1,25 +1,27 @@
-"""What makes `BGERerank` and `BGECrossEncoder` score as sentence-transformers' `CrossEncoder`.
+"""The fields of `BGERerank` and `BGECrossEncoder` that give the scores of `CrossEncoder`.
 
-Both drop-in families rest on it: LangChain's class hands its `model_kwargs` to `CrossEncoder`,
-LlamaIndex's its `cross_encoder_kwargs`. By sentence-transformers 6.2 the length is the argument's,
-else the folder's; the activation is the argument's, else the folder's; numbers are float32.
+LangChain's class passes its `model_kwargs` to sentence-transformers' `CrossEncoder`, LlamaIndex's
+its `cross_encoder_kwargs`. By the rules of sentence-transformers 6.2 length and activation are the
+argument's, else the folder's; numbers are float32, or a graph's own; models are cached in
+`cache_folder`, else in SENTENCE_TRANSFORMERS_HOME.
 """
 
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, get_args
+from typing import Any, get_args
 
 from pydantic import SecretStr
 
 from bge_rerank_integrations.base.address import refuse_address
 from bge_rerank_integrations.base.models import Family
 from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
-from bge_rerank_integrations.local.checkpoint import open_checkpoint
+from bge_rerank_integrations.local.checkpoint import is_whole, open_checkpoint
 from bge_rerank_integrations.local.model_config import position_limit
-from bge_rerank_integrations.local.st_config import Activation, activation_of, read_settings
+from bge_rerank_integrations.local.st_config import activation_of, read_settings
 from bge_rerank_integrations.options import HubOptions
-from bge_rerank_integrations.types import Backend, Precision, Truncation
+from bge_rerank_integrations.types import Backend, Precision
 
 PRECISIONS: dict[str, Precision] = {
     "float32": "fp32", "float": "fp32", "fp32": "fp32",
@@ -30,102 +32,124 @@ PRECISIONS: dict[str, Precision] = {
 
 @dataclass(frozen=True, slots=True)
 class CrossEncoderArguments:
-    """`CrossEncoder`'s arguments as read; `written` is what of them may be shown and stored."""
+    """`CrossEncoder`'s arguments as our `fields` and `activation`; `written` has no secrets."""
 
-    device: str | None = None
-    cache_dir: str | None = None
-    revision: str | None = None
-    local_files_only: bool = False
-    token: SecretStr | None = None
-    backend: Backend = "auto"
-    precision: Precision = "fp32"
-    max_length: int | None = None
-    activation: Activation | None = None
-    written: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any]
+    written: dict[str, Any]
 
 
 def read_arguments(given: Mapping[str, Any], *, where: str) -> CrossEncoderArguments:
-    """The arguments of a `CrossEncoder`, each understood or refused.
+    """The arguments of a `CrossEncoder`, each of them mapped to our fields or refused.
 
-    `where` names the argument that holds them, for messages. Raises `InvalidInputError` for one
-    that is unknown, or whose value asks for what this engine does not do.
+    `where` names the argument that holds them, for messages. Raises `InvalidInputError` for an
+    argument that is unknown, or whose value asks for something that this package does not do.
     """
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     written: dict[str, Any] = {}
     for name, value in given.items():
         read = READERS.get(name)
         if read is None:
             raise InvalidInputError(
-                f"{where} holds {name!r}, which this engine has nothing for; leave it out. It "
-                f"takes {', '.join(sorted(READERS))}"
+                f"{where} holds {name!r}, which has no counterpart here; leave it out. Supported: "
+                f"{', '.join(sorted(READERS))}"
             )
-        target, meaning = read(f"{where}[{name!r}]", value)
-        if target is not None:
-            if target in found and found[target] != meaning:
-                raise InvalidInputError(f"{where} says two things of {target}; leave one out")
-            found[target] = meaning
+        found = read(f"{where}[{name!r}]", value)
+        for field, meaning in found.items():
+            if fields.setdefault(field, meaning) != meaning:
+                raise InvalidInputError(f"{where} gives {field} two values; leave one out")
         if name != "token":
-            written[name] = _as_json(name, value, meaning)
-    return CrossEncoderArguments(**found, written=written)
+            written[name] = _as_json(name, value, found)
+    return CrossEncoderArguments(fields, written)
 
 
-Reading = tuple[str | None, Any]
-"""The field that an argument sets, if any, and to what."""
+def adapter_fields(
+    model: str, arguments: CrossEncoderArguments, *, default_max_length: int | None = None
+) -> dict[str, Any]:
+    """The fields of `BGERerank` or `BGECrossEncoder` that give `CrossEncoder`'s scores.
+
+    The model's files are read from disk or the hub, and downloaded from there if necessary. Raises
+    `InvalidInputError` for an address, `ModelNotFound`, `CheckpointError`, and `UnsupportedModel`
+    for a model that `CrossEncoder` scores in a way that this package does not support.
+    """
+    refuse_address(model)
+    fields = {"model": model, **arguments.fields}
+    if fields.get("cache_dir") is None:
+        fields["cache_dir"] = os.getenv("SENTENCE_TRANSFORMERS_HOME") or None
+    hub = {name: fields[name] for name in HubOptions.model_fields if name in fields}
+    checkpoint = open_checkpoint(model, HubOptions(**hub))
+    settings = read_settings(checkpoint)
+    if settings.family is not Family.ENCODER:
+        raise UnsupportedModel(
+            f"{model} has no relevance head of an encoder (family: {settings.family.value}), and "
+            "sentence-transformers scores it in a way of its own; use BGERerank or "
+            "BGECrossEncoder, which score it as FlagEmbedding does"
+        )
+    limit = position_limit(checkpoint.config)
+    own = settings.default_length(limit, limit)
+    fields["max_length"] = fields.get("max_length") or min(own, default_max_length or own)
+    is_graph = fields.get("backend") in ("onnx", "openvino") or "file_name" in fields
+    fields.setdefault("precision", "auto" if is_graph else "fp32")
+    activation = fields.pop("activation", None) or settings.activation
+    return {**fields, "truncation": "longest_first", "normalize": activation == "Sigmoid"}
 
 
-def _text(target: str) -> Callable[[str, Any], Reading]:
-    def read(name: str, value: Any) -> Reading:
+Fields = dict[str, Any]
+"""The fields that an argument sets."""
+
+
+def _text(field: str) -> Callable[[str, Any], Fields]:
+    def read(name: str, value: Any) -> Fields:
         if value is None or isinstance(value, str | Path):
-            return target, None if value is None else str(value)
+            return {field: None if value is None else str(value)}
         raise InvalidInputError(f"{name} is a {type(value).__name__}; give a string")
 
     return read
 
 
-def _length(name: str, value: Any) -> Reading:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-        return "max_length", value
+def _length(name: str, value: Any) -> Fields:
+    if value is None or is_whole(value):
+        return {"max_length": value}
     raise InvalidInputError(f"{name} is {value!r}; it must be a number of tokens or None")
 
 
-def _truth(target: str | None) -> Callable[[str, Any], Reading]:
-    def read(name: str, value: Any) -> Reading:
+def _truth(*fields: str) -> Callable[[str, Any], Fields]:
+    def read(name: str, value: Any) -> Fields:
         if isinstance(value, bool):
-            return target, value
+            return dict.fromkeys(fields, value)
         raise InvalidInputError(f"{name} is {value!r}; it must be True or False")
 
     return read
 
 
-def _token(name: str, value: Any) -> Reading:
-    if value is None or value is True:  # both: the one that is stored on this machine, if any
-        return "token", None
+def _token(name: str, value: Any) -> Fields:
+    if value is None or value is True:  # both mean the token that is stored on this machine, if any
+        return {"token": None}
     if isinstance(value, str):
-        return "token", SecretStr(value)
+        return {"token": SecretStr(value)}
     raise InvalidInputError(
         f"{name} is a {type(value).__name__}; give a string, or leave it out "
         "(HF_HUB_DISABLE_IMPLICIT_TOKEN=1 keeps a stored one from being sent)"
     )
 
 
-def _backend(name: str, value: Any) -> Reading:
+def _backend(name: str, value: Any) -> Fields:
     if value in get_args(Backend) and value != "auto":
-        return "backend", value
+        return {"backend": value}
     raise InvalidInputError(f"{name} is {value!r}; it must be 'torch', 'onnx' or 'openvino'")
 
 
-def _one_label(name: str, value: Any) -> Reading:
+def _one_label(name: str, value: Any) -> Fields:
     if value in (None, 1):
-        return None, value
+        return {}
     raise InvalidInputError(
         f"{name} is {value!r}; a reranker has one label, and the score of a classifier is no "
         "relevance: leave it out"
     )
 
 
-def _activation(name: str, value: Any) -> Reading:
+def _activation(name: str, value: Any) -> Fields:
     if value is None:
-        return "activation", None
+        return {"activation": None}
     path = value if isinstance(value, str) else f"{type(value).__module__}.{type(value).__name__}"
     kind = activation_of(path)
     if kind is None:
@@ -133,34 +157,33 @@ def _activation(name: str, value: Any) -> Reading:
             f"{name} is {path}; use torch.nn.Identity() for raw scores or torch.nn.Sigmoid(), and "
             "apply any other function to the raw scores yourself"
         )
-    return "activation", kind
+    return {"activation": kind}
 
 
-def _model_kwargs(name: str, value: Any) -> Reading:
-    """Of transformers' `from_pretrained` the number format alone."""
-    if value is None:
-        return None, None
-    given = dict(value)
-    formats = {str(given.pop(key)).removeprefix("torch.") for key in KEYS if given.get(key)}
+def _model_kwargs(name: str, value: Any) -> Fields:
+    """The number format and a graph's file, of all the arguments of `from_pretrained`."""
+    given = dict(value or {})
+    formats = {
+        str(found).removeprefix("torch.")
+        for key in ("dtype", "torch_dtype")
+        if (found := given.pop(key, None))
+    }
+    file_name = given.pop("file_name", None)
     if given:
         raise InvalidInputError(
-            f"{name} holds {min(map(str, given))!r}; of the model's own arguments only dtype is "
-            "known here, and how to compute is chosen by the device: leave it out"
+            f"{name} holds {min(map(str, given))!r}; of the model's own arguments only dtype and "
+            "file_name are supported, and the device decides how to compute: leave it out"
         )
-    if not formats:
-        return None, None
     if len(formats) > 1 or not formats <= PRECISIONS.keys():
         raise InvalidInputError(
             f"{name} asks for the number format {' and '.join(sorted(formats))}; it must be one of "
             "float32, float16 and bfloat16"
         )
-    return "precision", PRECISIONS[formats.pop()]
+    fields: Fields = {} if file_name is None else {"file_name": str(file_name)}
+    return fields | ({"precision": PRECISIONS[formats.pop()]} if formats else {})
 
 
-KEYS = ("dtype", "torch_dtype")
-
-
-def _tokenizer_kwargs(name: str, value: Any) -> Reading:
+def _tokenizer_kwargs(name: str, value: Any) -> Fields:
     given = dict(value or {})
     length = given.pop("model_max_length", None)
     if given:
@@ -168,16 +191,16 @@ def _tokenizer_kwargs(name: str, value: Any) -> Reading:
             f"{name} holds {min(map(str, given))!r}; the model's own tokenizer.json decides "
             "everything but model_max_length: leave it out"
         )
-    return (None, None) if length is None else _length(f"{name}['model_max_length']", length)
+    return {} if length is None else _length(f"{name}['model_max_length']", length)
 
 
-READERS: dict[str, Callable[[str, Any], Reading]] = {
+READERS: dict[str, Callable[[str, Any], Fields]] = {
     "device": _text("device"),
     "cache_folder": _text("cache_dir"),
     "revision": _text("revision"),
     "local_files_only": _truth("local_files_only"),
     # no code from a model's folder is ever run, and a model that needs it is refused by its name
-    "trust_remote_code": _truth(None),
+    "trust_remote_code": _truth(),
     "token": _token,
     "backend": _backend,
     "num_labels": _one_label,
@@ -190,72 +213,12 @@ READERS: dict[str, Callable[[str, Any], Reading]] = {
     "tokenizer_kwargs": _tokenizer_kwargs,
     "tokenizer_args": _tokenizer_kwargs,
 }
-"""What each of `CrossEncoder`'s arguments asks of this engine, by its present and older names."""
+"""The reader of each of `CrossEncoder`'s arguments, by its present and older names."""
 
 
-def _as_json(name: str, value: Any, meaning: Any) -> Any:
+def _as_json(name: str, value: Any, found: Fields) -> Any:
     if READERS[name] is _activation:
-        return None if meaning is None else f"torch.nn.{meaning}"
+        return found["activation"] and f"torch.nn.{found['activation']}"
     if READERS[name] is _model_kwargs:
         return {key: str(number).removeprefix("torch.") for key, number in (value or {}).items()}
     return str(value) if isinstance(value, Path) else value
-
-
-class AdapterFields(TypedDict):
-    """The fields of `BGERerank` and `BGECrossEncoder` that make them score as `CrossEncoder`."""
-
-    model: str
-    device: str | None
-    cache_dir: str | None
-    revision: str | None
-    local_files_only: bool
-    token: SecretStr | None
-    backend: Backend
-    precision: Precision
-    max_length: int
-    truncation: Truncation
-    normalize: bool
-
-
-def adapter_fields(
-    model: str, arguments: CrossEncoderArguments, *, default_max_length: int | None = None
-) -> AdapterFields:
-    """What gives the scores of `CrossEncoder(model, **arguments)`.
-
-    The model's files are read from disk or the hub, from where they are downloaded if need be.
-    Raises `InvalidInputError` for an address, `ModelNotFound`, `CheckpointError`, and
-    `UnsupportedModel` for a model that `CrossEncoder` scores in a way that this engine does not
-    have.
-    """
-    refuse_address(model)
-    checkpoint = open_checkpoint(
-        model,
-        HubOptions(
-            revision=arguments.revision,
-            cache_dir=arguments.cache_dir,
-            local_files_only=arguments.local_files_only,
-            token=arguments.token.get_secret_value() if arguments.token else None,
-        ),
-    )
-    settings = read_settings(checkpoint)
-    if settings.family is not Family.ENCODER:
-        raise UnsupportedModel(
-            f"{model} has no relevance head of an encoder (family: {settings.family.value}), and "
-            "sentence-transformers scores it in a way of its own; use BGERerank or "
-            "BGECrossEncoder, which score it as FlagEmbedding does"
-        )
-    limit = position_limit(checkpoint.config, checkpoint.model)
-    own = settings.default_length(limit, limit)
-    return AdapterFields(
-        model=model,
-        device=arguments.device,
-        cache_dir=arguments.cache_dir,
-        revision=arguments.revision,
-        local_files_only=arguments.local_files_only,
-        token=arguments.token,
-        backend=arguments.backend,
-        precision=arguments.precision,
-        max_length=arguments.max_length or min(own, default_max_length or own),
-        truncation="longest_first",
-        normalize=(arguments.activation or settings.activation) == "Sigmoid",
-    )

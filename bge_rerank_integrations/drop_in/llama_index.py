@@ -147,11 +147,10 @@ class SentenceTransformerRerank(_RerankedHere):
             "cross_encoder_kwargs": arguments.written,
         }
         super().__init__(**fields)
-        arguments = replace(
-            arguments, device=device, cache_dir=arguments.cache_dir if folder is None else folder
-        )
+        own = {"device": device} if folder is None else {"device": device, "cache_dir": folder}
+        given_fields = replace(arguments, fields=arguments.fields | own)
         self._reranker = BGERerank(
-            **adapter_fields(model, arguments, default_max_length=DEFAULT_MAX_LENGTH)
+            **adapter_fields(model, given_fields, default_max_length=DEFAULT_MAX_LENGTH)
         ).warm_up()
 
     @classmethod

@@ -5,12 +5,13 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-from bge_rerank_integrations.errors import CheckpointError, ModelNotFound
+from bge_rerank_integrations.errors import CheckpointError, ModelNotFound, UnsupportedModel
 from bge_rerank_integrations.local.download import HUB_DEFAULTS, find_folder
 from bge_rerank_integrations.options import HubOptions
 
@@ -51,6 +52,91 @@ PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
+MOST = 2**31 - 1
+# These are counted one by one, so a number that is too large would take hours.
+COUNTS = {"num_hidden_layers", "num_attention_heads", "num_key_value_heads"}
+ABSENT = object()
+
+Allowed = Mapping[str, Sequence[object] | None]
+"""The values that each key may have; None allows all."""
+
+
+class Keys(dict[str, Any]):
+    """The JSON object in a file, whose values are checked when they are read.
+
+    `source` names the file and the model. A refusal names the source, the key, its value and a
+    remedy: its own, or the one for the whole file.
+    """
+
+    def __init__(self, source: str, values: Mapping[str, Any], *, remedy: str = "") -> None:
+        super().__init__(values)
+        self._source, self._remedy = source, remedy
+
+    def refuse(
+        self,
+        key: str,
+        why: str,
+        *,
+        value: object = ABSENT,
+        remedy: str | None = None,
+        error: type[CheckpointError | UnsupportedModel] = CheckpointError,
+    ) -> NoReturn:
+        """Raise the error for this key; `value` replaces the file's own in the message."""
+        shown = repr(self.get(key) if value is ABSENT else value)
+        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+        end = self._remedy if remedy is None else remedy
+        raise error(f"{self._source} has {key}={shown}; {why}{end and '; '}{end}")
+
+    def unsupported(self, key: str, supported: str, *, value: object = ABSENT) -> NoReturn:
+        """Raise `UnsupportedModel`, with the values that are supported."""
+        self.refuse(key, f"supported values: {supported}", value=value, error=UnsupportedModel)
+
+    def check(self, key: str, allowed: Sequence[object]) -> None:
+        """Raise `UnsupportedModel` unless the value is one of these; a missing key is None."""
+        if not is_one_of(self.get(key), allowed):
+            self.unsupported(key, " or ".join(map(repr, allowed)))
+
+    def inside(self, key: str) -> "Keys":
+        """The object that a key holds; without keys where it is missing or null."""
+        found = self.get(key)
+        if not isinstance(found, dict | None):
+            self.refuse(key, "it must be a JSON object")
+        return Keys(f"{key} in {self._source}", found or {}, remedy=self._remedy)
+
+    def whole(self, key: str, *, default: object = None, least: int = 1) -> int:
+        """A whole number; raises `CheckpointError` for anything else."""
+        number = self.get(key, default)
+        most = 1000 if key in COUNTS else MOST
+        if not is_whole(number, least=least) or number > most:
+            self.refuse(key, f"it must be a whole number from {least} to {most}", value=number)
+        return int(number)
+
+    def number(self, key: str, *, default: object = None) -> float:
+        """A number above 0; raises `CheckpointError` for anything else."""
+        number = self.get(key, default)
+        # not NaN either, which is neither above nor below
+        if not isinstance(number, int | float) or number is True or not 0 < number <= MOST:
+            self.refuse(key, "it must be a number above 0", value=number)
+        return float(number)
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """A truth value; raises `CheckpointError` for anything else."""
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            self.refuse(key, "it must be true or false")
+        return value
+
+
+def is_one_of(value: object, allowed: Sequence[object]) -> bool:
+    """Whether the value is one of these, of the same type too: 0 is not False."""
+    return any(type(value) is type(one) and value == one for one in allowed)
+
+
+def is_whole(value: object, *, least: int = 1) -> bool:
+    """Whether the value is a whole number of at least `least`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 class StoredTensor(NamedTuple):
     """Where a tensor lies and what its file says of it; `dtype` in safetensors' words: "F32"."""
 
@@ -79,28 +165,32 @@ class Checkpoint:
         except (ValueError, RecursionError, OSError) as error:
             raise CheckpointError(f"{file} is damaged: {error}") from error
 
+    def read_keys(self, name: str, *, remedy: str = "", optional: bool = True) -> Keys:
+        """The JSON object in a file; an `optional` file that is missing has no keys."""
+        missing = optional and not (self.folder / name).is_file()
+        found = {} if missing else self.read_json(name)
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{self.folder / name} holds no JSON object")
+        return Keys(f"{name} of {self.model}", found, remedy=remedy)
+
     @cached_property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Keys:
         """`config.json`, whose `architectures` and `model_type` are strings if they are there."""
-        config, file = self.read_json("config.json"), self.folder / "config.json"
-        if not isinstance(config, dict):
-            raise CheckpointError(f"{file} holds no JSON object")
-        names = config.get("architectures")
+        config = self.read_keys("config.json", optional=False)
+        names = config.get("architectures", [])
         if names is not None and not (
             isinstance(names, list) and all(isinstance(name, str) for name in names)
         ):
-            raise CheckpointError(f"{file} has architectures={names!r}; it must be a list of names")
-        kind = config.get("model_type")
-        if kind is not None and not isinstance(kind, str):
-            raise CheckpointError(f"{file} has model_type={kind!r}; it must be a name")
+            config.refuse("architectures", "it must be a list of names")
+        if not isinstance(config.get("model_type"), str | None):
+            config.refuse("model_type", "it must be a name")
         return config
 
     def refuse_adapter(self) -> None:
         """Raise `CheckpointError`, with the lines that merge it, for a LoRA adapter."""
         if not (self.folder / ADAPTER).is_file():
             return
-        adapter = self.read_json(ADAPTER)
-        adapter = adapter if isinstance(adapter, dict) else {}
+        adapter = self.read_keys(ADAPTER)
         task = str(adapter.get("task_type"))
         kind = {"CAUSAL_LM": "ForCausalLM", "FEATURE_EXTRACTION": ""}.get(
             task, "ForSequenceClassification"

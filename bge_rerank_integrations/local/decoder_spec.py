@@ -6,18 +6,14 @@ Sources: the models' `config.json` and cards, and FlagEmbedding 1.4.2 as it beha
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from bge_rerank_integrations.base.models import Family
-from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
-from bge_rerank_integrations.local.model_config import MOST, is_one_of, read_number, read_size
+from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
+from bge_rerank_integrations.local.checkpoint import Keys
 from bge_rerank_integrations.options import LayerOptions
-
-T = TypeVar("T")
-# What is counted one by one.
-COUNTS = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 
 # The values that the forward is written for, None among them where the key may be missing or null.
 # Any other value is refused. Of the keys that are not here and not read below, the reference reads
@@ -148,7 +144,7 @@ class DecoderSpec:
 
 
 def decoder_spec(
-    family: Family, config: Mapping[str, Any], request: LayerOptions, *, yes: int, tied: bool
+    family: Family, config: Keys, request: LayerOptions, *, yes: int, tied: bool
 ) -> DecoderSpec:
     """The spec for this config; `yes` is the id of "Yes", `tied` whether embeddings are the head.
 
@@ -157,11 +153,7 @@ def decoder_spec(
     for a config without a number that is needed: none is made up.
     """
     for key, allowed in {**ANY_FAMILY, **FIXED[family]}.items():
-        if not is_one_of(config.get(key), allowed):
-            raise UnsupportedModel(
-                f"config.json has {key}={config.get(key)!r}, which is not supported; "
-                f"{allowed[-1]!r} is"
-            )
+        config.check(key, allowed)
     if family is not Family.LIGHTWEIGHT and (
         request.compress_ratio != 1 or request.compress_layers
     ):
@@ -179,42 +171,41 @@ def decoder_spec(
     return (_minicpm if family is Family.LAYERWISE else _gemma2)(config, request)
 
 
-def _gemma(config: Mapping[str, Any], *, yes: int, tied: bool) -> DecoderSpec:
-    size = _whole(config, "head_dim")
+def _gemma(config: Keys, *, yes: int, tied: bool) -> DecoderSpec:
+    size = config.whole("head_dim")
     tensor = "model.embed_tokens.weight" if tied else "lm_head.weight"
     return DecoderSpec(
-        heads=(LogitHead(_whole(config, "num_hidden_layers"), tensor, yes),),
+        heads=(LogitHead(config.whole("num_hidden_layers"), tensor, yes),),
         activation="gelu_tanh",
-        embedding_scale=math.sqrt(_whole(config, "hidden_size")),
+        embedding_scale=math.sqrt(config.whole("hidden_size")),
         attention_scale=size**-0.5,
         norm_offset=1.0,
         **_sizes(config, size),
     )
 
 
-def _minicpm(config: Mapping[str, Any], request: LayerOptions) -> DecoderSpec:
-    size = _whole(config, "hidden_size") // _whole(config, "num_attention_heads")
-    start = _whole(config, "start_layer")
+def _minicpm(config: Keys, request: LayerOptions) -> DecoderSpec:
+    size = config.whole("hidden_size") // config.whole("num_attention_heads")
+    start = config.whole("start_layer")
     return DecoderSpec(
         heads=tuple(
             LogitHead(layer, f"lm_head.{layer - start}.linear_head.weight")
             for layer in _cutoffs(config, request.cutoff_layers)
         ),
         activation="silu",
-        embedding_scale=_number(config, "scale_emb"),
+        embedding_scale=config.number("scale_emb"),
         attention_scale=size**-0.5,
         # of the whole depth, however early the cut-off
-        residual_scale=_number(config, "scale_depth")
-        / math.sqrt(_whole(config, "num_hidden_layers")),
+        residual_scale=config.number("scale_depth") / math.sqrt(config.whole("num_hidden_layers")),
         **_sizes(config, size),
     )
 
 
-def _gemma2(config: Mapping[str, Any], request: LayerOptions) -> DecoderSpec:
-    start, step = _whole(config, "start_layer"), _whole(config, "layer_sep")
+def _gemma2(config: Keys, request: LayerOptions) -> DecoderSpec:
+    start, step = config.whole("start_layer"), config.whole("layer_sep")
     cutoffs = _cutoffs(config, request.cutoff_layers)
     by_layer = request.head_indexing == "layer"
-    depth = _whole(config, "num_hidden_layers")
+    depth = config.whole("num_hidden_layers")
     if request.compress_ratio > 1 and not request.compress_layers:
         raise InvalidInputError(
             f"compress_ratio is {request.compress_ratio} but compress_layers is empty; "
@@ -222,7 +213,7 @@ def _gemma2(config: Mapping[str, Any], request: LayerOptions) -> DecoderSpec:
         )
     if wrong := [layer for layer in request.compress_layers if not 1 <= layer < depth]:
         raise InvalidInputError(f"compress_layers has {wrong[0]}; allowed: 1 to {depth - 1}")
-    size = _whole(config, "head_dim")
+    size, cap = config.whole("head_dim"), "final_logit_softcapping"
     return DecoderSpec(
         heads=tuple(
             LogitHead(
@@ -231,46 +222,45 @@ def _gemma2(config: Mapping[str, Any], request: LayerOptions) -> DecoderSpec:
             for i, layer in enumerate(cutoffs)
         ),
         activation="gelu_tanh",
-        embedding_scale=math.sqrt(_whole(config, "hidden_size")),
+        embedding_scale=math.sqrt(config.whole("hidden_size")),
         # no soft-cap on attention, although the config has one: the reference runs without it
-        attention_scale=_number(config, "query_pre_attn_scalar") ** -0.5,
+        attention_scale=config.number("query_pre_attn_scalar") ** -0.5,
         norm_offset=1.0,
         sandwich_norms=True,
         window=_window(config),
-        logit_cap=_or_null(config, "final_logit_softcapping", _number),
+        logit_cap=None if config.get(cap, 0) is None else config.number(cap),
         compress_ratio=request.compress_ratio,
         compress_layers=tuple(sorted(set(request.compress_layers))),
         **_sizes(config, size),
     )
 
 
-def _sizes(config: Mapping[str, Any], head_size: int) -> dict[str, Any]:
-    query, kept = _whole(config, "num_attention_heads"), _whole(config, "num_key_value_heads")
-    if query % kept or head_size % 2:
-        raise CheckpointError(
-            f"config.json has num_attention_heads={query}, num_key_value_heads={kept} and a head's "
-            f"size of {head_size}: the first must be a multiple of the second, and the size even"
-        )
+def _sizes(config: Keys, head_size: int) -> dict[str, Any]:
+    query, kept = config.whole("num_attention_heads"), config.whole("num_key_value_heads")
+    if query % kept:
+        config.refuse("num_key_value_heads", f"num_attention_heads={query} is no multiple of it")
+    if head_size % 2:
+        config.refuse("head_dim", "the size of a head must be even", value=head_size)
     return {
-        "hidden": _whole(config, "hidden_size"),
-        "inner": _whole(config, "intermediate_size"),
-        "vocabulary": _whole(config, "vocab_size"),
-        "stored_layers": _whole(config, "num_hidden_layers"),
+        "hidden": config.whole("hidden_size"),
+        "inner": config.whole("intermediate_size"),
+        "vocabulary": config.whole("vocab_size"),
+        "stored_layers": config.whole("num_hidden_layers"),
         "query_heads": query,
         "kv_heads": kept,
         "head_size": head_size,
-        "eps": _number(config, "rms_norm_eps"),
+        "eps": config.number("rms_norm_eps"),
         "rope_theta": _rope_theta(config),
     }
 
 
-def _cutoffs(config: Mapping[str, Any], wanted: Iterable[int] | None) -> Sequence[int]:
+def _cutoffs(config: Keys, wanted: Iterable[int] | None) -> Sequence[int]:
     """The layers to score at, ascending and each once; the last by default."""
-    last, start = _whole(config, "num_hidden_layers"), _whole(config, "start_layer")
+    last, start = config.whole("num_hidden_layers"), config.whole("start_layer")
     if start > last:
-        raise CheckpointError(f"config.json has start_layer={start} and {last} layers")
+        config.refuse("start_layer", f"the model has {last} layers")
     # only the lightweight model has steps
-    allowed = range(start, last + 1, _whole(config, "layer_sep") if "layer_sep" in config else 1)
+    allowed = range(start, last + 1, config.whole("layer_sep") if "layer_sep" in config else 1)
     layers = sorted({last} if wanted is None else set(wanted))
     if not layers or any(layer not in allowed for layer in layers):
         step = f" in steps of {allowed.step}" if allowed.step > 1 else ""
@@ -281,59 +271,36 @@ def _cutoffs(config: Mapping[str, Any], wanted: Iterable[int] | None) -> Sequenc
     return layers
 
 
-def _rope_theta(config: Mapping[str, Any]) -> float:
+def _rope_theta(config: Keys) -> float:
     """The base of the rotary embedding, 10000 where the config says nothing of it.
 
     transformers 4 writes it as `rope_theta`, beside `rope_scaling`; transformers 5 writes both
     into `rope_parameters`, which 4 passes over. They must agree.
     """
-    bases = {_number(config, "rope_theta")} if "rope_theta" in config else set()
+    bases = {config.number("rope_theta")} if "rope_theta" in config else set()
     for key in ("rope_scaling", "rope_parameters"):
-        given = config.get(key)
-        if given is None:
-            continue
-        if not isinstance(given, dict):
-            raise CheckpointError(f"config.json has {key}={given!r}, which is no object")
-        rest = {name: value for name, value in given.items() if name != "rope_theta"}
-        kinds = [rest.pop(name) for name in ("rope_type", "type") if name in rest]
-        if rest or any(kind != "default" for kind in kinds):
-            raise UnsupportedModel(
-                f"config.json has {key}={given!r}, which is not supported; rotary embeddings "
-                "without scaling are"
-            )
+        given = config.inside(key)
+        others = [given[name] for name in given if name not in ("rope_theta", "rope_type", "type")]
+        kinds = [given[name] for name in ("rope_type", "type") if name in given]
+        if others or any(kind != "default" for kind in kinds):
+            config.unsupported(key, "rotary embeddings without scaling")
         if "rope_theta" in given:
-            bases.add(_number(given, "rope_theta"))
+            bases.add(given.number("rope_theta"))
     if len(bases) > 1:
-        raise UnsupportedModel(
-            f"config.json has rope_theta={config['rope_theta']!r} and another one in "
-            "rope_parameters or rope_scaling, of which each transformers takes its own; keep the "
-            "one that the model was trained with"
+        config.refuse(
+            "rope_theta",
+            "rope_parameters or rope_scaling has another, and transformers 4 and 5 each read a "
+            "different one: keep the one that the model was trained with",
+            error=UnsupportedModel,
         )
     return bases.pop() if bases else 10000.0
 
 
-def _window(config: Mapping[str, Any]) -> int | None:
-    """The sliding window of every other layer; None where the config says null in so many words."""
-    layers = _whole(config, "num_hidden_layers")
+def _window(config: Keys) -> int | None:
+    """The sliding window of every other layer; None where the config has null."""
+    layers = config.whole("num_hidden_layers")
     alternating = [("sliding_attention", "full_attention")[number % 2] for number in range(layers)]
     if config.get("layer_types") not in (None, alternating):
-        raise UnsupportedModel(
-            f"config.json has layer_types={config['layer_types']!r}, which is not supported; "
-            "sliding and full attention in turn are"
-        )
-    return _or_null(config, "sliding_window", _whole)
-
-
-def _whole(config: Mapping[str, Any], name: str) -> int:
-    return read_size(config, name, "this model", most=1000 if name in COUNTS else MOST)
-
-
-def _number(config: Mapping[str, Any], name: str) -> float:
-    return read_number(config, name, "this model")
-
-
-def _or_null(
-    config: Mapping[str, Any], name: str, read: Callable[[Mapping[str, Any], str], T]
-) -> T | None:
-    """The number, or None where the config says null in so many words."""
-    return None if name in config and config[name] is None else read(config, name)
+        config.unsupported("layer_types", "sliding_attention and full_attention in turn")
+    # null means no window; a missing key means a damaged config
+    return None if config.get("sliding_window", 0) is None else config.whole("sliding_window")

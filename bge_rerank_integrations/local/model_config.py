@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
-from bge_rerank_integrations.local.checkpoint import QUANTIZERS, Checkpoint
+from bge_rerank_integrations.errors import UnsupportedModel
+from bge_rerank_integrations.local.checkpoint import QUANTIZERS, Checkpoint, Keys, is_one_of
 
 # The architectures of the flat forward, each with its model_type.
 MODEL_TYPES = {
@@ -40,7 +40,6 @@ OFFSET_POSITIONS = {
     "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke",
     "markuplm", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
 }  # fmt: skip
-MOST = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,117 +74,64 @@ def why_not_flat(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def read_encoder_config(config: Mapping[str, Any], model: str) -> EncoderConfig:
+def read_encoder_config(config: Keys) -> EncoderConfig:
     """The checked config; raises `CheckpointError` for values that are missing or do not fit."""
-    kind = MODEL_TYPES[config["architectures"][0]]
+    architecture = config["architectures"][0]
+    kind = MODEL_TYPES[architecture]
     if config.get("model_type") != kind:
-        raise CheckpointError(
-            f"config.json of {model} has model_type={config.get('model_type')!r}; "
-            f"{config['architectures'][0]} is {kind!r}"
-        )
+        config.refuse("model_type", f"for {architecture} it must be {kind!r}")
     found = EncoderConfig(
         model_type=kind,
-        hidden=read_size(config, "hidden_size", model),
-        inner=read_size(config, "intermediate_size", model),
-        layers=read_size(config, "num_hidden_layers", model, most=1000),
-        heads=read_size(config, "num_attention_heads", model),
-        vocabulary=read_size(config, "vocab_size", model),
-        positions=read_size(config, "max_position_embeddings", model),
-        types=read_size({"type_vocab_size": 2, **config}, "type_vocab_size", model),
-        pad=padding_id(config, model),
-        eps=read_number({"layer_norm_eps": 1e-12, **config}, "layer_norm_eps", model),
+        hidden=config.whole("hidden_size"),
+        inner=config.whole("intermediate_size"),
+        layers=config.whole("num_hidden_layers"),
+        heads=config.whole("num_attention_heads"),
+        vocabulary=config.whole("vocab_size"),
+        positions=config.whole("max_position_embeddings"),
+        types=config.whole("type_vocab_size", default=2),
+        pad=padding_id(config),
+        eps=config.number("layer_norm_eps", default=1e-12),
         activation=str(config.get("hidden_act", "gelu")),
     )
     if found.hidden % found.heads:
-        raise CheckpointError(
-            f"config.json of {model} divides hidden_size {found.hidden} among {found.heads} heads, "
-            "which leaves a rest"
-        )
+        config.refuse("hidden_size", f"it must be a multiple of num_attention_heads={found.heads}")
     if found.pad >= found.vocabulary:
-        raise CheckpointError(
-            f"config.json of {model} has pad_token_id={found.pad} and a vocabulary of "
-            f"{found.vocabulary}"
-        )
+        config.refuse("pad_token_id", f"it must be below vocab_size={found.vocabulary}")
     return found
 
 
-def read_size(
-    config: Mapping[str, Any], name: str, model: str, *, least: int = 1, most: int = MOST
-) -> int:
-    """A whole number of the config; raises `CheckpointError` for anything else."""
-    number = config.get(name)
-    if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
-        raise CheckpointError(
-            f"config.json of {model} has {name}={_shown(number)}, not a whole number from {least} "
-            f"to {most}"
-        )
-    return number
-
-
-def read_number(config: Mapping[str, Any], name: str, model: str) -> float:
-    """A number above 0; raises `CheckpointError` for anything else."""
-    number = config.get(name)
-    # not NaN either, which is neither above nor below
-    if not isinstance(number, int | float) or isinstance(number, bool) or not 0 < number <= MOST:
-        raise CheckpointError(
-            f"config.json of {model} has {name}={_shown(number)}, not a number above 0"
-        )
-    return float(number)
-
-
-def read_flag(config: Mapping[str, Any], name: str, model: str, *, default: bool) -> bool:
-    """A truth value; raises `CheckpointError` for anything else."""
-    value = config.get(name, default)
-    if not isinstance(value, bool):
-        raise CheckpointError(
-            f"config.json of {model} has {name}={_shown(value)}, not true or false"
-        )
-    return value
-
-
-def is_one_of(value: object, allowed: tuple[object, ...]) -> bool:
-    """Whether it is one of these, of the same type too: 0 is not False."""
-    return any(type(value) is type(one) and value == one for one in allowed)
-
-
-def padding_id(config: Mapping[str, Any], model: str = "the model") -> int:
+def padding_id(config: Keys) -> int:
     """The id of the padding token, by transformers' default where the config has none."""
     if config.get("pad_token_id") is None:
         return int(config.get("model_type") in OFFSET_POSITIONS)
-    return read_size(config, "pad_token_id", model, least=0)
+    return config.whole("pad_token_id", least=0)
 
 
-def position_limit(config: Mapping[str, Any], model: str) -> int:
+def position_limit(config: Keys) -> int:
     """The most tokens an input may have."""
-    positions = read_size(config, "max_position_embeddings", model)
+    positions = config.whole("max_position_embeddings")
     if config.get("model_type") not in OFFSET_POSITIONS:
         return positions
-    limit = positions - padding_id(config, model) - 1
+    limit = positions - padding_id(config) - 1
     if limit < 1:
-        raise CheckpointError(
-            f"config.json of {model} has max_position_embeddings={positions} and "
-            f"pad_token_id={padding_id(config, model)}, which leaves no position for a text"
+        config.refuse(
+            "max_position_embeddings",
+            f"with pad_token_id={padding_id(config)} it leaves no position for a text",
         )
     return limit
 
 
 def refuse_quantized(checkpoint: Checkpoint) -> None:
     """Raise `UnsupportedModel` for weights that need a scale to be read."""
-    said = [file for file in QUANTIZERS if (checkpoint.folder / file).is_file()]
-    for key in ("quantization_config", "compression_config"):
-        if quantization := checkpoint.config.get(key):
-            method = (
-                quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+    remedy = "use the model that they were made from"
+    for file in QUANTIZERS:
+        if (checkpoint.folder / file).is_file():
+            raise UnsupportedModel(
+                f"{checkpoint.model} holds quantized weights, as its {file} says; {remedy}"
             )
-            said.append(f"{key} {_shown(method)}")
-    if said:
-        raise UnsupportedModel(
-            f"{checkpoint.model} holds quantized weights, as its {said[0]} says; use the model "
-            "they were made from"
-        )
-
-
-def _shown(value: object) -> str:
-    """The value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    config = checkpoint.config
+    for key in ("quantization_config", "compression_config"):
+        if found := config.get(key):
+            method = found.get("quant_method") if isinstance(found, dict) else found
+            why = f"quantized weights are not supported; {remedy}"
+            config.refuse(key, why, value=method, error=UnsupportedModel)

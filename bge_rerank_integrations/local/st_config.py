@@ -6,12 +6,10 @@ text may be and what becomes of the score. The rules are those of sentence-trans
 `sentence_transformer/model.py`). A key is obeyed, or known to change no score, or refused.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, NoReturn
 
 from bge_rerank_integrations.base.models import (
     DEFAULT_MODEL,
@@ -22,11 +20,9 @@ from bge_rerank_integrations.base.models import (
     label_index,
 )
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
+from bge_rerank_integrations.local.checkpoint import Allowed, Checkpoint, Keys, is_whole
 from bge_rerank_integrations.local.text import head as heads
 from bge_rerank_integrations.local.text.head import NO_HEAD, Head, Step
-
-if TYPE_CHECKING:
-    from bge_rerank_integrations.local.checkpoint import Checkpoint
 
 ModelOutput = Literal["logit", "cls", "mean"]
 Activation = Literal["Sigmoid", "Identity"]
@@ -40,8 +36,10 @@ TRANSFORMER = tuple(
 MODULES = ("Dense", "Dropout", "LayerNorm", "Normalize", "Pooling", "Transformer")
 PROMPTS = ("document", "passage", "corpus")
 
-Allowed = Mapping[str, Sequence[Any] | None]
-"""The values that each key may have; None allows all."""
+REMEDY = (
+    "score the model with sentence-transformers, or change the key in a copy of the folder if its "
+    "scores do not depend on it"
+)
 
 POOLING_MODES = (
     "cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens",
@@ -128,37 +126,35 @@ class _Folder:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._modules = self._read_modules()
-        self._st = self._read(SETTINGS) if self._modules else {}
-        self._file = next((name for name in TRANSFORMER if self._read(name)), TRANSFORMER[0])
-        self._transformer = self._read(self._file)
+        self._names = [name for name, _ in self._modules]
+        self._st = self._read(SETTINGS) if self._modules else Keys(SETTINGS, {})
+        files = [self._read(name) for name in TRANSFORMER]
+        self._transformer = next((keys for keys in files if keys), files[0])
         self._saved = bool(self._modules) and self._st.get("model_type") == "CrossEncoder"
 
     def settings(self, label: int | str | None) -> FolderSettings:
         config, model = self._checkpoint.config, self._checkpoint.model
-        kind = self._st.get("model_type", "SentenceTransformer")
-        names = [name for name, _ in self._modules]
-        if "LogitScore" in names:
+        if "LogitScore" in self._names:
             raise UnsupportedModel(
                 f"{model} is a language model that answers with one token, and modules.json scores "
-                "it by LogitScore through a chat template, which is not done here; serve it with "
+                "it by LogitScore through a chat template, which is not supported; serve it with "
                 f"vLLM and give its base_url, or use a reranker such as {DEFAULT_MODEL}"
             )
-        if self._modules and kind not in ("SentenceTransformer", "CrossEncoder"):
-            self._refuse(SETTINGS, "model_type", kind, "SentenceTransformer, CrossEncoder")
+        kinds = ("SentenceTransformer", "CrossEncoder")
+        if self._st.get("model_type", kinds[0]) not in kinds:
+            self._st.unsupported("model_type", " or ".join(kinds))
         family = family_of(config, model, label=label)
-        self._check_keys(SETTINGS, self._st, SETTINGS_KEYS)
+        _check_keys(self._st, SETTINGS_KEYS)
         if self._saved and family not in LLM_FAMILIES:
             return self._cross_encoder(family, label)
         if family is Family.BI_ENCODER:
             return self._embedder()
         if family in LLM_FAMILIES:
             if self._modules:
-                self._refuse("modules.json", "type", names[-1], "no modules for LLM rerankers")
+                self._refuse_module(-1, "no modules for LLM rerankers")
             return FolderSettings(family)
-        if self._has_chat_template():
-            self._refuse_template()
-        # sentence-transformers, too, leaves an embedder's files aside where the model is a
-        # classifier
+        self._refuse_template()
+        # as in sentence-transformers, a classifier's own files count, and an embedder's do not
         return FolderSettings(
             family,
             head=_label_head(config, model, label),
@@ -167,32 +163,31 @@ class _Folder:
         )
 
     def _cross_encoder(self, family: Family, label: int | str | None) -> FolderSettings:
-        classifier = family is Family.ENCODER
-        steps = self._modules[1:]
-        if classifier and [name for name, _ in steps if name != "Dropout"]:
-            self._refuse("modules.json", "type", steps[0][0], "Transformer alone for a classifier")
         output: ModelOutput = "logit"
-        head = _label_head(self._checkpoint.config, self._checkpoint.model, label)
-        if not classifier:
-            output, found, width, key = self._pooled()
+        task = "sequence-classification"
+        if family is Family.ENCODER:
+            if set(self._names[1:]) - {"Dropout"}:
+                self._refuse_module(1, "Transformer alone for a classifier")
+            head = _label_head(self._checkpoint.config, self._checkpoint.model, label)
+        else:
+            task = "feature-extraction"
+            output, steps, width, key = self._pooled()
             if (key, width) != ("scores", 1):
-                self._refuse("modules.json", "type", steps[-1][0], "one number, named scores")
-            head = Head(tuple(found))
+                self._refuse_module(-1, "a last module that gives one number, named scores")
+            head = Head(tuple(steps))
         return FolderSettings(
             family=Family.ENCODER,
             output=output,
             head=head,
             activation=self._activation(),
-            max_length=self._max_length(
-                "sequence-classification" if classifier else "feature-extraction"
-            ),
+            max_length=self._max_length(task),
             query_prompt=self._prompt(self._st.get("default_prompt_name")),
             lowercase=bool(self._transformer.get("do_lower_case")),
             is_saved_cross_encoder=True,
         )
 
     def _embedder(self) -> FolderSettings:
-        model = self._checkpoint.model
+        model, st = self._checkpoint.model, self._st
         if not self._modules:
             architecture = (self._checkpoint.config.get("architectures") or ["unknown"])[0]
             raise UnsupportedModel(
@@ -202,60 +197,57 @@ class _Folder:
             )
         output, steps, _, key = self._pooled()
         if key != "sentence_embedding":
-            self._refuse("modules.json", "type", self._modules[-1][0], "a sentence_embedding")
-        dimensions = self._st.get("truncate_dim")
+            self._refuse_module(-1, "a last module that gives sentence_embedding")
+        dimensions = st.get("truncate_dim")
         if dimensions is not None:
-            if not _is_count(dimensions):
-                self._refuse(SETTINGS, "truncate_dim", dimensions, "a whole number from 1")
+            if not is_whole(dimensions):
+                st.unsupported("truncate_dim", "a whole number from 1")
             steps = [*steps, heads.first_dimensions(dimensions)]
-        similarity = self._st.get("similarity_fn_name")
         unit = bool(steps) and steps[-1] is heads.unit_length
+        similarity = st.get("similarity_fn_name")
         if similarity not in (None, "cosine") and not (similarity == "dot" and unit):
-            self._refuse(
-                SETTINGS, "similarity_fn_name", similarity,
-                "cosine, and dot where Normalize is last; where cosines do for you, write so",
-            )  # fmt: skip
-        default = self._st.get("default_prompt_name")
+            st.unsupported(
+                "similarity_fn_name",
+                "cosine, and dot if Normalize is last; write cosine if cosines are good enough",
+            )
+        default = st.get("default_prompt_name")
         if default not in ("query", "document"):
             self._prompt(default)
+        prompts = self._prompts()
+        query, passage = prompts.get("query", ""), prompts.get("document", "")
+        uncertain = "document" not in prompts and any(prompts.get(name) for name in PROMPTS)
+        spec = find_model(model)
+        if spec is not None:  # the cards of BAAI's models name prompts that their folders lack
+            query, passage, uncertain = spec.query_instruction or "", "", False
         return FolderSettings(
             family=Family.BI_ENCODER,
             output=output,
             # the length of a vector changes no cosine
             head=Head(tuple(steps)) if set(steps) - {heads.unit_length} else NO_HEAD,
             max_length=self._max_length("feature-extraction"),
+            query_prompt=query,
+            passage_prompt=None if uncertain else passage,
             lowercase=bool(self._transformer.get("do_lower_case")),
-            **self._embedder_prompts(),
         )
-
-    def _embedder_prompts(self) -> dict[str, Any]:
-        spec = find_model(self._checkpoint.model)
-        if spec is not None:  # BAAI's folders do not say what their cards say
-            return {"query_prompt": spec.query_instruction or ""}
-        prompts = self._prompts()
-        passage: str | None = prompts.get("document", "")
-        if "document" not in prompts and any(prompts.get(name) for name in PROMPTS):
-            passage = None
-        return {"query_prompt": prompts.get("query", ""), "passage_prompt": passage}
 
     def _prompts(self) -> dict[str, str]:
         prompts = self._st.get("prompts") or {}
         if not isinstance(prompts, dict) or not all(
             isinstance(text, str | None) for text in prompts.values()
         ):
-            self._refuse(SETTINGS, "prompts", prompts, "names with texts")
+            self._st.unsupported("prompts", "names with texts")
         return {name: text or "" for name, text in prompts.items()}
 
     def _prompt(self, name: str | None) -> str:
         prompts = self._prompts()
         if name is not None and not (isinstance(name, str) and name in prompts):
-            self._refuse(SETTINGS, "default_prompt_name", name, f"{', '.join(prompts) or 'none'}")
+            self._st.unsupported("default_prompt_name", ", ".join(prompts) or "none")
         return "" if name is None else prompts[name]
 
     def _activation(self) -> Activation:
         config = self._checkpoint.config
-        inside = config.get("sentence_transformers") or {}
-        self._check_keys("config.json", inside, {"activation_fn": None, "version": None})
+        inside = config.inside("sentence_transformers")
+        _check_keys(inside, {"activation_fn": None, "version": None})
         path = str(
             (self._saved and self._st.get("activation_fn"))
             or inside.get("activation_fn")
@@ -266,27 +258,26 @@ class _Folder:
         if known is None:
             raise UnsupportedModel(
                 f"{self._checkpoint.model} asks for the activation {path}; supported: Sigmoid, "
-                "Identity. Where its logits do for you, write torch.nn.Identity instead in a copy "
-                f"of {SETTINGS} or config.json"
+                "Identity. If you want its logits, write torch.nn.Identity instead in a copy of "
+                f"{SETTINGS} or config.json"
             )
         return known
 
     def _max_length(self, task: str) -> int | None:
-        """The length in tokens, with every other key of the transformer's file checked."""
+        """The length in tokens; every other key of the transformer's file is checked on the way."""
         classifier = task == "sequence-classification"
-        file = self._file
-        # the task that sentence-transformers takes where the file names none
-        found = {"transformer_task": "feature-extraction", **self._transformer}
+        found = self._transformer
+        found.setdefault("transformer_task", "feature-extraction")  # sentence-transformers' default
         modalities = found.get("modality_config")
         if isinstance(modalities, dict) and "message" in modalities:
-            self._refuse_template()
+            self._refuse_template(certain=True)
         if modalities is not None and "module_output_name" not in found:
-            self._refuse(file, "modality_config", modalities, "it with a module_output_name")
+            found.unsupported("modality_config", "one beside a module_output_name")
         text = {
             "method": "forward",
             "method_output_name": "logits" if classifier else "last_hidden_state",
         }
-        self._check_keys(file, found, {
+        _check_keys(found, {
             "transformer_task": (task,),
             "modality_config": ({"text": text},),
             "module_output_name": ("scores" if classifier else "token_embeddings",),
@@ -296,15 +287,15 @@ class _Folder:
             **dict.fromkeys(ARGUMENTS),
         })  # fmt: skip
         for key, allowed in ARGUMENTS.items():
-            self._check_keys(file, found.get(key) or {}, allowed, inside=f"{key}.")
+            _check_keys(found.inside(key), allowed)
         lengths = [
-            (found.get(key) or {}).get("model_max_length")
+            found.inside(key).get("model_max_length")
             for key in ("tokenizer_args", "processor_kwargs")
         ]
         for length in (*lengths, found.get("max_seq_length")):
             if length is not None:
-                if not _is_count(length):
-                    self._refuse(file, "max_seq_length", length, "a whole number from 1")
+                if not is_whole(length):
+                    found.unsupported("max_seq_length", "a whole number from 1", value=length)
                 return int(length)
         return self._tokenizer_length()
 
@@ -314,28 +305,26 @@ class _Folder:
         return int(length) if isinstance(length, int | float) and 0 < length < 1e9 else None
 
     def _pooled(self) -> tuple[ModelOutput, list[Step], int | None, str]:
-        """Pooling, the steps behind it, and the width and name of their outcome."""
-        names = [name for name, _ in self._modules]
-        if names[:2] != ["Transformer", "Pooling"]:
+        """The pooling, the steps after it, and the width and name of their result."""
+        if self._names[:2] != ["Transformer", "Pooling"]:
             raise UnsupportedModel(
-                f"{self._checkpoint.model} has the modules {', '.join(names)}; supported: "
+                f"{self._checkpoint.model} has the modules {', '.join(self._names)}; supported: "
                 f"Transformer, Pooling, and then {', '.join(MODULES[:4])}"
             )
         pooling = self._pooling(self._modules[1][1])
         steps: list[Step] = []
-        config = self._checkpoint.config
-        width: int | None = config.get("hidden_size", config.get("dim"))  # DistilBERT's name
-        key = "sentence_embedding"
-        for name, path in self._modules[2:]:
-            file = f"{path}/config.json"
-            config = self._read(file)
+        sizes = self._checkpoint.config
+        width: int | None = sizes.get("hidden_size", sizes.get("dim"))  # DistilBERT's name
+        name_of_result = "sentence_embedding"
+        for place, (name, path) in enumerate(self._modules[2:], 2):
+            config = self._read(f"{path}/config.json")
             if name in ("Pooling", "Transformer"):
-                self._refuse("modules.json", "type", name, "one Transformer and one Pooling")
-            self._check_keys(file, config, MODULE_KEYS[name])
+                self._refuse_module(place, "one Transformer and one Pooling")
+            _check_keys(config, MODULE_KEYS[name])
             if name == "Dropout":
                 continue
-            if config.get("module_input_name", "sentence_embedding") != key:
-                self._refuse(file, "module_input_name", config.get("module_input_name"), key)
+            if config.get("module_input_name", "sentence_embedding") != name_of_result:
+                config.unsupported("module_input_name", name_of_result)
             if name == "Normalize":
                 steps.append(heads.unit_length)
             elif name == "LayerNorm":
@@ -343,39 +332,35 @@ class _Folder:
                 found = heads.read_tensors(self._checkpoint.folder / path, shapes)
                 steps.append(heads.layer_norm(found["norm.weight"], found["norm.bias"]))
             else:
-                width = self._dense(path, file, config, width, steps)
-                key = config.get("module_output_name") or key
-        return pooling, steps, width, key
+                step, width = self._dense(path, config, width)
+                steps.append(step)
+                name_of_result = config.get("module_output_name") or name_of_result
+        return pooling, steps, width, name_of_result
 
-    def _dense(
-        self, path: str, file: str, config: dict[str, Any], width: int | None, steps: list[Step]
-    ) -> int:
+    def _dense(self, path: str, config: Keys, width: int | None) -> tuple[Step, int]:
         for name in ("in_features", "out_features"):
-            if not _is_count(config.get(name)) or (name == "in_features" and config[name] != width):
-                self._refuse(file, name, config.get(name), f"{width} as in_features")
+            if not is_whole(config.get(name)) or (name == "in_features" and config[name] != width):
+                config.unsupported(name, f"whole numbers, with in_features={width}")
         out = int(config["out_features"])
         activation = str(config.get("activation_function", "torch.nn.Tanh"))
         kind = activation.rpartition(".")[2]
         if not activation.startswith("torch.nn.") or kind not in heads.ACTIVATIONS:
-            self._refuse(file, "activation_function", activation, ", ".join(heads.ACTIVATIONS))
-        biased, residual = config.get("bias", True), config.get("use_residual", False)
+            config.unsupported("activation_function", ", ".join(heads.ACTIVATIONS))
+        residual = config.get("use_residual", False)
         projected = residual and out != width
         found = heads.read_tensors(self._checkpoint.folder / path, {
             "linear.weight": (out, width),
-            **({"linear.bias": (out,)} if biased else {}),
+            **({"linear.bias": (out,)} if config.get("bias", True) else {}),
             **({"residual.weight": (out, width)} if projected else {}),
         })  # fmt: skip
         weight, bias = found["linear.weight"], found.get("linear.bias")
-        if residual and not projected:
-            steps.append(heads.dense(weight, bias, kind, "input"))
-        else:
-            steps.append(heads.dense(weight, bias, kind, found.get("residual.weight")))
-        return out
+        projection = found.get("residual.weight")
+        return heads.dense(weight, bias, kind, residual=residual, projection=projection), out
 
     def _pooling(self, path: str) -> Literal["cls", "mean"]:
         file = f"{path}/config.json"
-        config = self._checkpoint.read_json(file)
-        self._check_keys(file, config, MODULE_KEYS["Pooling"])
+        config = self._checkpoint.read_keys(file, remedy=REMEDY, optional=False)
+        _check_keys(config, MODULE_KEYS["Pooling"])
         modes = config.get("pooling_mode")
         if modes is None:  # sentence-transformers before 6 wrote one flag for each
             modes = [mode for mode in POOLING_MODES if config.get(f"pooling_mode_{mode}")]
@@ -391,77 +376,68 @@ class _Folder:
 
     def _read_modules(self) -> list[tuple[str, str]]:
         """The class and path of each module, in order; none where the folder has no list."""
-        folder, model = self._checkpoint.folder, self._checkpoint.model
-        if not (folder / "modules.json").is_file():
+        file = self._checkpoint.folder / "modules.json"
+        if not file.is_file():
             return []
         listed = self._checkpoint.read_json("modules.json")
         if not isinstance(listed, list) or not listed or not all(
             isinstance(module, dict) and isinstance(module.get("type"), str) for module in listed
         ):  # fmt: skip
-            raise CheckpointError(f"{folder / 'modules.json'} holds no list of modules")
+            raise CheckpointError(f"{file} holds no list of modules")
         found = []
-        for place, module in enumerate(listed):
+        for place, content in enumerate(listed):
+            module = self._module(content)
             package, _, name = module["type"].rpartition(".")
             if package.partition(".")[0] != "sentence_transformers" or name not in (
                 *MODULES, "LogitScore",
             ):  # fmt: skip
                 raise UnsupportedModel(
-                    f"{model} has the module {module['type']} in modules.json, which does not run "
-                    f"here; supported: {', '.join(MODULES)}"
+                    f"{self._checkpoint.model} has the module {module['type']} in modules.json, "
+                    f"which is not supported; supported: {', '.join(MODULES)}"
                 )
-            keys: Allowed = {"type": None, "idx": None, "name": None, "path": None,
-                             "kwargs": (None, [])}  # fmt: skip
-            self._check_keys("modules.json", module, keys)
+            _check_keys(module, {
+                "type": None, "idx": None, "name": None, "path": None, "kwargs": (None, []),
+            })  # fmt: skip
             path = module.get("path", "")
             if not isinstance(path, str) or PurePosixPath(path).is_absolute() or ".." in path:
-                raise CheckpointError(f"{folder / 'modules.json'} points outside its folder")
+                raise CheckpointError(f"{file} points outside its folder")
             if name == "Transformer" and (path or place):
-                self._refuse("modules.json", "path", path, "a Transformer that is first, at ''")
+                module.unsupported("path", "'' for a Transformer, which is the first module")
             found.append((name, path))
         return found
 
-    def _has_chat_template(self) -> bool:
+    def _module(self, content: Mapping[str, Any]) -> Keys:
+        return Keys(f"modules.json of {self._checkpoint.model}", content, remedy=REMEDY)
+
+    def _refuse_module(self, place: int, supported: str) -> NoReturn:
+        self._module({}).unsupported("type", supported, value=self._names[place])
+
+    def _refuse_template(self, *, certain: bool = False) -> None:
+        """Raise `UnsupportedModel` if the folder has a chat template, or surely uses one."""
         folder = self._checkpoint.folder
         files = (folder / "chat_template.jinja", *folder.glob("additional_chat_templates/*.jinja"))
-        return any(file.is_file() for file in files) or bool(
-            self._read("tokenizer_config.json").get("chat_template")
-        )
+        written = self._read("tokenizer_config.json").get("chat_template")
+        if certain or written or any(file.is_file() for file in files):
+            raise UnsupportedModel(
+                f"{self._checkpoint.model} has a chat template, through which "
+                "sentence-transformers renders each pair; this package joins a pair as the "
+                "tokenizer does. If the model was trained so, remove chat_template.jinja (or "
+                "chat_template in tokenizer_config.json) and message in modality_config in a copy "
+                "of the folder; else use sentence-transformers"
+            )
 
-    def _refuse_template(self) -> None:
-        raise UnsupportedModel(
-            f"{self._checkpoint.model} has a chat template, through which sentence-transformers "
-            "renders each pair; here a pair is joined as the tokenizer joins it. If the model was "
-            "trained so, remove chat_template.jinja (or chat_template in tokenizer_config.json) "
-            "and message in modality_config in a copy of the folder; else use sentence-transformers"
-        )
+    def _read(self, name: str) -> Keys:
+        return self._checkpoint.read_keys(name, remedy=REMEDY)
 
-    def _read(self, name: str) -> dict[str, Any]:
-        if not (self._checkpoint.folder / name).is_file():
-            return {}
-        found = self._checkpoint.read_json(name)
-        if not isinstance(found, dict):
-            raise CheckpointError(f"{self._checkpoint.folder / name} holds no JSON object")
-        return found
 
-    def _check_keys(self, file: str, found: Any, allowed: Allowed, *, inside: str = "") -> None:
-        if not isinstance(found, Mapping):
-            self._refuse(file, inside or "its content", found, "a JSON object")
-        for key, value in found.items():
-            if key not in allowed:
-                supported = f"the keys {', '.join(sorted(allowed))}"
-                self._refuse(file, inside + key, value, supported)
-            values = allowed[key]
-            if values is not None and not any(
-                type(value) is type(one) and value == one for one in values
-            ):
-                self._refuse(file, inside + key, value, " or ".join(map(repr, values)))
-
-    def _refuse(self, file: str, key: str, value: object, supported: str) -> None:
-        raise UnsupportedModel(
-            f"{file} of {self._checkpoint.model} has {key}={value!r}, which is not supported; "
-            f"supported: {supported}. Score the model with sentence-transformers, or change the "
-            "key in a copy of the folder if its scores do not depend on it"
-        )
+def _check_keys(keys: Keys, allowed: Allowed) -> None:
+    for key in keys:
+        if key not in allowed:
+            keys.refuse(
+                key, f"supported keys: {', '.join(sorted(allowed))}", error=UnsupportedModel
+            )
+        if (values := allowed[key]) is not None:
+            keys.check(key, values)
 
 
 def activation_of(path: str) -> Activation | None:
@@ -478,7 +454,3 @@ def _label_head(config: Mapping[str, Any], model: str, label: int | str | None) 
     index = label_index(config, model, label)
     independent = config.get("problem_type") == "multi_label_classification"
     return Head((heads.one_label(index, independent=independent),), f",label={index}")
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -4,10 +4,12 @@ import copy
 import inspect
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from langchain_core.documents import Document
@@ -21,6 +23,7 @@ from bge_rerank_integrations import (
     ModelNotFound,
     NonFiniteScoreError,
     UnsupportedModel,
+    load_scorer,
 )
 from bge_rerank_integrations.drop_in.cross_encoder import READERS
 from bge_rerank_integrations.drop_in.langchain import CrossEncoderReranker, HuggingFaceCrossEncoder
@@ -29,6 +32,7 @@ from bge_rerank_integrations.drop_in.llama_index import (
     SentenceTransformerRerank,
 )
 from bge_rerank_integrations.options import secret_text
+from bge_rerank_integrations.tools.export import export_onnx
 
 QUERY = "what is a panda?"
 TEXTS = ["Water boils at 100 degrees.", "A panda is a bear.", "The capital of France is Paris."]
@@ -147,7 +151,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model_kwargs": {"torch_dtype": "float64"}}, "number format float64"),
     ({"processor_kwargs": {"use_fast": False}}, r"tokenizer\.json decides"),
     ({"max_length": 0}, "number of tokens"),
-    ({"max_length": 40, "processor_kwargs": {"model_max_length": 41}}, "two things of max_length"),
+    (
+        {"max_length": 40, "processor_kwargs": {"model_max_length": 41}},
+        "max_length two values",
+    ),
     ({"backend": "tensorflow"}, "'torch', 'onnx' or 'openvino'"),
     ({"local_files_only": "yes"}, "must be True or False"),
     ({"token": False}, "give a string"),
@@ -163,6 +170,53 @@ def test_what_cannot_be_honoured_is_refused(
 ) -> None:
     with pytest.raises(InvalidInputError, match=message):
         HuggingFaceCrossEncoder(model_name=str(reranker_base), model_kwargs=arguments)
+
+
+def test_the_cache_is_the_one_that_cross_encoder_reads(
+    reranker_base: Path, bert_reranker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789" * 4
+    for home, source in ((tmp_path / "set", reranker_base), (tmp_path / "given", bert_reranker)):
+        repository = home / "models--some--model"
+        shutil.copytree(source, repository / "snapshots" / commit)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path / "set"))
+    pairs = [(QUERY, text) for text in TEXTS]
+    found = []
+    local: dict[str, Any] = {"local_files_only": True}
+    for cache in (None, str(tmp_path / "given")):
+        arguments = {**local, "device": "cpu", "cache_folder": cache}
+        ours = HuggingFaceCrossEncoder(model_name="some/model", model_kwargs=arguments)
+        theirs = CrossEncoder("some/model", **arguments).predict(pairs)
+        assert ours.score(pairs) == pytest.approx(theirs.tolist(), abs=1e-4)
+        reranker = SentenceTransformerRerank(
+            model="some/model", cache_folder=cache, cross_encoder_kwargs=local
+        )
+        best = reranker.postprocess_nodes(nodes(), query_str=QUERY)[0]
+        assert best.score == pytest.approx(max(ours.score(pairs)), abs=1e-6)
+        found.append(ours.score(pairs))
+    assert found[0] != pytest.approx(found[1], abs=1e-3)
+
+
+def test_backend_and_file_name_choose_a_graph(reranker_base: Path, tmp_path: Path) -> None:
+    folder, pairs = tmp_path / "exported", [(QUERY, text) for text in TEXTS]
+    export_onnx(str(reranker_base), folder, dtype="int8")
+    (folder / "onnx" / "model.onnx").rename(folder / "onnx" / "model_int8.onnx")
+    arguments = {"backend": "onnx", "model_kwargs": {"file_name": "model_int8.onnx"}}
+    encoder = HuggingFaceCrossEncoder(model_name=str(folder), model_kwargs=arguments)
+    reranker = SentenceTransformerRerank(model=str(folder), cross_encoder_kwargs=arguments)
+    logits = load_scorer(
+        str(folder), backend="onnx", file_name="model_int8.onnx", truncation="longest_first"
+    ).score(pairs)
+    assert encoder.score(pairs) == pytest.approx((1 / (1 + np.exp(-logits))).tolist(), abs=1e-6)
+    best = reranker.postprocess_nodes(nodes(), query_str=QUERY)[0]
+    assert best.score == pytest.approx(max(encoder.score(pairs)), abs=1e-6)
+    assert encoder.model_dump()["model_kwargs"] == arguments
+    with pytest.raises(InvalidInputError, match=r"file_name is 'other\.onnx'"):
+        HuggingFaceCrossEncoder(
+            model_name=str(folder), model_kwargs={"model_kwargs": {"file_name": "other.onnx"}}
+        )
 
 
 def test_every_argument_of_cross_encoder_is_known_or_refused_on_purpose() -> None:

@@ -118,17 +118,21 @@ def test_json_that_python_cannot_read_is_refused(
 @pytest.mark.parametrize(
     ("model", "changes", "said"),
     [
-        ("xlmr", {"model_type": "bert"}, "model_type='bert'; XLM.*'xlm-roberta'"),
-        ("bert", {"model_type": "roberta"}, "model_type='roberta'; Bert.*'bert'"),
+        ("xlmr", {"model_type": "bert"}, "model_type='bert'; for XLM.*'xlm-roberta'"),
+        ("bert", {"model_type": "roberta"}, "model_type='roberta'; for Bert.*'bert'"),
         ("xlmr", {"pad_token_id": -1}, "pad_token_id=-1"),
         ("xlmr", {"pad_token_id": 100_000}, "pad_token_id=100000.* no position"),
-        ("bert", {"pad_token_id": 100_000}, "pad_token_id=100000 and a vocabulary of"),
-        ("xlmr", {"max_position_embeddings": 2}, "max_position_embeddings=2 .* no position"),
+        ("bert", {"pad_token_id": 100_000}, "pad_token_id=100000; .* below vocab_size="),
+        ("xlmr", {"max_position_embeddings": 2}, "max_position_embeddings=2; .* no position"),
         ("xlmr", {"num_hidden_layers": 10**6}, "num_hidden_layers=1000000.* from 1 to 1000"),
         ("xlmr", {"type_vocab_size": 2}, "token_type_embeddings"),
-        ("gemma", {"bos_token_id": 10**6}, "bos_token_id=1000000 and a vocabulary of"),
+        ("gemma", {"bos_token_id": 10**6}, "bos_token_id=1000000, and its tokenizer puts"),
         ("gemma", {"num_key_value_heads": 3}, "num_key_value_heads=3"),
-        ("gemma", {"tie_word_embeddings": "no"}, "tie_word_embeddings='no', not true or false"),
+        (
+            "gemma",
+            {"tie_word_embeddings": "no"},
+            "tie_word_embeddings='no'; it must be true or false",
+        ),
         ("gemma", {"rope_scaling": [2]}, r"rope_scaling=\[2\]"),
     ],
 )

@@ -172,10 +172,16 @@ def test_a_dense_head_scores_as_the_original(dense_reranker: Path) -> None:
 def test_a_head_gives_each_row_what_it_gives_it_alone() -> None:
     draw = np.random.default_rng(0)
     steps = [
-        heads.dense(draw.normal(size=(48, 32)), draw.normal(size=48), "GELU", None),
+        heads.dense(draw.normal(size=(48, 32)), draw.normal(size=48), "GELU"),
         heads.layer_norm(draw.normal(size=48), draw.normal(size=48)),
-        heads.dense(draw.normal(size=(48, 48)), None, "SiLU", "input"),
-        heads.dense(draw.normal(size=(3, 48)), None, "Identity", draw.normal(size=(3, 48))),
+        heads.dense(draw.normal(size=(48, 48)), None, "SiLU", residual=True),
+        heads.dense(
+            draw.normal(size=(3, 48)),
+            None,
+            "Identity",
+            residual=True,
+            projection=draw.normal(size=(3, 48)),
+        ),
         heads.one_label(1, independent=False),
     ]
     head = heads.Head(tuple(steps))

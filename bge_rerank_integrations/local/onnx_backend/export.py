@@ -55,7 +55,7 @@ def write_graph(
     [batch, tokens, width]. Raises `CheckpointError` for weights that are missing or do not fit the
     config.
     """
-    config = read_encoder_config(checkpoint.config, checkpoint.model)
+    config = read_encoder_config(checkpoint.config)
     plan = plan_device(Hardware(cores=1), device="cpu", precision="fp32")
     weights = Weights(checkpoint, plan, tensor_prefix(checkpoint, config))
     head = Weights(checkpoint, plan)

@@ -16,7 +16,6 @@ from bge_rerank_integrations.local.engine import Engine, shared_engine
 from bge_rerank_integrations.local.model_config import (
     padding_id,
     position_limit,
-    read_size,
 )
 from bge_rerank_integrations.local.onnx_backend.encoder import (
     GraphEncoder,
@@ -187,7 +186,7 @@ def load_graph_scorer(
     name = checkpoint.graph.path.relative_to(checkpoint.folder).as_posix()
     reasons = [f"backend {backend}: {reason}", f"graph {name}"]
     reasons += _precision_reasons(request, checkpoint.graph)
-    limit = position_limit(config, model)
+    limit = position_limit(config)
 
     def load() -> Engine:
         use = _graph_use(checkpoint, output)
@@ -238,7 +237,7 @@ def _graph_use(checkpoint: GraphCheckpoint, output: ModelOutput) -> GraphUse:
     """
     config, model = checkpoint.config, checkpoint.model
     for name in ("vocab_size", "max_position_embeddings"):
-        rows = read_size(config, name, model)
+        rows = config.whole(name)
         if rows not in checkpoint.graph.tables:
             raise CheckpointError(
                 f"{checkpoint.graph.path} has no table of {rows} rows, which config.json of "
@@ -247,7 +246,7 @@ def _graph_use(checkpoint: GraphCheckpoint, output: ModelOutput) -> GraphUse:
             )
     return GraphUse(
         output=output,
-        vocabulary=read_size(config, "vocab_size", model),
+        vocabulary=config.whole("vocab_size"),
         padding=padding_id(config),
         segments=int(config.get("type_vocab_size", 2)) > 1,
         labels=label_count(config) if output == "logit" else 1,

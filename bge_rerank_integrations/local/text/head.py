@@ -1,14 +1,14 @@
-"""What is computed of a model's rows behind its forward, for any backend.
+"""Steps from the rows of a model's forward to embeddings or scores, on any backend.
 
-These are the modules that sentence-transformers puts behind a pooling, and the choice of one label
-of several. A row is computed in float64, so that its score does not depend on its neighbours.
+They are the modules that sentence-transformers runs after a pooling, and the choice of one label of
+several. A row is computed in float64, so that its score does not depend on its neighbours.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ ACTIVATIONS: dict[str, Step] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """Steps from a model's rows to an embedding or a score; none leave the rows as they are."""
+    """Steps from a model's rows to an embedding or a score; without steps rows stay as they are."""
 
     steps: tuple[Step, ...] = ()
     description: str = ""
@@ -91,16 +91,21 @@ def _array(tensor: Mapping[str, Any]) -> Rows:
 
 
 def dense(
-    weight: Rows, bias: Rows | None, activation: str, residual: Rows | Literal["input"] | None
+    weight: Rows,
+    bias: Rows | None,
+    activation: str,
+    *,
+    residual: bool = False,
+    projection: Rows | None = None,
 ) -> Step:
-    """sentence-transformers' `Dense`: activation(x W^T + b), plus x or x R^T with a residual."""
+    """sentence-transformers' `Dense`: activation(x W^T + b); a residual adds x, or x P^T."""
     function = ACTIVATIONS[activation]
 
     def step(x: Rows) -> Rows:
         out = function(x @ weight.T + (0 if bias is None else bias))
-        if residual is None:
+        if not residual:
             return out
-        return out + (x if isinstance(residual, str) else x @ residual.T)
+        return out + (x if projection is None else x @ projection.T)
 
     return step
 

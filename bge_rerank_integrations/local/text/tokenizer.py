@@ -20,8 +20,7 @@ from tokenizers import Encoding, Tokenizer, normalizers, pre_tokenizers
 
 from bge_rerank_integrations.base.deadline import check_time
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError
-from bge_rerank_integrations.local.checkpoint import Checkpoint
-from bge_rerank_integrations.local.model_config import read_size
+from bge_rerank_integrations.local.checkpoint import Checkpoint, Keys
 from bge_rerank_integrations.local.text.control_tokens import (
     control_ids,
     unknown_id,
@@ -300,7 +299,7 @@ def read_tokenizer(checkpoint: Checkpoint, *, lowercase: bool = False) -> TextTo
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
     declared = [config[name] for name in names if isinstance(config.get(name), int)]
     tokenizer = TextTokenizer(checkpoint.folder, declared, config=config, lowercase=lowercase)
-    vocabulary = read_size(config, "vocab_size", checkpoint.model)
+    vocabulary = config.whole("vocab_size")
     if tokenizer.size > vocabulary:
         raise CheckpointError(
             f"{checkpoint.folder / 'tokenizer.json'} has {tokenizer.size} tokens and the model "
@@ -382,12 +381,9 @@ def _no_tokenizer(folder: Path) -> str:
 
 def _token_types(config: Mapping[str, Any]) -> int:
     """The rows of the model's table of token types; 0 where it has no such table."""
-    rows = config.get("type_vocab_size")
-    if rows is None:
+    if config.get("type_vocab_size") is None:
         return 2 if config.get("model_type") in TYPED_MODELS else 0
-    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 0:
-        raise CheckpointError(f"config.json has type_vocab_size={rows!r}, not a whole number")
-    return rows
+    return Keys("config.json", config).whole("type_vocab_size", least=0)
 
 
 def _size(tokenizer: Tokenizer) -> int:

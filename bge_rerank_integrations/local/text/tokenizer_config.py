@@ -9,13 +9,13 @@ and Llama treat several spaces, and spaces at either end of a text.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from bge_rerank_integrations.errors import CheckpointError
+from bge_rerank_integrations.local.checkpoint import Checkpoint, Keys
 
 CONFIG, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 REMEDY = (
@@ -74,49 +74,60 @@ OBEYED = {
 }  # fmt: skip
 
 
+_NAMING = {
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+    "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens",
+    "model_specific_special_tokens", ADDED,
+}  # fmt: skip
+_KEYS = {
+    "lowercase": "do_lower_case",
+    "handle_chinese_chars": "tokenize_chinese_chars",
+    "strip_accents": "strip_accents",
+}
+
+
 class TokenizerConfig:
-    """What a folder says of its tokenizer besides tokenizer.json, obeyed in `tokenizer`.
+    """A folder's settings of its tokenizer besides tokenizer.json, obeyed in `tokenizer`.
 
     `unknown` is the id of the unknown token. Raises `CheckpointError`, which names the file, the
-    key and both values, for what cannot be obeyed.
+    key and both values, for a setting that cannot be obeyed.
     """
 
     def __init__(
         self, folder: Path, model: Mapping[str, Any], tokenizer: Tokenizer, unknown: int | None
     ) -> None:
-        self._folder, self._tokenizer = folder, tokenizer
-        self._keys = _read(folder / CONFIG)
-        # transformers looks at the older files only where the newer one lists no tokens
-        listed = "added_tokens_decoder" in self._keys
-        self._names = {**self._keys, **({} if listed else _read(folder / SPECIAL))}
-        named = self._keys.get("tokenizer_class") or model.get("tokenizer_class")
+        files = Checkpoint(str(folder), folder)
+        self._tokenizer = tokenizer
+        self._keys = keys = files.read_keys(CONFIG, remedy=REMEDY)
+        # transformers reads the older files only where the newer one lists no tokens
+        listed = "added_tokens_decoder" in keys
+        self._names = {**keys, **({} if listed else files.read_keys(SPECIAL))}
+        named = keys.get("tokenizer_class") or model.get("tokenizer_class")
         kind = model.get("model_type")
         self._kind = CLASSES.get(str(kind), "PreTrained")
         self._class = f"{self._kind}Tokenizer, by model_type {kind!r}"
         if named:
             self._class = str(named)
             self._kind = self._class.removesuffix("Fast").removesuffix("Tokenizer")
-        self._plain = model.get("model_type") in PLAIN_MODELS or self._kind in PLAIN
+        self._plain = kind in PLAIN_MODELS or self._kind in PLAIN
         if kind == "qwen2" and self._kind != "Qwen2":
-            self._refuse("tokenizer_class", named, "transformers 5 reads it as a Qwen2Tokenizer")
+            self._refuse_class("transformers 5 reads it as a Qwen2Tokenizer")
         if self._kind not in KNOWN:
-            self._refuse("tokenizer_class", named, f"this release knows {', '.join(sorted(KNOWN))}")
+            self._refuse_class(f"this release knows {', '.join(sorted(KNOWN))}")
         self.typed = self._read_typed()
         """Whether the model is given token types; None where the two generations differ."""
         if kind in TYPES_AS_WORDS and self.typed is not False:
-            self._refuse(
-                "model_input_names", self._keys.get("model_input_names"),
-                f"a model of type {kind!r} would read the token_type_ids as words",
-                remedy="list the other inputs in it",
-            )  # fmt: skip
+            why = f"a model of type {kind!r} would read the token_type_ids as words"
+            keys.refuse("model_input_names", why, remedy="list the other inputs in it")
         self._check_keys()
-        self._check_tokens(_read(folder / ADDED) if not listed else {})
+        self._check_tokens({} if listed else files.read_keys(ADDED))
         self._check_model(unknown)
         if self._kind in BERT:
             self._obey_bert()
+        else:
+            self._check_folding()
         self._obey_prefix_space()
-        self._check_folding()
-        tokenizer.encode_special_tokens = self._flag("split_special_tokens", default=False)
+        tokenizer.encode_special_tokens = keys.flag("split_special_tokens", default=False)
 
     def check_template(self, template: Any, *, pair: bool, types: bool) -> None:
         """Raise `CheckpointError` where a generation puts other control ids around texts.
@@ -130,43 +141,32 @@ class TokenizerConfig:
         if expected is not None:
             wanted = (expected[0], expected[1] if pair else (), expected[2])
             if found != wanted:
-                self._refuse(
-                    "tokenizer_class", self._class,
+                self._refuse_class(
                     f"it puts the ids {wanted} around texts, and the post_processor of "
-                    f"tokenizer.json puts {found}",
-                )  # fmt: skip
+                    f"tokenizer.json puts {found}"
+                )
         if not (pair and types) or self.typed is False:
             return
         if self.typed is None and template.second is not None:
-            self._refuse(
-                "model_input_names", None,
+            self._keys.refuse(
+                "model_input_names",
                 "transformers 4 gives this tokenizer's passages token type 1, and transformers 5 "
                 "gives them 0: list token_type_ids in it if the model was trained with them, "
                 "otherwise list the other inputs",
                 remedy="",
-            )  # fmt: skip
+            )
         segments = 1 if self._kind in TYPED | ONCE_TYPED else None
         if self.typed and expected is not None and template.second != segments:
-            self._refuse(
-                "tokenizer_class", self._class,
-                "its token types differ from those of tokenizer.json's post_processor",
-            )  # fmt: skip
+            self._refuse_class("its token types differ from those of the post_processor")
 
-    def _refuse(self, key: str, value: Any, why: str, *, remedy: str = REMEDY) -> NoReturn:
-        end = f"; {remedy}" if remedy else ""
-        raise CheckpointError(f"{self._folder / CONFIG} has {key}={value!r}; {why}{end}")
-
-    def _flag(self, key: str, *, default: bool) -> bool:
-        value = self._keys.get(key, default)
-        if not isinstance(value, bool):
-            self._refuse(key, value, "it must be true or false")
-        return value
+    def _refuse_class(self, why: str) -> NoReturn:
+        self._keys.refuse("tokenizer_class", why, value=self._class)
 
     def _read_typed(self) -> bool | None:
         names = self._keys.get("model_input_names")
         if names is not None:
             if not isinstance(names, list) or "input_ids" not in names[:1]:
-                self._refuse("model_input_names", names, "it must be a list and begin by input_ids")
+                self._keys.refuse("model_input_names", "it must be a list and begin by input_ids")
             return "token_type_ids" in names
         if self._kind in ONCE_TYPED:
             return None
@@ -175,23 +175,22 @@ class TokenizerConfig:
         return False
 
     def _check_keys(self) -> None:
-        for key, value in self._keys.items():
+        keys = self._keys
+        for key, value in keys.items():
             custom_token = key.endswith("_token") and isinstance(value, str | dict | None)
             if key not in NO_EFFECT | OBEYED and value is not None and not custom_token:
-                self._refuse(
-                    key, value, "this release does not know whether it changes the tokens",
+                keys.refuse(
+                    key,
+                    "this release does not know whether it changes the tokens",
                     remedy="remove the key if transformers does not read it",
-                )  # fmt: skip
-        if "tokenizer_file" in self._keys:
-            named = self._keys["tokenizer_file"]
-            self._refuse(
-                "tokenizer_file", named, "a folder's tokenizer is its tokenizer.json",
-                remedy="remove the key",
-            )  # fmt: skip
+                )
+        if "tokenizer_file" in keys:
+            why = "a folder's tokenizer is its tokenizer.json"
+            keys.refuse("tokenizer_file", why, remedy="remove the key")
         stored = self._tokenizer.truncation or {}
-        side = self._keys.get("truncation_side") or stored.get("direction", "right")
+        side = keys.get("truncation_side") or stored.get("direction", "right")
         if str(side).lower() != "right":
-            self._refuse("truncation_side", side, "texts are cut at their end", remedy="")
+            keys.refuse("truncation_side", "texts are cut at their end", value=side, remedy="")
 
     def _check_tokens(self, added: Mapping[str, Any]) -> None:
         """Every token that is named must be one of tokenizer.json's: nothing is added to it."""
@@ -202,53 +201,46 @@ class TokenizerConfig:
                 continue
             if not isinstance(value, str | dict | list):
                 if key in _NAMING:
-                    self._refuse(key, value, "it must name a token")
+                    self._keys.refuse(key, "it must name a token", value=value)
                 continue
             if missing := [name for name in _contents(value) if name not in has]:
-                self._refuse(
-                    key, missing[0], "tokenizer.json has no such added token, so its number and "
-                    "what it matches are not certain",
+                self._keys.refuse(
+                    key,
+                    "tokenizer.json has no such added token, so its number and what it matches "
+                    "are not certain",
+                    value=missing[0],
                     remedy="save the tokenizer again: AutoTokenizer.from_pretrained(folder)"
                     ".save_pretrained(folder)",
-                )  # fmt: skip
+                )
 
     def _token(self, role: str, default: str) -> str:
         return next(iter(_contents(self._names.get(role) or default)), default)
 
     def _check_model(self, unknown: int | None) -> None:
         model = self._tokenizer.model
-        if getattr(model, "dropout", None):
-            raise CheckpointError(
-                f"{self._folder / 'tokenizer.json'} has dropout={model.dropout!r}: it splits the "
-                "same text differently each time; set it to null"
-            )
+        if dropout := getattr(model, "dropout", None):
+            why = "it splits the same text differently each time; set it to null"
+            Keys("tokenizer.json", {"dropout": dropout}).refuse("dropout", why)
         kinds = {models.Unigram: PIECES, models.WordPiece: BERT}
         fitting = next((k for kind, k in kinds.items() if isinstance(model, kind)), BPE)
         if not self._plain and self._kind not in fitting:
-            self._refuse(
-                "tokenizer_class", self._class,
-                f"tokenizer.json has a {type(model).__name__}, which is the model of other classes",
-            )  # fmt: skip
+            name = type(model).__name__
+            self._refuse_class(f"tokenizer.json has a {name}, which is the model of other classes")
         if self._kind == "XLMRoberta" and unknown != 3:
-            self._refuse(
-                "tokenizer_class", self._class,
-                f"its unknown token has id 3, and in tokenizer.json it is {unknown}",
-            )  # fmt: skip
-        number = self._keys.get("unk_id")
-        if self._kind == "DebertaV2" and number not in (None, unknown):
-            self._refuse("unk_id", number, f"in tokenizer.json it is {unknown}")
+            self._refuse_class(f"its unknown token has id 3, and in tokenizer.json it is {unknown}")
+        if self._kind == "DebertaV2" and self._keys.get("unk_id") not in (None, unknown):
+            self._keys.refuse("unk_id", f"in tokenizer.json it is {unknown}")
 
     def _obey_bert(self) -> None:
-        tokenizer, model, normalizer = (
-            self._tokenizer, self._tokenizer.model, self._tokenizer.normalizer,
-        )  # fmt: skip
+        tokenizer, keys = self._tokenizer, self._keys
+        model, normalizer = tokenizer.model, tokenizer.normalizer
         wanted: dict[str, Any] = {
-            "lowercase": self._flag("do_lower_case", default=True),
-            "handle_chinese_chars": self._flag("tokenize_chinese_chars", default=True),
+            "lowercase": keys.flag("do_lower_case", default=True),
+            "handle_chinese_chars": keys.flag("tokenize_chinese_chars", default=True),
             "strip_accents": None,
         }
-        if self._keys.get("strip_accents") is not None:
-            wanted["strip_accents"] = self._flag("strip_accents", default=True)
+        if keys.get("strip_accents") is not None:
+            wanted["strip_accents"] = keys.flag("strip_accents", default=True)
         standard = (
             isinstance(normalizer, normalizers.BertNormalizer)
             and normalizer.clean_text
@@ -259,48 +251,44 @@ class TokenizerConfig:
             and model.unk_token == self._token("unk_token", "[UNK]")
         )
         if not standard and not self._plain:
-            self._refuse(
-                "tokenizer_class", self._class,
+            self._refuse_class(
                 "tokenizer.json has another normalizer, pre_tokenizer or model than that class of "
-                "transformers 5 makes",
-            )  # fmt: skip
+                "transformers 5 makes"
+            )
         if not isinstance(normalizer, normalizers.BertNormalizer):
             return  # transformers 4 leaves it too
         differing = [name for name, value in wanted.items() if getattr(normalizer, name) != value]
         for name in differing:
             if self._plain or (self._kind == "MPNet" and name == "handle_chinese_chars"):
-                self._refuse(
-                    _KEYS[name], wanted[name],
-                    f"the normalizer of tokenizer.json has {name}={getattr(normalizer, name)}",
-                )  # fmt: skip
+                why = f"the normalizer of tokenizer.json has {name}={getattr(normalizer, name)}"
+                keys.refuse(_KEYS[name], why, value=wanted[name])
         if differing:
             tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, **wanted)
 
     def _obey_prefix_space(self) -> None:
         given, splitter = self._keys.get("add_prefix_space"), self._tokenizer.pre_tokenizer
         if given is not None:
-            self._flag("add_prefix_space", default=False)
+            self._keys.flag("add_prefix_space", default=False)
         byte_level = isinstance(splitter, pre_tokenizers.ByteLevel)
         if byte_level and splitter.add_prefix_space != bool(given):
             if self._plain or self._kind not in BYTE_LEVEL:
-                self._refuse(
-                    "add_prefix_space", given,
+                self._keys.refuse(
+                    "add_prefix_space",
                     f"tokenizer.json has {splitter.add_prefix_space}, and transformers 4 and 5 "
                     "read it differently: set it to that",
                     remedy="",
-                )  # fmt: skip
+                )
             self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
                 add_prefix_space=bool(given), use_regex=splitter.use_regex
             )
-        if self._plain or (byte_level and self._kind in BYTE_LEVEL):
+        if self._plain or self._kind in BERT or (byte_level and self._kind in BYTE_LEVEL):
             return
         if self._kind in BYTE_LEVEL:
-            self._refuse("tokenizer_class", self._class, "tokenizer.json is not byte-level")
-        if self._kind not in BERT:
-            self._check_spaces()
+            self._refuse_class("tokenizer.json is not byte-level")
+        self._check_spaces()
 
     def _check_spaces(self) -> None:
-        """What comes before the first word, which transformers 5 takes from the class."""
+        """The part before the first word, which transformers 5 takes from the class."""
         given = self._keys.get("add_prefix_space")
         parts = [*_parts(self._tokenizer.normalizer), *_parts(self._tokenizer.pre_tokenizer)]
         kinds = {part["type"] for part in parts}
@@ -312,45 +300,44 @@ class TokenizerConfig:
             "Qwen2": {"Split", "ByteLevel"} <= kinds,
         }.get(self._kind, given is not False and schemes == {"always"})
         if not fits:
-            self._refuse(
-                "add_prefix_space", given,
-                f"tokenizer.json has {', '.join(sorted(kinds)) or 'nothing'} before its model, and "
-                f"{self._class} of transformers 5 has other parts or settings there",
-            )  # fmt: skip
+            self._keys.refuse(
+                "add_prefix_space",
+                f"tokenizer.json has {_listed(kinds)} before its model, and {self._class} of "
+                "transformers 5 has other parts or settings there",
+            )
 
     def _check_folding(self) -> None:
         """Lower case and accents as transformers 5 builds them, which transformers 4 never does."""
-        if self._kind in BERT or self._plain:
+        if self._plain:
             return
         has = {part["type"] for part in _parts(self._tokenizer.normalizer)} & FOLDING
         lower = accents = False
         if self._kind in ("Albert", "DebertaV2"):
-            lower = self._flag("do_lower_case", default=self._kind == "Albert")
-            accents = self._kind == "Albert" and not self._flag("keep_accents", default=False)
-            split = self._kind == "DebertaV2" and self._flag("split_by_punct", default=False)
-            if split:
-                self._refuse("split_by_punct", split, "transformers 4 and 5 read it differently")
+            lower = self._keys.flag("do_lower_case", default=self._kind == "Albert")
+            accents = self._kind == "Albert" and not self._keys.flag("keep_accents", default=False)
+            if self._kind == "DebertaV2" and self._keys.flag("split_by_punct", default=False):
+                self._keys.refuse("split_by_punct", "transformers 4 and 5 read it differently")
         if ("Lowercase" in has, "StripAccents" in has) != (lower, accents):
-            self._refuse(
-                "do_lower_case", self._keys.get("do_lower_case"),
-                f"the normalizer of tokenizer.json has {', '.join(sorted(has)) or 'no folding'}, "
-                f"and {self._class} of transformers 5 another",
-            )  # fmt: skip
+            self._keys.refuse(
+                "do_lower_case",
+                f"the normalizer of tokenizer.json has {_listed(has)} to change letters, and that "
+                f"of {self._class} in transformers 5 differs",
+            )
 
     def _expected(self) -> tuple[tuple[int | None, ...], ...] | None:
         """The ids that the class puts before, between and after; None where it puts none itself."""
-        kind = self._kind
+        kind, flag = self._kind, self._keys.flag
         names: tuple[tuple[str, ...], ...]
-        if kind in ("Gemma", "Llama"):
-            bos, eos = ("<bos>", "<eos>") if kind == "Gemma" else ("<s>", "</s>")
-            first = [self._token("bos_token", bos)] * self._flag("add_bos_token", default=True)
-            last = [self._token("eos_token", eos)] * self._flag("add_eos_token", default=False)
-            names = tuple(first), (*last, *first), tuple(last)
-        elif kind in ("GPT2", "Qwen2"):
+        if kind in ("GPT2", "Qwen2"):
             return None
-        elif kind == "XLMRoberta":
-            bos, eos = self._token("bos_token", "<s>"), self._token("eos_token", "</s>")
+        if kind in ("Gemma", "Llama", "XLMRoberta"):
+            bos, eos = ("<bos>", "<eos>") if kind == "Gemma" else ("<s>", "</s>")
+            bos, eos = self._token("bos_token", bos), self._token("eos_token", eos)
             names = (bos,), (eos, eos), (eos,)
+            if kind != "XLMRoberta":
+                first = (bos,) * flag("add_bos_token", default=True)
+                last = (eos,) * flag("add_eos_token", default=False)
+                names = first, (*last, *first), last
         else:
             roberta = kind in BYTE_LEVEL - {"Deberta"} | {"Camembert", "MPNet"}
             cls, sep = ("<s>", "</s>") if roberta else ("[CLS]", "[SEP]")
@@ -360,29 +347,8 @@ class TokenizerConfig:
         return tuple(tuple(number(name) for name in part) for part in names)
 
 
-_NAMING = {
-    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
-    "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens",
-    "model_specific_special_tokens", ADDED,
-}  # fmt: skip
-_KEYS = {
-    "lowercase": "do_lower_case",
-    "handle_chinese_chars": "tokenize_chinese_chars",
-    "strip_accents": "strip_accents",
-}
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """The JSON object of a file that may be missing."""
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds no JSON object")
-    return content
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"
 
 
 def _contents(value: Any) -> Iterator[str]:

@@ -71,7 +71,7 @@ class FlatEncoder:
     max_sequences: int | None = None
 
     def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> None:
-        config = read_encoder_config(checkpoint.config, checkpoint.model)
+        config = read_encoder_config(checkpoint.config)
         path, reason = gemm_path(plan)
         self._shape = AttentionShape(config.heads, config.heads, causal=False, scale=None)
         plan = with_attention(plan, self._shape, head_size=config.hidden // config.heads)

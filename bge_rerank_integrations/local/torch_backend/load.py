@@ -15,8 +15,6 @@ from bge_rerank_integrations.local.device_group import EngineGroup, reasons_by_d
 from bge_rerank_integrations.local.engine import Engine, Forward, shared_engine
 from bge_rerank_integrations.local.model_config import (
     position_limit,
-    read_flag,
-    read_size,
     refuse_quantized,
     why_not_flat,
 )
@@ -44,7 +42,7 @@ def load_torch_scorer(checkpoint: Checkpoint, request: LocalOptions) -> LocalSco
     checkpoint.refuse_adapter()
     settings = read_settings(checkpoint, request.label)
     refuse_quantized(checkpoint)
-    limit = position_limit(checkpoint.config, checkpoint.model)
+    limit = position_limit(checkpoint.config)
     llm = settings.family in LLM_FAMILIES
     if not llm:
         reject_inapplicable_options(request, "encoder", model=checkpoint.model)
@@ -95,14 +93,14 @@ def _load_llm(
     tokenizer = read_tokenizer(checkpoint)
     (yes,) = tokenizer.encode(["Yes"], [0])
     config, model, family = checkpoint.config, checkpoint.model, settings.family
-    tied = read_flag(config, "tie_word_embeddings", model, default=True)
+    tied = config.flag("tie_word_embeddings", default=True)
     spec = decoder_spec(family, config, request, yes=int(yes[0]), tied=tied)
 
     def load(plan: DevicePlan) -> Engine:
         return _engine(checkpoint, tokenizer, Decoder(checkpoint, plan, spec))
 
     engine = _shared(checkpoint, plans, spec, load)
-    bos = read_size(config, "bos_token_id", model)
+    bos = config.whole("bos_token_id")
     before = tokenizer.single_template.before
     if before != (bos,):  # the reference puts the tokenizer's
         raise CheckpointError(
@@ -144,7 +142,7 @@ def _measured_encoder(
     """The encoder; in a half precision on a CPU, its plan says how large the rounding error is."""
     if plan.device != "cpu" or plan.precision == "fp32":
         return _encoder(checkpoint, plan, output)
-    inputs = probe_inputs(tokenizer, position_limit(checkpoint.config, checkpoint.model))
+    inputs = probe_inputs(tokenizer, position_limit(checkpoint.config))
     # gone again before the half model comes
     exact = run_all(_encoder(checkpoint, exact_plan(plan), output), inputs)
     forward = _encoder(checkpoint, plan, output)

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.model_config import position_limit, read_flag, read_size
+from bge_rerank_integrations.local.model_config import position_limit
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.runtime import (
     autocast,
@@ -63,7 +63,7 @@ class LibraryEncoder:
         pad = model.config.pad_token_id
         # FNet mixes all that it is given, and takes no mask
         self._masked = "attention_mask" in inspect.signature(model.forward).parameters
-        self._vocabulary = read_size(checkpoint.config, "vocab_size", checkpoint.model)
+        self._vocabulary = checkpoint.config.whole("vocab_size")
         self._has_pad = isinstance(pad, int) and 0 <= pad < self._vocabulary
         self._pad = pad if self._has_pad else 0
         self._segments = (
@@ -112,7 +112,7 @@ class LibraryEncoder:
 
         Raises `CheckpointError` for a model that cannot run them.
         """
-        longest = position_limit(self._checkpoint.config, self._checkpoint.model)
+        longest = position_limit(self._checkpoint.config)
         short, long = (self._probe(length) for length in (min(5, longest), min(40, longest)))
         try:
             alone = self.fetch([self.run([short]), self.run([long])])
@@ -201,20 +201,23 @@ def _load(checkpoint: Checkpoint, plan: DevicePlan, output: str) -> Any:
 def _check_config(checkpoint: Checkpoint) -> None:
     """Refuse what transformers passes over, or reads differently in its releases."""
     config, name = checkpoint.config, checkpoint.model
-    read_size({"num_hidden_layers": 1, **config}, "num_hidden_layers", name, most=1000)
+    config.whole("num_hidden_layers", default=1)
     if config.get("model_type") == "big_bird" and config.get("attention_type") != "original_full":
-        raise UnsupportedModel(
-            f"config.json of {name} has attention_type={config.get('attention_type')!r}, with "
-            "which a score depends on the texts before it; 'original_full' is supported"
+        config.refuse(
+            "attention_type",
+            "with it a score depends on the texts before it; 'original_full' is supported",
+            error=UnsupportedModel,
         )
     for key in ("pruned_heads", "per_layer_config"):
-        if value := config.get(key):
-            raise UnsupportedModel(
-                f"config.json of {name} has {key}={value!r}, which one release of transformers "
-                "reads and another passes over; use the model that it was made from"
+        if config.get(key):
+            config.refuse(
+                key,
+                "one release of transformers reads it and another ignores it; use the model that "
+                "this one was made from",
+                error=UnsupportedModel,
             )
     for key in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
-        read_flag(config, key, name, default=False)
+        config.flag(key, default=False)
     for tensor, stored in checkpoint.tensors.items():
         if stored.dtype.startswith(QUANTIZED):
             raise UnsupportedModel(
@@ -230,9 +233,11 @@ def _check_loaded(checkpoint: Checkpoint, model: Any, info: Mapping[str, Any], o
     if positions not in ("absolute", "rotary") and not any(
         "distance_embedding" in key for key in model.state_dict()
     ):
-        raise UnsupportedModel(
-            f"config.json of {name} has position_embedding_type={positions!r}, which this release "
-            "of transformers passes over for this architecture; 'absolute' is supported"
+        config.refuse(
+            "position_embedding_type",
+            "this release of transformers ignores it for this architecture; 'absolute' is "
+            "supported",
+            error=UnsupportedModel,
         )
     # the pooler of an embedder is not used, and many are saved without one
     needed = [key for key in info["missing_keys"] if output == "logit" or "pooler" not in key]
