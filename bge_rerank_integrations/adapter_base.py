@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     ConfigDict,
@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from bge_rerank_integrations.base.contract import check_scorer
+from bge_rerank_integrations.base.contract import check_scorer, is_blank
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import InvalidInputError
@@ -34,7 +34,12 @@ from bge_rerank_integrations.options import (
     reject_inapplicable_options,
 )
 from bge_rerank_integrations.ranking.calibration import Calibration
-from bge_rerank_integrations.ranking.reranker import Reranker, RerankerOptions
+from bge_rerank_integrations.ranking.reranker import (
+    Reranker,
+    RerankerOptions,
+    about_blanks,
+    refuse_blanks,
+)
 from bge_rerank_integrations.types import RerankResult, Scorer
 
 logger = logging.getLogger("bge_rerank_integrations")
@@ -51,6 +56,12 @@ EVIDENCE_KEY = "rerank_evidence"
 NOTE_KEYS = frozenset({RAW_SCORE_KEY, SCORED_KEY, EVIDENCE_KEY})
 
 OnTrace = Callable[[RerankTrace], object]
+
+
+def kind_of(given: object) -> str:
+    """The class with its module: both frameworks have a `Document`."""
+    kind = type(given)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 class ScorerFields(WrapperOptions, ScorerOptions):
@@ -166,14 +177,6 @@ class RerankFields(RankingOptions, ScorerFields):
             "metadata['rerank_raw_score'] of the copy that comes back."
         ),
     ] = False
-    no_text: Annotated[
-        Literal["last", "drop", "raise"],
-        Field(
-            description="Passages without text: 'last' puts them behind the others (with a "
-            "score_threshold: drops them), 'drop' leaves them out, 'raise' refuses them."
-        ),
-    ] = "last"
-
     _item: ClassVar[str] = "passage"
     """The framework's word for a passage, in messages."""
 
@@ -205,54 +208,49 @@ class RerankFields(RankingOptions, ScorerFields):
             options = RerankerOptions.model_construct(**dict(ranking), on_trace=on_trace)
             options.calibration = self._calibration()
             built = self._built = (key, Reranker.from_options(scorer, options))
+            built[1].told_of_blanks = True  # `rank` says it, with the framework's word
         return built[1]
 
     def rank(
         self,
         query: str,
         texts: Sequence[str],
+        own_texts: Sequence[str],
         *,
         top_n: int | None,
-        own_texts: Sequence[str] | None = None,
         on_trace: OnTrace | None = None,
+        read_texts: Sequence[str] | None = None,
+        ids: Sequence[str | None] | None = None,
     ) -> list[tuple[int, RerankResult | None]]:
-        """Positions of the texts in their new order, each with its result, None if not scored.
+        """Positions of the texts in their new order, each with its result, None if it has no text.
 
-        A blank text is not scored: see `no_text`. A blank query has no best answer: the texts keep
-        their order. No model is loaded where there is nothing to score. `own_texts`, one for each
-        text, are what `explain` looks for sentences in.
+        `own_texts` are the passages' texts without metadata; for the other lists see `Beside`. A
+        blank query has no best answer: the texts keep their order. No model is loaded where there
+        is nothing to score.
         """
-        ranked: list[tuple[int, RerankResult | None]] = []
-        if not query.strip():
+        unscored: Sequence[int] = range(len(texts))
+        if is_blank(query):
             if texts:
                 logger.warning(
                     "The query is blank: %d %ss keep their order, unscored.", len(texts), self._item
                 )
-            ranked += [(index, None) for index in range(len(texts))]
-            return ranked[:top_n]
-        scored = [index for index, text in enumerate(texts) if text.strip()]
-        blank = sorted(set(range(len(texts))).difference(scored))
-        self._warn_of_blanks(len(blank), len(texts))
-        if scored:
-            evidence = None if own_texts is None else [own_texts[index] for index in scored]
-            results = self.reranker(on_trace).rerank(
-                query, [texts[index] for index in scored], top_n, evidence_texts=evidence
-            )
-            ranked = [(scored[result.index], result) for result in results]
-        if self.no_text == "last" and self.score_threshold is None:
-            ranked += [(index, None) for index in blank]
-        return ranked[:top_n]
+            return [(index, None) for index in unscored[:top_n]]
+        blank = [index for index, text in enumerate(own_texts) if is_blank(text)]
+        if blank and self.no_text == "last" and not self._told_of_no_text:
+            self._told_of_no_text = True
+            about = about_blanks(len(blank), len(texts), f"{self._item}s")
+            logger.warning("%s. Said once for this reranker.", about)
+        if len(blank) == len(texts):
+            return [(index, None) for index in self.blanks_kept(unscored)[:top_n]]
+        results = self.reranker(on_trace).rerank(
+            query, texts, top_n, evidence_texts=own_texts, read_texts=read_texts, ids=ids
+        )
+        return [(one.index, None if one.index in blank else one) for one in results]
 
-    def check_texts(self, texts: Sequence[str], name: Callable[[int], str]) -> None:
+    def check_texts(self, own_texts: Sequence[str], name: Callable[[int], str]) -> None:
         """Raise `InvalidInputError` for a blank text if `no_text` is "raise", with its name."""
-        if self.no_text != "raise":
-            return
-        for index, text in enumerate(texts):
-            if not text.strip():
-                raise InvalidInputError(
-                    f"{name(index)} has no text; leave it out, or set no_text to 'last' or 'drop'",
-                    index=index,
-                )
+        if self.no_text == "raise":
+            refuse_blanks((i for i, text in enumerate(own_texts) if is_blank(text)), name)
 
     def notes(self, result: RerankResult | None, metadata: Any) -> dict[str, Any]:
         """The metadata that a result adds to a passage that has `metadata` already."""
@@ -270,19 +268,6 @@ class RerankFields(RankingOptions, ScorerFields):
                 else {"start": found.start, "end": found.end, "score": found.score}
             )
         return notes
-
-    def _warn_of_blanks(self, blank: int, given: int) -> None:
-        if not blank or self.no_text != "last" or self._told_of_no_text:
-            return
-        self._told_of_no_text = True
-        logger.warning(
-            "%d of %d %ss have no text and are not scored: they come last, with the score None, or "
-            "not at all under a score_threshold. This is said once per reranker; BGERerank's "
-            "no_text='drop' leaves them out.",
-            blank,
-            given,
-            self._item,
-        )
 
     def _calibration(self) -> Calibration | None:
         if self.calibration is None:

@@ -10,7 +10,13 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from bge_rerank_integrations.base.contract import check_text, checked_scores, read_pairs, show_score
+from bge_rerank_integrations.base.contract import (
+    check_text,
+    checked_scores,
+    is_blank,
+    read_pairs,
+    show_score,
+)
 from bge_rerank_integrations.base.deadline import in_worker
 from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import InvalidInputError, missing_extra
@@ -43,6 +49,7 @@ from bge_rerank_integrations.adapter_base import (
     OnTrace,
     RerankFields,
     ScorerFields,
+    kind_of,
 )
 from bge_rerank_integrations.options import Count, Normalize, TopN, write_out
 from bge_rerank_integrations.ranking.reranker import check_top_n
@@ -99,10 +106,11 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
     other metadata) is the caller's. The order is always that of the raw scores; equal ones keep
     the caller's order.
 
-    The score is None for a document that was not scored: one without text, which comes last, or is
-    dropped when there is a `score_threshold`; and every document when the query is blank, which
-    gives the first `top_n` in the caller's order. Both are logged. Where `on_error="keep"` stood in
-    for a score, it is None too, and metadata["rerank_scored"] is False.
+    The score is None for a document that was not scored: one whose `page_content` is blank, which
+    comes last, or is dropped where there is a threshold or cut-off (see `no_text`); and every
+    document when the query is blank, which gives the first `top_n` in the caller's order. Both are
+    logged. Where `on_error="keep"` stood in for a score, it is None too, and
+    metadata["rerank_scored"] is False.
 
     With `explain` metadata["rerank_evidence"] says which sentence of the `page_content` answers
     best: {"start", "end", "score"}, or None where there is none.
@@ -220,15 +228,19 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
     def _ranked(
         self, request: RerankInput, top_n: int | None, on_trace: OnTrace | None = None
     ) -> list[tuple[int, RerankResult | None]]:
-        documents = request["documents"]
+        query, documents = request["query"], request["documents"]
+        own_texts = [document.page_content for document in documents]
         if _nothing_to_score(request):
-            return self.rank(request["query"], [""] * len(documents), top_n=top_n)
-        texts = [self._text(document, index) for index, document in enumerate(documents)]
-        self.check_texts(texts, lambda index: f"the document at position {index}")
-        # what evidence is looked for in, without the metadata before it
-        own_texts = [one.page_content for one in documents] if self.explain else None
+            return self.rank(query, own_texts, own_texts, top_n=top_n)
+        self.check_texts(own_texts, lambda index: f"the document at position {index}")
         return self.rank(
-            request["query"], texts, top_n=top_n, own_texts=own_texts, on_trace=on_trace
+            query,
+            [self._text(document, index) for index, document in enumerate(documents)],
+            own_texts,
+            top_n=top_n,
+            on_trace=on_trace,
+            read_texts=own_texts,
+            ids=[document.id for document in documents],
         )
 
     def _text(self, document: Document, index: int) -> str:
@@ -432,7 +444,7 @@ def _send_trace(trace: RerankTrace) -> None:
 
 
 def _nothing_to_score(request: RerankInput) -> bool:
-    return not request["documents"] or not request["query"].strip()
+    return not request["documents"] or is_blank(request["query"])
 
 
 def _read_request(request: Any) -> RerankInput:
@@ -447,9 +459,14 @@ def _read_request(request: Any) -> RerankInput:
         raise InvalidInputError("no query was given; reranking orders documents for a query")
     for index, document in enumerate(documents):
         if not isinstance(document, Document):
+            remedy = "wrap a text as Document(page_content=text)"
+            if hasattr(document, "get_content"):  # a node of LlamaIndex
+                remedy = "convert it: Document(page_content=node.get_content(), metadata=...)"
+            elif isinstance(document, Mapping) and "page_content" in document:
+                remedy = "rebuild it: Document(**item)"
             raise InvalidInputError(
-                f"the item at position {index} is {type(document).__name__}, not a Document; "
-                "wrap a text as Document(page_content=text)",
+                f"the item at position {index} is {kind_of(document)}, not a Document of "
+                f"langchain_core; {remedy}",
                 index=index,
             )
         text: object = document.page_content

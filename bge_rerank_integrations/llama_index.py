@@ -30,7 +30,8 @@ with missing_extra("llama-index"):
 
 from pydantic import Field
 
-from bge_rerank_integrations.adapter_base import NOTE_KEYS, RerankFields
+from bge_rerank_integrations.adapter_base import NOTE_KEYS, RerankFields, kind_of
+from bge_rerank_integrations.base.contract import is_blank
 from bge_rerank_integrations.base.deadline import in_worker
 from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.options import TopN
@@ -72,10 +73,11 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
 
     `postprocess_nodes(nodes, query_str=...)` and its async twin give new `NodeWithScore`s over the
     caller's nodes, with the score as a Python float on the scale that `normalize` chooses. Nodes
-    without text are not scored: see `no_text`; they come back with the score None. A blank query
-    has no best answer: the first `top_n` nodes come back in the given order, with a warning in the
-    log and neither threshold nor events. Where `on_error="keep"` stood in for a score, it is None
-    too, and metadata["rerank_scored"] of a copy is False.
+    without text of their own, whatever their metadata, are not scored: see `no_text`; they come
+    back with the score None. A blank query has no best answer: the first `top_n` nodes come back in
+    the given order with the score None, with a warning in the log and neither cut-offs nor events.
+    Where `on_error="keep"` stood in for a score, it is None too, and metadata["rerank_scored"] of a
+    copy is False.
 
     With `explain` metadata["rerank_evidence"] of a copy, out of sight of embedder and LLM, says
     which sentence of the node's own text (`get_content()`, without metadata) answers best:
@@ -123,12 +125,12 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
         given = _check_nodes(nodes)
         if not given:
             return []
-        if not query.query_str.strip():
-            order = self.rank(query.query_str, [""] * len(given), top_n=self.top_n)
-            return [given[index].model_copy() for index, _ in order]
-        texts = [self._text(node.node) for node in given]
+        own_texts = [node_text(node, MetadataMode.NONE) for node in given]
+        if is_blank(query.query_str):
+            order = self.rank(query.query_str, own_texts, own_texts, top_n=self.top_n)
+            return [self._placed(given[index], result) for index, result in order]
         self.check_texts(
-            texts, lambda index: f"the node at position {index} (id {given[index].node_id})"
+            own_texts, lambda index: f"the node at position {index} (id {given[index].node_id})"
         )
 
         top_n = len(given) if self.top_n is None else self.top_n
@@ -148,34 +150,27 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
                     EventPayload.TOP_K: top_n,
                 },
             ) as callback:
-                ranked = self._ranked(query.query_str, given, texts)
+                ranked = self._ranked(query.query_str, given, own_texts)
                 callback.on_end(payload={EventPayload.NODES: _snapshot(ranked)})
         finally:
             dispatcher.event(ReRankEndEvent(nodes=_snapshot(ranked)))
         return ranked
 
     def _ranked(
-        self, query: str, given: Sequence[NodeWithScore], texts: Sequence[str]
+        self, query: str, given: Sequence[NodeWithScore], own_texts: Sequence[str]
     ) -> list[NodeWithScore]:
-        own_texts = None
-        if self.explain:  # offsets of evidence point into the text without metadata
-            own_texts = [one.node.get_content(metadata_mode=MetadataMode.NONE) for one in given]
         order = self.rank(
             query,
-            texts,
+            [node_text(node, self.metadata_mode) for node in given],
+            own_texts,
             top_n=self.top_n,
-            own_texts=own_texts,
             on_trace=_send_trace if _someone_listens() else None,
+            read_texts=[node_text(node, MetadataMode.LLM) for node in given]
+            if self.token_budget
+            else None,
+            ids=[node.node_id for node in given],
         )
         return [self._placed(given[index], result) for index, result in order]
-
-    def _text(self, node: BaseNode) -> str:
-        # What we wrote ourselves must not be read: the second pass would score another text.
-        own = NOTE_KEYS | {RETRIEVAL_SCORE_KEY}
-        if not own.isdisjoint(node.metadata):
-            kept = {key: value for key, value in node.metadata.items() if key not in own}
-            node = node.model_copy(update={"metadata": kept})
-        return node.get_content(metadata_mode=self.metadata_mode)
 
     def _placed(self, given: NodeWithScore, result: RerankResult | None) -> NodeWithScore:
         notes: dict[str, Any] = {}
@@ -191,8 +186,21 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
         )
 
 
+def node_text(given: NodeWithScore, mode: MetadataMode) -> str:
+    """The node's text with the metadata of the mode, without what this module wrote itself."""
+    node = given.node
+    # What we wrote ourselves must not be read: the second pass would score another text.
+    own = NOTE_KEYS | {RETRIEVAL_SCORE_KEY}
+    if not own.isdisjoint(node.metadata):
+        kept = {key: value for key, value in node.metadata.items() if key not in own}
+        node = node.model_copy(update={"metadata": kept})
+    return node.get_content(metadata_mode=mode)
+
+
 def _check_query(query: QueryBundle | str | None) -> QueryBundle:
-    text: object = query.query_str if isinstance(query, QueryBundle) else query
+    text: Any = query
+    while isinstance(text, QueryBundle):  # LlamaIndex wraps query_str=QueryBundle(...) once more
+        query, text = text, text.query_str
     if not isinstance(text, str):
         raise InvalidInputError(
             f"the query is {type(text).__name__}; reranking orders nodes for a query: "
@@ -210,9 +218,12 @@ def _check_nodes(nodes: Iterable[NodeWithScore]) -> list[NodeWithScore]:
     given = list(nodes)
     for index, node in enumerate(given):
         if not isinstance(node, NodeWithScore):
+            remedy = "wrap a bare node: NodeWithScore(node=node)"
+            if hasattr(node, "page_content"):
+                remedy = "convert it: NodeWithScore(node=Document.from_langchain_format(document))"
             raise InvalidInputError(
-                f"the item at position {index} is {type(node).__name__}, not NodeWithScore; "
-                "wrap a bare node: NodeWithScore(node=node)",
+                f"the item at position {index} is {kind_of(node)}, not LlamaIndex's "
+                f"NodeWithScore; {remedy}",
                 index=index,
             )
     return given

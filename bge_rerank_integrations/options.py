@@ -203,6 +203,11 @@ def _shown(given: object, field: FieldInfo) -> tuple[str, object]:
 
 
 def _no_such_option(name: str, cls: type[BaseModel], caller: str) -> str:
+    if name == "passage_max_length":
+        return (
+            f"{caller} has no option {name!r}: max_length is the most tokens of query and passage "
+            "together, query_max_length of the query; FlagEmbedding's rerankers ignore it as well"
+        )
     near = KNOWN_ELSEWHERE.get(name)
     if near not in cls.model_fields:
         near = next(iter(difflib.get_close_matches(name, cls.model_fields, n=1)), None)
@@ -460,7 +465,8 @@ class CutoffOptions(Options):
 
     `min_n` cuts at the largest gap between two neighbouring raw scores, but keeps so many at least.
     `token_budget` keeps the best passages that together have no more tokens, by the reranker's own
-    tokenizer, up to the first that does not fit.
+    tokenizer, up to the first that does not fit. If that is the best one, nothing is kept and the
+    log says so, unless `always_keep_best`.
     """
 
     min_probability: Annotated[
@@ -475,6 +481,9 @@ class CutoffOptions(Options):
     token_budget: Annotated[
         Count, Field(description="Most tokens that the kept passages may have together.")
     ] = None
+    always_keep_best: Annotated[
+        bool, Field(description="Keep the best passage also where it alone exceeds token_budget.")
+    ] = False
 
     @property
     def needs_calibration(self) -> bool:
@@ -507,12 +516,28 @@ class RankingOptions(CutoffOptions):
         Place | None,
         Field(description="File of bge-rerank calibrate: scores are shown as probabilities."),
     ] = None
+    no_text: Annotated[
+        Literal["last", "drop", "raise"],
+        Field(
+            description="Passages without text: last, but not past a threshold or cut-off; dropped "
+            "or refused."
+        ),
+    ] = "last"
+    drop_duplicates: Annotated[
+        bool, Field(description="Keep only the first passage of equal texts or ids.")
+    ] = False
     explain: Annotated[
         bool, Field(description="Say which sentence answers; costs a scoring of the sentences.")
     ] = False
     trace_texts: Annotated[
         bool, Field(description="Put query and passages into OpenTelemetry spans.")
     ] = False
+
+    def blanks_kept(self, blank: Sequence[int]) -> Sequence[int]:
+        """Those of the passages without text that follow the ranking: no cut-off may be set."""
+        rules = (self.score_threshold, self.min_n, self.token_budget)
+        cuts = self.needs_calibration or any(rule is not None for rule in rules)
+        return [] if cuts or self.no_text != "last" else blank
 
 
 ModelName = Annotated[
@@ -532,7 +557,6 @@ KNOWN_ELSEWHERE = {
     "dtype": "precision",
     "torch_dtype": "precision",
     "devices": "device",
-    "passage_max_length": "max_length",
     "model_name": "model",
     "model_name_or_path": "model",
     "url": "base_url",

@@ -5,6 +5,7 @@ columns. pandas is never imported: a DataFrame is recognised by its attributes.
 """
 
 import math
+import unicodedata
 from collections.abc import Iterable, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from inspect import getattr_static
@@ -97,6 +98,20 @@ def check_str(text: object, what: str, index: int | None = None) -> str:
     return text
 
 
+# letters, symbols and marks by category, which no font draws: fillers, selectors, joiners
+_UNDRAWN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0").union(
+    map(chr, (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
+)
+
+
+def is_blank(text: str) -> bool:
+    """Whether a reader would see nothing: only spaces, controls and characters without a shape."""
+    return all(
+        unicodedata.category(character) in ("Cc", "Cf", "Zs", "Zl", "Zp") or character in _UNDRAWN
+        for character in text
+    )
+
+
 def _read_pair(pair: Any, index: int) -> Pair:
     if isinstance(pair, Mapping):
         missing = [column for column in COLUMNS if column not in pair]
@@ -107,11 +122,16 @@ def _read_pair(pair: Any, index: int) -> Pair:
                 index=index,
             )
         query, passage = pair[COLUMNS[0]], pair[COLUMNS[1]]
-    elif isinstance(pair, Sequence) and not isinstance(pair, str | bytes) and len(pair) == 2:
+    elif (
+        (isinstance(pair, Sequence) or getattr(pair, "ndim", 0) == 1)  # a row of numpy or pandas
+        and not isinstance(pair, str | bytes)
+        and len(pair) == 2
+    ):
         query, passage = pair
     else:
         raise InvalidInputError(
-            f"the item at position {index} is {type(pair).__name__}, not a (query, passage) pair",
+            f"the item at position {index} is {type(pair).__name__}, not a (query, passage) pair; "
+            "a single pair goes into a list too: [(query, passage)]",
             index=index,
         )
     return check_text(query, "query", index), check_text(passage, "passage", index)

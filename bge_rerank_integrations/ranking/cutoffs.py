@@ -1,10 +1,13 @@
 """How many of the ranked passages are worth keeping: rules beyond a fixed number."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bge_rerank_integrations.options import CutoffOptions
 from bge_rerank_integrations.ranking.calibration import Calibration
+
+logger = logging.getLogger("bge_rerank_integrations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,17 @@ def keep(
         gap = _largest_gap(raw, cutoff.min_n, kept.number)
         kept = _least(kept, gap, "the largest gap between two scores", "")
     if cutoff.token_budget is not None:
-        number = _within_budget(kept.number, cutoff.token_budget, count_tokens)
+        number = within_budget(kept.number, cutoff.token_budget, count_tokens)
+        if kept.number and not number:
+            logger.warning(
+                "The best passage has %d tokens, more than the token_budget of %d: %s",
+                count_tokens(0),
+                cutoff.token_budget,
+                "always_keep_best keeps it alone"
+                if cutoff.always_keep_best
+                else "nothing is kept; always_keep_best=True keeps it",
+            )
+            number = int(cutoff.always_keep_best)
         kept = _least(
             kept, number, f"token_budget {cutoff.token_budget}", "the best alone has more"
         )
@@ -68,7 +81,8 @@ def _largest_gap(raw: Sequence[float], least: int, most: int) -> int:
     return best
 
 
-def _within_budget(number: int, budget: int, count_tokens: Callable[[int], int]) -> int:
+def within_budget(number: int, budget: int, count_tokens: Callable[[int], int]) -> int:
+    """How many of so many passages, from the first, have no more tokens than the budget."""
     for place in range(number):
         budget -= count_tokens(place)
         if budget < 0:

@@ -3,10 +3,21 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Self, SupportsIndex, overload
+from typing import (
+    Annotated,
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    Self,
+    SupportsIndex,
+    TypedDict,
+    Unpack,
+    overload,
+)
 
 import numpy as np
 from pydantic import Field, InstanceOf
@@ -27,6 +38,7 @@ from bge_rerank_integrations.base.trace import (
     Recorder,
     RerankTrace,
     class_name,
+    note,
     passage_traces,
     recording,
 )
@@ -40,7 +52,7 @@ from bge_rerank_integrations.options import (
     write_out,
 )
 from bge_rerank_integrations.ranking.calibration import Calibration
-from bge_rerank_integrations.ranking.cutoffs import keep
+from bge_rerank_integrations.ranking.cutoffs import keep, within_budget
 from bge_rerank_integrations.ranking.evidence import with_evidence
 from bge_rerank_integrations.ranking.telemetry import rerank_span
 from bge_rerank_integrations.types import CountsTokens, FloatArray, Pair, RerankResult, Scorer
@@ -52,6 +64,19 @@ REMEDY = "[text, ...], such as the values of a dict or one column of a table"
 P = ParamSpec("P")
 OwnTopN = Literal["own"]
 """The `top_n` of a call that leaves it to the reranker: None keeps all."""
+
+
+class Beside(TypedDict, total=False):
+    """Lists with one item for each passage, where a passage is more than its own text.
+
+    `evidence_texts` are the passages' own texts, without a title put before them: `explain` looks
+    for sentences in them, `no_text` and `drop_duplicates` judge them. `read_texts` are the texts
+    that will be read in the end, which `token_budget` counts. `ids` are for `drop_duplicates`.
+    """
+
+    evidence_texts: Iterable[str] | None
+    read_texts: Iterable[str] | None
+    ids: Iterable[str | None] | None
 
 
 CalibrationOrFile = Annotated[
@@ -129,8 +154,8 @@ class Reranker:
     `timeout` is the time in seconds that one rerank may take, loading the model apart; scorers look
     at it between two batches or requests. When it passes, or scoring fails otherwise
     (`ScoringFailed`), `on_error="raise"` raises. `"keep"` says so in the log and ranks what is
-    scored; the rest follows in the caller's order with `scored` False, whatever the
-    `score_threshold`. Errors of the input, of loading and of programs always raise.
+    scored; the rest follows in the caller's order with `scored` False, whatever the cut-offs, but
+    for `top_n` and `token_budget`. Errors of the input, of loading and of programs always raise.
 
     With a `calibration` (or its file) the score shown is the probability that it gives. `cutoff`
     has further rules for how many to keep. With `explain` the sentences of what is kept are scored
@@ -168,7 +193,7 @@ class Reranker:
         _check_cutoff(options, self.scorer, self.calibration)
         self.options = options
         self.on_trace = options.on_trace if isinstance(options, RerankerOptions) else None
-        self._told_of_blanks = False
+        self.told_of_blanks = False
 
     def __repr__(self) -> str:
         own = vars(self)  # not all is there where an option was refused
@@ -183,15 +208,13 @@ class Reranker:
         query: str,
         passages: Iterable[str],
         top_n: int | OwnTopN | None = "own",
-        *,
-        evidence_texts: Iterable[str] | None = None,
+        **beside: Unpack[Beside],
     ) -> RerankResults:
         """Return the best passages first; `top_n` is the reranker's own unless given, and None all.
 
-        Each result's `index` points into `passages`, which are left as they are. `evidence_texts`,
-        one for each passage, are what `explain` looks for sentences in, and what offsets point
-        into, where a passage is more than that: a title put before a text. No passages give no
-        results, without touching the scorer; empty ones are scored, and the log is told once.
+        Each result's `index` points into `passages`, which are left as they are; for `beside` see
+        `Beside`. A passage without text is not scored: see `no_text`; a blank query is told to the
+        log once. No passages give no results, without touching the scorer.
         Raises `InvalidInputError` for a query or passage that is not text, for passages that have
         no order or are a table, and for a `top_n` below 1, and whatever the scorer raises.
         """
@@ -201,18 +224,31 @@ class Reranker:
         pairs = CheckedPairs(
             [(query, check_text(text, "passage", i)) for i, text in enumerate(given)]
         )
-        texts = _check_evidence_texts(evidence_texts, given)
+        own = _one_for_each(beside.get("evidence_texts"), given, "evidence text")
+        read = _one_for_each(beside.get("read_texts"), given, "read text")
         if not pairs:
             return RerankResults()
-        if not self._told_of_blanks and (about := _about_blanks(query, given)):
-            self._told_of_blanks = True
+        blank = {
+            i for i, texts in enumerate(zip(own, given, strict=True)) if any(map(is_blank, texts))
+        }
+        if self.options.no_text == "raise":
+            refuse_blanks(blank, lambda index: f"the passage at position {index}")
+        told = blank if self.options.no_text == "last" else ()
+        if not self.told_of_blanks and (about := _about_blanks(query, given, told)):
+            self.told_of_blanks = True
             logger.warning("%s. Said once for this reranker.", about)
+        kept = list(range(len(pairs)))
+        if self.options.drop_duplicates:
+            kept = _first_of_equals(own, beside.get("ids"), blank)
+        scored = [index for index in kept if index not in blank]
+        late = self.options.blanks_kept([index for index in kept if index in blank])
+        asked = _Asked(pairs, own, read, scored, late, len(pairs) - len(kept), limit)
         with rerank_span(limit, pairs if self.options.trace_texts else None) as end_span:
             if self.on_trace is None and end_span is None:
-                return RerankResults(self._ranking(pairs, limit, texts).results)
+                return RerankResults(self._ranking(asked).results)
             begin = time.perf_counter()
             with recording() as recorder:
-                done = self._ranking(pairs, limit, texts)
+                done = self._ranking(asked)
             trace = self._trace(done, recorder, time.perf_counter() - begin)
             if end_span is not None:
                 end_span(trace)
@@ -237,31 +273,45 @@ class Reranker:
             facts=recorder.facts,
         )
 
-    def _ranking(
-        self, pairs: Sequence[Pair], limit: int | None, texts: Sequence[str]
-    ) -> "_Ranking":
+    def _ranking(self, asked: "_Asked") -> "_Ranking":
+        pairs, raw = asked.pairs, np.full(len(asked.pairs), np.nan, dtype=np.float32)
+        failure = None
+        if asked.duplicates:
+            note({"duplicates": asked.duplicates})
         with time_limit(self.options.timeout):
-            raw, failure = self._raw_scores(pairs)
+            if asked.scored:
+                chosen = CheckedPairs([pairs[index] for index in asked.scored])
+                try:
+                    raw[asked.scored], failure = self._raw_scores(chosen)
+                except RerankError as error:
+                    if isinstance(error, ScoringFailed):
+                        raw[asked.scored] = checked_partial(error, len(chosen))
+                        error.partial = raw
+                    if len(chosen) < len(pairs):
+                        error.add_note("positions do not count the passages that are not scored")
+                    raise
             if failure is not None:
                 logger.warning(
                     "%d of %d passages were not scored and keep the order they came in: %s: %s",
-                    int(np.isnan(raw).sum()),
+                    int(np.isnan(raw[asked.scored]).sum()),
                     len(pairs),
                     type(failure).__name__,
                     failure,
                 )
             results, kept_by = _best_first(
                 raw,
+                asked,
                 shown=self.shown,
                 options=self.options,
-                limit=limit,
                 calibration=self.calibration,
-                count_tokens=lambda index: _token_counter(self.scorer)([pairs[index][1]])[0],
+                count_tokens=lambda index: _token_counter(self.scorer)(
+                    [check_text(asked.read[index], "read text", index)]
+                )[0],
             )
             ranking = _Ranking(results, kept_by, raw, failure)
             # what just failed would fail again, and take its time again
             if self.options.explain and failure is None:
-                self._add_evidence(ranking, pairs, texts)
+                self._add_evidence(ranking, pairs, asked.own)
         return ranking
 
     def _add_evidence(
@@ -311,17 +361,14 @@ class Reranker:
         query: str,
         passages: Sequence[str],
         top_n: int | OwnTopN | None = "own",
-        *,
-        evidence_texts: Sequence[str] | None = None,
+        **beside: Unpack[Beside],
     ) -> RerankResults:
         """`rerank` on a worker thread; cancelling the task stops it between two batches.
 
         Waiting for a thread counts as part of the `timeout`.
         """
         with time_limit(self.options.timeout):
-            return await in_worker(
-                self.rerank, query, passages, top_n, evidence_texts=evidence_texts
-            )
+            return await in_worker(self.rerank, query, passages, top_n, **beside)
 
     def shown(self, raw_score: float) -> float:
         """The raw score on the scale that is shown: see `normalize` and `calibration`."""
@@ -330,6 +377,19 @@ class Reranker:
         if self.calibration is not None:
             return self.calibration.probability(raw_score)
         return show_score(raw_score, self.scorer.scale, normalize=self.options.normalize)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One rerank: every passage, the positions to score, those of blank ones that come last."""
+
+    pairs: Sequence[Pair]
+    own: Sequence[str]
+    read: Sequence[str]
+    scored: Sequence[int]
+    late: Sequence[int]
+    duplicates: int
+    limit: int | None
 
 
 @dataclass(slots=True)
@@ -346,38 +406,47 @@ class _Ranking:
 
 def _best_first(
     raw: FloatArray,
+    asked: _Asked,
     *,
     shown: Callable[[float], float],
     options: RankingOptions,
-    limit: int | None,
     calibration: Calibration | None,
     count_tokens: Callable[[int], int],
 ) -> tuple[list[RerankResult], str | None]:
     """The results, best first, and which rule decided how many.
 
     Equal raw scores keep the caller's order. NaN is no score: such a passage follows with `scored`
-    False, whatever the threshold and cut-offs, if `limit` leaves room. `shown` puts a raw score on
-    the scale that is shown, which the threshold is on; `count_tokens` gives the tokens of the
-    passage at a position. The rule is None where all come back.
+    False, whatever the other cut-offs, if limit and token_budget leave room, and then blank ones.
+    `shown` puts a raw score on the scale that is shown, which the threshold is on; `count_tokens`
+    gives the tokens of the passage at a position. The rule is None where all come back.
     """
-    order = np.argsort(-raw, kind="stable").tolist()  # NaN goes last
+    scored = np.asarray(asked.scored, dtype=np.intp)
+    order = scored[np.argsort(-raw[scored], kind="stable")].tolist()  # NaN goes last
     results = [RerankResult(i, shown(float(raw[i])), float(raw[i])) for i in order]
     late = [replace(result, scored=False) for result in results if math.isnan(result.raw_score)]
     ranked = results[: len(results) - len(late)]
+    late += [RerankResult(index, math.nan, math.nan, scored=False) for index in asked.late]
     kept_by = None
-    if options.score_threshold is not None:
-        above = [result for result in ranked if result.score >= options.score_threshold]
+    if (least := options.score_threshold) is not None:
+        # a score that is shown as it is has float32's digits: a server's 0.9 is not below 0.9
+        rounded = float(np.float32(least))
+        above = [r for r in ranked if r.score >= (rounded if r.score == r.raw_score else least)]
         if len(above) < len(ranked):
-            kept_by = f"score_threshold {options.score_threshold} leaves {len(above)}"
+            kept_by = f"score_threshold {least} leaves {len(above)}"
         ranked = above
     kept = keep(
         [result.raw_score for result in ranked],
         options,
-        limit=limit,
+        limit=asked.limit,
         calibration=calibration,
         count_tokens=lambda place: count_tokens(ranked[place].index),
     )
-    return [*ranked[: kept.number], *late][:limit], kept.reason or kept_by
+    chosen, kept_by = [*ranked[: kept.number], *late][: asked.limit], kept.reason or kept_by
+    if late and (budget := options.token_budget) is not None:
+        fit = within_budget(len(chosen), budget, lambda place: count_tokens(chosen[place].index))
+        if (number := max(fit, kept.number)) < len(chosen):
+            chosen, kept_by = chosen[:number], f"token_budget {budget} leaves {number}"
+    return chosen, kept_by
 
 
 def _read_calibration(given: Calibration | str | Path | None, scorer: Scorer) -> Calibration | None:
@@ -423,31 +492,59 @@ def check_top_n(top_n: object) -> int | None:
     return number
 
 
-def _check_evidence_texts(texts: Iterable[str] | None, passages: list[str]) -> list[str]:
+def _one_for_each(texts: Iterable[str] | None, passages: list[str], what: str) -> list[str]:
     """Return the texts, or the passages for None; `InvalidInputError` unless one for each."""
     if texts is None:
         return passages
-    several = check_several(texts, "evidence texts", REMEDY)
-    checked = [check_str(text, "evidence text", index) for index, text in enumerate(several)]
+    checked = list(check_several(texts, f"{what}s", REMEDY))
     if len(checked) != len(passages):
         raise InvalidInputError(
-            f"there are {len(checked)} evidence_texts for {len(passages)} passages; give one for "
-            "each"
+            f"there are {len(checked)} {what}s for {len(passages)} passages; give one for each"
         )
-    return checked
+    texts = enumerate(zip(checked, passages, strict=True))
+    return [own if own == whole else check_str(own, what, index) for index, (own, whole) in texts]
 
 
-def _about_blanks(query: str, passages: Sequence[str]) -> str | None:
-    """A warning about blank texts, which a model scores all the same."""
-    blank = sum(not text or text.isspace() for text in passages)
-    if not query or query.isspace():
+def _first_of_equals(
+    own: Sequence[str], ids: Iterable[str | None] | None, blank: Collection[int]
+) -> list[int]:
+    """Positions of the passages whose text and id none that is kept before them has.
+
+    Passages without text, such as images, are compared by id alone.
+    """
+    kept, seen = [], set[tuple[str, str]]()
+    for index, (text, known) in enumerate(zip(own, ids or [None] * len(own), strict=True)):
+        keys = {("id", known)} if known is not None else set()
+        keys |= {("text", text)} if index not in blank else set()
+        if seen.isdisjoint(keys):
+            kept.append(index)
+            seen |= keys
+    return kept
+
+
+def refuse_blanks(blank: Iterable[int], name: Callable[[int], str]) -> None:
+    """Raise `InvalidInputError` for the first of the passages without text, with its name."""
+    for index in sorted(blank):
+        raise InvalidInputError(
+            f"{name(index)} has no text; leave it out, or set no_text to 'last' or 'drop'",
+            index=index,
+        )
+
+
+def _about_blanks(query: str, passages: Sequence[str], blank: Collection[int]) -> str | None:
+    """A warning about a blank query or blank passages."""
+    if is_blank(query):
         return (
             f"The query is blank, and the order of {len(passages)} passages means nothing: ask "
             "with a text"
         )
-    if blank:
-        return (
-            f"{blank} of {len(passages)} passages have no text, and their scores mean nothing: "
-            "leave them out"
-        )
-    return None
+    return about_blanks(len(blank), len(passages), "passages") if blank else None
+
+
+def about_blanks(blank: int, given: int, items: str) -> str:
+    """A warning about passages without text."""
+    return (
+        f"{blank} of {given} {items} have no text and are not scored: they come last, without a "
+        "score, or not at all under a threshold or cut-off; no_text='drop', of BGERerank and "
+        "Reranker, leaves them out"
+    )

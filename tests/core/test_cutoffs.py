@@ -64,6 +64,7 @@ RAW = [6.0, 5.0, 1.0, 0.5, -2.0]
         ({"min_n": 3, "limit": 2}, 2),
         ({"min_n": 3, "min_probability": 0.99}, 2),
         ({"token_budget": 4}, 0),
+        ({"token_budget": 4, "always_keep_best": True}, 1),
         ({"token_budget": 5}, 1),
         ({"token_budget": 11}, 2),
         ({"token_budget": 12}, 3),
@@ -133,7 +134,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
         "token_budget": np.int32(9),
     }
     cutoff = CutoffOptions(**given)
-    assert cutoff.values() == (0.5, 0.9, 2, 9)
+    assert cutoff.values() == (0.5, 0.9, 2, 9, False)
     assert [type(getattr(cutoff, name)) for name in given] == [float, float, int, int]
 
 
@@ -205,3 +206,50 @@ def test_what_was_not_scored_is_kept_and_traced_as_such() -> None:
     ]
     assert traces[0].failure == "ScoringTimeout"
     assert traces[0].passages[2] == PassageTrace(2, 1, None, None)
+
+
+class CountingScorer(WordOverlapScorer):
+    """A token for each word."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(text.split()) for text in texts]
+
+
+def test_a_best_passage_over_the_budget_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    passages = ["a quick red fox runs", "a fox"]
+    assert Reranker(CountingScorer(), token_budget=4).rerank(QUERY, passages) == []
+    keeping = Reranker(CountingScorer(), token_budget=4, always_keep_best=True)
+    assert [result.index for result in keeping.rerank(QUERY, passages)] == [0]
+    said = "The best passage has 5 tokens, more than the token_budget of 4: "
+    assert caplog.messages == [
+        f"{said}nothing is kept; always_keep_best=True keeps it",
+        f"{said}always_keep_best keeps it alone",
+    ]
+
+
+def test_tokens_are_counted_on_the_texts_that_will_be_read() -> None:
+    titled = ["title title title: quick red fox", "title: a fox"]
+    reranker = Reranker(CountingScorer(), token_budget=5)
+    assert [result.index for result in reranker.rerank(QUERY, titled)] == []
+    read = reranker.rerank(QUERY, titled, read_texts=["quick red fox", "a fox"])
+    assert [result.index for result in read] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"min_probability": 0.01}, {"min_n": 1}, {"token_budget": 99}, {"target_recall": 0.9}],
+    ids=str,
+)
+def test_a_passage_without_text_passes_no_cut_off(rule: dict[str, Any]) -> None:
+    reranker = Reranker(CountingScorer(), calibration=PLAIN, **rule)
+    found = reranker.rerank(QUERY, ["", "quick red fox", "\u200b"])
+    assert [result.index for result in found] == [1]
+    assert reranker.rerank(QUERY, ["", " "]) == []
+
+
+def test_a_failure_does_not_exceed_the_budget() -> None:
+    class Failing(FailingScorer):
+        count_tokens = CountingScorer.count_tokens
+
+    reranker = Reranker(Failing(scored=0), on_error="keep", token_budget=5)
+    assert [result.index for result in reranker.rerank(QUERY, PASSAGES)] == [0, 1]

@@ -27,8 +27,14 @@ PAIRS = [("q", "p"), ("", ""), ("熊", "猫")]
         pd.DataFrame(PAIRS, columns=["query", "passage"], dtype="string"),
         pd.DataFrame([(p, 1, q) for q, p in PAIRS], columns=["passage", "n", "query"]),
         dict.fromkeys(PAIRS).keys(),
+        np.array(PAIRS),
+        np.array(PAIRS, dtype=object),
+        [row for _, row in pd.DataFrame(PAIRS).iterrows()],
     ],
-    ids=["list", "tuple", "lists", "dicts", "mappings", "frame", "strings", "reordered", "keys"],
+    ids=[
+        *("list", "tuple", "lists", "dicts", "mappings", "frame", "strings", "reordered", "keys"),
+        *("array of str", "array of objects", "rows"),
+    ],
 )
 def test_all_forms_read_the_same(given_pairs: Any) -> None:
     assert read_pairs(given_pairs) == PAIRS
@@ -96,7 +102,9 @@ def test_a_set_of_pairs_has_no_order_for_its_scores() -> None:
 
 
 def test_one_pair_alone_is_not_a_list_of_pairs() -> None:
-    with pytest.raises(InvalidInputError, match="item at position 0 is str"):
+    with pytest.raises(
+        InvalidInputError, match=r"position 0 is str.*a list too: \[\(query, passage\)\]"
+    ):
         read_pairs(("a query", "a passage"))
 
 

@@ -19,6 +19,7 @@ from bge_rerank_integrations import (
     RerankResult,
     ScorerContractError,
 )
+from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import RemoteUnavailable
 from bge_rerank_integrations.ranking.calibration import Calibration
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
@@ -241,27 +242,79 @@ def test_a_traceback_can_show_a_reranker_whose_options_were_refused() -> None:
     assert {frame.name: frame.locals for frame in shown.stack}["__init__"]["self"] == "Reranker()"  # type: ignore[index]
 
 
+INVISIBLE = "\u200b\x00 \ufeff\u2060\u00ad\ufe0f\u3164"
+
+
 @pytest.mark.parametrize(
-    ("query", "passages", "said"),
+    ("query", "passages", "scored", "said"),
     [
-        ("red fox", ["a dog", "", "\n\u3000"], "2 of 3 passages have no text, and their scores"),
-        (" \n", ["a dog", ""], "The query is blank, and the order of 2 passages means nothing"),
-        ("", ["a dog"], "The query is blank, and the order of 1 passages means nothing"),
+        ("red fox", ["a dog", "", "\n\u3000"], [0], "2 of 3 passages have no text and are not"),
+        ("red fox", [INVISIBLE, "a dog"], [1], "1 of 2 passages have no text and are not"),
+        (
+            " \n",
+            ["a dog", ""],
+            [0],
+            "The query is blank, and the order of 2 passages means nothing",
+        ),
+        ("\u200b", ["a dog"], [0], "The query is blank, and the order of 1 passages means nothing"),
     ],
 )
-def test_texts_that_are_none_are_scored_and_said_once(
-    caplog: pytest.LogCaptureFixture, query: str, passages: list[str], said: str
+def test_blank_texts_are_said_once_and_passages_of_them_are_not_scored(
+    caplog: pytest.LogCaptureFixture,
+    query: str,
+    passages: list[str],
+    scored: list[int],
+    said: str,
 ) -> None:
-    reranker = Reranker(WordOverlapScorer())
+    scorer = WordOverlapScorer()
+    reranker = Reranker(scorer)
     reranker.rerank("red fox", ["a dog", " a fox"])
     assert caplog.messages == []
     for _ in range(2):
         results = reranker.rerank(query, passages)
-        assert sorted(result.index for result in results) == list(range(len(passages)))
-        assert all(result.scored for result in results)
+        assert [r.index for r in results if r.scored] == scored
+        assert sorted(r.index for r in results) == list(range(len(passages)))
+        assert [r.scored for r in results] == sorted([r.scored for r in results], reverse=True)
+    assert scorer.pairs_scored == 2 + 2 * len(scored)
     (message,) = caplog.messages
     assert message.startswith(said)
     assert message.endswith("Said once for this reranker.")
+
+
+def test_a_title_does_not_give_a_passage_without_text_a_score() -> None:
+    titled, bodies = ["red fox: ", "a hat: a red hat"], ["\u200b", "a red hat"]
+    found = Reranker(WordOverlapScorer()).rerank("red fox", titled, evidence_texts=bodies)
+    assert [(result.index, result.scored) for result in found] == [(1, True), (0, False)]
+    dropped = Reranker(WordOverlapScorer(), no_text="drop").rerank(
+        "red fox", titled, evidence_texts=bodies
+    )
+    assert [result.index for result in dropped] == [1]
+    refusing = Reranker(WordOverlapScorer(), no_text="raise")
+    with pytest.raises(InvalidInputError, match="passage at position 0 has no text") as refused:
+        refusing.rerank("red fox", titled, evidence_texts=bodies)
+    assert refused.value.index == 0
+
+
+@pytest.mark.parametrize("raw", [0.9, 0.1, 0.3, 0.7])
+def test_a_threshold_is_compared_in_the_precision_of_what_is_shown(raw: float) -> None:
+    """A server's 0.9 is a float32 here, a little below the double 0.9."""
+    scorer = GivenScorer([raw, float(np.nextafter(np.float32(raw), np.float32(0)))])
+    scorer.scale = "probability"
+    kept = Reranker(scorer, score_threshold=raw).rerank("q", ["a", "b"])
+    assert [result.index for result in kept] == [0]
+
+
+def test_the_first_of_equal_texts_and_of_equal_ids_stays() -> None:
+    traces: list[RerankTrace] = []
+    scorer = WordOverlapScorer()
+    reranker = Reranker(scorer, drop_duplicates=True, on_trace=traces.append)
+    passages = ["a dog", "a fox", "the red fox", "a fox", "a red fox", "", ""]
+    found = reranker.rerank("red fox", passages, ids=["0", "1", "2", "3", "2", "4", "5"])
+    assert [result.index for result in found] == [2, 1, 0, 5, 6]
+    assert scorer.pairs_scored == 3
+    assert traces[0].counts["duplicates"] == 2
+    assert [passage.raw_score for passage in traces[0].passages] == [0, 1, 2, *[None] * 4]
+    assert len(Reranker(scorer).rerank("red fox", passages)) == len(passages)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4])

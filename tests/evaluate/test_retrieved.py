@@ -11,7 +11,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from bge_rerank_integrations import InvalidInputError, Reranker
 from bge_rerank_integrations.evaluate import evaluate, retrieve_candidates
-from bge_rerank_integrations.llama_index import BGERerank
+from bge_rerank_integrations.llama_index import BGERerank, node_text
 from tests.fakes import WordOverlapScorer
 
 TEXTS = {"n1": "a dog", "n2": "a red hat", "n3": "a red fox"}
@@ -55,8 +55,8 @@ def test_a_llama_index_retriever() -> None:
     (query,) = retrieve_candidates(retriever, {"red fox": ["n3", "n9"]})
     assert (query.id, query.text, query.grades) == ("1", "red fox", {"n3": 1, "n9": 1})
     assert list(query.candidates) == ["n1", "n2", "n3"]
-    adapter = BGERerank()
-    assert list(query.candidates.values()) == [adapter._text(node.node) for node in retriever.given]
+    mode = BGERerank().metadata_mode
+    assert list(query.candidates.values()) == [node_text(node, mode) for node in retriever.given]
     assert query.candidates["n1"] == "page: n1\n\na dog"
     assert [node.model_dump() for node in retriever.given] == before
 

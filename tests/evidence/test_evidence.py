@@ -159,7 +159,7 @@ def test_the_text_to_look_in_can_be_another_than_the_passage() -> None:
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        (["one"], "1 evidence_texts for 2 passages"),
+        (["one"], "1 evidence texts for 2 passages"),
         ("ab", "evidence texts is one str"),
         (["a", 7], "evidence text at position 1"),
     ],

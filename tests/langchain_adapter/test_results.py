@@ -5,10 +5,13 @@ import json
 import logging
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from langchain_core.documents import Document
+from llama_index.core.schema import Document as LlamaIndexDocument
 
+from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.langchain import BGERerank
 from bge_rerank_integrations.types import FloatArray, Pair
 from tests.fakes import WordOverlapScorer
@@ -207,12 +210,50 @@ class TestWithoutText:
         ranked = reranker.compress_documents([self.given[0], self.given[2]], QUERY)
         assert (positions(ranked), scores(ranked)) == ([0, 2], [None, None])
 
-    def test_metadata_or_a_formatter_can_give_the_text(self) -> None:
-        given = [Document(page_content="", metadata={"title": "Red fox"})]
-        by_key = word_overlap_rerank(metadata_keys=["title"])
-        by_formatter = word_overlap_rerank(document_formatter=lambda d: d.metadata["title"])
-        assert scores(by_key.compress_documents(given, QUERY)) == [sigmoid(2)]
-        assert scores(by_formatter.compress_documents(given, QUERY)) == [sigmoid(2)]
+    @pytest.mark.parametrize("blank", ["", " \n", "\u200b\x00\ufeff"], ids=ascii)
+    def test_neither_metadata_nor_a_formatter_stands_in_for_it(self, blank: str) -> None:
+        given = [
+            Document(page_content=blank, metadata={"title": "Red fox"}),
+            Document(page_content="a fox", metadata={"title": "Zoo"}),
+        ]
+        for asked in (
+            {"metadata_keys": ["title"]},
+            {"document_formatter": lambda d: f"{d.metadata['title']} {d.page_content}"},
+        ):
+            ranked = word_overlap_rerank(**asked).compress_documents(given, QUERY)
+            assert scores(ranked) == [sigmoid(1), None]
+            dropping = word_overlap_rerank(no_text="drop", **asked)
+            assert scores(dropping.compress_documents(given, QUERY)) == [sigmoid(1)]
+            refusing = word_overlap_rerank(no_text="raise", **asked)
+            with pytest.raises(InvalidInputError, match="document at position 0 has no text"):
+                refusing.compress_documents(given, QUERY)
+
+
+def test_nothing_relevant_is_an_empty_list() -> None:
+    given = [Document(page_content="a lazy dog"), Document(page_content=""), *documents()]
+    assert word_overlap_rerank(score_threshold=0.9999).compress_documents(given, QUERY) == []
+    alone = word_overlap_rerank(min_n=1).compress_documents(given[1:2], QUERY)
+    assert alone == []
+
+
+def test_equal_documents_take_one_place_if_asked() -> None:
+    found = documents()
+    again = [d.model_copy(update={"metadata": {"from": "keywords"}}) for d in found]
+    by_id = [d.model_copy(update={"page_content": f"{d.page_content}."}) for d in found]
+    once = word_overlap_rerank(drop_duplicates=True, top_n=None)
+    expected = word_overlap_rerank(top_n=None).compress_documents(found, QUERY)
+    assert once.compress_documents([*found, *again, *by_id], QUERY) == expected
+
+
+def test_a_document_of_llama_index_is_named_with_what_to_do() -> None:
+    wrong: Any = LlamaIndexDocument(text="a fox")
+    with pytest.raises(
+        InvalidInputError, match=r"0 is llama_index\.\S+Document, not a Document of"
+    ):
+        word_overlap_rerank().compress_documents([wrong], QUERY)
+    written: Any = Document(page_content="a fox").model_dump()
+    with pytest.raises(InvalidInputError, match=r"0 is dict, .*Document\(\*\*item\)"):
+        word_overlap_rerank().compress_documents([written], QUERY)
 
 
 def test_no_documents_give_none_without_loading() -> None:

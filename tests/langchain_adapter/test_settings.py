@@ -72,6 +72,8 @@ RERANK_FIELDS = SCORER_FIELDS | {
     "score_key": "bge",
     "include_logit": True,
     "no_text": "drop",
+    "drop_duplicates": True,
+    "always_keep_best": True,
 }
 ENCODER_FIELDS = SCORER_FIELDS | {"normalize": False}
 NOT_WRITTEN = {"token", "api_key", "scorer", "document_formatter"}

@@ -4,10 +4,13 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from langchain_core.documents import Document as LangChainDocument
+from llama_index.core import SimpleDirectoryReader
 from llama_index.core.schema import (
     Document,
     ImageNode,
@@ -21,7 +24,9 @@ from llama_index.core.schema import (
     TextNode,
 )
 
+from bge_rerank_integrations import load_scorer
 from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.langchain import BGERerank as LangChainRerank
 from bge_rerank_integrations.llama_index import BGERerank
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 from tests.fakes import WordOverlapScorer
@@ -164,10 +169,25 @@ def test_a_blank_query_passes_the_nodes_through(
     with caplog.at_level(logging.WARNING):
         passed = reranker.postprocess_nodes(nodes, query_str=" \n\t")
     assert [(node.node_id, node.score) for node in passed] == [
-        (node.node_id, node.score) for node in nodes[:3]
+        (node.node_id, None) for node in nodes[:3]
     ]
     assert all(new is not old for new, old in zip(passed, nodes, strict=False))
     assert ["blank" in record.message for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("query", [QUERY, " "])
+def test_metadata_has_the_same_keys_as_in_langchain(query: str) -> None:
+    asked: dict[str, Any] = {"model": "offline", "include_logit": True, "explain": True}
+    reranker = BGERerank(**asked, keep_retrieval_score=True)
+    given = NodeWithScore(node=TextNode(text="A fox."), score=0.31)
+    (node,) = reranker.postprocess_nodes([given], query_str=query)
+    document = LangChainDocument(page_content="A fox.")
+    (document,) = LangChainRerank(**asked).compress_documents([document], query)
+    kept = {"retrieval_score": node.metadata["retrieval_score"]}
+    assert kept == {"retrieval_score": 0.31}
+    shown = {"relevance_score": node.score, **node.metadata}
+    assert shown == {**document.metadata, **kept}
+    assert (node.score is None) == (query == " ")
 
 
 def test_no_nodes_give_no_nodes_without_loading() -> None:
@@ -176,7 +196,7 @@ def test_no_nodes_give_no_nodes_without_loading() -> None:
 
 def test_a_bare_node_is_refused_with_what_to_pass(nodes: list[NodeWithScore]) -> None:
     mixed: list[Any] = [nodes[0], TextNode(text="secret words")]
-    with pytest.raises(InvalidInputError, match=r"position 1 is TextNode.*NodeWithScore\(node="):
+    with pytest.raises(InvalidInputError, match=r"position 1 is \S+TextNode.*NodeWithScore\(node="):
         BGERerank(model=UNLOADABLE).postprocess_nodes(mixed, query_str=QUERY)
 
 
@@ -279,12 +299,62 @@ def test_nodes_without_any_text_need_no_model() -> None:
     assert dropping.postprocess_nodes(image, query_str=QUERY) == []
 
 
-def test_metadata_alone_is_text_in_the_mode_that_shows_it() -> None:
-    image = with_score(ImageNode(image_url="file:///a.png", metadata={"caption": "red fox"}))
-    shown = BGERerank(scorer=WordOverlapScorer(), normalize=False)
-    hidden = BGERerank(scorer=WordOverlapScorer(), metadata_mode=MetadataMode.NONE)
-    assert shown.postprocess_nodes([image], query_str=QUERY)[0].score == 2.0
-    assert hidden.postprocess_nodes([image], query_str=QUERY)[0].score is None
+@pytest.mark.parametrize("mode", [MetadataMode.EMBED, MetadataMode.ALL])
+def test_metadata_alone_is_no_text(mode: MetadataMode, tmp_path: Path) -> None:
+    """An empty file and an image come with their path, which answers nothing."""
+    (tmp_path / "red_fox.txt").write_text("")
+    (tmp_path / "zoo.txt").write_text("a fox")
+    found = [with_score(document) for document in SimpleDirectoryReader(tmp_path).load_data()]
+    found.append(with_score(ImageNode(image_path="a.png", metadata={"file_path": "red fox.png"})))
+    for node in found:
+        node.node.excluded_embed_metadata_keys = []
+    asked: dict[str, Any] = {"scorer": WordOverlapScorer(), "top_n": None, "metadata_mode": mode}
+    last = BGERerank(**asked).postprocess_nodes(found, query_str="red fox")
+    assert [node.node.get_content() for node in last] == ["a fox", "", ""]
+    assert [node.score is None for node in last] == [False, True, True]
+    (kept,) = BGERerank(**asked, no_text="drop").postprocess_nodes(found, query_str="red fox")
+    assert kept.node.get_content() == "a fox"
+    with pytest.raises(InvalidInputError, match=r"node at position 0 .* has no text"):
+        BGERerank(**asked, no_text="raise").postprocess_nodes(found, query_str="red fox")
+
+
+def test_a_query_bundle_in_a_query_bundle_is_unwrapped(nodes: list[NodeWithScore]) -> None:
+    nested: Any = QueryBundle(QueryBundle(QUERY))  # type: ignore[arg-type]
+    reranker = BGERerank(scorer=WordOverlapScorer())
+    assert reranker.postprocess_nodes(nodes, query_str=nested) == reranker.postprocess_nodes(
+        nodes, query_str=QUERY
+    )
+
+
+def test_a_document_of_langchain_is_named_with_what_to_do() -> None:
+    wrong: Any = LangChainDocument(page_content="a fox")
+    with pytest.raises(
+        InvalidInputError, match=r"langchain_core\.\S+Document, not Llama"
+    ) as refused:
+        BGERerank(model=UNLOADABLE).postprocess_nodes([wrong], query_str=QUERY)
+    assert "NodeWithScore(node=Document.from_langchain_format(document))" in str(refused.value)
+    converted = [NodeWithScore(node=Document.from_langchain_format(wrong))]
+    assert len(BGERerank(scorer=WordOverlapScorer()).postprocess_nodes(converted, query_str="a"))
+
+
+def test_equal_nodes_take_one_place_if_asked() -> None:
+    first, other = TextNode(id_="1", text="a red fox"), TextNode(id_="2", text="a fox")
+    same_text = TextNode(id_="3", text="a fox", metadata={"source": "keyword search"})
+    found = [with_score(node) for node in (first, other, first, same_text)]
+    once = BGERerank(scorer=WordOverlapScorer(), top_n=None, drop_duplicates=True)
+    assert ids(once.postprocess_nodes(found, query_str=QUERY)) == ["1", "2"]
+    every = BGERerank(scorer=WordOverlapScorer(), top_n=None)
+    assert ids(every.postprocess_nodes(found, query_str=QUERY)) == ["1", "1", "2", "3"]
+
+
+def test_the_budget_counts_what_the_language_model_reads() -> None:
+    node = TextNode(
+        text="a red fox", metadata={"path": "x " * 50}, excluded_llm_metadata_keys=["path"]
+    )
+    (budget,) = load_scorer("offline").count_tokens(["a red fox"])
+    for token_budget, kept in ((budget, 1), (budget - 1, 0)):
+        reranker = BGERerank(model="offline", token_budget=token_budget)
+        assert len(reranker.postprocess_nodes([with_score(node)], query_str=QUERY)) == kept
 
 
 @pytest.mark.parametrize("given", [None, 7, "red fox", {"text": "red fox"}, textless()[0]])

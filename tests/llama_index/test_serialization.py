@@ -67,6 +67,8 @@ CHANGED: dict[str, Any] = {
     "keep_retrieval_score": True,
     "include_logit": True,
     "no_text": "drop",
+    "drop_duplicates": True,
+    "always_keep_best": True,
 }
 SECRET = "hf_do_not_tell"
 
