@@ -215,7 +215,7 @@ def _check_nodes(nodes: Iterable[NodeWithScore]) -> list[NodeWithScore]:
         raise InvalidInputError(
             f"nodes is {type(nodes).__name__}; pass a list of NodeWithScore, [] if there are none"
         )
-    given = list(nodes)
+    given: list[Any] = list(nodes)
     for index, node in enumerate(given):
         if not isinstance(node, NodeWithScore):
             remedy = "wrap a bare node: NodeWithScore(node=node)"

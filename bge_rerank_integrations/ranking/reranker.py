@@ -30,6 +30,7 @@ from bge_rerank_integrations.base.contract import (
     check_str,
     check_text,
     checked_partial,
+    is_blank,
     show_score,
 )
 from bge_rerank_integrations.base.deadline import in_worker, time_limit
@@ -501,8 +502,10 @@ def _one_for_each(texts: Iterable[str] | None, passages: list[str], what: str) -
         raise InvalidInputError(
             f"there are {len(checked)} {what}s for {len(passages)} passages; give one for each"
         )
-    texts = enumerate(zip(checked, passages, strict=True))
-    return [own if own == whole else check_str(own, what, index) for index, (own, whole) in texts]
+    for index, (text, passage) in enumerate(zip(checked, passages, strict=True)):
+        if text != passage:  # else it is checked already
+            check_str(text, what, index)
+    return checked
 
 
 def _first_of_equals(
