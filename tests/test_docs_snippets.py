@@ -144,6 +144,29 @@ def test_commands_exist(where: str, command: str, tmp_path: Path, hub_cache: Pat
                 pass
 
 
+def anchors(document: Path) -> set[str]:
+    """The names that GitHub gives to the headings."""
+    text = FENCE.sub("", document.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [*DOCUMENTS, *(ROOT / name for name in ("README.zh.md", "SECURITY.md", "examples/README.md"))],
+    ids=lambda document: document.name,
+)
+def test_links_lead_to_files_and_headings(document: Path) -> None:
+    text = FENCE.sub("", document.read_text(encoding="utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
 def pieces(command: str) -> list[list[str]]:
     """The simple commands of a line: it is cut at pipes, `&&`, `;` and redirections."""
     lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
