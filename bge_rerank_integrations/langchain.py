@@ -27,6 +27,7 @@ with missing_extra("langchain"):
         AsyncCallbackManagerForRetrieverRun,
         CallbackManagerForRetrieverRun,
         Callbacks,
+        adispatch_custom_event,
         dispatch_custom_event,
     )
     from langchain_core.documents import BaseDocumentCompressor, Document
@@ -210,20 +211,28 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         )
 
     def _compress(
-        self, request: RerankInput, run_manager: Any = None, top_n: int | None = -1
+        self,
+        request: RerankInput,
+        run_manager: Any = None,
+        top_n: int | None = -1,
+        send: OnTrace | None = None,
     ) -> list[Document]:
         request = _read_request(request)
         # a trace is recorded where a handler of the run takes custom events
         handlers = [] if run_manager is None else run_manager.handlers
         listens = any(not handler.ignore_custom_event for handler in handlers)
         limit = self.top_n if top_n == -1 else top_n
-        ranked = self._ranked(request, limit, _send_trace if listens else None)
+        ranked = self._ranked(request, limit, (send or _send_trace) if listens else None)
         return [self._with_score(request["documents"][index], result) for index, result in ranked]
 
     async def _acompress(
         self, request: RerankInput, run_manager: Any = None, top_n: int | None = -1
     ) -> list[Document]:
-        return await in_worker(self._compress, request, run_manager, top_n)
+        traces: list[RerankTrace] = []
+        ranked = await in_worker(self._compress, request, run_manager, top_n, traces.append)
+        for trace in traces:  # on the loop of the async handlers, like the run's other events
+            await adispatch_custom_event(TRACE_EVENT, trace.as_dict())
+        return ranked
 
     def _ranked(
         self, request: RerankInput, top_n: int | None, on_trace: OnTrace | None = None

@@ -7,10 +7,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from bge_rerank_integrations.base.fork import cached_property
 from bge_rerank_integrations.errors import CheckpointError, ModelNotFound, UnsupportedModel
 from bge_rerank_integrations.local.download import HUB_DEFAULTS, find_folder
 from bge_rerank_integrations.options import HubOptions

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from bge_rerank_integrations.base.deadline import check_cancelled, off_main_thread, seconds_left
+from bge_rerank_integrations.base.fork import Lock
 from bge_rerank_integrations.base.trace import timed
 from bge_rerank_integrations.errors import (
     ForkedModelError,
@@ -301,8 +302,8 @@ def plan_batches(
 
 
 _engines: WeakValueDictionary[Hashable, Engine] = WeakValueDictionary()
-_loading: dict[Hashable, threading.Lock] = {}
-_lock = threading.Lock()
+_loading: dict[Hashable, Lock] = {}
+_lock = Lock()
 
 
 def shared_engine(key: Hashable, load: Callable[[], Engine]) -> Engine:
@@ -313,7 +314,7 @@ def shared_engine(key: Hashable, load: Callable[[], Engine]) -> Engine:
     key = (os.getpid(), key)
     with _lock:
         engine = _engines.get(key)
-        turn = _loading.setdefault(key, threading.Lock())
+        turn = _loading.setdefault(key, Lock())
     if engine is not None:
         return engine
     with turn:
@@ -324,13 +325,3 @@ def shared_engine(key: Hashable, load: Callable[[], Engine]) -> Engine:
             with _lock:
                 _engines[key] = engine
         return engine
-
-
-def _forget_locks() -> None:
-    global _lock
-    _lock = threading.Lock()
-    _loading.clear()
-
-
-if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork
-    os.register_at_fork(after_in_child=_forget_locks)

@@ -1,7 +1,6 @@
 """The scorer of a model in this process: a shared engine, with text options of its own."""
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from bge_rerank_integrations.base.contract import check_text, like_input, read_pairs
 from bge_rerank_integrations.base.deadline import off_main_thread
+from bge_rerank_integrations.base.fork import Lock
 from bge_rerank_integrations.base.trace import is_recorded, note, timed
 from bge_rerank_integrations.errors import (
     RerankError,
@@ -54,7 +54,7 @@ class LocalScorer:
         self._reasons = reasons
         self._show_progress = show_progress
         self._warned = False
-        self._warning = threading.Lock()
+        self._warning = Lock()
 
     def __repr__(self) -> str:
         return f"LocalScorer({self._model!r}, {self._method.description})"

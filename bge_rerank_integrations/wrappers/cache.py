@@ -8,7 +8,6 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
-from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +18,7 @@ from bge_rerank_integrations.base.contract import (
     like_input,
     read_pairs,
 )
+from bge_rerank_integrations.base.fork import Lock
 from bge_rerank_integrations.base.trace import note
 from bge_rerank_integrations.errors import InvalidInputError, ScoringFailed
 from bge_rerank_integrations.options import whole_number

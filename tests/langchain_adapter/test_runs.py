@@ -1,5 +1,6 @@
 """What a tracer sees: one run named BGERerank, under its parent, with inputs, outputs, errors."""
 
+import asyncio
 import threading
 from typing import Any, cast
 
@@ -207,3 +208,41 @@ async def test_a_step_of_a_chain_is_one_run_and_not_two(how: str) -> None:
     with pytest.raises(InvalidInputError):
         step.invoke({"documents": ["a"], "query": QUERY}, {"callbacks": [runs]})
     assert "InvalidInputError" in str(runs.traced_runs[1].error)
+
+
+class ToBrowser(AsyncCallbackHandler):
+    """Sends every event over one connection, which belongs to the loop that opened it."""
+
+    def __init__(self) -> None:
+        self.connection = asyncio.Lock()
+        self.sent: list[str] = []
+
+    async def _send(self, event: str) -> None:
+        async with self.connection:
+            await asyncio.sleep(0)
+            self.sent.append(event)
+
+    async def on_chain_start(self, *_: Any, **__: Any) -> None:
+        await self._send("start")
+
+    async def on_custom_event(self, name: str, *_: Any, **__: Any) -> None:
+        await self._send(name)
+
+    async def on_chain_end(self, *_: Any, **__: Any) -> None:
+        await self._send("end")
+
+
+async def test_an_async_handler_gets_every_event_on_the_callers_loop() -> None:
+    handler = ToBrowser()
+
+    async def other_request() -> None:
+        while True:
+            async with handler.connection:
+                await asyncio.sleep(0)
+
+    busy = asyncio.create_task(other_request())
+    await BGERerank(scorer=WordOverlapScorer()).acompress_documents(
+        documents(), QUERY, callbacks=[handler]
+    )
+    busy.cancel()
+    assert handler.sent == ["start", "bge_rerank_trace", "end"]

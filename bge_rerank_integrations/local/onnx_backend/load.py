@@ -3,10 +3,10 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from bge_rerank_integrations.base.fork import cached_property
 from bge_rerank_integrations.base.models import LLM_FAMILIES, Family, label_count
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import GRAPHS, SETTINGS, Checkpoint

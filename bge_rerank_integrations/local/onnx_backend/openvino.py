@@ -5,7 +5,6 @@ import queue
 import shutil
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_rerank_integrations.base.fork import Lock
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.onnx_backend.encoder import (
     GraphInput,
@@ -73,7 +73,7 @@ class OpenVino:
             f"precision {file.number_format}: as the file has it; activations in float32",
         )
         self._file = file
-        self._turn = threading.Lock()
+        self._turn = Lock()
         self._compiled: _Compiled | None = None
         graph = self._ready().graph
         self.inputs = tuple(_input(node, file) for node in graph.inputs)

@@ -6,11 +6,9 @@ wrong ids under threads). Ids are cut and joined by the methods of each model fa
 """
 
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer, normalizers, pre_tokenizers
 
 from bge_rerank_integrations.base.deadline import check_time
+from bge_rerank_integrations.base.fork import Lock, cached_property
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError
 from bge_rerank_integrations.local.checkpoint import Checkpoint, Keys
 from bge_rerank_integrations.local.text.control_tokens import (
@@ -82,7 +81,7 @@ class TokenCache:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._ids: OrderedDict[str, Ids] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def get_or_encode(
         self, texts: Sequence[str], encode: Callable[[list[str]], list[Ids]]

@@ -7,7 +7,6 @@ forward when it is recorded, on other texts than it was recorded with; if they d
 rounding, or recording fails, the size is left to the plain forward for good, and the plan says so.
 """
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bge_rerank_integrations.base.fork import Lock
 from bge_rerank_integrations.local.device import Attention
 from bge_rerank_integrations.local.torch_backend.transfer import Array, pack, unpack
 
@@ -44,7 +44,7 @@ class Bucket:
     longest: int
 
 
-_recording = threading.Lock()  # torch allows one recording at a time in a process
+_recording = Lock()  # torch allows one recording at a time in a process
 
 Compute = Callable[[Mapping[str, Tensor], Bucket], Tensor]
 """Rows, [bucket.sequences, width], of arrays that are on the device."""

@@ -7,7 +7,6 @@ LayerNorm and head follow transformers' `BertModel` and `XLMRobertaModel`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bge_rerank_integrations.base.fork import cached_property
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.model_config import EncoderConfig, read_encoder_config

@@ -8,13 +8,13 @@ padding (MobileBERT, ConvBERT, FNet, CANINE); theirs run one at a time, as found
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 
+from bge_rerank_integrations.base.fork import cached_property
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
