@@ -71,6 +71,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         "transformers",
         "llama-index",
         "langchain",
+        "langchain-agents",
         "onnx",
         "openvino",
         "export",
@@ -199,6 +200,7 @@ except MissingExtra as error:
         ),
         ("import bge_rerank_integrations.llama_index", "llama-index"),
         ("import bge_rerank_integrations.langchain", "langchain"),
+        ("import bge_rerank_integrations.langchain_agents", "langchain-agents"),
         ("import bge_rerank_integrations.mteb", "mteb"),
     ],
 )

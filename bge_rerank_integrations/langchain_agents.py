@@ -1,0 +1,130 @@
+"""BGE rerankers in LangChain's agents: a middleware that reranks the documents of tools.
+
+Needs the package `langchain`; a tool from a retriever, `BGERerankRetriever.to_tool`, does not.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any
+
+from bge_rerank_integrations.errors import InvalidInputError, missing_extra
+
+with missing_extra("langchain-agents"):
+    from langchain.agents.middleware.types import AgentMiddleware, ToolCallRequest
+    from langchain_core.documents import Document
+    from langchain_core.messages import ToolMessage
+    from langchain_core.prompts import BasePromptTemplate, PromptTemplate, format_document
+    from langgraph.types import Command
+
+from bge_rerank_integrations.langchain import BGERerank, read_reranker
+from bge_rerank_integrations.options import write_out
+
+__all__ = ["BGERerankMiddleware"]
+
+logger = logging.getLogger("bge_rerank_integrations")
+
+
+class BGERerankMiddleware(AgentMiddleware[Any, Any]):
+    """Reranks the documents that a tool of an agent found, before the model sees them.
+
+    `create_agent(model, tools, middleware=[BGERerankMiddleware(top_n=3)])`. It takes the options of
+    `BGERerank`, or a ready `reranker`, and acts on every tool whose message has a list of documents
+    as its artifact, such as those of `create_retriever_tool(...,
+    response_format="content_and_artifact")`; or on those of `tool_names`. All other messages pass
+    unchanged: the documents behind a bare text cannot be told.
+
+    The new message has the best documents as its artifact, with scores, and as its content each as
+    `document_prompt` writes it (by default its text), joined by `document_separator`. A tool that
+    writes them otherwise is named once in the log.
+
+    The query is the tool's argument `query_argument`, or else its only text. Raises
+    `InvalidInputError` where there is none, and what `BGERerank.compress_documents` raises.
+    """
+
+    def __init__(
+        self,
+        reranker: BGERerank | None = None,
+        *,
+        tool_names: Collection[str] | None = None,
+        query_argument: str = "query",
+        document_prompt: BasePromptTemplate[str] | None = None,
+        document_separator: str = "\n\n",
+        **options: Any,
+    ) -> None:
+        if isinstance(tool_names, str):
+            raise InvalidInputError(
+                f"tool_names is {tool_names!r}; it must be a list, such as [{tool_names!r}]"
+            )
+        super().__init__()
+        self.reranker = read_reranker(reranker, options)
+        self._tool_names = tool_names
+        self._query_argument = query_argument
+        self._prompt = document_prompt or PromptTemplate.from_template("{page_content}")
+        self._separator = document_separator
+        self._named: set[str] = set()
+
+    write_out(__init__, BGERerank)
+
+    def wrap_tool_call(
+        self,
+        request: ToolCallRequest,
+        handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]],
+    ) -> ToolMessage | Command[Any]:
+        """Call the tool, and rerank what it found."""
+        message = handler(request)
+        found = self._documents(request, message)
+        if not isinstance(message, ToolMessage) or not found:
+            return message
+        ranked = self.reranker.compress_documents(found, self._query(request))
+        return self._rewritten(message, request, ranked)
+
+    async def awrap_tool_call(
+        self,
+        request: ToolCallRequest,
+        handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
+    ) -> ToolMessage | Command[Any]:
+        """`wrap_tool_call` for async agents; reranks on a worker thread."""
+        message = await handler(request)
+        found = self._documents(request, message)
+        if not isinstance(message, ToolMessage) or not found:
+            return message
+        ranked = await self.reranker.acompress_documents(found, self._query(request))
+        return self._rewritten(message, request, ranked)
+
+    def _documents(self, request: ToolCallRequest, message: object) -> list[Document]:
+        if self._tool_names is not None and request.tool_call["name"] not in self._tool_names:
+            return []
+        artifact = message.artifact if isinstance(message, ToolMessage) else None
+        found = list(artifact) if isinstance(artifact, list | tuple) else []
+        return found if all(isinstance(document, Document) for document in found) else []
+
+    def _query(self, request: ToolCallRequest) -> str:
+        call = request.tool_call
+        texts = {name: text for name, text in call["args"].items() if isinstance(text, str)}
+        query = texts.get(self._query_argument)
+        if query is None and len(texts) == 1:
+            (query,) = texts.values()
+        if query is None:
+            raise InvalidInputError(
+                f"the tool {call['name']!r} found documents, and its call has no text "
+                f"{self._query_argument!r}; its arguments are {sorted(call['args'])}: set "
+                "query_argument to the one that holds the query, or leave the tool out of "
+                "tool_names"
+            )
+        return query
+
+    def _rewritten(
+        self, message: ToolMessage, request: ToolCallRequest, ranked: list[Document]
+    ) -> ToolMessage:
+        name = request.tool_call["name"]
+        if name not in self._named and message.content != self._content(message.artifact):
+            self._named.add(name)
+            logger.warning(
+                "The tool %r writes its documents in another way than BGERerankMiddleware; set its "
+                "document_prompt and document_separator to keep that way.",
+                name,
+            )
+        return message.model_copy(update={"content": self._content(ranked), "artifact": ranked})
+
+    def _content(self, documents: Sequence[Document]) -> str:
+        return self._separator.join(format_document(one, self._prompt) for one in documents)
