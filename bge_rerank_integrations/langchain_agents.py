@@ -3,21 +3,26 @@
 Needs the package `langchain`; a tool from a retriever, `BGERerankRetriever.to_tool`, does not.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bge_rerank_integrations.errors import InvalidInputError, missing_extra
 
 with missing_extra("langchain-agents"):
-    from langchain.agents.middleware.types import AgentMiddleware, ToolCallRequest
+    from langchain.agents.middleware.types import AgentMiddleware
     from langchain_core.documents import Document
     from langchain_core.messages import ToolMessage
     from langchain_core.prompts import BasePromptTemplate, PromptTemplate, format_document
-    from langgraph.types import Command
 
 from bge_rerank_integrations.langchain import BGERerank, read_reranker
 from bge_rerank_integrations.options import write_out
+
+if TYPE_CHECKING:
+    from langchain.agents.middleware.types import ToolCallRequest
+    from langgraph.types import Command
 
 __all__ = ["BGERerankMiddleware"]
 
