@@ -47,12 +47,13 @@ def main() -> None:
         index = read_index(options.files, options.embedder)
     except (RerankError, SettingsError, UnreadableFile) as error:
         sys.exit(f"rag_chatbot: {error}")
-    from rag_chatbot.page import build_app, build_page, serve
+    from rag_chatbot.page import EXAMPLES, build_app, build_page, serve
 
     here_alone = options.host == "localhost" or is_loopback(options.host)
     if not here_alone:
         print(f"Anyone who can reach {options.host} can read these files and use the models.")
-    page = build_page(chatbot, index, any_model=here_alone)
+    examples = EXAMPLES if options.files is None else ()
+    page = build_page(chatbot, index, any_model=here_alone, examples=examples)
     try:
         app = build_app(page, host=options.host, loopback=here_alone)
         serve(app, host=options.host, port=options.port)

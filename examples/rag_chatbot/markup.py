@@ -1,36 +1,18 @@
 """Texts of others as HTML that shows them and does nothing else."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 
-from rag_chatbot.answers import Source, Turn
-from rag_chatbot.playground import Ranking
+from rag_chatbot.answers import CITATION, Source, Turn
+from rag_chatbot.playground import Failure, Ranking
+
+EMPTY = "Ask a question, or click one below."
+SHORT = 120
+"""Characters of a candidate beside the lines of its movement, where it is cut to one line."""
 
 # the page's HTML component fills in ${...}, {{...}} and @children, wherever they come from
 TEMPLATE_SIGNS = str.maketrans({sign: f"&#{ord(sign)};" for sign in "${}@`\\"})
-
-CSS = """
-.texts {font-size: 0.95rem; line-height: 1.5}
-.texts .box {border: 1px solid var(--border-color-primary); border-radius: 8px;
-  padding: 0.6rem 0.8rem; margin: 0 0 0.6rem 0}
-.texts .about {opacity: 0.75; font-size: 0.85rem}
-.texts .about p {margin: 0}
-.texts b, .texts h4 {font-weight: 600}
-.texts p {margin: 0.2rem 0; white-space: pre-wrap; overflow-wrap: anywhere}
-.texts mark {background: #fde68a; color: #1f2937; border-radius: 3px; padding: 0 2px}
-.texts .note {border-left: 4px solid #d97706; padding: 0.3rem 0.7rem; margin: 0 0 0.6rem 0}
-.texts .error {border-left: 4px solid #dc2626; padding: 0.3rem 0.7rem; margin: 0 0 0.6rem 0}
-.texts .side {display: grid; gap: 1rem; align-items: start;
-  grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr))}
-.texts .up {color: #15803d} .texts .down {color: #b91c1c} .texts .dropped {opacity: 0.55}
-.dark .texts .up {color: #4ade80} .dark .texts .down {color: #f87171}
-.texts pre {white-space: pre-wrap; font-size: 0.8rem}
-.texts.turns {min-height: 26rem; display: flex; flex-direction: column; gap: 0.6rem}
-.texts .turn {border: 1px solid var(--border-color-primary); border-radius: 8px; max-width: 90%;
-  padding: 0.5rem 0.8rem; align-self: flex-start}
-.texts .turn.user {align-self: flex-end; background: var(--background-fill-secondary)}
-.texts h4 {margin: 0 0 0.4rem 0; overflow-wrap: anywhere}
-"""
 
 
 def plain(text: str) -> str:
@@ -43,24 +25,69 @@ def messages(notes: Iterable[str], *, kind: str = "note") -> str:
     return _block("".join(f'<p class="{kind}">{plain(note)}</p>' for note in notes))
 
 
-def conversation(turns: Iterable[Turn]) -> str:
-    """The messages one below the other, each in a box at its speaker's side."""
-    boxes = (
-        f'<div class="turn {turn["role"]}"><p>{plain(turn["content"])}</p></div>' for turn in turns
+def header(about: str) -> str:
+    """The page's title, what it is, and a line on what answers here."""
+    return (
+        '<div class="head"><h1>BGE reranker chat</h1><p>Ask your files: a reranker reads each '
+        "passage together with your question, and the best passages answer.</p>"
+        f'<p class="about">{plain(about)}</p></div>'
     )
-    return f'<div class="texts turns">{"".join(boxes)}</div>'
+
+
+def conversation(turns: Sequence[Turn], *, sources: Collection[int] = (), waiting: str = "") -> str:
+    """The messages one below the other, each in a box at its speaker's side.
+
+    In the last one the numbers of `sources` lead to them. `waiting` stands where the answer comes.
+    """
+    boxes = [f'<p class="about">{plain(EMPTY)}</p>'] if not turns else []
+    for number, turn in enumerate(turns, start=1):
+        text = plain(turn["content"])
+        if number == len(turns):
+            text = CITATION.sub(lambda found: _link(found, sources), text)
+        boxes.append(f'<div class="turn {turn["role"]}"><p>{text}</p></div>')
+    if waiting:
+        boxes.append(
+            f'<div class="turn"><p class="waiting" role="status">{plain(waiting)}</p></div>'
+        )
+    return f'<div class="texts turns" aria-live="polite">{"".join(boxes)}</div>'
+
+
+def _link(found: re.Match[str], sources: Collection[int]) -> str:
+    number = int(found[1])
+    if number not in sources:
+        return found[0]
+    return f'<a class="cite" href="#source-{number}">{found[0]}</a>'
+
+
+def waiting(text: str) -> str:
+    """A sign that something is under way."""
+    return _block(f'<p class="waiting" role="status">{plain(text)}</p>')
 
 
 def sources(found: Sequence[Source]) -> str:
     """The numbered passages, each with its source, score, and evidence marked."""
-    return _block("".join(map(_source, found)))
+    if not found:
+        return ""
+    reranked = any(source.score is not None for source in found)
+    return _block(f"<h4>Sources {badge(reranked=reranked)}</h4>" + "".join(map(_source, found)))
+
+
+def badge(*, reranked: bool) -> str:
+    """Whether a reranker decided the order."""
+    if reranked:
+        return '<span class="badge reranked">&#10003; reranked</span>'
+    return '<span class="badge unranked">not reranked</span>'
 
 
 def _source(source: Source) -> str:
     score = "not scored" if source.score is None else f"score {source.score:.3f}"
     about = f"<b>[{source.number}]</b> {plain(source.source)} &middot; {score}"
     text = marked(source.text, source.evidence)
-    return f'<div class="box"><div class="about">{about}</div><p>{text}</p></div>'
+    kind = "box unranked" if source.score is None else "box"
+    return (
+        f'<div class="{kind}" id="source-{source.number}"><div class="about">{about}</div>'
+        f"<p>{text}</p></div>"
+    )
 
 
 def marked(text: str, span: tuple[int, int] | None) -> str:
@@ -71,22 +98,38 @@ def marked(text: str, span: tuple[int, int] | None) -> str:
     return f"{plain(text[:start])}<mark>{plain(text[start:end])}</mark>{plain(text[end:])}"
 
 
-def comparison(candidates: Sequence[str], rankings: Sequence[Ranking]) -> str:
-    """The order that was given beside the order of each reranker, with how far each one moved."""
-    given = "".join(
-        f'<div class="box"><div class="about"><b>{place}</b></div><p>{plain(text)}</p></div>'
-        for place, text in enumerate(candidates, start=1)
-    )
-    columns = [f"<div><h4>First stage</h4>{given}</div>"]
-    columns += [_column(candidates, ranking) for ranking in rankings]
+def comparison(
+    candidates: Sequence[str], outcomes: Sequence[Ranking | Failure], *, relevant_from: float
+) -> str:
+    """For each reranker how the candidates moved, and its order; for one that failed, why.
+
+    Evidence is marked in candidates that are relevant: see `Ranking.relevant`.
+    """
+    columns = [
+        _failure(outcome)
+        if isinstance(outcome, Failure)
+        else _column(candidates, outcome, relevant_from)
+        for outcome in outcomes
+    ]
     return _block(f'<div class="side">{"".join(columns)}</div>')
 
 
-def _column(candidates: Sequence[str], ranking: Ranking) -> str:
+def _failure(failure: Failure) -> str:
+    return (
+        f'<div class="column"><h4>{plain(failure.model)}</h4>'
+        f'<p class="error">{plain(failure.message)}</p></div>'
+    )
+
+
+def _column(candidates: Sequence[str], ranking: Ranking, relevant_from: float) -> str:
     boxes = []
+    unmarked = 0
     for place, result in enumerate(ranking.results, start=1):
         evidence = result.evidence
         span = None if evidence is None else (evidence.start, evidence.end)
+        if span is not None and not ranking.relevant(result, relevant_from):
+            span = None
+            unmarked += 1
         score = "not scored"
         if result.scored:
             score = f"score {result.score:.4f} &middot; raw {result.raw_score:+.3f}"
@@ -98,17 +141,67 @@ def _column(candidates: Sequence[str], ranking: Ranking) -> str:
     if dropped:
         why = plain(ranking.trace.kept_by or "")
         boxes.append(f'<p class="about">{dropped} were not kept{why and f": {why}"}.</p>')
-    notes = messages(ranking.notes) if ranking.notes else ""
+    notes = list(ranking.notes)
+    if unmarked and unmarked == len(ranking.results):
+        notes.append(_nothing_marked(ranking, relevant_from))
     heading = f"<h4>{plain(ranking.options.model)}</h4>"
-    return f"<div>{heading}{notes}{''.join(boxes)}{_facts(ranking)}</div>"
+    told = "".join(f'<p class="note">{plain(note)}</p>' for note in notes)
+    drawn = _moves(candidates, ranking)
+    return f'<div class="column">{heading}{told}{drawn}{"".join(boxes)}{_facts(ranking)}</div>'
+
+
+def _nothing_marked(ranking: Ranking, relevant_from: float) -> str:
+    if ranking.trace.scale == "cosine":
+        return "No evidence is marked: say with score_threshold which cosine is relevant here."
+    return f"No evidence is marked: no candidate scores {relevant_from:g} or more."
+
+
+def _moves(candidates: Sequence[str], ranking: Ranking) -> str:
+    """Both orders beside each other, with a line from each candidate's old place to its new one."""
+    count = len(candidates)
+    before = "".join(
+        f"<li><b>{place}</b> {plain(text[:SHORT])}</li>"
+        for place, text in enumerate(candidates, start=1)
+    )
+    after, lines = "", ""
+    for place, result in enumerate(ranking.results):
+        after += (
+            f"<li>{_arrow(result.index, place)} <b>{result.index + 1}</b> "
+            f"{plain(candidates[result.index][:SHORT])}</li>"
+        )
+        lines += (
+            f'<line class="{_way(result.index, place)}" x1="0" y1="{result.index + 0.5}" x2="10" '
+            f'y2="{place + 0.5}"></line>'
+        )
+    return (
+        f'<div class="moves" style="--rows:{count}">'
+        f"<header>First stage {badge(reranked=False)}</header><span></span>"
+        f"<header>{badge(reranked=True)}</header>"
+        f"<ol>{before}</ol>"
+        f'<svg viewBox="0 0 10 {count}" preserveAspectRatio="none" aria-hidden="true">{lines}</svg>'
+        f"<ol>{after}</ol></div>"
+    )
+
+
+def _way(before: int, after: int) -> str:
+    return "same" if before == after else "up" if after < before else "down"
+
+
+def _arrow(before: int, after: int) -> str:
+    way = _way(before, after)
+    if way == "same":
+        return "&#61;"
+    sign = "&#9650;" if way == "up" else "&#9660;"
+    return f'<span class="{way}">{sign}&nbsp;{abs(before - after)}</span>'
 
 
 def moved(before: int, after: int) -> str:
     """From which place it came, and an arrow."""
-    if before == after:
-        return "&#61; stayed"
-    kind, arrow = ("up", "&#9650;") if after < before else ("down", "&#9660;")
-    return f'<span class="{kind}">{arrow} {abs(before - after)}</span>, was {before}'
+    return (
+        f"{_arrow(before, after)} stayed"
+        if before == after
+        else f"{_arrow(before, after)}, was {before}"
+    )
 
 
 def _facts(ranking: Ranking) -> str:

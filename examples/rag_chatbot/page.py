@@ -1,9 +1,9 @@
 """The web page: a chat over the files, and the playground in a tab of its own."""
 
+import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -15,20 +15,39 @@ from fastapi import FastAPI
 from bge_rerank_integrations.errors import RerankError
 from rag_chatbot.answers import AnswerFailed, Turn
 from rag_chatbot.chatbot import Chatbot
-from rag_chatbot.markup import CSS, conversation, messages, sources
+from rag_chatbot.look import CSS, THEME
+from rag_chatbot.markup import conversation, header, messages, sources
 from rag_chatbot.origin import guards
+from rag_chatbot.own_files import OwnFiles, change_files
 from rag_chatbot.playground_page import build_playground
-from rag_chatbot.reading import ENDINGS, UPLOAD, read_files
+from rag_chatbot.reading import ENDINGS, UPLOAD
 from rag_chatbot.search import Index
 
 LONGEST_QUESTION = 2000
 FIRST_PORT = 7860
-MOST_PASSAGES = 20_000
 FRAMEWORKS = {"llama-index": "LlamaIndex", "langchain": "LangChain"}
+EXAMPLES = (
+    "Who coined the word oxygen?",
+    "What was Warsaw's population in 1901?",
+    "大熊猫吃什么？",  # noqa: RUF001 - a Chinese question mark
+    "长城有多长？",  # noqa: RUF001
+)
+"""Questions that the shipped texts answer."""
+
+# These run in the browser. `asked` is the question under way: while there is one, another is not
+# taken, and stays in its box.
+TAKE_TYPED = "(typed, asked) => asked ? [asked, typed] : [typed || ' ', '']"
+TAKE_EXAMPLE = "(typed, asked) => [asked || {question}, typed]"
+GIVE_BACK = "(unanswered, typed) => ['', typed || unanswered]"
 
 
-def build_page(chatbot: Chatbot, index: Index, *, any_model: bool) -> gr.Blocks:
-    """The page, not yet served. With `any_model` the playground takes any model's name."""
+def build_page(
+    chatbot: Chatbot, index: Index, *, any_model: bool, examples: Sequence[str] = ()
+) -> gr.Blocks:
+    """The page, not yet served, with questions to click.
+
+    With `any_model` the playground takes any model's name.
+    """
     page: gr.Blocks
     with gr.Blocks(
         title="BGE reranker chat",
@@ -36,11 +55,17 @@ def build_page(chatbot: Chatbot, index: Index, *, any_model: bool) -> gr.Blocks:
         analytics_enabled=False,
         delete_cache=(3600, 3600),
     ) as page:
+        about = gr.HTML(header(describe(chatbot, index)), elem_id="about")
+        own = gr.State(None, time_to_live=3600)
+        only_mine = gr.Checkbox(
+            label="Search only my files", interactive=False, render=False, elem_id="only-mine"
+        )
         with gr.Tab("Chat"):
-            own_index = gr.State(None, time_to_live=3600)
-            _build_chat(chatbot, index, own_index)
-        with gr.Tab("Playground"):
-            build_playground(chatbot.settings.model, index, own_index, any_model=any_model)
+            _build_chat(chatbot, index, about, own, only_mine, examples=examples)
+        with gr.Tab("Playground") as tab:
+            build_playground(
+                chatbot.settings, index, tab=tab, own=own, only_mine=only_mine, any_model=any_model
+            )
     return page
 
 
@@ -54,6 +79,7 @@ def build_app(page: gr.Blocks, *, host: str, loopback: bool) -> FastAPI:
         page.queue(max_size=20, default_concurrency_limit=2),
         path="/",
         max_file_size=UPLOAD.bytes,
+        theme=THEME,
         css=CSS,
         footer_links=[],
         run_history=False,
@@ -100,71 +126,143 @@ def describe(chatbot: Chatbot, index: Index) -> str:
     )
 
 
-def _build_chat(chatbot: Chatbot, index: Index, own_index: gr.State) -> None:
+def _build_chat(
+    chatbot: Chatbot,
+    index: Index,
+    about: gr.HTML,
+    own: gr.State,
+    only_mine: gr.Checkbox,
+    *,
+    examples: Sequence[str],
+) -> None:
     turns = gr.State([], time_to_live=3600)
-    about = gr.HTML(messages([describe(chatbot, index)], kind="about"))
+    asked, unanswered = (
+        gr.Textbox(visible="hidden", elem_id=name) for name in ("asked", "unanswered")
+    )
     with gr.Row():
         with gr.Column(scale=3):
             # not gr.Chatbot: it makes images of what is typed, whatever it is told of markup
             said = gr.HTML(
                 conversation(()), max_height=480, autoscroll=True, elem_id="conversation"
             )
-            question = gr.Textbox(
-                label="Question",
-                placeholder="Ask in English or Chinese",
-                max_length=LONGEST_QUESTION,
-                elem_id="question",
-            )
-            with gr.Row():
-                ask = gr.Button("Ask", variant="primary", elem_id="ask")
-                clear = gr.Button("New conversation", elem_id="clear")
+            with gr.Row(equal_height=True, elem_classes="ask-row"):
+                question = gr.Textbox(
+                    label="Your question",
+                    placeholder="Ask in English or Chinese",
+                    max_length=LONGEST_QUESTION,
+                    autofocus=True,
+                    elem_id="question",
+                )
+                ask = gr.Button("Ask", variant="primary", scale=0, min_width=90, elem_id="ask")
+            with gr.Row(elem_classes="small-buttons", elem_id="examples"):
+                chips = [
+                    gr.Button(text, size="sm", scale=0, min_width=0, elem_classes="example")
+                    for text in examples
+                ]
+                clear = gr.Button(
+                    "New conversation", size="sm", scale=0, min_width=0, elem_id="clear"
+                )
             with gr.Accordion("Your files", open=False, elem_id="files"):
                 upload = gr.File(
                     label=f"Text, Markdown or PDF: {UPLOAD.files} files of {UPLOAD.megabytes} MB",
                     file_count="multiple",
                     file_types=list(ENDINGS),
-                    height=140,
+                    height=160,
                     elem_id="upload",
                 )
                 report = gr.HTML(elem_id="report")
+                only_mine.render()  # type: ignore[no-untyped-call]
         with gr.Column(scale=2):
             notes = gr.HTML(elem_id="notes")
             cited = gr.HTML(elem_id="sources")
 
+    streamed = [said, turns, unanswered, notes, cited]
+
     def answer(
-        asked: str, before: list[Turn], own: Index | None
-    ) -> Iterator[tuple[str, list[Turn], str, str, str]]:
-        yield from stream(chatbot, own or index, asked, before)
+        question: str,
+        before: list[Turn],
+        own: OwnFiles | None,
+        only_mine: bool,  # noqa: FBT001
+    ) -> Iterator[Any]:
+        if not question:  # the one before is answered
+            yield (gr.skip(),) * len(streamed)
+            return
+        yield from stream(chatbot, searched(index, own, only_mine=only_mine), question, before)
 
-    def add(paths: Sequence[str] | None, own: Index | None) -> tuple[Index | None, str, str]:
-        return add_files(paths or (), own or index, lambda one: describe(chatbot, one))
+    def change(
+        paths: Sequence[str] | None,
+        before: OwnFiles | None,
+        progress: Any = gr.Progress(),  # noqa: B008 - gradio finds it by this default
+    ) -> tuple[Any, ...]:
+        progress(0, desc="Reading the files")
+        changed = change_files(
+            paths or (),
+            before,
+            index,
+            progress=lambda done, total: progress(
+                done / total, desc=f"Embedding {done} of {total} passages"
+            ),
+        )
+        report = messages(changed.done, kind="about") + messages(changed.wrong, kind="error")
+        line = header(describe(chatbot, searched(index, changed.own, only_mine=False)))
+        if changed.own is None:
+            return None, None, report, line, gr.Checkbox(value=False, interactive=False)
+        return changed.own, list(changed.own.files), report, line, gr.Checkbox(interactive=True)
 
-    streamed: Any = {
-        "fn": answer,
-        "inputs": [question, turns, own_index],
-        "outputs": [said, turns, question, notes, cited],
-        "api_visibility": "private",
-        "show_progress": "hidden",
-    }
-    ask.click(**streamed)
-    question.submit(**streamed)
+    gr.on(
+        [ask.click, question.submit],
+        None,
+        [question, asked],
+        [asked, question],
+        js=TAKE_TYPED,
+        api_visibility="private",
+    )
+    for chip in chips:
+        chip.click(
+            None,
+            [question, asked],
+            [asked, question],
+            js=TAKE_EXAMPLE.format(question=json.dumps(str(chip.value))),
+            api_visibility="private",
+        )
+    answering = asked.change(
+        answer,
+        [asked, turns, own, only_mine],
+        streamed,
+        trigger_mode="always_last",
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    answering.then(
+        None, [unanswered, question], [asked, question], js=GIVE_BACK, api_visibility="private"
+    )
     clear.click(
-        lambda: (conversation(()), [], "", "", ""),
-        outputs=streamed["outputs"],
+        lambda: (conversation(()), [], "", "", "", ""),
+        outputs=[*streamed, asked],
+        cancels=[answering],
         api_visibility="private",
     )
-    upload.upload(
-        add,
-        inputs=[upload, own_index],
-        outputs=[own_index, about, report],
+    gr.on(
+        [upload.upload, upload.delete, upload.clear],
+        change,
+        [upload, own],
+        [own, upload, report, about, only_mine],
+        show_progress_on=[report],
         api_visibility="private",
     )
+
+
+def searched(index: Index, own: OwnFiles | None, *, only_mine: bool) -> Index:
+    """The index that a question is searched in."""
+    if own is None:
+        return index
+    return own.mine if only_mine else own.both
 
 
 def stream(
     chatbot: Chatbot, index: Index, question: str, before: Sequence[Turn]
 ) -> Iterator[tuple[str, list[Turn], str, str, str]]:
-    """Conversation, turns to remember, question box, notes and sources, as they grow."""
+    """Conversation, turns to remember, unanswered question, notes and sources, as they grow."""
     question = question.strip()
     if not question or len(question) > LONGEST_QUESTION:
         wrong = "The question is empty: type one."
@@ -173,26 +271,13 @@ def stream(
         yield conversation(before), [*before], question, messages([wrong], kind="error"), ""
         return
     asked: list[Turn] = [*before, {"role": "user", "content": question}]
-    yield conversation(asked), [*before], "", "", ""
+    yield conversation(asked, waiting="Searching and reranking …"), [*before], "", "", ""
     try:
         for answer in chatbot.ask(question, before, index):
             turns: list[Turn] = [*asked, {"role": "assistant", "content": answer.text}]
-            yield conversation(turns), turns, "", messages(answer.notes), sources(answer.sources)
+            shown = conversation(turns, sources=[source.number for source in answer.sources])
+            yield shown, turns, "", messages(answer.notes), sources(answer.sources)
     except (AnswerFailed, RerankError) as error:
         found = error.sources if isinstance(error, AnswerFailed) else ()
         wrong = messages([str(error)], kind="error")
         yield conversation(asked), [*before], question, wrong, sources(found)
-
-
-def add_files(paths: Sequence[str], index: Index, about: Any) -> tuple[Index | None, str, str]:
-    """The index with the files, a line about it, and a report on each that was left out."""
-    reading = read_files(((Path(path), Path(path).name) for path in paths), UPLOAD)
-    added, left_out = len(reading.passages), list(reading.left_out)
-    if len(index.passages) + added > MOST_PASSAGES:
-        left_out.append(f"Nothing was added: {MOST_PASSAGES} passages are the most.")
-        added = 0
-    if added:
-        index = index.with_passages(reading.passages)
-    report = messages([f"{added} passages were added."] if added else [], kind="about")
-    report += messages(left_out, kind="error")
-    return index, messages([about(index)], kind="about"), report

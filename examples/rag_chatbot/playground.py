@@ -1,6 +1,7 @@
 """One query and its candidates through one or two rerankers, with everything worth looking at."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +51,28 @@ class Ranking:
     trace: RerankTrace
     plan: str
     notes: tuple[str, ...]
+
+    def relevant(self, result: RerankResult, probability: float) -> bool:
+        """Whether a result is worth marking evidence in.
+
+        It is if it passed a score_threshold, or if its score as a probability (the sigmoid of a
+        logit) is at least this one. A cosine is no probability.
+        """
+        if not result.scored or self.options.score_threshold is not None:
+            return result.scored
+        if self.trace.scale == "cosine" and not self.trace.calibrated:
+            return False
+        if self.options.normalize or self.trace.scale == "probability":
+            return result.score >= probability
+        return result.raw_score >= math.log(probability / (1 - probability))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A reranker that gave no ranking, and why."""
+
+    model: str
+    message: str
 
 
 def read_candidates(pasted: str) -> list[str]:

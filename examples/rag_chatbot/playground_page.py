@@ -1,19 +1,23 @@
 """The playground's tab: what goes into a reranker, and what comes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import gradio as gr
 
 from bge_rerank_integrations.base.models import known_models
 from bge_rerank_integrations.errors import InvalidInputError, RerankError
 from bge_rerank_integrations.types import LongPassages
-from rag_chatbot.markup import comparison, messages
+from rag_chatbot.markup import comparison, messages, waiting
+from rag_chatbot.own_files import OwnFiles
 from rag_chatbot.playground import (
     LANGCHAIN,
     LLAMA_INDEX,
+    Failure,
     Options,
     PlaygroundError,
+    Ranking,
     as_code,
     as_json,
     rank,
@@ -21,34 +25,67 @@ from rag_chatbot.playground import (
 )
 from rag_chatbot.reading import ENDINGS, UPLOAD, read_files
 from rag_chatbot.search import Index
+from rag_chatbot.settings import RerankSettings
 
 NO_SECOND = "none"
 FROM_INDEX = 10
+EXAMPLE_QUERY = "What do pandas eat?"
+EXAMPLE_CANDIDATES = (
+    "The panda became the symbol of a nature fund in 1961.",
+    "What do people eat in China? Rice, noodles and many vegetables.",
+    "Pandas live alone in the mountains of Sichuan and Gansu.",
+    "Koalas eat little but the leaves of eucalyptus trees.",
+    "A bamboo flute is made from a hollow stem.",
+    "The giant panda spends up to 14 hours a day chewing bamboo shoots and leaves.",
+)
+"""What the playground shows at first: words of the query where no answer is."""
+EXPORTS: tuple[tuple[str, Literal["json", "python"], str], ...] = (
+    ("Result as JSON", "json", "play-json"),
+    ("LlamaIndex", "python", "play-llama-index"),
+    ("LangChain", "python", "play-langchain"),
+)
 Shown = tuple[str, str, str, str, str]
 """Messages, both orders, JSON, and a program for each framework."""
 
 
-def build_playground(model: str, index: Index, own_index: gr.State, *, any_model: bool) -> None:
+def build_playground(
+    settings: RerankSettings,
+    index: Index,
+    *,
+    tab: gr.Tab,
+    own: gr.State,
+    only_mine: gr.Checkbox,
+    any_model: bool,
+) -> None:
     """The tab's components, inside the tab that is being built."""
-    models = list(dict.fromkeys([model, *(spec.id for spec in known_models())]))
+    models = list(dict.fromkeys([settings.model, *(spec.id for spec in known_models())]))
+    visited = gr.State(value=False)
     with gr.Row():
         with gr.Column(scale=2):
-            query = gr.Textbox(label="Query", elem_id="play-query")
+            query = gr.Textbox(EXAMPLE_QUERY, label="Query", elem_id="play-query")
             candidates = gr.Textbox(
+                "\n".join(EXAMPLE_CANDIDATES),
                 label="Candidates in their first order, one a line or with blank lines between",
-                lines=8,
+                lines=7,
                 max_lines=16,
                 elem_id="play-candidates",
             )
-            with gr.Row():
-                take = gr.Button(f"Take the best {FROM_INDEX} of the files", elem_id="play-take")
+            with gr.Row(elem_classes="small-buttons"):
+                run = gr.Button("Rerank", variant="primary", scale=0, elem_id="play-run")
+                take = gr.Button(
+                    f"Take the best {FROM_INDEX} of the files", scale=0, elem_id="play-take"
+                )
                 upload = gr.UploadButton(
-                    "Upload", file_types=list(ENDINGS), file_count="multiple", elem_id="play-upload"
+                    "Upload candidates",
+                    file_types=list(ENDINGS),
+                    file_count="multiple",
+                    scale=0,
+                    elem_id="play-upload",
                 )
         with gr.Column(scale=1):
             first = gr.Dropdown(
                 models,
-                value=model,
+                value=settings.model,
                 label="Reranker",
                 allow_custom_value=any_model,
                 elem_id="play-model",
@@ -70,19 +107,13 @@ def build_playground(model: str, index: Index, own_index: gr.State, *, any_model
                 long_passages = gr.Dropdown(
                     ["cut", "windows", "error"], value="cut", label="long_passages"
                 )
-            run = gr.Button("Rerank", variant="primary", elem_id="play-run")
     said = gr.HTML(elem_id="play-said")
     orders = gr.HTML(elem_id="play-orders")
     with gr.Accordion("Export", open=False, elem_id="play-export"):
-        as_data = gr.Code(
-            label="Result as JSON", language="json", max_lines=20, elem_id="play-json"
-        )
-        llama_index = gr.Code(
-            label="LlamaIndex", language="python", max_lines=20, elem_id="play-llama-index"
-        )
-        langchain = gr.Code(
-            label="LangChain", language="python", max_lines=20, elem_id="play-langchain"
-        )
+        exports = [
+            gr.Code(label=label, language=language, max_lines=20, elem_id=name)
+            for label, language, name in EXPORTS
+        ]
 
     def rerank(  # noqa: PLR0917 - gradio passes values by position
         asked: str,
@@ -94,20 +125,31 @@ def build_playground(model: str, index: Index, own_index: gr.State, *, any_model
         normalize: bool,  # noqa: FBT001
         max_length: int | None,
         long_passages: LongPassages,
-    ) -> Shown:
-        chosen = [
+    ) -> Iterator[Shown]:
+        rerankers = [
             Options(name, top_n, threshold, normalize, max_length, long_passages)
             for name in (one, other)
             if name and name != NO_SECOND
         ]
-        if not any_model and any(options.model not in models for options in chosen):
-            return _refused("Choose a model of the list: this page is open to other machines.")
-        return show(asked, pasted, chosen)
+        if not any_model and any(options.model not in models for options in rerankers):
+            yield _refused("Choose a model of the list: this page is open to other machines.")
+            return
+        names = " and ".join(options.model for options in rerankers)
+        yield waiting(f"Reranking with {names} …"), "", "", "", ""
+        yield show(asked, pasted, rerankers, relevant_from=settings.min_score)
 
-    def take_from_index(asked: str, own: Index | None) -> tuple[str, str]:
+    def rerank_at_first(been_here: bool, *values: Any) -> Iterator[Any]:  # noqa: FBT001
+        if been_here:
+            yield (gr.skip(),) * (1 + len(shown))
+            return
+        for step in rerank(*values):
+            yield True, *step
+
+    def take_from_index(asked: str, own: OwnFiles | None, only_mine: bool) -> tuple[str, str]:  # noqa: FBT001
         if not asked.strip():
             return "", messages(["The query is empty: type what to search for."], kind="error")
-        found = (own or index).search(asked, FROM_INDEX)
+        searched = index if own is None else own.mine if only_mine else own.both
+        found = searched.search(asked, FROM_INDEX)
         wrong = [] if found else ["Nothing in the files has a word of the query."]
         return "\n\n".join(one.passage.text for one in found), messages(wrong, kind="error")
 
@@ -116,31 +158,59 @@ def build_playground(model: str, index: Index, own_index: gr.State, *, any_model
         text = "\n\n".join(passage.text for passage in reading.passages)
         return text, messages(reading.left_out, kind="error")
 
-    run.click(
+    chosen = [first, second, top_n, threshold, normalize, max_length, long_passages]
+    shown = [said, orders, *exports]
+    gr.on(
+        [run.click, query.submit],
         rerank,
-        [query, candidates, first, second, top_n, threshold, normalize, max_length, long_passages],
-        [said, orders, as_data, llama_index, langchain],
+        [query, candidates, *chosen],
+        shown,
         api_visibility="private",
     )
-    take.click(take_from_index, [query, own_index], [candidates, said], api_visibility="private")
+    tab.select(
+        rerank_at_first,
+        [visited, query, candidates, *chosen],
+        [visited, *shown],
+        api_visibility="private",
+    )
+    take.click(
+        take_from_index, [query, own, only_mine], [candidates, said], api_visibility="private"
+    )
     upload.upload(read_upload, [upload], [candidates, said], api_visibility="private")
 
 
-def show(query: str, pasted: str, chosen: Sequence[Options]) -> Shown:
-    """What the tab shows of the candidates reranked with each of the options."""
+def show(
+    query: str, pasted: str, chosen: Sequence[Options], *, relevant_from: float = 0.1
+) -> Shown:
+    """What the tab shows of the candidates reranked with each of the options.
+
+    A reranker that fails leaves the other's result. Evidence is marked in candidates whose score
+    is at least `relevant_from`.
+    """
     if not chosen:
         return _refused("No reranker is chosen: name one.")
     try:
         candidates = read_candidates(pasted)
-        rankings = [rank(query, candidates, options) for options in chosen]
-    except (PlaygroundError, InvalidInputError, RerankError) as error:
+    except PlaygroundError as error:
         return _refused(str(error))
+    outcomes: list[Ranking | Failure] = []
+    for options in chosen:
+        try:
+            outcomes.append(rank(query, candidates, options))
+        except PlaygroundError as error:
+            return _refused(str(error))
+        except (InvalidInputError, RerankError) as error:
+            outcomes.append(Failure(options.model, str(error)))
+    rankings = [outcome for outcome in outcomes if isinstance(outcome, Ranking)]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    if not rankings:
+        return messages([failure.message for failure in failures], kind="error"), "", "", "", ""
     return (
-        "",
-        comparison(candidates, rankings),
+        messages((f"{failure.model} failed." for failure in failures), kind="error"),
+        comparison(candidates, outcomes, relevant_from=relevant_from),
         as_json(query, candidates, rankings),
-        as_code(LLAMA_INDEX, query, candidates, chosen[0]),
-        as_code(LANGCHAIN, query, candidates, chosen[0]),
+        as_code(LLAMA_INDEX, query, candidates, rankings[0].options),
+        as_code(LANGCHAIN, query, candidates, rankings[0].options),
     )
 
 

@@ -1,7 +1,7 @@
 """The first stage: BM25 and embeddings, fused by reciprocal rank."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import bm25s
@@ -34,6 +34,11 @@ class Found(NamedTuple):
     score: float
 
 
+Progress = Callable[[int, int], None]
+"""Told how many of how many are done."""
+AT_ONCE = 64
+"""Texts that are embedded between two reports of progress."""
+
 Search = Callable[[str, int], Sequence[Found]]
 """A question, and how many passages are wanted at most, to passages, the best first."""
 
@@ -51,7 +56,7 @@ def words_of(text: str) -> list[str]:
 
 
 class Index:
-    """Passages that can be searched; `with_passages` gives a larger one and changes nothing.
+    """Passages that can be searched; `over` gives another one and changes nothing.
 
     The embedder sees only passages in its languages; without one, BM25 searches alone.
     """
@@ -67,16 +72,24 @@ class Index:
         self._embedder = embedder
         self._embedder_name = embedder_name
         self._vectors: dict[str, FloatArray] = {}
-        self._fill(tuple(passages))
+        self._fill(tuple(passages), {})
 
-    def with_passages(self, more: Sequence[Passage]) -> "Index":
-        """These passages and more; of equal ids the later counts, as of a file given again."""
+    def over(self, passages: Sequence[Passage], *, progress: Progress | None = None) -> "Index":
+        """An index over these passages with the same embedder, which embeds only what is new.
+
+        Of equal ids the later counts. `progress` is called with how many of the new passages are
+        embedded, and how many there are.
+        """
         index = Index((), embedder=self._embedder, embedder_name=self._embedder_name)
-        index._vectors = dict(self._vectors)
-        index._fill((*self.passages, *more))
+        index._fill(tuple(passages), self._vectors, progress)
         return index
 
-    def _fill(self, passages: tuple[Passage, ...]) -> None:
+    def _fill(
+        self,
+        passages: tuple[Passage, ...],
+        known: Mapping[str, FloatArray],
+        progress: Progress | None = None,
+    ) -> None:
         self.passages = tuple({passage.id: passage for passage in passages}.values())
         self._bm25 = bm25s.BM25()
         if any(words := [words_of(passage.text) for passage in self.passages]):
@@ -85,11 +98,16 @@ class Index:
             self._bm25 = None
         if self._embedder is None:
             return
-        texts = [
+        texts = dict.fromkeys(
             passage.text for passage in self.passages if reads(self._embedder_name, passage.text)
-        ]
-        new = list(dict.fromkeys(text for text in texts if text not in self._vectors))
-        self._vectors.update(zip(new, self._embedder.embed(new), strict=True))
+        )
+        self._vectors = {text: known[text] for text in texts if text in known}
+        new = [text for text in texts if text not in known]
+        for start in range(0, len(new), AT_ONCE):
+            batch = new[start : start + AT_ONCE]
+            self._vectors.update(zip(batch, self._embedder.embed(batch), strict=True))
+            if progress is not None:
+                progress(start + len(batch), len(new))
 
     def search(
         self, question: str, count: int, *, among: Callable[[Passage], bool] | None = None

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 @pytest.fixture(scope="module")
 def chat_page() -> Iterator[str]:
     """The address of the chatbot as `make chat` starts it, without embeddings, which take long."""
+    with served("--embedder", "none") as address:
+        yield address
+
+
+@contextmanager
+def served(*options: str) -> Iterator[str]:
+    """The address of a chatbot started with these options."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "examples"), "HF_HUB_OFFLINE": "1"}
     for name in ("OPENAI_BASE_URL", "OPENAI_MODEL", "OPENAI_API_KEY"):
         environment.pop(name, None)
-    command = [sys.executable, "-u", "-m", "rag_chatbot", "--embedder", "none"]
+    command = [sys.executable, "-u", "-m", "rag_chatbot", *options]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:

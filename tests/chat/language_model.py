@@ -11,7 +11,8 @@ PIECES = ["Pandas ", "eat ", "bamboo ", "[1]."]
 class LanguageModelServer:
     """Serves /v1/chat/completions on this machine and keeps what it was asked.
 
-    Without streaming it answers `condensed`; with `status` every request is refused.
+    Without streaming it answers `condensed`; with `status` every request is refused;
+    while `may_answer` is clear it lets the client wait.
     """
 
     def __init__(self, *, condensed: str = "What do pandas eat?") -> None:
@@ -20,6 +21,8 @@ class LanguageModelServer:
         self.condensed = condensed
         self.pieces = PIECES
         self.status = 200
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever)
 
@@ -32,6 +35,7 @@ class LanguageModelServer:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.may_answer.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -43,6 +47,7 @@ def _handler(model: LanguageModelServer) -> type[BaseHTTPRequestHandler]:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             model.requests.append(request)
             model.keys.append(self.headers["Authorization"])
+            model.may_answer.wait()
             if model.status != 200:
                 self._send(model.status, "application/json", b'{"error": {"message": "refused"}}')
             elif request.get("stream"):

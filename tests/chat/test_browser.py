@@ -3,15 +3,18 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
+from tests.chat.conftest import served
+from tests.chat.language_model import LanguageModelServer
 from tests.chat.pdfs import pdf_of
 
 pytestmark = pytest.mark.browser
@@ -62,7 +65,7 @@ class Page:
         self.one("#ask").click()
 
     def open(self, label: str) -> None:
-        for button in self.all("button"):
+        for button in self.all("button:not([tabindex='-1']), [role=tab]"):
             if button.text.strip().startswith(label):
                 button.click()
                 return
@@ -111,6 +114,7 @@ def test_a_question_in_english_is_answered_with_its_evidence_marked(page: Page) 
     assert marked.startswith("The name oxygen was coined in 1777 by Antoine Lavoisier")
     assert marked in answer
     assert "[1] Wikipedia" in page.text("#sources")
+    assert "✓ reranked" in page.text("#sources h4")
     assert "No language model is set up" in page.text("#notes")
 
 
@@ -119,6 +123,7 @@ def test_a_question_in_chinese_is_answered_and_said_not_to_be_reranked(page: Pag
     page.wait_for("大熊猫主要以竹子为食", "#conversation .turn.assistant")
     assert "[1] 大熊猫 · not scored" in page.wait_for("[1]", "#sources")
     assert "offline reads English only" in page.text("#notes")
+    assert "not reranked" in page.text("#sources h4")
 
 
 def test_off_topic_and_empty_questions_are_told_apart(page: Page) -> None:
@@ -140,7 +145,7 @@ def test_a_file_that_is_uploaded_is_searched_and_a_broken_one_is_named(
     page.open("Your files")
     (upload,) = page.wait(lambda: page.all("#upload input[type=file]"))
     upload.send_keys(f"{tmp_path / 'zeppelins.pdf'}\n{tmp_path / 'broken.pdf'}")
-    report = page.wait_for("1 passages were added", "#report")
+    report = page.wait_for("zeppelins.pdf: 1 passages were added", "#report")
     assert "broken.pdf was left out: the PDF is damaged or cannot be read" in report
     page.ask("What were zeppelins filled with?")
     page.wait_for("Zeppelins were filled with hydrogen. [1]", "#conversation .turn.assistant")
@@ -168,12 +173,12 @@ def test_the_playground_shows_both_orders_and_exports_them(page: Page) -> None:
         f"{HOSTILE} {TEMPLATES}",
     ]
     page.rerank("What does a panda eat?", "\n".join(candidates))
-    page.wait(lambda: page.all("#play-orders mark"))
-    shown = page.text("#play-orders")
-    assert shown.index("First stage") < shown.index("offline")
+    page.wait_for(HOSTILE, "#play-orders")
+    shown = page.text("#play-orders").replace("\N{NO-BREAK SPACE}", " ")
+    assert shown.index("not reranked") < shown.index("✓ reranked")
     assert "1 ▲ 1, was 2 · score 0." in shown
     assert page.all("#play-orders mark")[0].text == "A panda spends its day chewing bamboo."
-    assert shown.count(f"{HOSTILE} {TEMPLATES}") == 2
+    assert shown.count(f"{HOSTILE} {TEMPLATES}") == 1  # and beside the lines, cut
     assert "cpu, int8, ONNX Runtime" in shown
     page.open("Export")
     page.wait(lambda: '"raw_score"' in page.text("#play-json"))
@@ -185,9 +190,19 @@ def test_two_rerankers_stand_side_by_side(page: Page) -> None:
     page.wait(lambda: page.one("#play-second input").is_displayed())
     page.write("offline-embedder" + Keys.ENTER, "#play-second input")
     page.rerank("What does a panda eat?", "Stocks fell.\nA panda eats bamboo.")
-    page.wait(lambda: len(page.all("#play-orders h4")) == 3)
+    page.wait(lambda: len(page.all("#play-orders h4")) == 2)
     titles = [title.text for title in page.all("#play-orders h4")]
-    assert titles == ["First stage", "offline", "offline-embedder"]
+    assert titles == ["offline", "offline-embedder"]
+
+
+def test_one_reranker_s_failure_leaves_the_other_s_result(page: Page) -> None:
+    page.open("Playground")
+    page.wait(lambda: page.one("#play-second input").is_displayed())
+    page.write("nobody/nothing" + Keys.ENTER, "#play-second input")
+    page.rerank("What does a panda eat?", "Stocks fell.\nA panda eats bamboo.")
+    page.wait_for("nobody/nothing failed", "#play-said .error")
+    assert page.one("#play-orders mark").text == "A panda eats bamboo."
+    assert "nobody/nothing" in page.text("#play-orders .error")
 
 
 def test_what_is_wrong_is_said_in_the_playground(page: Page) -> None:
@@ -201,3 +216,135 @@ def test_what_is_wrong_is_said_in_the_playground(page: Page) -> None:
         page.wait_for(message, "#play-said .error")
         assert page.text("#play-orders").strip() == ""
     assert page.all("img[src*=taken]") == []
+
+
+def test_what_is_typed_while_an_answer_is_under_way_stays(
+    browser: webdriver.Chrome, language_model: LanguageModelServer
+) -> None:
+    options = ["--embedder", "none", "--llm-url", language_model.url, "--llm-model", "tiny"]
+    with served(*options) as address:
+        page = Page(browser, address)
+        language_model.may_answer.clear()
+        page.ask("Who coined the word oxygen?")
+        page.wait(lambda: language_model.requests)
+        assert "Searching and reranking" in page.text("#conversation [role=status]")
+        question = page.one("#question textarea")
+        question.send_keys("my next question")
+        page.one("#ask").click()  # one answer at a time: it is not taken, and not lost
+        language_model.may_answer.set()
+        page.wait_for("[1].", "#conversation .turn.assistant")
+        page.wait(lambda: not page.all("#conversation [role=status]"))
+        assert question.get_attribute("value") == "my next question"
+        assert len(language_model.requests) == 1
+        language_model.status = 500
+        page.one("#ask").click()
+        page.wait_for("did not answer", "#notes")
+        page.wait(lambda: question.get_attribute("value") == "my next question")
+        assert len(page.all("#conversation .turn.user")) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "answer"), [(0, "The name oxygen was coined in 1777"), (2, "大熊猫主要以竹子为食")]
+)
+def test_an_example_is_answered_by_one_click(page: Page, number: int, answer: str) -> None:
+    page.write("typed before", "#question textarea")
+    page.all("#examples .example")[number].click()
+    page.wait_for(answer, "#conversation .turn.assistant")
+    assert page.one("#question textarea").get_attribute("value") == "typed before"
+
+
+def test_a_citation_leads_to_its_source(page: Page) -> None:
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", NARROW)
+    try:
+        page.ask("Who coined the word oxygen?")
+        page.wait(lambda: page.all("#conversation a.cite"))
+        page.wait(lambda: page.all("#sources mark"))
+        page.all("#conversation a.cite")[1].click()
+        top = page.wait(
+            lambda: page.browser.execute_script(
+                "return document.querySelector('#source-2:target')?.getBoundingClientRect().top"
+            )
+        )
+        assert 0 <= top < NARROW["height"]
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_files_are_removed_and_searched_alone(page: Page, tmp_path: Path) -> None:
+    for name, text in (("a.txt", "Pandas eat cake."), ("b.txt", "Oxygen is blue.")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    page.open("Your files")
+    (upload,) = page.wait(lambda: page.all("#upload input[type=file]"))
+    upload.send_keys(f"{tmp_path / 'a.txt'}\n{tmp_path / 'b.txt'}")
+    page.wait_for("b.txt: 1 passages were added", "#report")
+    only_mine = page.one("#only-mine input")
+    page.wait(only_mine.is_enabled)
+    only_mine.click()
+    page.ask("Who coined the word oxygen?")
+    page.wait(lambda: page.all("#conversation .turn.assistant"))
+    assert "Wikipedia" not in page.text("#sources")
+    page.all("#upload button[aria-label='Remove this file']")[0].click()
+    page.wait_for("a.txt was removed.", "#report")
+    assert "added" not in page.text("#report")
+    page.ask("What do pandas eat?")
+    page.wait_for("Nothing relevant was found", "#conversation")
+
+
+def test_the_playground_is_filled_in_and_reranked_on_the_first_visit(page: Page) -> None:
+    page.open("Playground")
+    page.wait(lambda: page.all("#play-orders mark"))
+    lines = page.all("#play-orders line")
+    assert len(lines) == 6
+    assert {line.get_attribute("class") for line in lines} >= {"up", "down"}
+    page.write("another query", "#play-query textarea")
+    page.open("Chat")
+    page.open("Playground")
+    assert page.one("#play-query textarea").get_attribute("value") == "another query"
+
+
+def test_tab_goes_from_the_question_to_the_button_to_the_examples(page: Page) -> None:
+    page.one("#question textarea").click()
+    reached = []
+    for _ in range(7):
+        ActionChains(page.browser).send_keys(Keys.TAB).perform()
+        reached.append(page.browser.switch_to.active_element.text.strip().partition("\n")[0])
+    examples = [example.text for example in page.all("#examples .example")]
+    assert reached == ["Ask", *examples, "New conversation", "Your files"]
+
+
+WIDE = {"width": 1400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+NARROW = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+FAINT_TEXTS = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_stand_out_and_fit_the_width(
+    browser: webdriver.Chrome, chat_page: str, size: dict[str, Any], scheme: str
+) -> None:
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        page = Page(browser, chat_page)
+        dark = browser.execute_script("return document.body.classList.contains('dark')")
+        assert dark == (scheme == "dark")
+        page.ask("Who coined the word oxygen?")
+        page.wait(lambda: page.all("#sources mark"))
+        assert _faint(browser) == []
+        page.open("Playground")
+        page.wait(lambda: page.all("#play-orders mark"))
+        assert _faint(browser) == []
+        # both orders and the lines between them are within the window
+        for part in page.all("#play-orders .moves > *"):
+            assert part.rect["x"] >= 0
+            assert part.rect["x"] + part.rect["width"] <= size["width"]
+        wider = "return document.documentElement.scrollWidth - window.innerWidth"
+        assert browser.execute_script(wider) <= 0
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def _faint(browser: webdriver.Chrome) -> list[str]:
+    return cast("list[str]", browser.execute_script(FAINT_TEXTS))

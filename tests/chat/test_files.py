@@ -4,9 +4,9 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from rag_chatbot.answers import Source
+from rag_chatbot.answers import Source, Turn
 from rag_chatbot.languages import reads
-from rag_chatbot.markup import marked, messages, plain, sources
+from rag_chatbot.markup import badge, conversation, marked, messages, plain, sources
 from rag_chatbot.normalize import normalized
 from rag_chatbot.passages import LONGEST, cut_text
 from rag_chatbot.reading import (
@@ -198,3 +198,21 @@ def test_hostile_text_reads_as_it_is() -> None:
 def test_evidence_is_marked_and_nothing_else() -> None:
     assert marked("a <b> c", (2, 5)) == "a <mark>&lt;b&gt;</mark> c"
     assert marked("a <b> c", None) == "a &lt;b&gt; c"
+
+
+def test_citations_of_the_last_answer_lead_to_its_sources() -> None:
+    turns: list[Turn] = [
+        {"role": "assistant", "content": "Before [1]."},
+        {"role": "user", "content": "Why [1]?"},
+        {"role": "assistant", "content": "So [1], not [7]."},
+    ]
+    shown = conversation(turns, sources=[1])
+    assert shown.count("<a ") == 1
+    assert 'So <a class="cite" href="#source-1">[1]</a>, not [7].' in shown
+    assert 'id="source-1"' in sources([Source(1, "text", "file", 0.5, None)])
+
+
+def test_sources_say_whether_they_were_reranked() -> None:
+    assert badge(reranked=True) in sources([Source(1, "text", "file", 0.5, None)])
+    assert badge(reranked=False) in sources([Source(1, "text", "file", None, None)])
+    assert sources([]) == ""

@@ -1,6 +1,7 @@
 """What the page is told to show, without a browser."""
 
-from pathlib import Path
+import json
+import re
 
 from rag_chatbot import page
 from rag_chatbot.chatbot import Chatbot
@@ -37,17 +38,6 @@ def test_a_question_that_is_too_long_is_not_asked() -> None:
     assert "more than 2000 characters" in notes
 
 
-def test_files_are_not_added_without_end(tmp_path: Path) -> None:
-    full = Index([Passage(str(number), f"x{number}", "s") for number in range(page.MOST_PASSAGES)])
-    (tmp_path / "one.txt").write_text("one more", encoding="utf-8")
-    index, about, report = page.add_files(
-        [str(tmp_path / "one.txt")], full, lambda one: f"{len(one.passages)} passages"
-    )
-    assert index is full
-    assert "20000 passages" in about
-    assert "Nothing was added: 20000 passages are the most." in report
-
-
 def test_the_playground_says_that_no_reranker_is_chosen() -> None:
     said, orders, *_ = show("panda", "A panda.", [])
     assert "No reranker is chosen" in said
@@ -58,3 +48,47 @@ def test_the_playground_says_what_an_option_may_be() -> None:
     said, orders, *_ = show("panda", "A panda.", [Options("offline", max_length=1)])
     assert "max_length is 1" in said
     assert orders == ""
+
+
+CANDIDATES = "Gold fell on Monday.\nPandas eat bamboo."
+
+
+def test_a_reranker_that_fails_leaves_the_other_s_result() -> None:
+    both = [Options("nobody/nothing"), Options("offline")]
+    for chosen in (both, both[::-1]):
+        said, orders, exported, *programs = show("What do pandas eat?", CANDIDATES, chosen)
+        assert "nobody/nothing failed" in said
+        assert orders.count("<h4>") == 2
+        assert 'class="error"' in orders
+        assert "<mark>Pandas eat bamboo.</mark>" in orders
+        (ranking,) = json.loads(exported)["rankings"]
+        assert ranking["settings"] == {"model": "offline"}
+        assert all("model='offline'" in program for program in programs)
+
+
+def test_rerankers_that_all_fail_are_all_named() -> None:
+    said, orders, *_ = show("panda", "A panda.", [Options("nobody/one"), Options("nobody/two")])
+    assert "nobody/one" in said
+    assert "nobody/two" in said
+    assert orders == ""
+
+
+def test_evidence_is_marked_where_the_passage_is_relevant_alone() -> None:
+    _, orders, *_ = show("What do pandas eat?", CANDIDATES, [Options("offline")])
+    assert re.findall("<mark>(.*?)</mark>", orders) == ["Pandas eat bamboo."]
+    assert "No evidence is marked" not in orders
+    _, orders, *_ = show("What do pandas eat?", "Gold fell.\nIt rained.", [Options("offline")])
+    assert "<mark>" not in orders
+    assert "No evidence is marked: no candidate scores 0.1 or more." in orders
+    raw = Options("offline", normalize=False)
+    _, orders, *_ = show("What do pandas eat?", CANDIDATES, [raw])
+    assert re.findall("<mark>(.*?)</mark>", orders) == ["Pandas eat bamboo."]
+
+
+def test_a_cosine_marks_no_evidence_unless_a_cut_is_given() -> None:
+    _, orders, *_ = show("What do pandas eat?", CANDIDATES, [Options("offline-embedder")])
+    assert "<mark>" not in orders
+    assert "say with score_threshold which cosine is relevant" in orders
+    cut = Options("offline-embedder", score_threshold=0.5)
+    _, orders, *_ = show("What do pandas eat?", CANDIDATES, [cut])
+    assert re.findall("<mark>(.*?)</mark>", orders) == ["Pandas eat bamboo."]

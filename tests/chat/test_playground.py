@@ -3,12 +3,13 @@
 import contextlib
 import io
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from rag_chatbot.markup import comparison, moved
+from rag_chatbot.markup import badge, comparison, moved
 from rag_chatbot.playground import (
     LANGCHAIN,
     LLAMA_INDEX,
@@ -36,6 +37,17 @@ class Lengths:
 
     def score(self, pairs: Sequence[Pair]) -> FloatArray:
         return np.array([len(passage) for _, passage in pairs], dtype=np.float32)
+
+
+class Queries(Lengths):
+    """Remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.queries: set[str] = set()
+
+    def score(self, pairs: Sequence[Pair]) -> FloatArray:
+        self.queries |= {query for query, _ in pairs}
+        return super().score(pairs)
 
 
 def test_candidates_are_lines_or_paragraphs() -> None:
@@ -72,6 +84,14 @@ def test_the_offline_model_says_its_device_and_its_languages() -> None:
     ranking = rank("熊猫吃什么？", CANDIDATES, Options("offline"))
     assert ranking.plan.startswith("cpu, int8")
     assert ranking.notes == ("offline reads English only: its scores of this query mean nothing.",)
+
+
+def test_a_query_is_normalized() -> None:
+    ranking = rank(
+        "\uff30andas \ufb01nd", CANDIDATES, Options("lengths"), scorer=(seen := Queries())
+    )
+    assert seen.queries == {"Pandas find"}
+    assert len(ranking.results) == 3
 
 
 def test_what_cannot_be_ranked_says_why() -> None:
@@ -119,19 +139,27 @@ def test_the_exported_programs_give_the_playground_s_result(template: str) -> No
     assert names["reranker"].max_length == 64
 
 
-def test_two_orders_stand_beside_the_first() -> None:
+def test_two_orders_stand_beside_each_other_with_lines_for_the_movement() -> None:
     rankings = [
         rank("pandas", CANDIDATES, Options("one", top_n=1), scorer=Lengths()),
         rank("pandas", CANDIDATES, Options("<b>two</b>"), scorer=Lengths()),
     ]
-    shown = comparison(CANDIDATES, rankings)
-    assert shown.count("<h4>") == 3
-    assert "<h4>&lt;b&gt;two&lt;/b&gt;</h4>" in shown
+    shown = comparison(CANDIDATES, rankings, relevant_from=0.1)
+    assert re.findall("<h4>(.*?)</h4>", shown) == ["one", "&lt;b&gt;two&lt;/b&gt;"]
     assert "2 were not kept" in shown
     assert "A bear. <mark>Pandas eat.</mark>" in shown
+    # lengths 12, 19, 18: the second and third candidates rise, the first goes to the end
+    lines = re.findall('class="(\\w+)" x1="0" y1="([0-9.]+)" x2="10" y2="([0-9.]+)"', shown)
+    assert lines == [
+        ("up", "1.5", "0.5"),
+        ("up", "1.5", "0.5"),
+        ("up", "2.5", "1.5"),
+        ("down", "0.5", "2.5"),
+    ]
+    assert shown.count(badge(reranked=False)) == shown.count(badge(reranked=True)) == 2
 
 
 def test_a_movement_is_how_many_places_and_which_way() -> None:
-    assert moved(3, 1) == '<span class="up">&#9650; 2</span>, was 3'
-    assert moved(1, 3) == '<span class="down">&#9660; 2</span>, was 1'
+    assert moved(3, 1) == '<span class="up">&#9650;&nbsp;2</span>, was 3'
+    assert moved(1, 3) == '<span class="down">&#9660;&nbsp;2</span>, was 1'
     assert moved(2, 2) == "&#61; stayed"

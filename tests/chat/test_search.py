@@ -65,17 +65,25 @@ def test_an_embedder_is_given_only_what_it_reads() -> None:
     assert "大熊猫" not in embedder.embedded
 
 
-def test_more_passages_make_another_index_and_embed_only_what_is_new() -> None:
+def test_another_index_embeds_only_what_is_new_and_says_how_far_it_is() -> None:
     embedder = Animals()
     index = Index(PASSAGES, embedder=embedder, embedder_name="offline-embedder")
     embedder.embedded.clear()
-    more = index.with_passages(
-        [Passage("dog", "A dog sleeps.", "a"), Passage("tiger", "A tiger roars.", "e")]
-    )
+    new = [Passage("dog", "A dog sleeps.", "a"), Passage("tiger", "A tiger roars.", "e")]
+    steps: list[tuple[int, int]] = []
+    more = index.over([*PASSAGES, *new], progress=lambda *step: steps.append(step))
+    assert steps == [(2, 2)]
     assert embedder.embedded == ["A dog sleeps.", "A tiger roars."]
     assert [passage.id for passage in more.passages] == ["dog", "lion", "cat", "熊猫", "tiger"]
     assert more.passages[0].text == "A dog sleeps."
     assert index.passages == tuple(PASSAGES)
+    steps.clear()
+    many = [Passage(str(number), f"A dog barks {number} times.", "f") for number in range(100)]
+    assert len(more.over(many, progress=lambda *step: steps.append(step)).passages) == 100
+    assert steps == [(64, 100), (100, 100)]
+    embedder.embedded.clear()
+    assert [one.passage.id for one in more.over(new).search("tiger", 9)] == ["tiger", "dog"]
+    assert embedder.embedded == ["tiger"]
 
 
 def test_only_what_is_allowed_is_found() -> None:
