@@ -1,11 +1,14 @@
 """The page in a real browser: asked, given files, and given what is wrong."""
 
+import base64
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from rag_chatbot.reading import UPLOAD, read_file
+from rag_chatbot.search import Index
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -268,6 +271,39 @@ def test_a_citation_leads_to_its_source(page: Page) -> None:
         assert 0 <= top < NARROW["height"]
     finally:
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_an_upload_says_how_far_its_embedding_is(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "a.txt").write_text("Pandas eat bamboo.", encoding="utf-8")
+    long = "\n\n".join(f"Zeppelin {number} flew. " * 45 for number in range(100))
+    (tmp_path / "long.txt").write_text(long, encoding="utf-8")
+    with served("--files", str(folder)) as address:
+        page = Page(browser, address)
+        assert page.all("#examples .example") == []  # they are about the shipped texts
+        page.open("Your files")
+        (upload,) = page.wait(lambda: page.all("#upload input[type=file]"))
+        browser.execute_script(
+            "window.told = ''; new MutationObserver(() => {"
+            "  window.told += document.querySelector('#report').innerText;"
+            "}).observe(document.body, {subtree: true, childList: true, characterData: true})"
+        )
+        upload.send_keys(str(tmp_path / "long.txt"))
+        page.wait_for("long.txt: 100 passages were added", "#report")
+        assert "Embedding 64 of 100 passages" in browser.execute_script("return window.told")
+
+
+def test_words_of_a_chinese_pdf_that_the_browser_printed_are_found(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    text = "员工工作满十五天，十二月使用。长城的门，马车见龙。"
+    browser.get(f"data:text/html;charset=utf-8,<p lang=zh>{text} office first</p>")
+    (tmp_path / "a.pdf").write_bytes(base64.b64decode(browser.print_page()))
+    (passage,) = read_file(tmp_path / "a.pdf", "a.pdf", UPLOAD)
+    assert passage.text == f"{text} office first"
+    for word in ("员工", "工作", "十二月", "长城", "马车", "office"):
+        assert Index([passage]).search(word, 1), word
 
 
 def test_files_are_removed_and_searched_alone(page: Page, tmp_path: Path) -> None:
