@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, get_args, overload
 
 from bge_rerank_integrations.base.address import is_address, may_be_tag
-from bge_rerank_integrations.base.models import DEFAULT_MODEL
-from bge_rerank_integrations.errors import InvalidInputError, ModelNotFound
-from bge_rerank_integrations.local.load import load_local_scorer
+from bge_rerank_integrations.base.models import DEFAULT_MODEL, OFFLINE_MODELS
+from bge_rerank_integrations.errors import InvalidInputError, ModelNotFound, missing_extra
 from bge_rerank_integrations.options import (
     LocalOptions,
     ScorerOptions,
@@ -20,17 +20,17 @@ from bge_rerank_integrations.options import (
     write_out,
 )
 from bge_rerank_integrations.ranking.reranker import Reranker, RerankerOptions
-from bge_rerank_integrations.types import Scorer
+from bge_rerank_integrations.types import Backend, Scorer
 from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore, ScoreStore
 from bge_rerank_integrations.wrappers.windows import UncutScorer, WindowedScorer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bge_rerank_integrations.local.load import BackendName
     from bge_rerank_integrations.local.scorer import LocalScorer
     from bge_rerank_integrations.options import ServerOptions
     from bge_rerank_integrations.remote.scorer import RemoteScorer
-    from bge_rerank_integrations.types import Backend
 
     # A name may be an address, which no type can tell; with these options it cannot be one.
     class WithDevice(LocalOptions):
@@ -50,6 +50,10 @@ if TYPE_CHECKING:
         batch_size: int | None = None
 else:
     WithDevice = WithBackend = WithServer = ScorerOptions
+
+
+EXTRAS: dict[BackendName, str] = {"torch": "local", "onnx": "onnx", "openvino": "openvino"}
+"""The extra that installs each backend."""
 
 
 class RerankerLoadOptions(RerankerOptions, WrapperOptions, ScorerOptions):
@@ -120,7 +124,7 @@ def open_scorer(model: str | Path, options: ScorerOptions) -> LocalScorer | Remo
         reject_inapplicable_options(options, "in this process")
         local = options.group(LocalOptions)
         local.precision, local.use_fp16 = options.number_format, None
-        return load_local_scorer(name, local)
+        return _open_local(name, local)
     reject_inapplicable_options(options, "on a server")
     from bge_rerank_integrations.remote.scorer import RemoteScorer
 
@@ -137,6 +141,15 @@ def open_scorer(model: str | Path, options: ScorerOptions) -> LocalScorer | Remo
         max_retries=options.max_retries,
         max_concurrency=options.max_concurrency,
     )
+
+
+def _open_local(model: str, options: LocalOptions) -> LocalScorer:
+    backend, reason = _choose_backend(model, options.backend, options.file_name)
+    with missing_extra("offline" if model in OFFLINE_MODELS else EXTRAS[backend]):
+        from bge_rerank_integrations.local.load import find_model
+
+        found = find_model(model, options, backend=backend, reason=reason)
+    return found.load()
 
 
 def open_wrapped_scorer(
@@ -249,3 +262,28 @@ def _open_store(place: str, model: str) -> ScoreStore:
     )
 
     return SqliteStore(place)
+
+
+def _choose_backend(model: str, backend: Backend, file_name: str | None) -> tuple[BackendName, str]:
+    """The backend to try, and why; nothing is imported for it."""
+    if backend not in get_args(Backend):
+        raise InvalidInputError(
+            f"backend is {backend!r}; it must be one of {', '.join(get_args(Backend))}"
+        )
+    if model in OFFLINE_MODELS and backend not in ("auto", "onnx"):
+        raise InvalidInputError(
+            f"backend is {backend!r}; {model!r} runs on ONNX Runtime only: leave backend out, or "
+            f"use {DEFAULT_MODEL}"
+        )
+    if file_name is not None and (backend == "torch" or model in OFFLINE_MODELS):
+        raise InvalidInputError(
+            f"file_name is {file_name!r}, which chooses an ONNX or OpenVINO graph of a model's "
+            f"folder; {model!r} on backend {backend!r} has none: leave it out"
+        )
+    if backend != "auto":
+        return backend, "asked for"
+    if file_name is not None:
+        return "openvino" if str(file_name).endswith(".xml") else "onnx", "file_name is a graph"
+    if find_spec("torch") is None and find_spec("onnxruntime") is not None:
+        return "onnx", "torch is not installed, and ONNX Runtime is"
+    return "torch", "torch is installed"

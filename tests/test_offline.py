@@ -160,7 +160,7 @@ def test_options_it_does_not_have_are_refused(model: str) -> None:
         load_scorer(model, device="cuda")
     with pytest.raises(InvalidInputError, match=r"513; this model takes \d+ to 512"):
         load_scorer(model, max_length=513)
-    with pytest.raises(InvalidInputError, match=r"'int4'; it must be one of auto, fp32"):
+    with pytest.raises(InvalidInputError, match=r"'int4'; it must be 'auto', 'fp32'"):
         load_scorer(model, precision="int4")  # type: ignore[call-overload]
     for precision in ("fp32", "fp16"):  # both more exact than the model is
         with pytest.raises(

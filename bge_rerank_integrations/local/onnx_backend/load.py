@@ -1,4 +1,4 @@
-"""From a model's ONNX graph to a scorer, on ONNX Runtime or OpenVINO: no torch."""
+"""A model's graph: found in its folder, checked, and its engine on ONNX Runtime or OpenVINO."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from bge_rerank_integrations.base.fork import cached_property
-from bge_rerank_integrations.base.models import LLM_FAMILIES, Family, label_count
-from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
+from bge_rerank_integrations.base.models import label_count
+from bge_rerank_integrations.errors import CheckpointError, InvalidInputError
 from bge_rerank_integrations.local.checkpoint import GRAPHS, SETTINGS, Checkpoint
 from bge_rerank_integrations.local.device import check_precision
 from bge_rerank_integrations.local.download import find_folder
-from bge_rerank_integrations.local.engine import Engine, shared_engine
+from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.model_config import (
     padding_id,
-    position_limit,
 )
 from bge_rerank_integrations.local.onnx_backend.encoder import (
     GraphEncoder,
@@ -27,17 +26,12 @@ from bge_rerank_integrations.local.onnx_backend.file import (
     read_onnx_file,
     read_openvino_file,
 )
-from bge_rerank_integrations.local.scorer import LocalScorer
-from bge_rerank_integrations.local.st_config import ModelOutput, read_settings
-from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
-from bge_rerank_integrations.local.text.cross_encoder import cross_encoding
+from bge_rerank_integrations.local.st_config import FolderSettings, ModelOutput
 from bge_rerank_integrations.local.text.tokenizer import read_tokenizer
 from bge_rerank_integrations.options import (
-    BatchOptions,
     HubOptions,
-    LocalOptions,
-    reject_inapplicable_options,
 )
+from bge_rerank_integrations.types import Precision
 
 GraphBackend = Literal["onnx", "openvino"]
 
@@ -159,52 +153,6 @@ def _places(file_name: str, backend: GraphBackend) -> tuple[str, ...]:
     return (file_name, *(f"{folder}/{file_name}" for folder in FOLDERS))
 
 
-def load_graph_scorer(
-    checkpoint: GraphCheckpoint, request: LocalOptions, *, reason: str
-) -> LocalScorer:
-    """Load the checkpoint's graph, or share it if this process has it in that runtime already.
-
-    `reason` opens the plan: why this backend. Raises `UnsupportedModel` for a model that is no
-    encoder, `CheckpointError` for a graph of another model, and `InvalidInputError` for an option
-    that the backend does not have.
-    """
-    config, model, backend = checkpoint.config, checkpoint.model, checkpoint.backend
-    start = import_runtime(backend)
-    settings = read_settings(checkpoint, request.label)
-    if settings.family in LLM_FAMILIES:
-        raise UnsupportedModel(
-            f"{model} is an LLM reranker, and backend {backend!r} runs encoders: use "
-            "backend='torch'"
-        )
-    reject_inapplicable_options(request, "encoder", model=model)
-    if request.device not in (None, "auto", "cpu"):
-        raise InvalidInputError(
-            f"device is {request.device!r}; backend {backend!r} runs on the CPU only: leave device "
-            "out, or use backend='torch'"
-        )
-    output: ModelOutput = settings.output
-    name = checkpoint.graph.path.relative_to(checkpoint.folder).as_posix()
-    reasons = [f"backend {backend}: {reason}", f"graph {name}"]
-    reasons += _precision_reasons(request, checkpoint.graph)
-    limit = position_limit(config)
-
-    def load() -> Engine:
-        use = _graph_use(checkpoint, output)
-        tokenizer = read_tokenizer(checkpoint, lowercase=settings.lowercase)
-        forward = GraphEncoder(start(checkpoint.graph), checkpoint.graph, use)
-        return Engine(model, checkpoint.fingerprint, tokenizer, forward)
-
-    engine = shared_engine((checkpoint.signature, backend, output), load)
-    method = cross_encoding if settings.family is Family.ENCODER else bi_encoding
-    return LocalScorer(
-        engine,
-        method(engine.tokenizer, request, settings, limit=limit),
-        limits=request.group(BatchOptions),
-        show_progress=request.show_progress,
-        reasons=reasons,
-    )
-
-
 def import_runtime(backend: GraphBackend) -> Callable[[GraphFile], Runtime]:
     """What loads a graph; raises `ModuleNotFoundError` where the runtime is not installed."""
     if backend == "onnx":
@@ -216,10 +164,23 @@ def import_runtime(backend: GraphBackend) -> Callable[[GraphFile], Runtime]:
     return OpenVino
 
 
-def _precision_reasons(request: LocalOptions, graph: GraphFile) -> list[str]:
-    """Raise `InvalidInputError` for a number format more exact than the graph's."""
-    check_precision(request.precision)
-    asked, has = request.precision, graph.number_format
+def load_engine(
+    checkpoint: GraphCheckpoint, settings: FolderSettings, start: Callable[[GraphFile], Runtime]
+) -> Engine:
+    """The engine of the checkpoint's graph, in the runtime that `start` gives.
+
+    Raises `CheckpointError` for a graph of another model.
+    """
+    use = _graph_use(checkpoint, settings.output)
+    tokenizer = read_tokenizer(checkpoint, lowercase=settings.lowercase)
+    forward = GraphEncoder(start(checkpoint.graph), checkpoint.graph, use)
+    return Engine(checkpoint.model, checkpoint.fingerprint, tokenizer, forward)
+
+
+def check_graph_precision(asked: Precision, graph: GraphFile) -> list[str]:
+    """Reasons for the plan; raises `InvalidInputError` for a format more exact than the graph's."""
+    check_precision(asked)
+    has = graph.number_format
     if asked in ("auto", has):
         return []
     if has == "fp32":

