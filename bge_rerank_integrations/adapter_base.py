@@ -197,12 +197,13 @@ class RerankFields(RankingOptions, ScorerFields):
         self._built = None
         super().close()
 
-    def reranker(self, on_trace: OnTrace | None = None) -> Reranker:
+    def reranker(self, on_trace: OnTrace | None = None, *, own_span: bool = True) -> Reranker:
         """A reranker with this adapter's present settings over its (shared) scorer.
 
-        The same one comes back until a setting changes.
+        The same one comes back until a setting changes. `own_span=False` overrides `otel_span`.
         """
         scorer, ranking, built = self.loaded_scorer(), self.group(RankingOptions), self._built
+        ranking.otel_span = ranking.otel_span and own_span
         key = (scorer, ranking.values(), on_trace)
         if built is None or built[0][0] is not scorer or built[0][1:] != key[1:]:
             options = RerankerOptions.model_construct(**dict(ranking), on_trace=on_trace)
@@ -221,6 +222,7 @@ class RerankFields(RankingOptions, ScorerFields):
         on_trace: OnTrace | None = None,
         read_texts: Sequence[str] | None = None,
         ids: Sequence[str | None] | None = None,
+        own_span: bool = True,
     ) -> list[tuple[int, RerankResult | None]]:
         """Positions of the texts in their new order, each with its result, None if it has no text.
 
@@ -242,7 +244,7 @@ class RerankFields(RankingOptions, ScorerFields):
             logger.warning("%s. Said once for this reranker.", about)
         if len(blank) == len(texts):
             return [(index, None) for index in self.blanks_kept(unscored)[:top_n]]
-        results = self.reranker(on_trace).rerank(
+        results = self.reranker(on_trace, own_span=own_span).rerank(
             query, texts, top_n, evidence_texts=own_texts, read_texts=read_texts, ids=ids
         )
         return [(one.index, None if one.index in blank else one) for one in results]

@@ -54,6 +54,7 @@ from bge_rerank_integrations.adapter_base import (
 )
 from bge_rerank_integrations.options import Count, Normalize, TopN, write_out
 from bge_rerank_integrations.ranking.reranker import check_top_n
+from bge_rerank_integrations.ranking.telemetry import under_run
 
 if TYPE_CHECKING:
     from langchain_core.cross_encoders import BaseCrossEncoder
@@ -222,7 +223,8 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         handlers = [] if run_manager is None else run_manager.handlers
         listens = any(not handler.ignore_custom_event for handler in handlers)
         limit = self.top_n if top_n == -1 else top_n
-        ranked = self._ranked(request, limit, (send or _send_trace) if listens else None)
+        with under_run(handlers, getattr(run_manager, "run_id", None)):
+            ranked = self._ranked(request, limit, (send or _send_trace) if listens else None)
         return [self._with_score(request["documents"][index], result) for index, result in ranked]
 
     async def _acompress(

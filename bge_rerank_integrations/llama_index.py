@@ -9,7 +9,7 @@ older callback holds the exception, and the surrounding span is dropped with it.
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from bge_rerank_integrations.errors import InvalidInputError, missing_extra
 
@@ -58,14 +58,25 @@ def _send_trace(trace: RerankTrace) -> None:
     dispatcher.event(BGERerankTraceEvent(trace=trace.as_dict()))
 
 
-def _someone_listens() -> bool:
-    """Whether a dispatcher that our events reach has a handler."""
+def _handlers(kind: Literal["event_handlers", "span_handlers"]) -> list[Any]:
+    """The handlers that our events or spans reach."""
+    found: list[Any] = []
     reached: Any = dispatcher
     while reached is not None:
-        if any(not isinstance(one, NullEventHandler) for one in reached.event_handlers):
-            return True
+        found += getattr(reached, kind)
         reached = reached.parent if reached.propagate else None
-    return False
+    return found
+
+
+def _someone_listens() -> bool:
+    return any(not isinstance(one, NullEventHandler) for one in _handlers("event_handlers"))
+
+
+def _openinference_listens() -> bool:
+    """Whether LlamaIndex's span of a rerank becomes a RERANKER span already."""
+    return any(
+        type(one).__module__.startswith("openinference.") for one in _handlers("span_handlers")
+    )
 
 
 class BGERerank(RerankFields, BaseNodePostprocessor):
@@ -169,6 +180,7 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
             if self.token_budget
             else None,
             ids=[node.node_id for node in given],
+            own_span=not _openinference_listens(),
         )
         return [self._placed(given[index], result) for index, result in order]
 

@@ -532,6 +532,9 @@ class RankingOptions(CutoffOptions):
     trace_texts: Annotated[
         bool, Field(description="Put query and passages into OpenTelemetry spans.")
     ] = False
+    otel_span: Annotated[
+        bool, Field(description="Record each rerank as a span, if the program uses OpenTelemetry.")
+    ] = True
 
     def blanks_kept(self, blank: Sequence[int]) -> Sequence[int]:
         """Those of the passages without text that follow the ranking: no cut-off may be set."""

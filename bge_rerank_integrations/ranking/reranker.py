@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import (
@@ -244,7 +245,8 @@ class Reranker:
         scored = [index for index in kept if index not in blank]
         late = self.options.blanks_kept([index for index in kept if index in blank])
         asked = _Asked(pairs, own, read, scored, late, len(pairs) - len(kept), limit)
-        with rerank_span(limit, pairs if self.options.trace_texts else None) as end_span:
+        span = rerank_span(limit, pairs if self.options.trace_texts else None)
+        with span if self.options.otel_span else nullcontext() as end_span:
             if self.on_trace is None and end_span is None:
                 return RerankResults(self._ranking(asked).results)
             begin = time.perf_counter()

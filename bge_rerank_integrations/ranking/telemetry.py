@@ -5,7 +5,7 @@ spec/semantic_conventions.md); the rest of a `RerankTrace` has the prefix `bge_r
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,6 +41,33 @@ def rerank_span(limit: int | None, texts: Sequence[Pair] | None) -> Iterator[End
             status = opentelemetry.Status(opentelemetry.StatusCode.ERROR, type(error).__name__)
             span.set_status(status)
             raise
+
+
+@contextmanager
+def under_run(handlers: Iterable[object], run_id: object) -> Iterator[None]:
+    """Make the span that a handler keeps for a run of LangChain the current one.
+
+    OpenInference, OpenLLMetry and Langfuse keep one for each run, and do not make it current.
+    """
+    opentelemetry = sys.modules.get("opentelemetry.trace")
+    spans = () if opentelemetry is None else (_span_of(handler, run_id) for handler in handlers)
+    for span in spans:
+        if opentelemetry is not None and isinstance(span, opentelemetry.Span):
+            with opentelemetry.use_span(
+                span, record_exception=False, set_status_on_exception=False
+            ):
+                yield
+            return
+    yield
+
+
+def _span_of(handler: Any, run_id: object) -> object:
+    if hasattr(handler, "get_span"):  # OpenInference
+        return handler.get_span(run_id)
+    for kept, span in (("spans", "span"), ("_runs", "_otel_span")):  # OpenLLMetry, Langfuse
+        if isinstance(runs := getattr(handler, kept, None), Mapping):
+            return getattr(runs.get(run_id), span, None)
+    return None
 
 
 def _asked(limit: int | None, texts: Sequence[Pair] | None) -> dict[str, Any]:

@@ -53,6 +53,11 @@ def test_texts_if_asked_for() -> None:
     assert said["reranker.output_documents.0.document.content"] == "the red fox"
 
 
+def test_it_can_be_switched_off() -> None:
+    Reranker(WordOverlapScorer(), otel_span=False).rerank("red fox", PASSAGES)
+    assert EXPORTER.get_finished_spans() == ()
+
+
 def test_an_error_ends_the_span_without_its_message() -> None:
     with pytest.raises(ScoringTimeout):
         Reranker(FailingScorer()).rerank("red fox", PASSAGES)

@@ -73,6 +73,7 @@ RERANK_FIELDS = SCORER_FIELDS | {
     "include_logit": True,
     "no_text": "drop",
     "drop_duplicates": True,
+    "otel_span": False,
     "always_keep_best": True,
 }
 ENCODER_FIELDS = SCORER_FIELDS | {"normalize": False}

@@ -68,6 +68,7 @@ CHANGED: dict[str, Any] = {
     "include_logit": True,
     "no_text": "drop",
     "drop_duplicates": True,
+    "otel_span": False,
     "always_keep_best": True,
 }
 SECRET = "hf_do_not_tell"
