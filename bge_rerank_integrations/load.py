@@ -191,8 +191,9 @@ def load_scorer(model: str | Path = DEFAULT_MODEL, **options: Any) -> LocalScore
     `max_length` (by default 512, or what the model's folder says where sentence-transformers saved
     it, and never more than the model takes) and `query_max_length` (three
     quarters of it) count tokens; longer texts are cut by FlagEmbedding's rule, or with
-    `truncation="longest_first"`, of a cross-encoder, by sentence-transformers'. The instructions
-    are put before each text. `special_tokens` says what `</s>` in a text is: `"literal"` text, an
+    `truncation="longest_first"`, of a cross-encoder, by sentence-transformers', which is the
+    default where sentence-transformers saved it. The instructions are put before each text.
+    `special_tokens` says what `</s>` in a text is: `"literal"` text, an
     `"error"`, or parsed as FlagEmbedding does.
 
     The LLM rerankers take a `prompt` and instructions in place of their own ("A: " and "B: "). The

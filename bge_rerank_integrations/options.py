@@ -306,9 +306,12 @@ class PairOptions(Options):
         Field(description="A control token such as </s> in a text: plain text, an error, or read."),
     ] = "literal"
     truncation: Annotated[
-        Truncation,
-        Field(description="A pair that is too long loses the passage's end, or the longer text's."),
-    ] = "only_second"
+        Truncation | None,
+        Field(
+            description="A pair that is too long loses the passage's end, or the longer text's; "
+            "None: the longer text's where sentence-transformers saved the model."
+        ),
+    ] = None
     label: Annotated[
         Label | None, Field(description="Which label of a classifier of several means relevant.")
     ] = None

@@ -276,8 +276,11 @@ class Checkpoint:
                 for name in opened.keys():  # noqa: SIM118 - it is no mapping
                     part = opened.get_slice(name)
                     stored = StoredTensor(file, name, tuple(part.get_shape()), part.get_dtype())
-                    if tensors.setdefault(_new_name(name), stored) is not stored:
-                        raise CheckpointError(f"{file} holds {_new_name(name)!r} and {name!r}")
+                    known = tensors.setdefault(_new_name(name), stored)
+                    if known is not stored:
+                        raise CheckpointError(
+                            f"{file} holds {known.name!r} and {name!r}, two names of one tensor"
+                        )
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{file} is damaged or missing ({error}): an interrupted download or copy; "

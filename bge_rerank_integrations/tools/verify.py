@@ -176,7 +176,7 @@ def _libraries(
             said = f"{type(error).__name__}: {error}".splitlines()[0]
             return _not_compared(reference, version, f"it fails: {said}", tolerance)
         ours = scorer
-        if family is Family.ENCODER and truncation != "only_second":
+        if family is Family.ENCODER:
             ours = load_scorer(model, truncation=truncation, **options)
         return _compared((reference, version), PAIRS, ours.score(PAIRS), expected, tolerance)
 

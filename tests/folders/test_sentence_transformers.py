@@ -73,7 +73,7 @@ def scores(folder: Path, **options: Any) -> list[float]:
 
 
 def cosines(folder: Path, **options: Any) -> list[float]:
-    return scores(folder, truncation="only_second", **options)
+    return scores(folder, truncation=None, **options)
 
 
 @pytest.fixture
@@ -304,6 +304,22 @@ def test_one_label_of_several(
     for wrong in ("maybe", 2, -1, True):
         with pytest.raises(InvalidInputError, match=f"label is {wrong!r}"):
             load_scorer(str(folder), label=wrong)
+
+
+def test_long_pairs_of_a_saved_cross_encoder_are_cut_as_the_reference_cuts_them(
+    cross_encoder: Path,
+) -> None:
+    edit(cross_encoder, BERT, max_seq_length=40)
+    close(scores(cross_encoder, truncation=None), logits(cross_encoder))
+    by_the_query = scores(cross_encoder, truncation="only_second")
+    assert abs(by_the_query[2] - logits(cross_encoder)[2]) > 0.01
+    for options, said in (
+        ({}, "max_length=40,truncation=longest_first"),
+        ({"query_max_length": 20}, "max_length=40,query_max_length=20"),
+        ({"truncation": "only_second"}, "max_length=40,query_max_length=30"),
+    ):
+        name = load_scorer(str(cross_encoder), device="cpu", precision="fp32", **options).name
+        assert said in name
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])

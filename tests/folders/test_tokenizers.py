@@ -145,6 +145,7 @@ VALUES: dict[str, list[Any]] = {
     "chat_template": ["{{ messages }}"],
     "tokenizer_file": ["/nowhere/tokenizer.json", None],
     "vocab_file": ["/nowhere/vocab.txt"],
+    "wordpieces_prefix": ["##", "@"],
     "merges_file": ["/nowhere/merges.txt"],
     **{key: [3, 40] for key in ("model_max_length", "max_len", "unk_id", "pad_token_type_id")},
     **{f"{role}_token": NAMES for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask", "my")},
@@ -162,7 +163,8 @@ def values(key: str, present: Any) -> list[Any]:
 
 NAMED = [key for key in tokenizer_config._NAMING if not key.endswith((".json", "specific_tokens"))]
 FLIPPED = sorted(
-    {*NAMED, *tokenizer_config.OBEYED, *tokenizer_config.NO_EFFECT, "my_key", "my_token"}
+    {*NAMED, *tokenizer_config.OBEYED, *tokenizer_config.NO_EFFECT, *tokenizer_config.ONLY_VALUE}
+    | {"my_key", "my_token"}
     - {"_commit_hash", "name_or_path", "model_specific_special_tokens", "errors", "auto_map"}
     - {"backend", "files_loaded", "max_length", "never_split", "response_schema"}
     - {"response_template", "special_tokens_map_file", "chat_control_tokens", "processor_class"}
@@ -211,6 +213,7 @@ def test_each_key_is_obeyed_or_refused(folders: Folders, kind: str) -> None:
                       {"SpecialToken": {"id": "[SEP]", "type_id": 2}}]}), "token types"),
         ("plain", lambda j: j.update(post_processor=None), "no post_processor"),
         ("xlmr", lambda j: j.update(normalizer={"type": "Lowercase"}), "has Lowercase"),
+        ("xlmr", lambda j: j.update(normalizer={"type": "NFKC"}), "leaves NFKC out"),
         ("xlmr", lambda j: j["post_processor"]["pair"].pop(2), "puts the ids"),
         ("xlmr", lambda j: j.update(truncation={
             "direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0}),
@@ -223,6 +226,58 @@ def test_parts_of_tokenizer_json_that_two_generations_read_differently_are_refus
 ) -> None:
     folder = folders(kind)
     edit(folder, change, "tokenizer.json")
+    with pytest.raises(CheckpointError, match=reason):
+        ours(folder)
+
+
+def deberta(content: dict[str, Any], *, second: int) -> None:
+    """Make the template of a tokenizer.json that of DeBERTa, with this type of the passage."""
+    cls, sep = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("<s>", "</s>"))
+    query, passage = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    middle = [sep] if second else [sep, sep]
+    pair = json.loads(json.dumps([cls, query, *middle, passage, sep]))
+    for part in pair[-2:]:
+        next(iter(part.values()))["type_id"] = second
+    special = {
+        name: {"id": name, "ids": [number], "tokens": [name]}
+        for name, number in (("<s>", 0), ("</s>", 2))
+    }
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [cls, query, sep],
+        "pair": pair,
+        "special_tokens": special,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "second"),
+    [("xlmr", "DebertaV2Tokenizer", 1), ("roberta", "DebertaTokenizer", 0)],
+)
+def test_deberta_is_read_where_both_generations_read_it_alike(
+    folders: Folders, kind: str, name: str, second: int
+) -> None:
+    folder = folders(kind)
+    kept = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["normalizer"]
+    changed = [
+        {"type": "Replace", "pattern": {"Regex": "\\s{2,}|[\\n\\r\\t]"}, "content": " "},
+        {"type": "NFC"},
+        {"type": "Strip", "strip_left": False, "strip_right": True},
+    ]
+    normalizer = {"type": "Sequence", "normalizers": changed} if second else None
+    edit(folder, lambda j: j.update(normalizer=normalizer), "tokenizer.json")
+    edit(folder, lambda j: deberta(j, second=second), "tokenizer.json")
+    roles = {"cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    names = {"tokenizer_class": name, **roles, "mask_token": "<mask>"}
+    edit(folder, lambda keys: keys.update(names))
+    edit(folder, lambda keys: keys.update(type_vocab_size=2), "config.json")
+    assert ours(folder) == theirs(folder)
+    if second:
+        edit(folder, lambda j: j.update(normalizer=kept), "tokenizer.json")
+        reason = "DebertaV2Tokenizer'; it leaves Precompiled out of the normalizer"
+    else:
+        edit(folder, lambda j: deberta(j, second=1), "tokenizer.json")
+        reason = "DebertaTokenizer'; it puts the ids"
     with pytest.raises(CheckpointError, match=reason):
         ours(folder)
 

@@ -196,7 +196,12 @@ def cross_encoding(
         raise InvalidInputError(
             f"max_length is {length}; this model takes {4 * (control + 1)} to {limit} tokens"
         )
-    longest_first = text.truncation == "longest_first"
+    truncation = text.truncation
+    if truncation is None:
+        # a limit of the query has a meaning by FlagEmbedding's rule alone
+        saved = settings.is_saved_cross_encoder and text.query_max_length is None
+        truncation = "longest_first" if saved else "only_second"
+    longest_first = truncation == "longest_first"
     if longest_first and text.query_max_length is not None:
         raise InvalidInputError(
             f"query_max_length is {text.query_max_length}; with truncation='longest_first' a query "
@@ -216,7 +221,7 @@ def cross_encoding(
             query_instruction=settings.query_prompt if instruction is None else instruction,
             passage_instruction=text.passage_instruction or "",
             special_tokens=text.special_tokens,
-            truncation=text.truncation,
+            truncation=truncation,
         ),
         settings.head,
     )

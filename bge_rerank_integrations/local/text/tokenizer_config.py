@@ -52,20 +52,34 @@ TYPES_AS_WORDS = {
 }  # fmt: skip
 # For these transformers 5 takes tokenizer.json as it is, whatever class the folder names.
 PLAIN_MODELS = {"modernbert", "nystromformer", "xlm-roberta-xl"}
+# What transformers 5 keeps of a normalizer in tokenizer.json, or puts there itself.
+NORMALIZERS = {
+    "Albert": {"Lowercase", "NFKD", "Precompiled", "Replace", "Sequence", "Strip", "StripAccents"},
+    "BigBird": {"Replace", "Sequence", "Strip"},
+    "DebertaV2": {"Lowercase", "NFC", "Replace", "Sequence", "Strip"},
+    "Camembert": {"Precompiled", "Replace", "Sequence", "Strip"},
+    "XLMRoberta": {"Precompiled", "Replace", "Sequence", "Strip"},
+}
 # What a normalizer has that makes letters lower or drops accents.
 FOLDING = {"BertNormalizer", "Lowercase", "NFD", "NFKD", "StripAccents"}
-# Keys that change no ids: of padding, decoding, chats, slow tokenizers, and code that never runs.
+# Keys that change no ids: of padding, decoding, chats, slow tokenizers, code that never runs, and
+# arguments of from_pretrained that were meant for the model.
 NO_EFFECT = {
-    "_commit_hash", "_from_auto", "add_bos_token", "add_eos_token", "auto_map", "backend",
-    "chat_control_tokens", "chat_template", "clean_up_tokenization_spaces", "do_basic_tokenize",
-    "errors", "files_loaded", "is_local", "legacy", "local_files_only", "max_len", "max_length",
+    "_commit_hash", "_from_auto", "add_bos_token", "add_eos_token", "attn_implementation",
+    "auto_map", "backend", "cache_dir", "chat_control_tokens", "chat_template",
+    "clean_up_tokenization_spaces", "device_map", "do_basic_tokenize", "dtype", "errors",
+    "files_loaded", "full_tokenizer_file", "is_local", "legacy", "local_files_only",
+    "low_cpu_mem_usage", "max_len", "max_length", "max_seq_length", "merges_file",
     "model_max_length", "name_or_path", "never_split", "pad_to_multiple_of", "pad_token_type_id",
     "padding", "padding_side", "processor_class", "remove_space", "response_schema",
-    "response_template", "sp_model_kwargs", "spaces_between_special_tokens",
-    "special_tokens_map_file", "stride", "tokenizer_class", "trim_offsets", "truncation",
-    "truncation_strategy", "use_default_system_prompt", "use_fast",
-    "verbose", "vocab_file", "vocab_type", "merges_file",
+    "response_template", "resume_download", "revision", "sp_model_kwargs",
+    "spaces_between_special_tokens", "special_tokens_map_file", "stride", "subfolder",
+    "tokenizer_class", "tokenizer_type", "torch_dtype", "trim_offsets", "truncation",
+    "truncation_strategy", "trust_remote_code", "use_auth_token", "use_default_system_prompt",
+    "use_fast", "verbose", "vocab_file", "vocab_type",
 }  # fmt: skip
+# Keys that change ids, with the value that both generations have without them.
+ONLY_VALUE = {"clean_text": True, "wordpieces_prefix": "##"}
 OBEYED = {
     "add_prefix_space", "added_tokens_decoder", "additional_special_tokens", "do_lower_case",
     "extra_special_tokens", "keep_accents", "model_input_names", "model_specific_special_tokens",
@@ -155,7 +169,7 @@ class TokenizerConfig:
                 "otherwise list the other inputs",
                 remedy="",
             )
-        segments = 1 if self._kind in TYPED | ONCE_TYPED else None
+        segments = 1 if self._kind in TYPED - {"Deberta"} | ONCE_TYPED else None
         if self.typed and expected is not None and template.second != segments:
             self._refuse_class("its token types differ from those of the post_processor")
 
@@ -178,13 +192,14 @@ class TokenizerConfig:
         keys = self._keys
         for key, value in keys.items():
             custom_token = key.endswith("_token") and isinstance(value, str | dict | None)
-            if key not in NO_EFFECT | OBEYED and value is not None and not custom_token:
+            known = key in NO_EFFECT | OBEYED or value == ONLY_VALUE.get(key)
+            if not known and value is not None and not custom_token:
                 keys.refuse(
                     key,
                     "this release does not know whether it changes the tokens",
                     remedy="remove the key if transformers does not read it",
                 )
-        if "tokenizer_file" in keys:
+        if keys.get("tokenizer_file") is not None:
             why = "a folder's tokenizer is its tokenizer.json"
             keys.refuse("tokenizer_file", why, remedy="remove the key")
         stored = self._tokenizer.truncation or {}
@@ -310,7 +325,13 @@ class TokenizerConfig:
         """Lower case and accents as transformers 5 builds them, which transformers 4 never does."""
         if self._plain:
             return
-        has = {part["type"] for part in _parts(self._tokenizer.normalizer)} & FOLDING
+        parts = {part["type"] for part in _parts(self._tokenizer.normalizer)}
+        if lost := parts - NORMALIZERS.get(self._kind, parts) - {"Lowercase", "StripAccents"}:
+            self._refuse_class(
+                f"it leaves {_listed(lost)} out of the normalizer of tokenizer.json in "
+                "transformers 5, and not in transformers 4"
+            )
+        has = parts & FOLDING
         lower = accents = False
         if self._kind in ("Albert", "DebertaV2"):
             lower = self._keys.flag("do_lower_case", default=self._kind == "Albert")
@@ -339,8 +360,8 @@ class TokenizerConfig:
                 last = (eos,) * flag("add_eos_token", default=False)
                 names = first, (*last, *first), last
         else:
-            roberta = kind in BYTE_LEVEL - {"Deberta"} | {"Camembert", "MPNet"}
-            cls, sep = ("<s>", "</s>") if roberta else ("[CLS]", "[SEP]")
+            roberta = kind in BYTE_LEVEL | {"Camembert", "MPNet"}
+            cls, sep = ("<s>", "</s>") if roberta and kind != "Deberta" else ("[CLS]", "[SEP]")
             cls, sep = self._token("cls_token", cls), self._token("sep_token", sep)
             names = (cls,), (sep, sep) if roberta else (sep,), (sep,)
         number = self._tokenizer.token_to_id

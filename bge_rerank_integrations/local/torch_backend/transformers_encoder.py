@@ -135,7 +135,7 @@ class LibraryEncoder:
 
     def _probe(self, length: int) -> TokenSequence:
         """Ids of the whole vocabulary but the padding, and BART's end of a text last."""
-        end = self._model.config.eos_token_id
+        end = getattr(self._model.config, "eos_token_id", None)  # MobileBERT's has none
         ids = np.linspace(0, self._vocabulary - 1, length).astype(np.int32)
         other = next(i for i in range(self._vocabulary - 1, -1, -1) if i not in (self._pad, end))
         ids[(ids == self._pad) | (ids == end)] = other
