@@ -24,7 +24,8 @@ from bge_rerank_integrations.errors import (
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.device_group import EngineGroup
 from bge_rerank_integrations.local.engine import Engine
-from bge_rerank_integrations.local.text.cross_encoder import Embeds, EncodedTexts, Method
+from bge_rerank_integrations.local.text.bi_encoder import BiEncoding
+from bge_rerank_integrations.local.text.cross_encoder import EncodedTexts, Method
 from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 
@@ -151,7 +152,7 @@ class LocalScorer:
         `UnsupportedModel` for a model that reads both together and has no vectors.
         """
         method = self._method
-        if not isinstance(method, Embeds):
+        if not isinstance(method, BiEncoding):
             raise UnsupportedModel(
                 f"{self._model} reads query and passage together and has no vectors; use an "
                 "embedder, such as BAAI/bge-m3"

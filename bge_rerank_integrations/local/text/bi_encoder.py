@@ -11,61 +11,59 @@ from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.st_config import FolderSettings
 from bge_rerank_integrations.local.text.cross_encoder import (
     EncodedTexts,
+    Method,
     TextOptions,
-    count_both,
-    cut_at,
     describe,
     encode_both,
 )
 from bge_rerank_integrations.local.text.head import NO_HEAD, Head
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence, join_single
 from bge_rerank_integrations.options import PairOptions, reject_inapplicable_options
-from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
+from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
 Pooling = Literal["cls", "mean"]
 
 
 @dataclass(frozen=True, slots=True)
-class BiEncoding:
-    """The method of embedders; see `cross_encoder.Method`. Each distinct text is encoded once."""
+class BiEncoding(Method):
+    """The method of embedders. Each distinct text is encoded once."""
 
-    options: TextOptions
     pooling: Pooling
     head: Head = NO_HEAD
-    scale: Scale = "cosine"
-    columns: int = 1
+
+    @property
+    def scale(self) -> Scale:
+        return "cosine"
 
     @property
     def description(self) -> str:
         return f"{self.pooling} pooling,{describe(self.options)}"
 
+    def limits(self, query: int, passage: int, tokenizer: TextTokenizer) -> tuple[int, int]:  # noqa: ARG002
+        control = len(tokenizer.single_template)
+        return self.options.query_max_length - control, self.options.max_length - control
+
     def encode(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
     ) -> EncodedTexts:
-        template = tokenizer.single_template
-        query_limit, passage_limit = self._limits(tokenizer)
-        queries, passages = encode_both(tokenizer, pairs, positions, self.options)
-        # one row per distinct input: a query and a passage of the same ids are one
+        limits, template = self.limits(0, 0, tokenizer), tokenizer.single_template
+        both = encode_both(tokenizer, pairs, positions, self.options)
+        # one row per distinct input: a query and a passage of the same ids share it
         rows: dict[bytes, int] = {}
         inputs: list[TokenSequence] = []
         owners: list[int] = []
         places: list[list[int]] = []
         cut: Counter[str] = Counter()
-        for (query, passage), position in zip(pairs, positions, strict=True):
-            place = []
-            for ids, limit in (
-                (queries[query], query_limit),
-                (passages[passage], passage_limit),
-            ):
-                kept = ids[:limit]
-                if kept.tobytes() not in rows:
-                    rows[kept.tobytes()] = len(rows)
-                    inputs.append(join_single(kept, template))
+        for pair, position in zip(pairs, positions, strict=True):
+            query, passage = (ids[text] for ids, text in zip(both, pair, strict=True))
+            cut.update(self.cut_by(query, passage, limits))
+            kept = [query[: limits[0]], passage[: limits[1]]]
+            for ids in kept:
+                if ids.tobytes() not in rows:
+                    rows[ids.tobytes()] = len(rows)
+                    inputs.append(join_single(ids, template))
                     owners.append(position)
-                place.append(rows[kept.tobytes()])
-            places.append(place)
-            lost = len(queries[query]) > query_limit, len(passages[passage]) > passage_limit
-            cut.update(cut_at(self.options, query=lost[0], passage=lost[1]))
+            places.append([rows[ids.tobytes()] for ids in kept])
         return EncodedTexts(inputs, owners, cut, np.asarray(places))
 
     def decode(self, rows: FloatArray, encoded: EncodedTexts) -> FloatArray:
@@ -81,29 +79,16 @@ class BiEncoding:
     ) -> EncodedTexts:
         positions = range(len(texts))
         sides = encode_both(tokenizer, [(text, text) for text in texts], positions, self.options)
-        ids, limit = sides[not as_queries], self._limits(tokenizer)[not as_queries]
+        ids, limit = sides[not as_queries], self.limits(0, 0, tokenizer)[not as_queries]
         template = tokenizer.single_template
         return EncodedTexts([join_single(ids[text][:limit], template) for text in texts], positions)
 
     def vectors(self, rows: FloatArray) -> FloatArray:
+        """The vectors of the rows, [texts, width], of length 1."""
         found = self.head(rows)
         norms = np.linalg.norm(found, axis=1, keepdims=True)
         unit: FloatArray = found / np.maximum(norms, np.float32(1e-12))
         return unit
-
-    def measure(
-        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
-    ) -> list[PairLength]:
-        query_limit, passage_limit = self._limits(tokenizer)
-        return [
-            PairLength(query, query_limit, passage, passage_limit)
-            for query, passage in count_both(tokenizer, pairs, positions, self.options)
-        ]
-
-    def _limits(self, tokenizer: TextTokenizer) -> tuple[int, int]:
-        """Most tokens of a query and of a passage."""
-        control = len(tokenizer.single_template)
-        return self.options.query_max_length - control, self.options.max_length - control
 
 
 def bi_encoding(

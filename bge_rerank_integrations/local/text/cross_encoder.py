@@ -6,10 +6,10 @@ of `max_length`, the passage to `max_length`, and then the passage alone until t
 (`truncate_encodings`): the longer text is cut to the other's length, then both to the half.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ DEFAULT_MAX_LENGTH = 512
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """How texts become ids: lengths in tokens, texts put before, control tokens."""
+    """How texts become ids: lengths in tokens, instructions, control tokens, truncation."""
 
     max_length: int
     query_max_length: int
@@ -47,13 +47,6 @@ class TextOptions:
     passage_instruction: str
     special_tokens: SpecialTokens
     truncation: Truncation = "only_second"
-
-
-def cut_at(options: TextOptions, *, query: bool, passage: bool) -> list[str]:
-    """The option that cut a pair, for a query or passage that lost something; or none."""
-    if query and options.truncation == "only_second":
-        return ["query_max_length"]
-    return ["max_length"] if query or passage else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,107 +64,109 @@ class EncodedTexts:
     rows: NDArray[np.intp] = field(default_factory=lambda: np.empty((0, 2), np.intp))
 
 
-class Method(Protocol):
+@dataclass(frozen=True, slots=True)
+class Method(ABC):
     """How a family of models turns distinct pairs into scores: encode, run the model, decode."""
 
-    @property
-    def options(self) -> TextOptions: ...
+    options: TextOptions
 
     @property
-    def scale(self) -> Scale: ...
+    def scale(self) -> Scale:
+        return "logit"
 
     @property
     def columns(self) -> int:
         """How many layers give a score."""
-        ...
+        return 1
 
     @property
+    @abstractmethod
     def description(self) -> str:
         """Everything that changes scores, as it appears in `Scorer.name`."""
-        ...
 
+    @abstractmethod
+    def limits(self, query: int, passage: int, tokenizer: TextTokenizer) -> tuple[int, int]:
+        """How many tokens are read of a query and a passage of these lengths, at most."""
+
+    @abstractmethod
     def encode(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
     ) -> EncodedTexts:
         """The pairs as the model's input; `positions` are their places in the caller's list."""
-        ...
 
+    @abstractmethod
     def decode(self, rows: FloatArray, encoded: EncodedTexts) -> FloatArray:
         """Raw scores, [pairs, columns], from the model's rows, one for each sequence."""
-        ...
 
     def measure(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
     ) -> list[PairLength]:
         """The tokens of each pair, uncut, and how many of them `encode` would keep."""
-        ...
+        queries, passages = encode_both(tokenizer, pairs, positions, self.options, whole=True)
+        lengths = [(len(queries[query]), len(passages[passage])) for query, passage in pairs]
+        return [
+            PairLength(query, limits[0], passage, limits[1])
+            for query, passage in lengths
+            for limits in [self.limits(query, passage, tokenizer)]
+        ]
 
-
-@runtime_checkable
-class Embeds(Protocol):
-    """A method that has a vector for each text, as embedders do."""
-
-    def encode_texts(
-        self, texts: Sequence[str], tokenizer: TextTokenizer, *, as_queries: bool
-    ) -> EncodedTexts: ...
-
-    def vectors(self, rows: FloatArray) -> FloatArray:
-        """The vectors of the rows, [texts, width], of length 1."""
-        ...
+    def cut_by(self, query: Ids, passage: Ids, limits: tuple[int, int]) -> list[str]:
+        """The option that cuts this pair; none where both texts fit."""
+        if len(query) > limits[0] and self.options.truncation == "only_second":
+            return ["query_max_length"]
+        return ["max_length"] if len(query) > limits[0] or len(passage) > limits[1] else []
 
 
 @dataclass(frozen=True, slots=True)
-class CrossEncoding:
-    """The method of one-logit classifiers; see `Method`."""
+class JoinedPairs(Method):
+    """A method that reads query and passage in one sequence."""
 
-    options: TextOptions
+    @abstractmethod
+    def join(self, query: Ids, passage: Ids, tokenizer: TextTokenizer) -> TokenSequence:
+        """The model's input for a query and a passage that are cut already."""
+
+    def encode(
+        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
+    ) -> EncodedTexts:
+        # which of two long texts is the longer shows only in their whole lengths
+        whole = self.options.truncation == "longest_first"
+        queries, passages = encode_both(tokenizer, pairs, positions, self.options, whole=whole)
+        sequences: list[TokenSequence] = []
+        cut: Counter[str] = Counter()
+        for query_text, passage_text in pairs:
+            query, passage = queries[query_text], passages[passage_text]
+            limits = self.limits(len(query), len(passage), tokenizer)
+            cut.update(self.cut_by(query, passage, limits))
+            sequences.append(self.join(query[: limits[0]], passage[: limits[1]], tokenizer))
+        return EncodedTexts(sequences, positions, cut)
+
+    def decode(self, rows: FloatArray, encoded: EncodedTexts) -> FloatArray:  # noqa: ARG002
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEncoding(JoinedPairs):
+    """The method of one-logit classifiers."""
+
     head: Head = NO_HEAD
-    scale: Scale = "logit"
-    columns: int = 1
 
     @property
     def description(self) -> str:
         return describe(self.options) + self.head.description
 
-    def encode(
-        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
-    ) -> EncodedTexts:
-        options, template = self.options, tokenizer.pair_template
-        # which of two long texts is the longer shows in their whole lengths only
-        whole = options.truncation == "longest_first"
-        queries, passages = encode_both(tokenizer, pairs, positions, options, whole=whole)
-        sequences: list[TokenSequence] = []
-        cut: Counter[str] = Counter()
-        for query_text, passage_text in pairs:
-            query, passage = queries[query_text], passages[passage_text]
-            query_limit, passage_limit = self._limits(len(query), len(passage), tokenizer)
-            kept_query, kept_passage = query[:query_limit], passage[:passage_limit]
-            lost = len(kept_query) < len(query), len(kept_passage) < len(passage)
-            cut.update(cut_at(options, query=lost[0], passage=lost[1]))
-            sequences.append(join_pair(kept_query, kept_passage, template))
-        return EncodedTexts(sequences, positions, cut)
-
-    def decode(self, rows: FloatArray, encoded: EncodedTexts) -> FloatArray:  # noqa: ARG002
-        return self.head(rows)
-
-    def measure(
-        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
-    ) -> list[PairLength]:
-        lengths = count_both(tokenizer, pairs, positions, self.options)
-        return [
-            PairLength(query, limits[0], passage, limits[1])
-            for query, passage in lengths
-            for limits in [self._limits(query, passage, tokenizer)]
-        ]
-
-    def _limits(self, query: int, passage: int, tokenizer: TextTokenizer) -> tuple[int, int]:
-        """Most tokens that are read of a query and of a passage of so many."""
+    def limits(self, query: int, passage: int, tokenizer: TextTokenizer) -> tuple[int, int]:
         limit = self.options.query_max_length
         room = self.options.max_length - len(tokenizer.pair_template)
         if self.options.truncation == "only_second":
             return limit, room - min(query, limit)
         shorter = min(query, passage, room // 2)
         return (shorter, room - shorter) if query <= passage else (room - shorter, shorter)
+
+    def join(self, query: Ids, passage: Ids, tokenizer: TextTokenizer) -> TokenSequence:
+        return join_pair(query, passage, tokenizer.pair_template)
+
+    def decode(self, rows: FloatArray, encoded: EncodedTexts) -> FloatArray:  # noqa: ARG002
+        return self.head(rows)
 
 
 def cross_encoding(
@@ -256,17 +251,6 @@ def encode_both(
         )
         both.append(dict(zip(first, ids, strict=True)))
     return both[0], both[1]
-
-
-def count_both(
-    tokenizer: TextTokenizer,
-    pairs: Sequence[Pair],
-    positions: Sequence[int],
-    options: TextOptions,
-) -> list[tuple[int, int]]:
-    """How many tokens query and passage of each pair have, instructions included."""
-    queries, passages = encode_both(tokenizer, pairs, positions, options, whole=True)
-    return [(len(queries[query]), len(passages[passage])) for query, passage in pairs]
 
 
 def describe(options: TextOptions) -> str:

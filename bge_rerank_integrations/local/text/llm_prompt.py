@@ -7,8 +7,6 @@ quarters of `max_length`, the passage to `max_length`, and then the passage unti
 `max_length` with separators and prompt on top.
 """
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,16 +16,13 @@ from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec
 from bge_rerank_integrations.local.text.cross_encoder import (
     DEFAULT_MAX_LENGTH,
-    EncodedTexts,
+    JoinedPairs,
     TextOptions,
-    count_both,
-    cut_at,
     describe,
-    encode_both,
 )
-from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
+from bge_rerank_integrations.local.text.tokenizer import Ids, TextTokenizer, TokenSequence
 from bge_rerank_integrations.options import PairOptions, reject_inapplicable_options
-from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale, SpecialTokens
+from bge_rerank_integrations.types import SpecialTokens
 
 YES_OR_NO = (
     "Given a query A and a passage B, determine whether the passage contains an answer to the "
@@ -41,16 +36,14 @@ PROMPTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Prompting:
-    """The method of the LLM rerankers; see `cross_encoder.Method`."""
+class Prompting(JoinedPairs):
+    """The method of the LLM rerankers."""
 
-    options: TextOptions
     prompt: str
     separator_ids: tuple[int, ...]
     prompt_ids: tuple[int, ...]
     bos: int
     spec: DecoderSpec
-    scale: Scale = "logit"
 
     @property
     def columns(self) -> int:
@@ -60,45 +53,18 @@ class Prompting:
     def description(self) -> str:
         return f"{self.spec.description},{describe(self.options)},prompt={self.prompt!r}"
 
-    def encode(
-        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
-    ) -> EncodedTexts:
-        options = self.options
-        queries, passages = encode_both(tokenizer, pairs, positions, options)
-        tail = [*self.separator_ids, *self.prompt_ids]
-        sequences: list[TokenSequence] = []
-        cut: Counter[str] = Counter()
-        for query_text, passage_text in pairs:
-            query, passage = queries[query_text], passages[passage_text]
-            query_limit, passage_limit = self._limits(len(query))
-            kept_query, kept = query[:query_limit], passage[:passage_limit]
-            head = [self.bos, *kept_query, *self.separator_ids]
-            lost = len(kept_query) < len(query), len(kept) < len(passage)
-            cut.update(cut_at(options, query=lost[0], passage=lost[1]))
-            ids = np.concatenate([head, kept, tail]).astype(np.int32)
-            sequences.append(TokenSequence(ids, len(head), len(tail)))
-        return EncodedTexts(sequences, positions, cut)
-
-    def decode(self, rows: FloatArray, encoded: EncodedTexts) -> FloatArray:  # noqa: ARG002
-        return rows
-
-    def measure(
-        self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
-    ) -> list[PairLength]:
-        lengths = count_both(tokenizer, pairs, positions, self.options)
-        return [
-            PairLength(query, limits[0], passage, limits[1])
-            for query, passage in lengths
-            for limits in [self._limits(query)]
-        ]
-
-    def _limits(self, query: int) -> tuple[int, int]:
-        """Most tokens of a query, and of the passage behind a query of so many."""
+    def limits(self, query: int, passage: int, tokenizer: TextTokenizer) -> tuple[int, int]:  # noqa: ARG002
         length, limit = self.options.max_length, self.options.query_max_length
-        # prompt and both separators ride on top of max_length, the first token does not
+        # prompt and both separators are added to max_length, the first token is not
         head = 1 + min(query, limit) + len(self.separator_ids)
         tail = len(self.separator_ids) + len(self.prompt_ids)
         return limit, min(length, length + tail - head)
+
+    def join(self, query: Ids, passage: Ids, tokenizer: TextTokenizer) -> TokenSequence:  # noqa: ARG002
+        head = [self.bos, *query, *self.separator_ids]
+        tail = [*self.separator_ids, *self.prompt_ids]
+        ids = np.concatenate([head, passage, tail]).astype(np.int32)
+        return TokenSequence(ids, len(head), len(tail))
 
 
 def prompting(
