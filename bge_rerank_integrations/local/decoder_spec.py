@@ -1,4 +1,4 @@
-"""What sets the three LLM rerankers apart, as values: each architecture's config to one spec.
+"""The three LLM rerankers as values: each architecture's config becomes one spec.
 
 Sources: the models' `config.json` and cards, and FlagEmbedding 1.4.2 as it behaves on transformers
 4.44 to 4.47, the only releases on which all three of its classes run.
@@ -6,7 +6,6 @@ Sources: the models' `config.json` and cards, and FlagEmbedding 1.4.2 as it beha
 
 import math
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -148,134 +147,114 @@ def decoder_spec(
 ) -> DecoderSpec:
     """The spec for this config; `yes` is the id of "Yes", `tied` whether embeddings are the head.
 
-    Raises `InvalidInputError`, with what is allowed, for layers or ratios the model does not have,
-    `UnsupportedModel` for variants of the architecture that are not scored, and `CheckpointError`
-    for a config without a number that is needed: none is made up.
+    Raises `InvalidInputError`, with the allowed values, for layers or ratios the model does not
+    have, `UnsupportedModel` for variants of the architecture that are not supported, and
+    `CheckpointError` for a config that lacks a number: no default is guessed.
     """
     for key, allowed in {**ANY_FAMILY, **FIXED[family]}.items():
         config.check(key, allowed)
-    if family is not Family.LIGHTWEIGHT and (
-        request.compress_ratio != 1 or request.compress_layers
-    ):
+    layers, hidden = config.whole("num_hidden_layers"), config.whole("hidden_size")
+    query, kept = config.whole("num_attention_heads"), config.whole("num_key_value_heads")
+    size = hidden // query if family is Family.LAYERWISE else config.whole("head_dim")
+    if query % kept:
+        config.refuse("num_key_value_heads", f"num_attention_heads={query} is no multiple of it")
+    if size % 2:
+        config.refuse("head_dim", "the size of a head must be even", value=size)
+    _check_compression(family, request, layers)
+    # Gemma's values; the other two families differ where they say so
+    own: dict[str, Any] = {
+        "activation": "gelu_tanh", "embedding_scale": math.sqrt(hidden),
+        "attention_scale": size**-0.5, "norm_offset": 1.0,
+    }  # fmt: skip
+    if family is Family.LAYERWISE:
+        own |= {
+            "activation": "silu",
+            "embedding_scale": config.number("scale_emb"),
+            "norm_offset": 0.0,
+            # of the whole depth, however early the cut-off
+            "residual_scale": config.number("scale_depth") / math.sqrt(layers),
+        }
+    elif family is Family.LIGHTWEIGHT:
+        cap = "final_logit_softcapping"
+        own |= {
+            # no soft-cap on attention, although the config has one: the reference runs without it
+            "attention_scale": config.number("query_pre_attn_scalar") ** -0.5,
+            "sandwich_norms": True,
+            "window": _window(config, layers),
+            "logit_cap": None if config.get(cap, 0) is None else config.number(cap),
+            "compress_ratio": request.compress_ratio,
+            "compress_layers": tuple(sorted(set(request.compress_layers))),
+        }
+    return DecoderSpec(
+        heads=_heads(family, config, request, yes=yes, tied=tied),
+        hidden=hidden,
+        inner=config.whole("intermediate_size"),
+        vocabulary=config.whole("vocab_size"),
+        stored_layers=layers,
+        query_heads=query,
+        kv_heads=kept,
+        head_size=size,
+        eps=config.number("rms_norm_eps"),
+        rope_theta=_rope_theta(config),
+        **own,
+    )
+
+
+def _check_compression(family: Family, request: LayerOptions, layers: int) -> None:
+    ratio, at = request.compress_ratio, request.compress_layers
+    if family is not Family.LIGHTWEIGHT and (ratio != 1 or at):
         raise InvalidInputError(
             f"compress_ratio and compress_layers are options of the lightweight model; this is a "
             f"{family} model"
         )
+    if ratio > 1 and not at:
+        raise InvalidInputError(
+            f"compress_ratio is {ratio} but compress_layers is empty; allowed: 1 to {layers - 1}"
+        )
+    if wrong := [layer for layer in at if not 1 <= layer < layers]:
+        raise InvalidInputError(f"compress_layers has {wrong[0]}; allowed: 1 to {layers - 1}")
+
+
+def _heads(
+    family: Family, config: Keys, request: LayerOptions, *, yes: int, tied: bool
+) -> tuple[LogitHead, ...]:
+    """The heads of the layers to score at, ascending and each once; the last layer by default."""
+    last, wanted = config.whole("num_hidden_layers"), request.cutoff_layers
     if family is Family.CAUSAL:
-        if request.cutoff_layers is not None:
+        if wanted is not None:
             raise InvalidInputError(
                 "cutoff_layers is an option of the layerwise and lightweight models; this is a "
                 "causal model, which scores at its last layer only"
             )
-        return _gemma(config, yes=yes, tied=tied)
-    return (_minicpm if family is Family.LAYERWISE else _gemma2)(config, request)
-
-
-def _gemma(config: Keys, *, yes: int, tied: bool) -> DecoderSpec:
-    size = config.whole("head_dim")
-    tensor = "model.embed_tokens.weight" if tied else "lm_head.weight"
-    return DecoderSpec(
-        heads=(LogitHead(config.whole("num_hidden_layers"), tensor, yes),),
-        activation="gelu_tanh",
-        embedding_scale=math.sqrt(config.whole("hidden_size")),
-        attention_scale=size**-0.5,
-        norm_offset=1.0,
-        **_sizes(config, size),
-    )
-
-
-def _minicpm(config: Keys, request: LayerOptions) -> DecoderSpec:
-    size = config.whole("hidden_size") // config.whole("num_attention_heads")
-    start = config.whole("start_layer")
-    return DecoderSpec(
-        heads=tuple(
-            LogitHead(layer, f"lm_head.{layer - start}.linear_head.weight")
-            for layer in _cutoffs(config, request.cutoff_layers)
-        ),
-        activation="silu",
-        embedding_scale=config.number("scale_emb"),
-        attention_scale=size**-0.5,
-        # of the whole depth, however early the cut-off
-        residual_scale=config.number("scale_depth") / math.sqrt(config.whole("num_hidden_layers")),
-        **_sizes(config, size),
-    )
-
-
-def _gemma2(config: Keys, request: LayerOptions) -> DecoderSpec:
-    start, step = config.whole("start_layer"), config.whole("layer_sep")
-    cutoffs = _cutoffs(config, request.cutoff_layers)
-    by_layer = request.head_indexing == "layer"
-    depth = config.whole("num_hidden_layers")
-    if request.compress_ratio > 1 and not request.compress_layers:
-        raise InvalidInputError(
-            f"compress_ratio is {request.compress_ratio} but compress_layers is empty; "
-            f"allowed: 1 to {depth - 1}"
-        )
-    if wrong := [layer for layer in request.compress_layers if not 1 <= layer < depth]:
-        raise InvalidInputError(f"compress_layers has {wrong[0]}; allowed: 1 to {depth - 1}")
-    size, cap = config.whole("head_dim"), "final_logit_softcapping"
-    return DecoderSpec(
-        heads=tuple(
-            LogitHead(
-                layer, f"lm_head.{(layer - start) // step if by_layer else i}.linear_head.weight"
-            )
-            for i, layer in enumerate(cutoffs)
-        ),
-        activation="gelu_tanh",
-        embedding_scale=math.sqrt(config.whole("hidden_size")),
-        # no soft-cap on attention, although the config has one: the reference runs without it
-        attention_scale=config.number("query_pre_attn_scalar") ** -0.5,
-        norm_offset=1.0,
-        sandwich_norms=True,
-        window=_window(config),
-        logit_cap=None if config.get(cap, 0) is None else config.number(cap),
-        compress_ratio=request.compress_ratio,
-        compress_layers=tuple(sorted(set(request.compress_layers))),
-        **_sizes(config, size),
-    )
-
-
-def _sizes(config: Keys, head_size: int) -> dict[str, Any]:
-    query, kept = config.whole("num_attention_heads"), config.whole("num_key_value_heads")
-    if query % kept:
-        config.refuse("num_key_value_heads", f"num_attention_heads={query} is no multiple of it")
-    if head_size % 2:
-        config.refuse("head_dim", "the size of a head must be even", value=head_size)
-    return {
-        "hidden": config.whole("hidden_size"),
-        "inner": config.whole("intermediate_size"),
-        "vocabulary": config.whole("vocab_size"),
-        "stored_layers": config.whole("num_hidden_layers"),
-        "query_heads": query,
-        "kv_heads": kept,
-        "head_size": head_size,
-        "eps": config.number("rms_norm_eps"),
-        "rope_theta": _rope_theta(config),
-    }
-
-
-def _cutoffs(config: Keys, wanted: Iterable[int] | None) -> Sequence[int]:
-    """The layers to score at, ascending and each once; the last by default."""
-    last, start = config.whole("num_hidden_layers"), config.whole("start_layer")
+        tensor = "model.embed_tokens.weight" if tied else "lm_head.weight"
+        return (LogitHead(last, tensor, yes),)
+    lightweight, start = family is Family.LIGHTWEIGHT, config.whole("start_layer")
     if start > last:
         config.refuse("start_layer", f"the model has {last} layers")
-    # only the lightweight model has steps
-    allowed = range(start, last + 1, config.whole("layer_sep") if "layer_sep" in config else 1)
-    layers = sorted({last} if wanted is None else set(wanted))
-    if not layers or any(layer not in allowed for layer in layers):
+    stepped = lightweight or "layer_sep" in config
+    allowed = range(start, last + 1, config.whole("layer_sep") if stepped else 1)
+    cutoffs = sorted({last} if wanted is None else set(wanted))
+    if not cutoffs or any(layer not in allowed for layer in cutoffs):
         step = f" in steps of {allowed.step}" if allowed.step > 1 else ""
         raise InvalidInputError(
-            f"cutoff_layers is {layers}; "
+            f"cutoff_layers is {cutoffs}; "
             f"this model scores at layers {allowed.start} to {last}{step}"
         )
-    return layers
+    places = [layer - start for layer in cutoffs]
+    if lightweight:
+        by_layer = request.head_indexing == "layer"
+        places = [allowed.index(layer) if by_layer else i for i, layer in enumerate(cutoffs)]
+    return tuple(
+        LogitHead(layer, f"lm_head.{place}.linear_head.weight")
+        for layer, place in zip(cutoffs, places, strict=True)
+    )
 
 
 def _rope_theta(config: Keys) -> float:
-    """The base of the rotary embedding, 10000 where the config says nothing of it.
+    """The base of the rotary embedding; 10000 where the config has none.
 
     transformers 4 writes it as `rope_theta`, beside `rope_scaling`; transformers 5 writes both
-    into `rope_parameters`, which 4 passes over. They must agree.
+    into `rope_parameters`, which transformers 4 ignores. They must agree.
     """
     bases = {config.number("rope_theta")} if "rope_theta" in config else set()
     for key in ("rope_scaling", "rope_parameters"):
@@ -296,9 +275,8 @@ def _rope_theta(config: Keys) -> float:
     return bases.pop() if bases else 10000.0
 
 
-def _window(config: Keys) -> int | None:
+def _window(config: Keys, layers: int) -> int | None:
     """The sliding window of every other layer; None where the config has null."""
-    layers = config.whole("num_hidden_layers")
     alternating = [("sliding_attention", "full_attention")[number % 2] for number in range(layers)]
     if config.get("layer_types") not in (None, alternating):
         config.unsupported("layer_types", "sliding_attention and full_attention in turn")

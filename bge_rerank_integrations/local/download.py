@@ -1,4 +1,4 @@
-"""A model's folder: one on disk, or what the hub's client has downloaded of a model."""
+"""A model's folder: one on disk, or the files that the hub's client downloads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ def find_folder(
     patterns: Sequence[str],
     hub: HubOptions = HUB_DEFAULTS,
 ) -> Path:
-    """The model's folder; of a hub id the files that match are downloaded unless they are cached.
+    """The model's folder; the matching files of a hub id are downloaded unless they are cached.
 
-    Raises `ModelNotFound`, saying what was looked for and where, if there is neither, and
-    `InvalidInputError` for a revision of a folder on disk.
+    Raises `ModelNotFound` with the name and the places that were searched, and `InvalidInputError`
+    for a revision of a folder on disk.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -27,8 +27,7 @@ def find_folder(
                 "has no revisions: leave revision out, or give the hub id"
             )
         return folder.resolve()
-    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
-    if looks_local:
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model:
         raise ModelNotFound(f"no folder {folder} (looked for it in {Path.cwd()})")
     return _download(model, patterns, hub)
 

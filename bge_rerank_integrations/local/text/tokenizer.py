@@ -9,6 +9,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,10 +116,10 @@ def _bytes_of(text: str, ids: Ids) -> int:
 
 
 class TextTokenizer:
-    """A checkpoint's `tokenizer.json`, with text kept apart from control tokens.
+    """A checkpoint's `tokenizer.json`, in which text and control tokens are kept apart.
 
-    In `"literal"` mode no text can give a control id. `declared` are those that the model's config
-    declares, besides the tokenizer's own special tokens. With the model's `config` the files beside
+    In `"literal"` mode no text can give a control id. `declared` are the control ids of the model's
+    config, besides the tokenizer's own special tokens. With the model's `config` the files beside
     tokenizer.json are obeyed too, or refused: see `TokenizerConfig`.
     """
 
@@ -149,14 +150,12 @@ class TextTokenizer:
             self._types = _token_types(config)
         if lowercase:
             self._parsing.normalizer = _lowercased(self._parsing.normalizer)
-        _forget_state(self._parsing)
+        self._parsing.no_padding()
+        self._parsing.no_truncation()
         self.control_ids = control_ids(self._parsing, self._content, declared)
         self.size = _size(self._parsing)
         self._cut_at_spaces = _splits_at_spaces(self._parsing.pre_tokenizer)
-        self._caches: dict[SpecialTokens, TokenCache] = {
-            "literal": TokenCache(),
-            "parse": TokenCache(),
-        }
+        self._caches = {"literal": TokenCache(), "parse": TokenCache()}
 
     @cached_property
     def _literal(self) -> Tokenizer:
@@ -164,17 +163,18 @@ class TextTokenizer:
         literal = Tokenizer.from_str(without_control_pieces(self._content, self.control_ids))
         literal.normalizer = self._parsing.normalizer
         literal.pre_tokenizer = self._parsing.pre_tokenizer
-        _forget_state(literal)
+        literal.no_padding()
+        literal.no_truncation()
         return literal
 
     @cached_property
     def single_template(self) -> Template:
-        """The control ids that this tokenizer puts around one text."""
+        """The control ids around one text."""
         return self._template(self._parsing.encode("a"), texts=1)
 
     @cached_property
     def pair_template(self) -> Template:
-        """The control ids that this tokenizer puts around and between two texts."""
+        """The control ids around and between two texts."""
         return self._template(self._parsing.encode("a", "a"), texts=2)
 
     def _template(self, encoding: Encoding, *, texts: int) -> Template:
@@ -185,7 +185,7 @@ class TextTokenizer:
                 "the other; save the tokenizer again from the original model"
             )
         template = _split(encoding.ids, encoding.sequence_ids)
-        # an encoder's score is read off the token before the text: without it there is none
+        # an encoder's score is read from the token before the text
         if not template.before:
             raise CheckpointError(
                 f"{self._file} has no post_processor that puts a control token before a text; "
@@ -201,8 +201,8 @@ class TextTokenizer:
                 0 <= second <= len(template.between)
             ):
                 raise CheckpointError(
-                    f"the post_processor of {self._file} gives token types {types}, which this "
-                    "release does not give: it knows 0 for the query and 1 for the passage"
+                    f"the post_processor of {self._file} gives token types {types}; supported: 0 "
+                    "for the query and 1 for the passage"
                 )
             template = replace(template, second=second)
         if self._config is not None:
@@ -230,7 +230,7 @@ class TextTokenizer:
         holds a control token.
         """
         if special_tokens == "error":
-            ids = self._encode_parsing(list(texts))
+            ids = _encode(self._parsing, texts)
             for position, found in zip(positions, ids, strict=True):
                 if name := self._control_token(found):
                     raise InvalidInputError(
@@ -239,7 +239,8 @@ class TextTokenizer:
                         index=position,
                     )
             return ids
-        encode = self._encode_parsing if special_tokens == "parse" else self._encode_literal
+        parse = partial(_encode, self._parsing)
+        encode = parse if special_tokens == "parse" else self._encode_literal
         cache = self._caches[special_tokens]
         if keep is None or not self._cut_at_spaces:
             return cache.get_or_encode(texts, encode)
@@ -266,11 +267,8 @@ class TextTokenizer:
                 found.append(np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
         return found
 
-    def _encode_parsing(self, texts: list[str]) -> list[Ids]:
-        return _encode(self._parsing, texts)
-
     def _encode_literal(self, texts: list[str]) -> list[Ids]:
-        ids = self._encode_parsing(texts)
+        ids = _encode(self._parsing, texts)
         suspect = [number for number, found in enumerate(ids) if self._control_token(found)]
         if suspect:
             again = _encode(self._literal, [texts[number] for number in suspect])
@@ -322,12 +320,12 @@ def join_single(text: Ids, template: Template) -> TokenSequence:
     return TokenSequence(ids, len(ids))
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
-    ids: list[Ids] = []
-    for part in _in_parts(texts):
-        encodings = tokenizer.encode_batch_fast(part, add_special_tokens=False)
-        ids += [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
-    return ids
+def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
+    return [
+        np.asarray(encoding.ids, dtype=np.int32)
+        for part in _in_parts(texts)
+        for encoding in tokenizer.encode_batch_fast(part, add_special_tokens=False)
+    ]
 
 
 def _in_parts(texts: Sequence[str]) -> Iterator[list[str]]:
@@ -356,11 +354,6 @@ def _lowercased(normalizer: Any) -> Any:
     if any(isinstance(step, normalizers.Lowercase) for step in steps):
         return normalizer
     return normalizers.Sequence([normalizers.Lowercase(), *steps])
-
-
-def _forget_state(tokenizer: Tokenizer) -> None:
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
 
 
 def _no_tokenizer(folder: Path) -> str:
@@ -416,14 +409,7 @@ def _beginning(text: str, keep: int) -> str:
 
 def _split(ids: Sequence[int], owners: Sequence[int | None]) -> Template:
     """Split a probe's ids at those that belong to a text: an owner of None is the template's."""
-    texts = [position for position, owner in enumerate(owners) if owner is not None]
-    starts = [
-        position for position in texts if position == 0 or owners[position - 1] != owners[position]
-    ]
-    second = starts[1] if len(starts) > 1 else len(ids)
-    first_end = max((p for p in texts if p < second), default=-1) + 1
-    if len(starts) == 1:
-        return Template(tuple(ids[: starts[0]]), (), tuple(ids[first_end:]))
-    return Template(
-        tuple(ids[: starts[0]]), tuple(ids[first_end:second]), tuple(ids[texts[-1] + 1 :])
-    )
+    first = [place for place, owner in enumerate(owners) if owner == 0]
+    second = [place for place, owner in enumerate(owners) if owner == 1]
+    between = ids[first[-1] + 1 : second[0]] if second else ()
+    return Template(tuple(ids[: first[0]]), tuple(between), tuple(ids[(second or first)[-1] + 1 :]))
