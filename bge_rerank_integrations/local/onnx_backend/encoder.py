@@ -1,9 +1,9 @@
-"""A forward over an encoder's ONNX graph, whichever runtime runs it, on the CPU.
+"""The forward pass of an encoder's ONNX graph on the CPU, on either runtime.
 
-As many small batches at once as there are cores, each on a thread of its own: on two cores that
-took 0.8 of the time of one batch on all threads. What must not see its neighbours runs alone: a
-dynamically quantized graph scales its activations over everything it is given, so a pair's score
-would depend on its neighbours and on their padding (by 0.4 of a logit in the embedded reranker).
+It runs as many small batches at once as there are cores, each on its own thread: on two cores that
+took 0.8 of the time of one batch on all threads. In a dynamically quantized graph each sequence
+runs alone, because such a graph scales its activations over the whole batch: a pair's score would
+depend on its neighbours and on their padding (by 0.4 of a logit in the embedded reranker).
 """
 
 import os
@@ -23,31 +23,20 @@ from bge_rerank_integrations.local.st_config import ModelOutput
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.types import FloatArray
 
-Integers = type[np.int64] | type[np.int32]
-
+INTEGERS: dict[str, type[np.int64] | type[np.int32]] = {
+    "tensor(int64)": np.int64, "tensor(int32)": np.int32, "i64": np.int64, "i32": np.int32,
+}  # fmt: skip
+"""The integers of an input, by the names that ONNX Runtime and OpenVINO have for them."""
+MEMORY_MESSAGES = (
+    "std::bad_alloc", "bad allocation", "Failed to allocate ", "Could not allocate memory",
+)  # fmt: skip
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-# A batch is what runs between two looks at whether the caller still wants it.
+# The caller's time limit and cancellation are checked between two batches.
 TOKENS_PER_CORE = 1024
-# What one core computes at once: larger matrices were not faster.
+# Tokens that one core computes at once: larger matrices were not faster.
 TOKENS_AT_ONCE = 512
 # How far a row may be from the same row computed alone: float32 sums in another order.
 PADDING_TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True, slots=True)
-class GraphInput:
-    """An input of a graph, with the integers it takes."""
-
-    name: str
-    integers: Integers
-
-
-@dataclass(frozen=True, slots=True)
-class GraphOutput:
-    """An output of a graph; a size is None where the input decides it."""
-
-    name: str
-    shape: tuple[int | None, ...]
 
 
 class Runtime(Protocol):
@@ -57,10 +46,12 @@ class Runtime(Protocol):
     number_format: str
     """The number format it computes in, as `Scorer.name` says it."""
     reasons: tuple[str, ...]
-    inputs: tuple[GraphInput, ...]
-    outputs: tuple[GraphOutput, ...]
+    inputs: Mapping[str, str]
+    """The type of each input of the graph, in the runtime's own words."""
+    outputs: Mapping[str, tuple[int | None, ...]]
+    """The shape of each output; a size is None where the input decides it."""
     errors: tuple[type[Exception], ...]
-    """What it raises for an input that the graph cannot take."""
+    """The errors for an input that the graph cannot take."""
 
     def infer(self, feed: Mapping[str, NDArray[Any]], output: str) -> NDArray[Any]:
         """That output for these inputs."""
@@ -71,7 +62,7 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GraphPlan(DevicePlan):
-    """What was decided: print it to see why."""
+    """The decisions and their reasons; print it to read them."""
 
     runtime: str
     number_format: str
@@ -97,7 +88,7 @@ class GraphPlan(DevicePlan):
 
 @dataclass(frozen=True, slots=True)
 class GraphUse:
-    """What a model's files say of how its graph is used.
+    """How a graph is used, by its model's files.
 
     A row has a logit for each of `labels`, or is the vector of the first token or the mean of all
     tokens'. `vocabulary` bounds the ids, `padding` is the id put behind a sequence, and `segments`
@@ -123,7 +114,8 @@ class GraphEncoder:
 
     def __init__(self, runtime: Runtime, file: GraphFile, use: GraphUse) -> None:
         self._runtime, self._file, self._use = runtime, file, use
-        self._inputs = _checked_inputs(runtime, file)
+        self._inputs = runtime.inputs
+        _check_inputs(runtime, file)
         self._output = _checked_output(runtime, file, use)
         why_alone = self._why_alone()
         self._most = None if why_alone is None else 1
@@ -207,7 +199,7 @@ class GraphEncoder:
         firsts = np.array([sequence.first_segment for sequence in batch])[:, None]
         second = (places >= firsts) & (places < lengths) & self._use.segments
         arrays = dict(zip(INPUTS, (ids, places < lengths, second), strict=True))
-        return {given.name: arrays[given.name].astype(given.integers) for given in self._inputs}
+        return {name: arrays[name].astype(INTEGERS[kind]) for name, kind in self._inputs.items()}
 
     def _why_alone(self) -> str | None:
         """Why sequences must not share a batch, or None where they may; tried on two of them."""
@@ -255,28 +247,37 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
-def _checked_inputs(runtime: Runtime, file: GraphFile) -> tuple[GraphInput, ...]:
-    for given in runtime.inputs:
-        if given.name not in INPUTS:
+def is_memory_message(error: Exception) -> bool:
+    """Whether a runtime's error says that memory ran out."""
+    return any(message in str(error) for message in MEMORY_MESSAGES)
+
+
+def _check_inputs(runtime: Runtime, file: GraphFile) -> None:
+    for name, kind in runtime.inputs.items():
+        if name not in INPUTS:
             raise UnsupportedModel(
-                f"{file.path} asks for an input {given.name!r}; supported: {', '.join(INPUTS)}"
+                f"{file.path} asks for an input {name!r}; supported: {', '.join(INPUTS)}"
             )
-    return runtime.inputs
+        if kind not in INTEGERS:
+            raise UnsupportedModel(
+                f"{file.path} asks for an input {name!r} of {kind}; supported: "
+                f"{', '.join(INTEGERS)}"
+            )
 
 
 def _checked_output(runtime: Runtime, file: GraphFile, use: GraphUse) -> str:
-    """The name of the one output that has the shape that is wanted, or may have it."""
+    """The name of the one output that has the shape that `use` needs, or may have it."""
     output, width = use.output, (use.labels,)
     if output == "logit":
         widths = (width, ()) if use.labels == 1 else (width,)
-        known = [o.name for o in runtime.outputs if o.shape[1:] in widths]
-        fitting = known or [o.name for o in runtime.outputs if o.shape[1:] == (None,)]
+        known = [name for name, shape in runtime.outputs.items() if shape[1:] in widths]
+        fitting = known or [n for n, shape in runtime.outputs.items() if shape[1:] == (None,)]
     else:
-        fitting = [o.name for o in runtime.outputs if len(o.shape) == 3]
+        fitting = [name for name, shape in runtime.outputs.items() if len(shape) == 3]
     if len(fitting) != 1:
-        shape = f"[batch, {use.labels}]" if output == "logit" else "[batch, tokens, width]"
-        has = ", ".join(f"{o.name} {_written(o.shape)}" for o in runtime.outputs)
-        raise UnsupportedModel(f"{file.path} needs one output of shape {shape}; it has {has}")
+        wanted = f"[batch, {use.labels}]" if output == "logit" else "[batch, tokens, width]"
+        has = ", ".join(f"{name} {_written(shape)}" for name, shape in runtime.outputs.items())
+        raise UnsupportedModel(f"{file.path} needs one output of shape {wanted}; it has {has}")
     if output == "logit" and (made_by := file.squashed.get(fitting[0])):
         raise UnsupportedModel(
             f"{file.path} ends in {made_by}, so it gives no logits, which scores are ranked and "

@@ -1,25 +1,18 @@
-"""ONNX Runtime on the CPU, as a runtime of `graph_encoder.py`."""
+"""ONNX Runtime on the CPU, as a runtime of `encoder.py`."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnxruntime.capi import (  # type: ignore[import-untyped]
     onnxruntime_pybind11_state as ort_errors,
 )
 
-from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
-from bge_rerank_integrations.local.onnx_backend.encoder import (
-    GraphInput,
-    GraphOutput,
-    Integers,
-    first_line,
-)
+from bge_rerank_integrations.errors import CheckpointError
+from bge_rerank_integrations.local.onnx_backend.encoder import first_line, is_memory_message
 from bge_rerank_integrations.local.onnx_backend.file import GraphFile
 
-INTEGERS: dict[str, Integers] = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 # ONNX Runtime has an error for each status and no common one, and none for memory.
 ERRORS = (
     ort_errors.Fail,
@@ -30,14 +23,12 @@ ERRORS = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
-MEMORY_MESSAGES = ("Failed to allocate memory", "std::bad_alloc", "bad allocation")
 
 
 class OnnxRuntime:
-    """A graph in ONNX Runtime; see `graph_encoder.Runtime`.
+    """A graph in ONNX Runtime; see `encoder.Runtime`.
 
-    Raises `CheckpointError` for a file that it cannot load, and `UnsupportedModel` for inputs that
-    are no integers.
+    Raises `CheckpointError` for a file that it cannot load.
     """
 
     name = "ONNX Runtime"
@@ -67,18 +58,13 @@ class OnnxRuntime:
                 f"ONNX Runtime {version} cannot load {file.path}, which is damaged or newer than "
                 f"it: {first_line(error)}"
             ) from error
-        nodes = self._session.get_inputs()
-        for node in nodes:
-            if node.type not in INTEGERS:
-                raise UnsupportedModel(
-                    f"{file.path} asks for an input {node.name!r} of {node.type}; supported: "
-                    f"{', '.join(INTEGERS)}"
-                )
-        self.inputs = tuple(GraphInput(node.name, INTEGERS[node.type]) for node in nodes)
-        self.outputs = tuple(
-            GraphOutput(node.name, tuple(n if isinstance(n, int) else None for n in node.shape))
+        self.inputs: Mapping[str, str] = {
+            node.name: node.type for node in self._session.get_inputs()
+        }
+        self.outputs: Mapping[str, tuple[int | None, ...]] = {
+            node.name: tuple(size if isinstance(size, int) else None for size in node.shape)
             for node in self._session.get_outputs()
-        )
+        }
 
     def infer(self, feed: Mapping[str, NDArray[Any]], output: str) -> NDArray[Any]:
         result: NDArray[Any] = self._session.run([output], dict(feed))[0]
@@ -86,4 +72,4 @@ class OnnxRuntime:
 
     def is_out_of_memory(self, error: Exception) -> bool:
         known = isinstance(error, ort_errors.Fail | ort_errors.RuntimeException)
-        return known and any(message in str(error) for message in MEMORY_MESSAGES)
+        return known and is_memory_message(error)

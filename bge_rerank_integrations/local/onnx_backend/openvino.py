@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, as a runtime of `graph_encoder.py`; it reads the same ONNX files."""
+"""OpenVINO on the CPU, as a runtime of `encoder.py`; it reads the same ONNX files."""
 
 import os
 import queue
@@ -11,24 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bge_rerank_integrations.base.fork import Lock
-from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
-from bge_rerank_integrations.local.onnx_backend.encoder import (
-    GraphInput,
-    GraphOutput,
-    Integers,
-    first_line,
-    usable_cores,
-)
+from bge_rerank_integrations.errors import CheckpointError
+from bge_rerank_integrations.local.onnx_backend.encoder import is_memory_message, usable_cores
 from bge_rerank_integrations.local.onnx_backend.file import GraphFile
 
 _TELEMETRY = "openvino_telemetry"
 _was_there = _TELEMETRY in sys.modules
-# Importing openvino tells its maker's server so, unless the module that does it is missing. None
-# in this table is Python's own way to say that.
+# Importing openvino reports that to its maker's server unless the module that reports is missing.
+# None in this table makes Python treat it as missing.
 sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type]
 try:
     import openvino  # type: ignore[import-untyped]
@@ -36,14 +29,7 @@ finally:
     if not _was_there:
         del sys.modules[_TELEMETRY]
 
-INTEGERS: dict[str, Integers] = {"i64": np.int64, "i32": np.int32}
 VERSION = openvino.__version__.partition("-")[0]
-MEMORY_MESSAGES = (
-    "std::bad_alloc",
-    "bad allocation",
-    "Failed to allocate ",
-    "Could not allocate memory",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +41,10 @@ class _Compiled:
 
 
 class OpenVino:
-    """A graph in OpenVINO; see `graph_encoder.Runtime`.
+    """A graph in OpenVINO; see `encoder.Runtime`.
 
-    Computes in float32, which is not OpenVINO's own default where the processor has bfloat16: it
-    would round the logits too. Raises `CheckpointError` for a file that it cannot load, and
-    `UnsupportedModel` for inputs that are no integers.
+    It computes in float32, which is not OpenVINO's default where the processor has bfloat16: that
+    would round the logits too. Raises `CheckpointError` for a file that it cannot load.
     """
 
     name = "OpenVINO"
@@ -76,10 +61,12 @@ class OpenVino:
         self._turn = Lock()
         self._compiled: _Compiled | None = None
         graph = self._ready().graph
-        self.inputs = tuple(_input(node, file) for node in graph.inputs)
-        self.outputs = tuple(
-            GraphOutput(node.get_any_name(), _shape(node)) for node in graph.outputs
-        )
+        self.inputs: Mapping[str, str] = {
+            node.get_any_name(): node.get_element_type().get_type_name() for node in graph.inputs
+        }
+        self.outputs: Mapping[str, tuple[int | None, ...]] = {
+            node.get_any_name(): _shape(node) for node in graph.outputs
+        }
 
     def infer(self, feed: Mapping[str, NDArray[Any]], output: str) -> NDArray[Any]:
         compiled = self._ready()
@@ -112,9 +99,7 @@ class OpenVino:
             return self._compiled
 
     def is_out_of_memory(self, error: Exception) -> bool:
-        return isinstance(error, RuntimeError) and any(
-            message in str(error) for message in MEMORY_MESSAGES
-        )
+        return isinstance(error, RuntimeError) and is_memory_message(error)
 
 
 def _compile(file: GraphFile) -> _Compiled:
@@ -165,16 +150,6 @@ def _name_again(file: Path, name: Path) -> None:
         shutil.copyfile(file, name)
 
 
-def _input(node: Any, file: GraphFile) -> GraphInput:
-    kind = node.get_element_type().get_type_name()
-    if kind not in INTEGERS:
-        raise UnsupportedModel(
-            f"{file.path} asks for an input {node.get_any_name()!r} of {kind}; supported: "
-            f"{', '.join(INTEGERS)}"
-        )
-    return GraphInput(node.get_any_name(), INTEGERS[kind])
-
-
 def _shape(node: Any) -> tuple[int | None, ...]:
     return tuple(
         None if size.is_dynamic else int(size.get_length()) for size in node.get_partial_shape()
@@ -182,6 +157,5 @@ def _shape(node: Any) -> tuple[int | None, ...]:
 
 
 def _said(error: Exception) -> str:
-    """The last line that says something: the first only names OpenVINO's own source files."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else first_line(error)
+    """The last line: the first only names OpenVINO's own source files."""
+    return (str(error).strip().splitlines() or [""])[-1].strip()
