@@ -1,6 +1,6 @@
-"""A model's files: never pickles, read tensor by tensor, named by their contents.
+"""A model's files: their checked settings, their tensors, and a fingerprint of their contents.
 
-`config.json` is read as JSON: no code from a model folder is ever run.
+Settings are read as JSON and weights as safetensors: no pickle is opened, and no code is run.
 """
 
 import hashlib
@@ -17,34 +17,20 @@ from bge_rerank_integrations.options import HubOptions
 
 # Every file besides the weights that decides a score: downloaded, and part of the fingerprint.
 SETTINGS = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "modules.json",
-    "sentence_*_config.json",
-    "config_sentence_transformers.json",
-    "[0-9]_*/config.json",
-)
+    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "modules.json", "sentence_*_config.json",
+    "config_sentence_transformers.json", "[0-9]_*/config.json",
+)  # fmt: skip
 # Files that say the weights alone are not the model; a folder with one of them is refused.
 ADAPTER = "adapter_config.json"
 QUANTIZERS = (
-    "hf_quant_config.json",
-    "quantize_config.json",
-    "quant_config.json",
-    "quantization_config.json",
-)
+    "hf_quant_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json",
+)  # fmt: skip
 # What a download may bring. Pickle weights (*.bin, *.pt) are not in it.
 DOWNLOADED = (
-    *SETTINGS,
-    ADAPTER,
-    *QUANTIZERS,
-    "[0-9]_*/model.safetensors",
-    "model*.safetensors",
+    *SETTINGS, ADAPTER, *QUANTIZERS, "[0-9]_*/model.safetensors", "model*.safetensors",
     "model.safetensors.index.json",
-)
+)  # fmt: skip
 # Where a model has its ONNX graph: as BAAI and sentence-transformers lay it out, or on its own.
 GRAPHS = ("onnx/model.onnx", "model.onnx")
 PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")

@@ -1,16 +1,14 @@
 """A model folder for ONNX Runtime and OpenVINO, made of an encoder's own weights and measured.
 
-Needs the `export` extra; what it writes is run with `backend="onnx"` or `"openvino"`.
+It needs the `export` extra; load the folder with `backend="onnx"` or `"openvino"`.
 """
-
-from __future__ import annotations
 
 import json
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -23,10 +21,12 @@ from bge_rerank_integrations.errors import (
     missing_extra,
 )
 from bge_rerank_integrations.load import load_scorer
+from bge_rerank_integrations.local.checkpoint import SETTINGS, Checkpoint, open_checkpoint
+from bge_rerank_integrations.local.model_config import why_not_flat
+from bge_rerank_integrations.local.st_config import SETTINGS as PROMPTS
+from bge_rerank_integrations.local.st_config import read_settings
+from bge_rerank_integrations.options import HubOptions
 from bge_rerank_integrations.types import FloatArray, GraphFormat, Pair, Scale
-
-if TYPE_CHECKING:
-    from bge_rerank_integrations.local.checkpoint import Checkpoint
 
 QUERIES = (
     "How does a giant panda spend its day?",
@@ -36,7 +36,8 @@ QUERIES = (
 )
 # How far a float32 graph may be from torch, as a share of the score or of 1, whichever is more.
 TOLERANCE = 1e-4
-PROMPTS = "config_sentence_transformers.json"
+# The settings, and the weights of dense modules, which run after the graph.
+COPIED = (*SETTINGS, "[0-9]_*/model.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,7 @@ def export_onnx(
     refuse_address(model)
     target = Path(folder).expanduser().absolute()
     with missing_extra("export"):
-        from bge_rerank_integrations.local.checkpoint import open_checkpoint
         from bge_rerank_integrations.local.onnx_backend import export as onnx_graph
-        from bge_rerank_integrations.options import HubOptions
     hub = HubOptions(
         revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token
     )
@@ -153,7 +152,7 @@ def _check_target(target: Path, source: Path, *, overwrite: bool) -> None:
     from bge_rerank_integrations.local.onnx_backend.export import GRAPH_FILES
 
     files = {str(file.relative_to(target)) for file in target.rglob("*") if not file.is_dir()}
-    kept = files - {str(Path(name)) for name in (*_settings(), *GRAPH_FILES)}
+    kept = files - {str(Path(name)) for name in (*COPIED, *GRAPH_FILES)}
     if kept or not files:
         raise InvalidInputError(
             f"{target} holds {min(kept, default='nothing')}, so it is no folder of an export, and "
@@ -163,8 +162,6 @@ def _check_target(target: Path, source: Path, *, overwrite: bool) -> None:
 
 def _encoder_family(checkpoint: Checkpoint) -> Family:
     """Raises `UnsupportedModel` for a model whose graph we cannot write."""
-    from bge_rerank_integrations.local.model_config import why_not_flat
-
     family = family_of(checkpoint.config, checkpoint.model)
     unknown = "an LLM reranker" if family in LLM_FAMILIES else why_not_flat(checkpoint.config)
     if unknown is not None:
@@ -175,23 +172,13 @@ def _encoder_family(checkpoint: Checkpoint) -> Family:
 
 
 def _copy_settings(checkpoint: Checkpoint, folder: Path, family: Family) -> None:
-    for pattern in _settings():
+    for pattern in COPIED:
         for file in checkpoint.folder.glob(pattern):
             copy = folder / file.relative_to(checkpoint.folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
     if family is Family.BI_ENCODER:
-        # the table of models knows an instruction by the hub's id, which a folder no longer has
-        from bge_rerank_integrations.local.st_config import read_settings
-
-        query = read_settings(checkpoint).query_prompt
-        settings = checkpoint.read_json(PROMPTS) if (checkpoint.folder / PROMPTS).is_file() else {}
+        # the table of models finds an instruction by the hub's id, which a folder does not have
+        query, settings = read_settings(checkpoint).query_prompt, checkpoint.read_keys(PROMPTS)
         settings["prompts"] = {**(settings.get("prompts") or {}), "query": query}
         (folder / PROMPTS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
-
-
-def _settings() -> tuple[str, ...]:
-    from bge_rerank_integrations.local.checkpoint import SETTINGS
-
-    # the weights of dense modules, which run behind the graph
-    return (*SETTINGS, "[0-9]_*/model.safetensors")

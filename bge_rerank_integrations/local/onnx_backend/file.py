@@ -1,9 +1,10 @@
-"""An ONNX file's structure, read before a runtime opens the file.
+"""The structure of a graph's file, read before a runtime opens it: ONNX, or OpenVINO's XML.
 
-A runtime would read weights from any file that the graph names, and tells neither whether the graph
-is quantized nor how large its tables are nor what ends it. Only the structure is walked (protobuf's
-wire format, by the field numbers of `onnx.proto`); weights are skipped. The `onnx` package would
-read a graph of 2 GB into memory for that, and is larger than the rest of the `offline` extra.
+A runtime would read weights from any file that the graph names, and does not tell whether the graph
+is quantized, how large its tables are or which operator ends it. Of an ONNX file only the structure
+is walked (protobuf's wire format, by the field numbers of `onnx.proto`); weights are skipped. The
+`onnx` package would read a graph of 2 GB into memory for that, and is larger than the rest of the
+`offline` extra.
 """
 
 import mmap
@@ -17,27 +18,21 @@ from bge_rerank_integrations.errors import CheckpointError
 
 # Message, field: what the field holds. https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 FIELDS: dict[tuple[str, int], str] = {
-    ("model", 7): "graph",
-    ("model", 20): "training",
-    ("model", 25): "function",
-    ("training", 1): "graph",
-    ("training", 2): "graph",
-    ("graph", 1): "node",
-    ("graph", 5): "tensor",
-    ("graph", 15): "sparse",
-    ("function", 7): "node",
-    ("function", 11): "attribute",
-    ("node", 5): "attribute",
-    ("attribute", 5): "tensor",
-    ("attribute", 6): "graph",
-    ("attribute", 10): "tensor",
-    ("attribute", 11): "graph",
-    ("attribute", 22): "sparse",
-    ("attribute", 23): "sparse",
-    ("sparse", 1): "tensor",
-    ("sparse", 2): "tensor",
-    ("tensor", 13): "external",
-}
+    (message, number): held
+    for message, fields in {
+        "model": {7: "graph", 20: "training", 25: "function"},
+        "training": {1: "graph", 2: "graph"},
+        "graph": {1: "node", 5: "tensor", 15: "sparse"},
+        "function": {7: "node", 11: "attribute"},
+        "node": {5: "attribute"},
+        "attribute": {
+            5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse",
+        },
+        "sparse": {1: "tensor", 2: "tensor"},
+        "tensor": {13: "external"},
+    }.items()
+    for number, held in fields.items()
+}  # fmt: skip
 NODE_INPUT, NODE_OUTPUT, NODE_OPERATOR, EXTERNAL_KEY, EXTERNAL_VALUE = 1, 2, 4, 1, 2
 TEXTS = {("node", 1), ("node", 2), ("node", 4), ("external", 1), ("external", 2)}
 TENSOR_SHAPE, TENSOR_TYPE = 1, 2
@@ -48,24 +43,21 @@ QUANTIZING = ("quant", "integer", "nbits", "qlinear", "qattention", "qgemm", "qo
 FLOATS = {1: "fp32", 10: "fp16", 16: "bf16"}
 FOUR_BITS = frozenset({21, 22, 23})
 
-# Operators that turn a logit into something else, and those that hand numbers on as they are.
+# Operators that turn a logit into something else, and those that leave numbers as they are.
 SQUASHING = frozenset({
     "Sigmoid", "HardSigmoid", "QLinearSigmoid", "Softmax", "SoftMax", "QLinearSoftmax",
     "LogSoftmax", "Tanh", "Softplus", "SoftPlus", "Softsign", "Relu", "Exp", "Reciprocal",
 })  # fmt: skip
-HANDING_ON = frozenset({
+PRESERVING = frozenset({
     "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Convert", "Transpose",
     "Slice", "StridedSlice", "Gather", "Expand", "QuantizeLinear", "DequantizeLinear", "Result",
 })  # fmt: skip
 
 # From the least exact on; a graph that mixes them has the first one's.
 FORMATS = {
-    "int4": ("i4", "u4", "nf4"),
-    "int8": ("i8", "u8"),
-    "bf16": ("bf16",),
-    "fp16": ("f16",),
+    "int4": ("i4", "u4", "nf4"), "int8": ("i8", "u8"), "bf16": ("bf16",), "fp16": ("f16",),
     "fp32": ("f32",),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +141,14 @@ def squashing(operator: str, given: str | None) -> str | None:
     """The operator that squashed a node's output; `given` is the one that squashed its input."""
     if operator in SQUASHING:
         return operator
-    return given if operator in HANDING_ON else None
+    return given if operator in PRESERVING else None
 
 
 def _check_beside(path: Path, name: str) -> None:
     if not name or name in (".", "..") or any(character in name for character in "/\\:*"):
         raise CheckpointError(
-            f"{path} wants its weights from {name!r}; only a file beside the graph is ever read: "
-            "do not trust this model, or save it again with its weights beside it"
+            f"{path} has its weights in {name!r}; only a file beside the graph is ever read: do not "
+            "trust this model, or save it again with its weights beside it"
         )
     if not (path.parent / name).is_file():
         raise CheckpointError(
