@@ -81,7 +81,7 @@ def adapter_fields(
     if settings.family is not Family.ENCODER:
         raise UnsupportedModel(
             f"{model} has no relevance head of an encoder (family: {settings.family.value}), and "
-            "sentence-transformers scores it in a way of its own; use BGERerank or "
+            "sentence-transformers scores it in another way; use BGERerank or "
             "BGECrossEncoder, which score it as FlagEmbedding does"
         )
     limit = position_limit(checkpoint.config)

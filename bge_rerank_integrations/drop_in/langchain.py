@@ -1,8 +1,8 @@
 """`HuggingFaceCrossEncoder` and `CrossEncoderReranker` of LangChain, on this engine.
 
-The first's original stands in langchain-community, which is being sunset. It goes wherever a
-`BaseCrossEncoder` does, LangChain's own `CrossEncoderReranker` included, which drops the scores;
-the one here keeps them.
+The original of the first is in langchain-community, which is being sunset. It works wherever a
+`BaseCrossEncoder` does, also in LangChain's own `CrossEncoderReranker`, which drops the scores; the
+`CrossEncoderReranker` here keeps them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class HuggingFaceCrossEncoder(BaseModel, BaseCrossEncoder):
     unless the model was saved with another activation.
 
     Raises `ValueError` for an argument that cannot be honoured, `UnsupportedModel` for a model
-    that is no cross-encoder of one label, and what loading raises.
+    that is no cross-encoder of one label, and the errors of `load_scorer`.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
@@ -92,9 +92,9 @@ def _rebuild(model_name: str, model_kwargs: dict[str, Any]) -> HuggingFaceCrossE
 
 
 class _LastCompressor:
-    """The compressor of the last call: it remembers what it has said in the log.
+    """The compressor of the last call, kept because it logs each warning once.
 
-    In no copy or pickle, and without a say in whether two rerankers are equal.
+    It is in no copy or pickle, and does not affect whether two rerankers are equal.
     """
 
     def __init__(self) -> None:
@@ -117,9 +117,9 @@ class _LastCompressor:
 class CrossEncoderReranker(BaseDocumentCompressor):
     """`langchain_classic`'s `CrossEncoderReranker`, which keeps the scores.
 
-    `model` is any `BaseCrossEncoder`. What comes back are copies of the `top_n` best documents,
-    with the model's score as metadata["relevance_score"]; the rest is `BGERerank`'s behaviour:
-    errors for what is no document or no number, a run of its own under `callbacks`, async.
+    `model` is any `BaseCrossEncoder`. It returns copies of the `top_n` best documents, with the
+    model's score as metadata["relevance_score"], and otherwise behaves as `BGERerank`: errors for
+    inputs that are not documents and scores that are not numbers, a run under `callbacks`, async.
     """
 
     model_config = ConfigDict(
@@ -127,7 +127,7 @@ class CrossEncoderReranker(BaseDocumentCompressor):
     )
 
     # not BaseCrossEncoder, of which there are two before langchain-core 1.2.19
-    model: Any = Field(description="A BaseCrossEncoder, or what else has its score(pairs).")
+    model: Any = Field(description="A BaseCrossEncoder, or any object with its score(pairs).")
     top_n: int = Field(default=3, ge=1, description="How many to keep.")
 
     _last: _LastCompressor = PrivateAttr(default_factory=_LastCompressor)

@@ -1,8 +1,8 @@
 """`FlagEmbeddingReranker` and `SentenceTransformerRerank` of LlamaIndex, on this engine.
 
-Each takes its original's arguments and gives its scores and order, from `BGERerank` inside: new
-nodes over untouched ones, Python floats, events, async off the loop, one copy of the weights. What
-decides a score is fixed at construction, where the model is loaded, as in the originals.
+Each takes its original's arguments and gives its scores and order, by a `BGERerank` inside: new
+nodes over untouched ones, Python floats, events, async off the loop, one copy of the weights. The
+model is loaded at construction, and arguments that affect a score are fixed from then on.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ DEFAULT_MAX_LENGTH = 512
 dispatcher = get_dispatcher(__name__)
 
 
-class _RerankedHere(BaseNodePostprocessor):
-    """What both do with nodes and a pickle; `_reranker` is made by each from its arguments."""
+class _Reranks(BaseNodePostprocessor):
+    """Nodes and pickles of both classes; each makes `_reranker` from its arguments."""
 
     _changeable: ClassVar[tuple[str, ...]] = ("top_n", "callback_manager")
     _reranker: BGERerank = PrivateAttr()
@@ -44,7 +44,7 @@ class _RerankedHere(BaseNodePostprocessor):
         return await self._present().apostprocess_nodes(nodes, query_bundle)
 
     def _present(self) -> BGERerank:
-        # One object while nothing changes: it remembers what it has already said in the log.
+        # One object while nothing changes, because it logs each warning once.
         update = {name: getattr(self, name) for name in self._changeable}
         if any(getattr(self._reranker, name) != value for name, value in update.items()):
             self._reranker = self._reranker.model_copy(update=update)
@@ -54,13 +54,13 @@ class _RerankedHere(BaseNodePostprocessor):
         return type(self).from_dict, (self.to_dict(),)
 
 
-class FlagEmbeddingReranker(_RerankedHere):
+class FlagEmbeddingReranker(_Reranks):
     """`llama_index.postprocessor.flag_embedding_reranker.FlagEmbeddingReranker` on this engine.
 
     Scores are raw logits, by FlagEmbedding's rule for long texts; `use_fp16` is fp16 where the
     device computes it and float32 on a CPU. The score that a node came with, which the original
     loses, is in metadata["retrieval_score"] of a copy, out of sight of embedder and LLM. The LLM
-    rerankers are scored as such. Raises what `BGERerank` raises.
+    rerankers are scored as such. Raises the errors of `BGERerank`.
     """
 
     model: str = Field(frozen=True, description="A hub id or a local folder.")
@@ -88,7 +88,7 @@ class FlagEmbeddingReranker(_RerankedHere):
         return "FlagEmbeddingReranker"
 
 
-class SentenceTransformerRerank(_RerankedHere):
+class SentenceTransformerRerank(_Reranks):
     """LlamaIndex's `SentenceTransformerRerank` on this engine.
 
     It takes the arguments of both classes of that name, the one in llama-index-core and the one in
@@ -100,7 +100,7 @@ class SentenceTransformerRerank(_RerankedHere):
     are `CrossEncoder`'s arguments. No code from a model is run, also with `trust_remote_code`.
 
     Raises `InvalidInputError` for an argument that cannot be honoured, `UnsupportedModel` for a
-    model that is no cross-encoder of one label, and what `BGERerank` raises.
+    model that is no cross-encoder of one label, and the errors of `BGERerank`.
     """
 
     _changeable = ("top_n", "keep_retrieval_score", "callback_manager")

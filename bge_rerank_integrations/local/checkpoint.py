@@ -15,23 +15,23 @@ from bge_rerank_integrations.errors import CheckpointError, ModelNotFound, Unsup
 from bge_rerank_integrations.local.download import HUB_DEFAULTS, find_folder
 from bge_rerank_integrations.options import HubOptions
 
-# Every file besides the weights that decides a score: downloaded, and part of the fingerprint.
+# Every file besides the weights that determines a score: part of downloads and fingerprints.
 SETTINGS = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja", "modules.json", "sentence_*_config.json",
     "config_sentence_transformers.json", "[0-9]_*/config.json",
 )  # fmt: skip
-# Files that say the weights alone are not the model; a folder with one of them is refused.
+# A folder with one of these is refused: its weights alone are not the model.
 ADAPTER = "adapter_config.json"
 QUANTIZERS = (
     "hf_quant_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json",
 )  # fmt: skip
-# What a download may bring. Pickle weights (*.bin, *.pt) are not in it.
+# The files of a download. Pickle weights (*.bin, *.pt) are not among them.
 DOWNLOADED = (
     *SETTINGS, ADAPTER, *QUANTIZERS, "[0-9]_*/model.safetensors", "model*.safetensors",
     "model.safetensors.index.json",
 )  # fmt: skip
-# Where a model has its ONNX graph: as BAAI and sentence-transformers lay it out, or on its own.
+# The usual places of a model's ONNX graph.
 GRAPHS = ("onnx/model.onnx", "model.onnx")
 PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")
 # TensorFlow's names of a LayerNorm's parts, which transformers 5.0 to 5.5 wrote again for XLM-R.
@@ -124,7 +124,7 @@ def is_whole(value: object, *, least: int = 1) -> bool:
 
 
 class StoredTensor(NamedTuple):
-    """Where a tensor lies and what its file says of it; `dtype` in safetensors' words: "F32"."""
+    """A tensor's file, name, shape and `dtype`, which is safetensors' word: "F32"."""
 
     file: Path
     name: str
@@ -225,8 +225,8 @@ class Checkpoint:
             )
         if extra := sorted(found.keys() - listed.keys()):
             raise CheckpointError(
-                f"{found[extra[0]].file} holds {extra[0]!r}, of which the index of shards says "
-                "nothing: the shards are of different models; fetch the model again"
+                f"{found[extra[0]].file} holds {extra[0]!r}, which the index of shards lacks: the "
+                "shards are of different models; fetch the model again"
             )
         return found
 
@@ -239,14 +239,14 @@ class Checkpoint:
                 )
         pickles = sorted({f.name for pattern in PICKLES for f in self.folder.glob(pattern)})
         if pickles:
-            what, where = f"holds its weights only as pickle ({', '.join(pickles)})", "folder"
+            why, where = f"holds its weights only as pickle ({', '.join(pickles)})", "folder"
         elif Path(self.model).expanduser().is_dir():
             return f"{self.folder} has no model.safetensors"
         else:  # a hub id, of which no pickle is ever downloaded
-            what = "has no model.safetensors on the hub; what it has there is at most a pickle"
+            why = "has no model.safetensors on the hub, at most a pickle"
             where = repr(self.model)
         return (
-            f"{self.folder if pickles else self.model} {what}, which can run code when it is "
+            f"{self.folder if pickles else self.model} {why}, which can run code when it is "
             "opened and is never loaded; convert it once, where you trust it: "
             f"AutoModel*.from_pretrained({where}).save_pretrained(folder, safe_serialization=True)"
         )

@@ -14,11 +14,10 @@ from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Keys
 from bge_rerank_integrations.options import LayerOptions
 
-# The values that the forward is written for, None among them where the key may be missing or null.
-# Any other value is refused. Of the keys that are not here and not read below, the reference reads
-# none, or none for a score: MiniCPM's dim_model_base only for other heads than 'simple' ones, its
-# pretraining_tp for the order of a sum, and Gemma 2's attn_logit_softcapping not at all, because
-# the reference runs on attention without it.
+# The values that the forward is written for; None means that the key may be missing or null. Any
+# other value is refused. Keys that are neither here nor read below change no score of the
+# reference: it reads MiniCPM's dim_model_base only for heads other than 'simple' ones and its
+# pretraining_tp for the order of a sum, and ignores Gemma 2's attn_logit_softcapping.
 ANY_FAMILY: dict[str, tuple[object, ...]] = {
     "attention_bias": (None, False),
     "pruned_heads": (None, {}),
@@ -28,7 +27,7 @@ ANY_FAMILY: dict[str, tuple[object, ...]] = {
 }
 FIXED: dict[Family, dict[str, tuple[object, ...]]] = {
     Family.CAUSAL: {
-        # "gelu" was trained as its tanh form, and is read so by transformers 4.39 to 4.47 and 5.23
+        # "gelu" means its tanh form, which transformers 4.39 to 4.47 and 5.23 use
         "hidden_act": (None, "gelu", "gelu_pytorch_tanh"),
         "hidden_activation": (None, "gelu_pytorch_tanh"),
         "model_type": ("gemma",),
@@ -79,16 +78,16 @@ class DecoderSpec:
     norm_offset: float = 0.0
     """Added to a norm's stored weight: Gemma stores weights minus one."""
     sandwich_norms: bool = False
-    """Whether norms stand behind attention and feed-forward too."""
+    """Whether norms follow attention and feed-forward too."""
     window: int | None = None
-    """How far every other layer, from the first, sees back."""
+    """How many tokens back every other layer, from the first, attends."""
     logit_cap: float | None = None
     compress_ratio: int = 1
     compress_layers: tuple[int, ...] = ()
 
     @property
     def depth(self) -> int:
-        """How many layers have to run."""
+        """How many layers must run."""
         return max(head.layer for head in self.heads)
 
     @property

@@ -1,4 +1,4 @@
-"""What a `config.json` says, each value checked, with transformers' defaults for what it omits.
+"""The checked values of a `config.json`, with transformers' defaults for missing keys.
 
 A key that changes a score is read here or in `decoder_spec`, or has one value that the forwards
 are written for (`FLAT`, and `decoder_spec.FIXED`). Every other key changes no score: transformers'
@@ -35,7 +35,7 @@ FLAT: dict[str, tuple[object, ...]] = {
     "pruned_heads": ({}, None),
     "per_layer_config": (None, {}),
 }
-# Models that count positions from behind the padding id.
+# Models whose positions start after the padding id.
 OFFSET_POSITIONS = {
     "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke",
     "markuplm", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
@@ -64,7 +64,7 @@ class EncoderConfig:
 
 
 def why_not_flat(config: Mapping[str, Any]) -> str | None:
-    """What in this `config.json` the flat forward does not know, or None if it can run it."""
+    """The part of this `config.json` that the flat forward does not support, or None."""
     architecture = (config.get("architectures") or ["none"])[0]
     if architecture not in MODEL_TYPES:
         return f"architecture {architecture}"

@@ -1,7 +1,7 @@
 """The files that sentence-transformers keeps in a model's folder, read once and strictly.
 
-They say which modules run behind the transformer, which text stands before a query, how long a
-text may be and what becomes of the score. The rules are those of sentence-transformers 6.2
+They determine the modules after the transformer, the prompt before a query, the longest text and
+the activation of the score. The rules are those of sentence-transformers 6.2
 (`base/model.py`, `base/modules/transformer.py`, `cross_encoder/model.py` and
 `sentence_transformer/model.py`). A key is obeyed, or known to change no score, or refused.
 """
@@ -85,10 +85,10 @@ ARGUMENTS: dict[str, Allowed] = {
 
 @dataclass(frozen=True, slots=True)
 class FolderSettings:
-    """What a folder says of how its model scores.
+    """A folder's settings of how its model scores.
 
-    `output` is what the forward gives, and `head` what is computed of it. `max_length` is None
-    where no file bounds it. `passage_prompt` is None where the folder names a prompt that
+    The forward gives `output`, from which `head` computes the rest. `max_length` is None where no
+    file limits it. `passage_prompt` is None where the folder names a prompt that
     sentence-transformers does not use.
     """
 
@@ -103,7 +103,7 @@ class FolderSettings:
     is_saved_cross_encoder: bool = False
 
     def default_length(self, limit: int, usual: int) -> int:
-        """The length of a text or pair that the folder asks for, at most `limit`.
+        """The folder's length of a text or pair, at most `limit`.
 
         A cross-encoder's is `usual` where sentence-transformers did not save it, or less where its
         tokenizer says so.

@@ -42,7 +42,7 @@ COPIED = (*SETTINGS, "[0-9]_*/model.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What was written, and how far its scores are from torch's in float32.
+    """The written folder, and how far its scores are from torch's in float32.
 
     `difference` is the largest between the raw scores of `pairs` fixed pairs, on `scale`. `tau` is
     Kendall's: over every two passages of a query that torch tells apart, the share that is in the
@@ -73,8 +73,8 @@ def export_onnx(
     """Write an encoder as a folder with `onnx/model.onnx`, its tokenizer and config.
 
     `dtype` is the number format of the layers' matrices. int8 is dynamic quantization, with seven
-    bits for a weight and one scale for each output; embeddings and head stay in float32. The graph
-    is scored against torch before the folder appears, all at once; nothing is left of a failure.
+    bits for a weight and one scale for each output; embeddings and head stay in float32. The folder
+    appears at once, after the graph's scores were compared with torch's; a failure leaves nothing.
 
     Raises `InvalidInputError` for the address of a server, and for a folder that exists, which
     only `overwrite` replaces, and only if nothing but an export is in it; `UnsupportedModel` for a
@@ -131,7 +131,7 @@ def probe_pairs() -> list[Pair]:
 def kendall_tau(expected: FloatArray, found: FloatArray) -> float:
     """Kendall's rank agreement of two [queries, passages] arrays: see `Export.tau`.
 
-    1 for the same orders, -1 for reversed ones; 1 too where nothing is told apart.
+    1 for the same orders, -1 for reversed ones, and 1 where all scores are equal.
     """
     upper = np.triu_indices(expected.shape[1], 1)
     taus = []

@@ -91,7 +91,7 @@ class GraphUse:
     """How a graph is used, by its model's files.
 
     A row has a logit for each of `labels`, or is the vector of the first token or the mean of all
-    tokens'. `vocabulary` bounds the ids, `padding` is the id put behind a sequence, and `segments`
+    tokens'. `vocabulary` bounds the ids, `padding` is the id put after a sequence, and `segments`
     says whether the second text has token type 1.
     """
 
@@ -106,7 +106,7 @@ class GraphEncoder:
     """A graph of an encoder and its head; see `engine.Forward`.
 
     Raises `UnsupportedModel` for a graph with other inputs or outputs than an encoder's, and
-    `CheckpointError` for one that cannot run what `use` says.
+    `CheckpointError` for one that cannot run as `use` says.
     """
 
     padded = False

@@ -1,11 +1,11 @@
 """An encoder's weights written as an ONNX graph, in float32 or int8.
 
-The graph is put together from standard operators, so no exporter traces anything: residuals,
+The graph is built of standard operators, without an exporter that traces a model: residuals,
 LayerNorm and head are those of `encoder.py`. Weights go one by one into a file of their own: a
 graph of more than 2 GB cannot be one file.
 
 int8 is dynamic quantization: each matrix of a layer has one scale for each output, and its input is
-quantized anew at each run (`DynamicQuantizeLinear`, `MatMulInteger` of the ONNX standard).
+quantized at each run (`DynamicQuantizeLinear`, `MatMulInteger` of the ONNX standard).
 Embeddings, LayerNorm, attention products and the head stay in float32.
 """
 
@@ -26,7 +26,7 @@ from bge_rerank_integrations.local.torch_backend.encoder_weights import tensor_p
 from bge_rerank_integrations.local.torch_backend.weights import Weights
 from bge_rerank_integrations.types import GraphFormat
 
-# What ONNX Runtime 1.20 and OpenVINO 2025.0 read: the oldest releases that the extras allow.
+# ONNX Runtime 1.20 and OpenVINO 2025.0, the oldest releases that the extras allow, read these.
 OPSET, IR_VERSION = 20, 10
 # Seven bits of a weight's eight: two products of 8-bit inputs with larger weights do not fit into
 # the 16 bits in which processors without VNNI add them, and would be cut off without a word.
@@ -217,7 +217,7 @@ class _EncoderGraph:
         tensor.name = f"weight.{len(self._tensors)}"
         tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
         tensor.dims.extend(array.shape)
-        # at a page, as the ONNX standard asks of what is to be mapped; small ones are read anyway
+        # at a page, as the ONNX standard requires for mapped data; small arrays are read anyway
         step = 4096 if array.nbytes >= 2**16 else 64
         self._data.write(bytes(-self._data.tell() % step))
         tensor.raw_data = b""

@@ -147,8 +147,8 @@ def squashing(operator: str, given: str | None) -> str | None:
 def _check_beside(path: Path, name: str) -> None:
     if not name or name in (".", "..") or any(character in name for character in "/\\:*"):
         raise CheckpointError(
-            f"{path} has its weights in {name!r}; only a file beside the graph is ever read: do not "
-            "trust this model, or save it again with its weights beside it"
+            f"{path} has its weights in {name!r}; only a file beside the graph is ever read: do "
+            "not trust this model, or save it again with its weights beside it"
         )
     if not (path.parent / name).is_file():
         raise CheckpointError(

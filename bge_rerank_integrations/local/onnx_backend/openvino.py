@@ -125,9 +125,9 @@ def _compile(file: GraphFile) -> _Compiled:
 def _readable(file: GraphFile) -> Iterator[Path]:
     """A path where OpenVINO finds the graph and its weights.
 
-    It looks for the weights beside what a link points at, and refuses a link that leads out of the
-    graph's folder. The hub's cache is made of links to files that are named by their contents: from
-    there the files get their names back in a folder of their own, without being copied.
+    It looks for the weights beside a link's target, and refuses a link out of the graph's folder.
+    The hub's cache consists of links to files that are named by their contents: those files
+    get their names back in a temporary folder, without being copied.
     """
     graph, *weights = file.files
     if not (weights and any(part.is_symlink() for part in file.files)):

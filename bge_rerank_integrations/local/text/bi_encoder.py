@@ -98,7 +98,7 @@ def bi_encoding(
     *,
     limit: int,
 ) -> BiEncoding:
-    """The method with the caller's options filled up by what the embedder's folder says.
+    """The method, with the folder's settings for every option that the caller leaves out.
 
     Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`, and
     `UnsupportedModel` where the folder's prompt for a passage is not certain.

@@ -1,4 +1,4 @@
-"""Which ids steer the model, and a copy of a tokenizer in which no text can give them."""
+"""The ids that steer a model, and a copy of a tokenizer in which no text can give them."""
 
 import json
 import re
@@ -15,8 +15,8 @@ def control_ids(tokenizer: Tokenizer, content: str, declared: Iterable[int]) -> 
     """Ids of the special tokens and of those that the model's config declares.
 
     A declared id counts where it has the name of a control token, such as <s> or [CLS]: a config
-    may declare any word. Without "unknown", which any character outside the vocabulary gives: its
-    name steers nothing.
+    may declare any word. The unknown token is left out: any character outside the vocabulary gives
+    it, and it steers nothing.
     """
     special = {
         number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special
@@ -27,12 +27,12 @@ def control_ids(tokenizer: Tokenizer, content: str, declared: Iterable[int]) -> 
 
 
 def unknown_id(tokenizer: Tokenizer, content: str) -> int | None:
-    """The id that stands for what the vocabulary lacks; None where there is none."""
+    """The id for characters outside the vocabulary, if the tokenizer has one."""
     name = getattr(tokenizer.model, "unk_token", None)
     if name is not None:
         number: int | None = tokenizer.token_to_id(name)
         return number
-    # Unigram knows it by number, which its Python object does not tell
+    # Unigram has it as a number, which its Python object does not show
     if type(tokenizer.model).__name__ != "Unigram":
         return None
     found = re.search(r'"unk_id"\s*:\s*(\d+)', content)
@@ -42,9 +42,9 @@ def unknown_id(tokenizer: Tokenizer, content: str) -> int | None:
 def without_control_pieces(content: str, control: frozenset[int]) -> str:
     """The tokenizer.json with every control piece renamed to something that no text can hold.
 
-    Ids stay as they are. Merges that give or use such a piece are left out, so that its name stays
-    in smaller pieces. A filter on the text would not do: normalisation turns look-alikes
-    (full-width `＜/s＞`) into control pieces behind any filter.
+    Ids stay as they are. Merges that give or use such a piece are left out, so that its name is
+    split into smaller pieces. A filter on the text would not be enough: normalization turns
+    look-alikes (full-width `＜/s＞`) into control pieces after any filter.
     """
     tokenizer: dict[str, Any] = json.loads(content)
     nonce = secrets.token_hex(16)

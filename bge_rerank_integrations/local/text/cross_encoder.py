@@ -176,7 +176,7 @@ def cross_encoding(
     *,
     limit: int,
 ) -> CrossEncoding:
-    """The method with the caller's options filled up by the folder's and FlagEmbedding's defaults.
+    """The method, with the folder's or FlagEmbedding's default for each option left out.
 
     Raises `InvalidInputError`, with the allowed range, for a pair longer than the model's `limit`
     or a query that leaves no room for a passage.
@@ -207,7 +207,7 @@ def cross_encoding(
     if not 1 <= query < length - control:
         raise InvalidInputError(
             f"query_max_length is {query}; with max_length={length} it must be 1 to "
-            f"{length - control - 1}, so that a passage fits behind the query"
+            f"{length - control - 1}, so that a passage fits after the query"
         )
     return CrossEncoding(
         TextOptions(

@@ -41,7 +41,7 @@ class Head:
 
     steps: tuple[Step, ...] = ()
     description: str = ""
-    """What the caller chose, for `Scorer.name`; the rest is in the model's files."""
+    """The caller's choices, for `Scorer.name`; the model's files determine the rest."""
 
     def __call__(self, rows: FloatArray) -> FloatArray:
         if not self.steps:
@@ -56,9 +56,9 @@ NO_HEAD = Head()
 
 
 def read_tensors(folder: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, Rows]:
-    """The tensors of a module's `model.safetensors`, which holds these and no others.
+    """The tensors of a module's `model.safetensors`.
 
-    Raises `CheckpointError` where it does not.
+    Raises `CheckpointError` unless the file holds exactly the tensors of these shapes.
     """
     file = folder / "model.safetensors"
     if not file.is_file():
@@ -130,7 +130,7 @@ def unit_length(x: Rows) -> Rows:
 
 
 def first_dimensions(count: int) -> Step:
-    """The first so many numbers of each row."""
+    """The first `count` numbers of each row."""
     return lambda x: x[:, :count]
 
 

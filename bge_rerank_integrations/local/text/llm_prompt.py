@@ -76,19 +76,19 @@ def prompting(
     bos: int,
     limit: int,
 ) -> Prompting:
-    """The method with the caller's options filled up by FlagEmbedding's defaults.
+    """The method, with FlagEmbedding's default for each option that the caller leaves out.
 
     Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`.
     """
     reject_inapplicable_options(text, "no cross-encoder", model="this model")
     prompt = PROMPTS[family] if text.prompt is None else text.prompt
-    # the prompt is the caller's own text and no document: it is literal unless all is to be parsed
+    # the prompt is the caller's text, not a document's: it is literal unless all texts are parsed
     mode: SpecialTokens = "parse" if text.special_tokens == "parse" else "literal"
     encoded = tokenizer.encode(["\n", prompt], [0, 0], special_tokens=mode)
     separator, question = (ids.tolist() for ids in encoded)
     around = 1 + 2 * len(separator) + len(question)
-    # first token, query and passage may fill max_length with separator and prompt on top, and
-    # behind them stand separator and prompt once more
+    # First token, query and passage may fill max_length with one separator and prompt added; a
+    # second separator and prompt follow them.
     most = limit - 2 * (len(separator) + len(question))
     length = min(DEFAULT_MAX_LENGTH, most) if text.max_length is None else text.max_length
     if most < 16:
@@ -104,7 +104,7 @@ def prompting(
     if not 1 <= query <= length - around + len(question):
         raise InvalidInputError(
             f"query_max_length is {query}; with max_length={length} it must be 1 to "
-            f"{length - around + len(question)}, so that a passage fits behind the query"
+            f"{length - around + len(question)}, so that a passage fits after the query"
         )
     given = text.query_instruction, text.passage_instruction
     return Prompting(

@@ -1,8 +1,8 @@
 """Text to token ids: the checkpoint's own tokenizer, and no injected control ids.
 
 The tokenizer is private and stateless: truncation and padding are switched off once, so any number
-of threads may encode at once (transformers' `__call__` sets both anew on every call, which gives
-wrong ids under threads). Ids are cut and joined by the methods of each model family.
+of threads may encode at once (transformers' `__call__` sets both on every call, which gives wrong
+ids under threads). The methods of each model family cut and join the ids.
 """
 
 import sys
@@ -31,7 +31,7 @@ from bge_rerank_integrations.types import SpecialTokens
 
 Ids = NDArray[np.int32]
 
-# A text this much longer than its tokens are wanted is cut before it is tokenized.
+# A text with more characters than this for each wanted token is cut before it is tokenized.
 CHARACTERS_PER_TOKEN = 16
 # A tenth of a second of tokenizing on a slow core.
 CHARACTERS_AT_ONCE = 100_000
@@ -73,7 +73,7 @@ class Template:
 
 
 class TokenCache:
-    """The ids of recent texts, because the same passages come back query after query.
+    """The ids of recent texts: the same passages come back query after query.
 
     Least recently used texts go first once texts and ids take more than `max_bytes`.
     """
@@ -224,10 +224,10 @@ class TextTokenizer:
     ) -> list[Ids]:
         """The ids of each text, without a template.
 
-        With `keep` only the first so many ids of a text matter: of a longer one more than `keep`
-        come back, but perhaps not all. `positions` says which of the caller's pairs each text came
-        from, for error messages. Raises `InvalidInputError` in mode `"error"` for a text that
-        holds a control token.
+        With `keep` only the first `keep` ids of a text are needed: a longer text gives more than
+        that, but perhaps not all of its ids. `positions` has the caller's pair of each text, for
+        error messages. Raises `InvalidInputError` in mode `"error"` for a text that holds a control
+        token.
         """
         if special_tokens == "error":
             ids = _encode(self._parsing, texts)
@@ -329,7 +329,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
 
 
 def _in_parts(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts in lists of about `CHARACTERS_AT_ONCE`, with a look at the clock before each.
+    """The texts in lists of about `CHARACTERS_AT_ONCE`; the time limit is checked before each.
 
     The tokenizers library cannot be interrupted, and holds its encodings of all texts at once.
     """
@@ -357,7 +357,7 @@ def _lowercased(normalizer: Any) -> Any:
 
 
 def _no_tokenizer(folder: Path) -> str:
-    """Why a folder without tokenizer.json cannot be used, and what makes one."""
+    """The error for a folder without tokenizer.json, with a way to make one."""
     slow = next((name for name in SLOW if (folder / name).is_file()), None)
     if slow is None:
         return (

@@ -1,7 +1,7 @@
-"""tokenizer_config.json and its relatives, read as transformers reads them beside tokenizer.json.
+"""tokenizer_config.json and related files, read as transformers reads them beside tokenizer.json.
 
 transformers 4.57 takes tokenizer.json and lets the tokenizer's class change a few parts of it by
-the keys of tokenizer_config.json; transformers 5 builds most classes anew from the vocabulary and
+the keys of tokenizer_config.json; transformers 5 builds most classes again from the vocabulary and
 those keys. A key is obeyed where both give the same ids. Where they differ the folder is refused,
 and so is a key that this release does not know. One thing stays as tokenizer.json has it whatever
 transformers 5 makes of it, because FlagEmbedding's scores were made with transformers 4: how XLM-R
@@ -52,7 +52,7 @@ TYPES_AS_WORDS = {
 }  # fmt: skip
 # For these transformers 5 takes tokenizer.json as it is, whatever class the folder names.
 PLAIN_MODELS = {"modernbert", "nystromformer", "xlm-roberta-xl"}
-# What transformers 5 keeps of a normalizer in tokenizer.json, or puts there itself.
+# Parts of a normalizer that transformers 5 keeps of tokenizer.json, or adds.
 NORMALIZERS = {
     "Albert": {"Lowercase", "NFKD", "Precompiled", "Replace", "Sequence", "Strip", "StripAccents"},
     "BigBird": {"Replace", "Sequence", "Strip"},
@@ -60,7 +60,7 @@ NORMALIZERS = {
     "Camembert": {"Precompiled", "Replace", "Sequence", "Strip"},
     "XLMRoberta": {"Precompiled", "Replace", "Sequence", "Strip"},
 }
-# What a normalizer has that makes letters lower or drops accents.
+# Parts of a normalizer that make letters lower or drop accents.
 FOLDING = {"BertNormalizer", "Lowercase", "NFD", "NFKD", "StripAccents"}
 # Keys that change no ids: of padding, decoding, chats, slow tokenizers, code that never runs, and
 # arguments of from_pretrained that were meant for the model.
@@ -148,7 +148,7 @@ class TokenizerConfig:
 
         `template` has the ids that tokenizer.json puts `before`, `between` and `after`, and how
         many ids between the texts have token type 0 (`second`, None where all types are 0). `types`
-        says whether the model has token types at all.
+        is whether the model has token types.
         """
         expected = None if self._plain else self._expected()
         found = (template.before, template.between if pair else (), template.after)
