@@ -143,7 +143,7 @@ def test_nor_from_where_a_tensor_is_hidden(tmp_path: Path, place: str) -> None:
         sparse = model.graph.sparse_initializer.add()
         sparse.values.CopyFrom(hidden)
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(CheckpointError, match=r"from '\.\./secret'; only a file beside"):
+    with pytest.raises(CheckpointError, match=r"in '\.\./secret'; only a file beside"):
         read_onnx_file(path)
 
 
