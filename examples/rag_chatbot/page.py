@@ -4,6 +4,8 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from threading import Thread
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -99,9 +101,12 @@ def serve(app: FastAPI, *, host: str, port: int | None) -> None:
     listening = _listen(host, [port] if port is not None else range(FIRST_PORT, FIRST_PORT + 100))
     shown = f"[{host}]" if ":" in host else host
     print(f"Open http://{shown}:{listening.getsockname()[1]}/", flush=True)
-    # an open page holds a connection for ever
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-    uvicorn.Server(config).run(sockets=[listening])
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    # Ctrl-C ends the process at once: an open page holds a connection for ever
+    thread = Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    with suppress(KeyboardInterrupt):
+        thread.join()
 
 
 def _listen(host: str, ports: Sequence[int]) -> socket.socket:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,10 +57,12 @@ def chat_page() -> Iterator[str]:
 
 @contextmanager
 def served(*options: str) -> Iterator[str]:
-    """The address of a chatbot started with these options."""
+    """The address of a chatbot started with these options; Ctrl-C ends it quietly."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "examples"), "HF_HUB_OFFLINE": "1"}
     for name in ("OPENAI_BASE_URL", "OPENAI_MODEL", "OPENAI_API_KEY"):
         environment.pop(name, None)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # which a child would inherit
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-u", "-m", "rag_chatbot", *options]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -73,5 +76,10 @@ def served(*options: str) -> Iterator[str]:
         try:
             assert "http://127.0.0.1:" in "".join(said[-1:]), "".join(said)
             yield said[-1].split()[-1].rstrip("/")
-        finally:
+        except BaseException:
             server.terminate()
+            raise
+        server.send_signal(signal.SIGINT)
+        last_words = server.stdout.read()
+    assert server.returncode == 0
+    assert "KeyboardInterrupt" not in last_words
