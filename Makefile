@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: check test test-all test-oldest test-servers test-oldest-torch coverage docs lock demo chat bench setup clean
+.PHONY: check test test-all test-oldest test-servers test-oldest-torch test-newest coverage docs lock demo chat bench setup clean
 
 setup: .venv/ready
 
@@ -31,8 +31,8 @@ check: .venv/ready
 	$(BIN)/lint-imports
 
 # the tests' models are so small that threads would only wait for each other
-test test-all test-oldest test-servers test-oldest-torch coverage: export OMP_NUM_THREADS = 1
-test test-all test-oldest test-servers test-oldest-torch coverage: export HF_HUB_OFFLINE = 1
+test test-all test-oldest test-servers test-oldest-torch test-newest coverage: export OMP_NUM_THREADS = 1
+test test-all test-oldest test-servers test-oldest-torch test-newest coverage: export HF_HUB_OFFLINE = 1
 
 # processes side by side, each with whole files; PYTEST="-k cutoff" make test runs some of it
 test: .venv/ready
@@ -43,6 +43,7 @@ test-all: test .venv-transformers4/ready .venv-servers/llama.cpp/ready
 	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference tests/folders
 	$(MAKE) --no-print-directory test-oldest
 	$(BIN)/pytest -m "slow and not servers"
+	@echo "Not run: make test-newest, the newest releases of the frameworks and libraries."
 
 coverage: .venv/ready
 	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not servers" --cov --cov-report=term:skip-covered
@@ -51,6 +52,20 @@ coverage: .venv/ready
 test-oldest: .venv-oldest/ready
 	PYTHONPATH=.venv-oldest $(BIN)/pytest -W "ignore:The 'validate_default'" \
 		tests/llama_index tests/langchain_adapter tests/drop_in/test_arguments.py
+
+.venv-newest/bin/python: .venv/ready
+	$(BIN)/python -m venv .venv-newest
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
+	  > $$($@ -c "import site; print(site.getsitepackages()[0])")/shared.pth
+
+# not part of `make test-all`: it takes minutes, and its result changes with every release
+test-newest: .venv-newest/bin/python
+	$< -m pip install --quiet --upgrade -r tests/newest.txt
+	$< -m pytest -n auto --dist loadfile tests/langchain_adapter tests/llama_index tests/drop_in \
+	  tests/ecosystem/test_langchain_suite.py tests/ecosystem/test_llama_index_parts.py tests/reference \
+	  --deselect tests/drop_in/test_originals.py::test_flag_embedding_reranker \
+	  --ignore tests/reference/test_flag_embedding.py
+	@echo "Not run: comparisons with FlagEmbedding 1.4.2, which transformers 5.24 does not import."
 
 # real rerank servers on this machine alone, each in an environment of its own; without the image
 # and sound libraries that some bring, whose builds may not fit the torch that is there
