@@ -50,10 +50,18 @@ RAW_SCORE_KEY = "rerank_raw_score"
 SCORED_KEY = "rerank_scored"
 """Metadata key that is False where `on_error="keep"` stood in for a score, in both frameworks."""
 
-EVIDENCE_KEY = "rerank_evidence"
-"""Metadata key that `explain` writes: {"start", "end", "score"}, or None, in both frameworks."""
+EVIDENCE_KEYS = {
+    "rerank_evidence": "text",
+    "rerank_evidence_start": "start",
+    "rerank_evidence_end": "end",
+    "rerank_evidence_score": "score",
+}
+"""Metadata keys that `explain` writes in both frameworks, and what of an `Evidence` each holds.
 
-NOTE_KEYS = frozenset({RAW_SCORE_KEY, SCORED_KEY, EVIDENCE_KEY})
+Stores take flat values alone, and the text says whether the offsets still lie in a text.
+"""
+
+NOTE_KEYS = frozenset({RAW_SCORE_KEY, SCORED_KEY, *EVIDENCE_KEYS})
 
 OnTrace = Callable[[RerankTrace], object]
 
@@ -264,11 +272,10 @@ class RerankFields(RankingOptions, ScorerFields):
             notes[SCORED_KEY] = result.scored
         if self.explain:
             found = None if result is None else result.evidence
-            notes[EVIDENCE_KEY] = (
-                None
-                if found is None
-                else {"start": found.start, "end": found.end, "score": found.score}
-            )
+            notes |= {
+                key: None if found is None else getattr(found, part)
+                for key, part in EVIDENCE_KEYS.items()
+            }
         return notes
 
     def _calibration(self) -> Calibration | None:

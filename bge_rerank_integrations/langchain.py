@@ -45,7 +45,7 @@ from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
 from bge_rerank_integrations.adapter_base import (
-    EVIDENCE_KEY,
+    EVIDENCE_KEYS,
     NOTE_KEYS,
     OnTrace,
     RerankFields,
@@ -114,8 +114,8 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
     logged. Where `on_error="keep"` stood in for a score, it is None too, and
     metadata["rerank_scored"] is False.
 
-    With `explain` metadata["rerank_evidence"] says which sentence of the `page_content` answers
-    best: {"start", "end", "score"}, or None where there is none.
+    With `explain` metadata["rerank_evidence"] is the sentence of the `page_content` that answers
+    best, and "rerank_evidence_start", "_end" and "_score" say where it lies; all None without one.
     """
 
     top_n: TopN = 3
@@ -177,8 +177,8 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         A document may be a string, a `Document`, a mapping with "text" whose other keys are its
         metadata, or a mapping with "page_content" and "metadata". `index` is its position in
         `documents`. `top_n=-1` is the field's own, None is all. Scores, the order and what raises
-        are those of `compress_documents`; there is no run. With `explain` "rerank_evidence" is
-        there too.
+        are those of `compress_documents`; there is no run. With `explain` the keys of
+        the evidence are there too.
         """
         limit = self.top_n if top_n == -1 else check_top_n(top_n)
         request = _read_request(
@@ -191,7 +191,11 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
             {
                 "index": index,
                 "relevance_score": result.score if result is not None and result.scored else None,
-                **({EVIDENCE_KEY: self.notes(result, {})[EVIDENCE_KEY]} if self.explain else {}),
+                **{
+                    key: note
+                    for key, note in self.notes(result, {}).items()
+                    if key in EVIDENCE_KEYS
+                },
             }
             for index, result in self._ranked(request, limit)
         ]

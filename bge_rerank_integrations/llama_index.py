@@ -90,9 +90,9 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
     Where `on_error="keep"` stood in for a score, it is None too, and metadata["rerank_scored"] of a
     copy is False.
 
-    With `explain` metadata["rerank_evidence"] of a copy, out of sight of embedder and LLM, says
-    which sentence of the node's own text (`get_content()`, without metadata) answers best:
-    {"start", "end", "score"}, or None where there is none.
+    With `explain` metadata["rerank_evidence"] of a copy, out of sight of embedder and LLM, is the
+    sentence of the node's own text (`get_content()`, without metadata) that answers best, and
+    "rerank_evidence_start", "_end" and "_score" say where it lies; all are None without one.
 
     Raises `InvalidInputError` (a `ValueError`), before any event, without a query and for an item
     that is not a `NodeWithScore`, and whatever loading and scoring raise.

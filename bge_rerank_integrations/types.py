@@ -99,7 +99,7 @@ class MeasuresPairs(CountsTokens, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The sentence of a passage that answers best: `passage[start:end]`.
+    """The sentence of a passage that answers best: `text`, which is `passage[start:end]`.
 
     `score` and `raw_score` are the sentence's own, on the scales of a `RerankResult`.
     """
@@ -108,6 +108,7 @@ class Evidence:
     end: int
     score: float
     raw_score: float
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ def test_results_show_what_was_not_scored_and_where_the_evidence_lies() -> None:
     assert [row[-1] for row in table[1:]] == ["yes", "yes", "no"]
     assert table[3] == ["3", "3", "2", "", "", "no"]
 
-    found = RerankResult(0, 0.5, 0.0, evidence=Evidence(4, 9, 0.75, 1.5))
+    found = RerankResult(0, 0.5, 0.0, evidence=Evidence(4, 9, 0.75, 1.5, "words"))
     (table,) = tables_of(RerankResults([found, RerankResult(1, 0.25, -1.0)]))
     assert [row[5:] for row in table] == [["evidence", "evidence score"], ["4:9", "0.75"], ["", ""]]
 

@@ -66,7 +66,7 @@ def rerank(
     an object: index (the passage's position in the input, from 0), score, raw_score, passage and
     the carried fields. Passages left unscored by --on-error keep have null scores and "scored":
     false. --explain adds evidence: the start and end of the highest-scoring sentence, in characters
-    of the passage, and its two scores, or null. The table shows that sentence.
+    of the passage, its two scores and its text, or null. The table shows that sentence.
 
     Without QUERY each line of the input is a request,
     {"query": "...", "passages": ["...", {"text": "...", "id": 7}]}, answered as soon as it is read

@@ -47,8 +47,8 @@ def with_evidence(
         raw |= zip(asked, score(CheckedPairs(asked)).tolist(), strict=True)
     places = map(_places, given, read, found)
     return [
-        replace(result, evidence=_best(spans, [raw[pair] for pair in own], shown))
-        for result, spans, own in zip(results, places, sentences, strict=True)
+        replace(result, evidence=_best(text, spans, [raw[pair] for pair in own], shown))
+        for result, text, spans, own in zip(results, given, places, sentences, strict=True)
     ]
 
 
@@ -76,9 +76,10 @@ def _places(given: str, read: str, spans: Sequence[Span]) -> Sequence[Span]:
 
 
 def _best(
-    spans: Sequence[Span], raw: Sequence[float], shown: Callable[[float], float]
+    text: str, spans: Sequence[Span], raw: Sequence[float], shown: Callable[[float], float]
 ) -> Evidence | None:
     if not spans or np.isnan(raw).any():
         return None
     place = int(np.argmax(raw))
-    return Evidence(*spans[place], shown(raw[place]), raw[place])
+    start, end = spans[place]
+    return Evidence(start, end, shown(raw[place]), raw[place], text[start:end])

@@ -57,9 +57,11 @@ class AnswerFailed(RuntimeError):
         self.sources = tuple(sources)
 
 
-def sentence_at(evidence: Mapping[str, Any] | None) -> tuple[int, int] | None:
-    """A source's evidence from what `explain=True` writes to metadata["rerank_evidence"]."""
-    return None if evidence is None else (evidence["start"], evidence["end"])
+def sentence_at(metadata: Mapping[str, Any]) -> tuple[int, int] | None:
+    """A source's evidence from what `explain=True` writes to its metadata."""
+    if metadata.get("rerank_evidence") is None:
+        return None
+    return metadata["rerank_evidence_start"], metadata["rerank_evidence_end"]
 
 
 def stream_extract(sources: Sequence[Source]) -> Iterator[Answer]:

@@ -142,7 +142,7 @@ def _sources(documents: Sequence[Document]) -> list[Source]:
             document.page_content,
             document.metadata["source"],
             document.metadata.get("relevance_score"),
-            sentence_at(document.metadata.get("rerank_evidence")),
+            sentence_at(document.metadata),
         )
         for number, document in enumerate(documents, start=1)
     ]

@@ -151,7 +151,7 @@ def _sources(nodes: Sequence[NodeWithScore]) -> list[Source]:
             found.node.get_content(),
             found.node.metadata["source"],
             found.score if "rerank_evidence" in found.node.metadata else None,
-            sentence_at(found.node.metadata.get("rerank_evidence")),
+            sentence_at(found.node.metadata),
         )
         for number, found in enumerate(nodes, start=1)
     ]

@@ -27,6 +27,7 @@ from bge_rerank_integrations.types import FloatArray, Pair, Scale
 from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
 from tests.fakes import WordOverlapScorer
 
+BEST = "The red fox eats mice."
 QUERY = "red fox eats"
 PASSAGES = [
     "A dog barks. The cow moos.",
@@ -89,13 +90,13 @@ def test_the_sentence_with_the_highest_score_and_the_first_of_equal_ones() -> No
         "Nothing.",
     ]
     assert [result.evidence and result.evidence.raw_score for result in results] == [3, 2, 0, 0]
-    assert results[0].evidence == Evidence(14, 36, results[0].score, 3.0)
+    assert results[0].evidence == Evidence(14, 36, results[0].score, 3.0, BEST)
     assert round(results[0].score, 6) == 0.952574  # the sigmoid of 3
 
 
 def test_scores_are_shown_as_those_of_passages_are() -> None:
     (result, *_) = explained(normalize=False)
-    assert result.evidence == Evidence(14, 36, 3.0, 3.0)
+    assert result.evidence == Evidence(14, 36, 3.0, 3.0, BEST)
 
 
 def test_everything_but_the_evidence_is_as_without_it() -> None:
@@ -317,7 +318,7 @@ def test_other_scales_are_shown_as_they_are(scale: Scale) -> None:
     scorer = Share()
     scorer.scale = scale
     (result, *_) = explained(scorer=scorer)
-    assert result.evidence == Evidence(14, 36, 0.375, 0.375)
+    assert result.evidence == Evidence(14, 36, 0.375, 0.375, BEST)
 
 
 ENGLISH = (

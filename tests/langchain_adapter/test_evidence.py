@@ -26,9 +26,9 @@ def explaining(**fields: Any) -> BGERerank:
 
 
 def quoted(ranked: list[Document]) -> list[str]:
-    notes = [document.metadata["rerank_evidence"] for document in ranked]
+    notes = [document.metadata for document in ranked]
     return [
-        document.page_content[note["start"] : note["end"]]
+        document.page_content[note["rerank_evidence_start"] : note["rerank_evidence_end"]]
         for document, note in zip(ranked, notes, strict=True)
     ]
 
@@ -60,17 +60,21 @@ async def test_offsets_point_into_the_page_content_whatever_was_scored(
 def test_the_note_is_plain_data_on_the_scale_of_the_score() -> None:
     documents = titled()
     (best,) = explaining(top_n=1, normalize=False).compress_documents(documents, QUERY)
-    note = {"start": 14, "end": 36, "score": 3.0}
+    note = {
+        "rerank_evidence": "The red fox eats mice.",
+        "rerank_evidence_start": 14,
+        "rerank_evidence_end": 36,
+        "rerank_evidence_score": 3.0,
+    }
     assert json.loads(json.dumps(best.metadata)) == {
         "title": "red fox eats",
         "relevance_score": 3.0,
-        "rerank_evidence": note,
+        **note,
     }
+    assert all(isinstance(value, str | int | float) for value in best.metadata.values()), "storable"
     assert documents == titled()
     reranker = explaining(top_n=1, normalize=False)
-    assert reranker.rerank([*TEXTS], QUERY) == [
-        {"index": 1, "relevance_score": 3.0, "rerank_evidence": note}
-    ]
+    assert reranker.rerank([*TEXTS], QUERY) == [{"index": 1, "relevance_score": 3.0, **note}]
     assert explaining(explain=False, top_n=1, normalize=False).rerank([*TEXTS], QUERY) == [
         {"index": 1, "relevance_score": 3.0}
     ]

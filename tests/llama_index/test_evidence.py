@@ -5,6 +5,10 @@ import logging
 from typing import Any
 
 import pytest
+from llama_index.core import MockEmbedding, VectorStoreIndex
+from llama_index.core.llms import MockLLM
+from llama_index.core.postprocessor import MetadataReplacementPostProcessor
+from llama_index.core.query_engine import CitationQueryEngine
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 
 from bge_rerank_integrations.errors import RemoteUnavailable
@@ -33,8 +37,9 @@ def quoted(ranked: list[NodeWithScore]) -> dict[str, str]:
     found = {}
     for node in ranked:
         text = node.node.get_content(metadata_mode=MetadataMode.NONE)
-        evidence = node.node.metadata["rerank_evidence"]
-        found[node.node_id] = text[evidence["start"] : evidence["end"]]
+        note = node.node.metadata
+        found[node.node_id] = text[note["rerank_evidence_start"] : note["rerank_evidence_end"]]
+        assert note["rerank_evidence"] == found[node.node_id]
     return found
 
 
@@ -57,7 +62,10 @@ def test_the_note_is_plain_data_on_the_scale_of_the_score(titled: list[NodeWithS
     (node,) = reranker.postprocess_nodes(titled, query_str=QUERY)
     assert json.loads(node.to_json())["node"]["metadata"] == {
         "title": "red fox eats",
-        "rerank_evidence": {"start": 14, "end": 36, "score": 3.0},
+        "rerank_evidence": "The red fox eats mice.",
+        "rerank_evidence_start": 14,
+        "rerank_evidence_end": 36,
+        "rerank_evidence_score": 3.0,
     }
 
 
@@ -83,7 +91,7 @@ def test_none_without_text_and_none_without_explain(titled: list[NodeWithScore])
     ranked = explaining(no_text="last").postprocess_nodes(titled, query_str=QUERY)
     notes = {node.node_id: node.node.metadata["rerank_evidence"] for node in ranked}
     assert notes["empty"] is None
-    assert notes["meta"] is None, "scored by its metadata, and no own text to point into"
+    assert notes["meta"] is None, "no text of its own to point into"
     plain = explaining(explain=False).postprocess_nodes(titled, query_str=QUERY)
     assert [node.node.metadata.get("rerank_evidence", "absent") for node in plain] == ["absent"] * 5
 
@@ -100,3 +108,27 @@ def test_a_note_of_an_earlier_pass_is_replaced(
     assert [node.node_id for node in kept] == [node.node_id for node in ranked]
     assert [node.node.metadata["rerank_evidence"] for node in kept] == [None] * 3
     assert [node.node.metadata["rerank_scored"] for node in kept] == [False] * 3
+
+
+# LlamaIndex's bridge to LangChain imports it
+@pytest.mark.filterwarnings("ignore:.langchain-community. is being sunset:DeprecationWarning")
+def test_the_sentence_is_found_in_the_texts_of_a_citation_engine() -> None:
+    """The engine splits nodes and writes "Source 1:" before them after the rerank."""
+    text = "The zoo opened in 1901. The red fox eats mice. It closes at six. " * 20
+    index = VectorStoreIndex([TextNode(text=text)], embed_model=MockEmbedding(8))
+    engine = CitationQueryEngine.from_args(
+        index, llm=MockLLM(), node_postprocessors=[explaining()], citation_chunk_size=64
+    )
+    sources = engine.query(QUERY).source_nodes
+    places = [one.node.get_content().find(one.metadata["rerank_evidence"]) for one in sources]
+    first = sources[0].node.get_content()
+    assert len(sources) > 1
+    assert first.startswith("Source 1:\nThe zoo opened in 1901. The red fox eats mice.")
+    assert places[0] == len("Source 1:\nThe zoo opened in 1901. ")
+
+
+def test_a_replaced_text_does_not_hold_the_sentence() -> None:
+    node = TextNode(text="The red fox eats mice.", metadata={"window": "Another text."})
+    ranked = explaining().postprocess_nodes([NodeWithScore(node=node)], query_str=QUERY)
+    (replaced,) = MetadataReplacementPostProcessor("window").postprocess_nodes(ranked)
+    assert replaced.node.get_content().find(replaced.metadata["rerank_evidence"]) == -1
