@@ -1,7 +1,7 @@
-"""Where a model runs and in which number format: decided once, from plain facts, with reasons.
+"""Where a model runs, in which number format and batch size: decided once, with reasons.
 
-`read_hardware` asks torch what there is; `plan_device` decides from its answer and needs no GPU to
-be tested.
+`read_hardware` asks torch for the machine's devices. `plan_device` is a pure function of its
+answer, so it is tested without a GPU.
 """
 
 import logging
@@ -39,7 +39,7 @@ class CudaDevice:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What this machine has, as torch reports it."""
+    """The machine's devices, as torch reports them."""
 
     cores: int
     cpu_bf16: bool = False
@@ -51,7 +51,7 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class DevicePlan:
-    """What was decided: print it to see why."""
+    """The decisions about one device, with the reasons; print it."""
 
     device: str
     dtype: Dtype
@@ -79,7 +79,7 @@ class DevicePlan:
         return "\n".join([head, *(f"  - {reason}" for reason in self.reasons)])
 
     def _repr_html_(self) -> str:
-        """A table for a notebook: what was decided, then the reasons."""
+        """A table for a notebook: the decisions, then the reasons."""
         decided = [
             ("device", self.device),
             ("precision", self.precision),
@@ -99,12 +99,11 @@ def plan_device(
 ) -> DevicePlan:
     """Decide device, number format, attention path and batch budget.
 
-    `prefer` is the half format that the family runs in by default where it is native: values of
-    the LLM rerankers may leave fp16's range.
+    `prefer` is the family's half format, the default where it is native: values of the LLM
+    rerankers may exceed fp16's range.
 
-    Raises `InvalidInputError` for a device that is not there, naming those that are. A half
-    precision that the device cannot run becomes float32, which is the more exact: the plan and a
-    warning in the log say so.
+    Raises `InvalidInputError` for a missing device, naming the available ones. A half precision
+    that the device cannot run becomes float32, which is more exact: the plan and a warning say so.
     """
     check_precision(precision)
     chosen, reasons = _choose_device(hardware, device)
@@ -131,10 +130,10 @@ def plan_devices(
     precision: Precision = "auto",
     prefer: Literal["fp16", "bf16"] = "fp16",
 ) -> list[DevicePlan]:
-    """A plan for each of the devices, or for the one; see `plan_device`.
+    """One plan per device; see `plan_device`.
 
-    Raises `InvalidInputError` also for no device, and for devices that would compute in different
-    number formats: a pair's score would depend on which of them was free.
+    Also raises `InvalidInputError` for an empty list, and for devices that would compute in
+    different number formats: a pair's score would depend on which of them was free.
     """
     if devices is None or isinstance(devices, str):
         return [plan_device(hardware, device=devices, precision=precision, prefer=prefer)]
@@ -249,7 +248,7 @@ def read_hardware() -> Hardware:
 
 
 def cpu_kernels() -> str:
-    """The instructions that libraries choose kernels by: avx512, avx2, else the architecture."""
+    """The instruction set by which libraries choose kernels: avx512, avx2 or the architecture."""
     known = np.show_config(mode="dicts")["SIMD Extensions"]
     there = {*known.get("baseline", ()), *known.get("found", ())}
     # X86_V4 and X86_V3 are numpy 2.4's names for the groups of instructions that hold these
@@ -261,8 +260,8 @@ def cpu_kernels() -> str:
 def _cpu_has_bf16() -> bool:
     import torch
 
-    # Private, absent from some releases, and with no public equivalent: without it a CPU counts as
-    # having no bf16 instructions, which costs speed and never a score.
+    # Private and missing in some releases, without a public equivalent. Without it a CPU counts as
+    # having no bf16 instructions, which costs speed but changes no score.
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(probe()) if probe is not None else False
 

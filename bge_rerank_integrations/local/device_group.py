@@ -1,7 +1,7 @@
-"""One model on several devices: a thread for each takes the next batch when it is free.
+"""One model on several devices: one thread per device takes the next batch when it is free.
 
-Threads and not processes: torch releases the interpreter while a device works, weights are read
-without pickling, and an error in one reaches the caller as it is.
+Threads suffice, because torch releases the interpreter lock while a device computes. They need no
+pickled weights, and an error in one is raised to the caller unchanged.
 """
 
 import threading
@@ -23,8 +23,8 @@ from bge_rerank_integrations.types import FloatArray
 class EngineGroup:
     """Engines of one model on different devices, used as one; see `Engine`.
 
-    Every engine must compute in the same number format. Batches are those that the engine with the
-    smallest budget would make alone, so a score does not depend on which device it came from.
+    All engines must compute in the same number format. Batches are planned for the engine with the
+    smallest budget, so a score does not depend on the device that computed it.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
@@ -37,7 +37,7 @@ class EngineGroup:
 
     @property
     def plan(self) -> DevicePlan:
-        """The first device's plan under the names of all, with the reasons of all."""
+        """The first device's plan, with the names and reasons of all."""
         plans = [engine.plan for engine in self._engines]
         devices = ", ".join(plan.device for plan in plans)
         shared = f"{len(plans)} devices: each takes the next batch when it is free"
@@ -61,14 +61,14 @@ class EngineGroup:
         """As `Engine.run`. The first error on any device ends the call on all of them."""
         call = EngineCall(sequences, positions, limits, on_batch)
         batches = self._smallest.plan_batches(call)
-        # so that small calls, which one device can do, do not all go to the first
+        # else small calls, which one device can do, would all go to the first
         turn = next(self._calls) % len(self._engines)
         engines = (self._engines[turn:] + self._engines[:turn])[: len(batches)]
         return drain_together(engines, call, batches, f"{self.model} on {self.plan.device}")
 
 
 def reasons_by_device(plans: Sequence[DevicePlan]) -> tuple[str, ...]:
-    """The reasons of all plans; where there are several, each under its device's name."""
+    """The reasons of all plans, with the device's name if there are several."""
     if len(plans) == 1:
         return plans[0].reasons
     return tuple(f"{plan.device}: {reason}" for plan in plans for reason in plan.reasons)
@@ -82,9 +82,10 @@ def drain_together(
     *,
     within: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> FloatArray:
-    """The rows of all batches, [sequences, width]: a thread for each engine, `within` a context.
+    """The rows of all batches, [sequences, width].
 
-    Each takes the next batch when it is free; the first error on any ends the call on all.
+    Each engine has a thread, which runs `within` a context and takes the next batch when free. The
+    first error in any thread ends the call in all.
     """
     left = deque(batches)
     stopped = threading.Event()

@@ -1,6 +1,6 @@
-"""One loaded model in the process: batches, out-of-memory back-off, finite check, order.
+"""One loaded model: batches, out-of-memory back-off, the check for finite rows, order.
 
-Knows nothing of torch or ONNX Runtime: a `Forward` does the arithmetic.
+It is independent of torch and ONNX Runtime: a `Forward` computes the batches.
 """
 
 import os
@@ -29,7 +29,7 @@ from bge_rerank_integrations.types import FloatArray
 
 
 class Forward(Protocol):
-    """A model's arithmetic on one batch."""
+    """Computes one batch of a model."""
 
     plan: DevicePlan
     padded: bool
@@ -47,7 +47,7 @@ class Forward(Protocol):
         ...
 
     def fetch(self, rows: Sequence[Any]) -> FloatArray:
-        """What several `run`s gave, one below the other, on the host: waits for the device."""
+        """The rows of several `run`s, concatenated, on the host; waits for the device."""
         ...
 
     def is_out_of_memory(self, error: Exception) -> bool: ...
@@ -75,10 +75,10 @@ BatchRows = tuple[list[int], FloatArray | None]
 
 
 class Engine:
-    """A loaded model, shared by every scorer of the process that asked for the same one.
+    """A loaded model, shared by all scorers of the process for the same model.
 
-    `run` may be called from any number of threads: it holds no state, and a gate bounds how many
-    batches the device is given at once.
+    `run` may be called from any number of threads: it keeps no state, and a semaphore bounds the
+    number of batches that run at once.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Engine:
             max_tokens=call.limits.max_batch_tokens or self.plan.max_batch_tokens,
             max_sequences=_least(call.limits.batch_size, self.forward.max_sequences),
             padded=self.forward.padded,
-            # when time may run out the first are scored first: the retriever thought them the best
+            # under a time limit the first are scored first: the retriever ranked them highest
             in_order=seconds_left() is not None,
         )
         return [[indices[number] for number in batch] for batch in planned]
@@ -204,14 +204,14 @@ class Engine:
         return self._finite(call, done, rows, exact=exact)
 
     def _cost(self, call: EngineCall, batch: Sequence[int]) -> int:
-        """Tokens of a batch, padding included where the forward pads."""
+        """Tokens of a batch, with padding if the forward pads."""
         lengths = [len(call.sequences[index].ids) for index in batch]
         return len(batch) * max(lengths) if self.forward.padded else sum(lengths)
 
     def _finite(
         self, call: EngineCall, done: list[int], rows: FloatArray, *, exact: bool
     ) -> BatchRows:
-        """The rows that are finite, now or in float32."""
+        """The rows; those that are not finite are computed again in float32."""
         finite: list[bool] = np.logical_and.reduce(np.isfinite(rows), axis=1).tolist()
         if all(finite):
             return done, rows

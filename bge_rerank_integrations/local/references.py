@@ -1,4 +1,4 @@
-"""The scores of other libraries for a model folder, one pair at a time: what `verify` compares.
+"""Other libraries' scores for a model folder, one pair at a time, for `verify` to compare with.
 
 Each function loads the folder with one library and gives that library's raw scores in float32 on
 the CPU. None shares code with this package's own forward passes.

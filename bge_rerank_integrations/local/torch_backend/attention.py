@@ -21,7 +21,7 @@ from bge_rerank_integrations.local.torch_backend.transfer import Array
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """So many tokens in a row; `prefix` is the index of the segment they stand behind."""
+    """`length` tokens in a row; `prefix` is the index of the segment that precedes them."""
 
     length: int
     prefix: int | None = None
@@ -29,10 +29,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """What a model's attention is, for any batch.
+    """The attention of a model, for any batch.
 
-    `heads` share `kv_heads` groups of keys and values. With `causal` a token sees itself and what
-    is before it. `scale` is that of the products; None: one over the root of a head's size.
+    `heads` share `kv_heads` groups of keys and values. With `causal` a token sees itself and
+    earlier ones. `scale` multiplies the products; None is 1 / sqrt(size of a head).
     """
 
     heads: int
@@ -46,7 +46,7 @@ class PackedAttention(Protocol):
 
     @property
     def arrays(self) -> Mapping[str, Array]:
-        """What it needs on the device, to travel with the batch."""
+        """Arrays that it needs on the device, copied with the batch's."""
         ...
 
     def __call__(
@@ -59,10 +59,10 @@ class PackedAttention(Protocol):
         *,
         window: int | None = None,
     ) -> Tensor:
-        """Mix the values: [rows, heads * size], a row per token or one per segment.
+        """Attention's output, [rows, heads * size], with a row per token or one per segment.
 
-        A query of one row per segment is that of its first token, or with `causal` of its last.
-        With `window` a token sees only that many tokens. `sent` has the arrays, on the device.
+        One query per segment is that of its first token, or with `causal` of its last. With
+        `window` a token sees only that many tokens. `sent` holds the arrays on the device.
         """
         ...
 
@@ -72,7 +72,7 @@ BuildAttention = Callable[[Sequence[Segment], AttentionShape], PackedAttention]
 
 @dataclass(frozen=True, slots=True)
 class SegmentRun:
-    """Neighbouring segments of equal length and prefix: their rows, numbers and measures."""
+    """Adjacent segments of equal length and prefix: their rows and indices."""
 
     rows: slice
     segments: slice
@@ -155,7 +155,7 @@ def _causal_mask(asking: int, seen: int, window: int | None, device: torch.devic
 
 
 def group_runs(segments: Sequence[Segment]) -> list[SegmentRun]:
-    """Neighbouring segments of equal length and prefix; together the runs cover every row once."""
+    """Groups of adjacent segments with equal length and prefix, covering every row once."""
     starts = [0]
     for segment in segments:
         starts.append(starts[-1] + segment.length)
@@ -229,7 +229,7 @@ class PaddedAttention:
         return torch.cat([own, mixed])
 
     def _single_mask(self, sent: Mapping[str, Tensor], window: int | None) -> Tensor | None:
-        """What the one asking token of each segment sees: [n, 1, 1, seen]."""
+        """The keys that the single query of each segment sees: [n, 1, 1, seen]."""
         if not self._shape.causal:
             return None if self._full else sent["attention_there"][:, None, None, :]
         at = sent["attention_ends"][:, None] + self._prefix

@@ -1,8 +1,7 @@
-"""Whole batches on each core of a CPU, in place of cores that share every product.
+"""One batch per CPU core, instead of all cores sharing every product.
 
-Cores that share a product wait for the slowest of them, hundreds of times in a call; those that
-have a batch each wait once, at its end. What that gains, most where other programs take turns on a
-core, stands in `docs/speed.md`.
+Cores that share a product wait for the slowest one, hundreds of times in a call. With a batch each,
+they wait once, at the end. `docs/speed.md` has the measured gain.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,13 +18,13 @@ from bge_rerank_integrations.local.engine import Engine, EngineCall
 from bge_rerank_integrations.types import FloatArray
 
 MOST_CORES = 4
-"""With more, a call's last batches would leave many cores idle; not tried."""
+"""With more cores, a call's last batches would leave many idle; not measured."""
 LEAST_TOKENS = 384
-"""For each core; a call of fewer ends sooner when the cores share it."""
+"""Per core; a shorter call ends sooner when the cores share its products."""
 
 
 class StreamedEngine(Engine):
-    """An engine on a CPU whose larger calls run as batches side by side; see `Engine`."""
+    """An engine on a CPU that runs the batches of a large call side by side; see `Engine`."""
 
     @property
     def plan(self) -> DevicePlan:
@@ -36,7 +35,7 @@ class StreamedEngine(Engine):
         return replace(plan, reasons=(*plan.reasons, reason))
 
     def cores(self) -> int:
-        """How many batches run side by side: as many as the caller's threads, or 0 for one."""
+        """The number of batches side by side: the caller's number of threads, or 0 for none."""
         threads = torch.get_num_threads()
         return threads if 2 <= threads <= MOST_CORES and limits_one_thread() else 0
 
@@ -45,7 +44,7 @@ class StreamedEngine(Engine):
         lengths = [len(sequence.ids) for sequence in call.sequences]
         if not cores or len(lengths) < cores or sum(lengths) < cores * LEAST_TOKENS:
             return None
-        # together they hold what one batch on all cores would
+        # together the batches are as large as one on all cores
         most = call.limits.max_batch_tokens or self.forward.plan.max_batch_tokens // cores
         budget = {"max_batch_tokens": even_budget(lengths, cores, most)}
         call = replace(call, limits=call.limits.model_copy(update=budget))
@@ -56,7 +55,7 @@ class StreamedEngine(Engine):
 
 
 def even_budget(lengths: Sequence[int], cores: int, most: int) -> int:
-    """Tokens of a batch, at most `most`, with which every core gets about the same number."""
+    """Tokens of a batch, at most `most`, that give every core about the same number."""
     tokens = sum(lengths)
     batches = cores * -(-tokens // (cores * most))
     # a batch is full when the next sequence would not fit, so it may fall short by one
@@ -65,8 +64,8 @@ def even_budget(lengths: Sequence[int], cores: int, most: int) -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """The calling thread computes alone: no other thread's number, now or later, is changed."""
-    # torch sets each new thread up when it is first asked, which would undo what follows
+    """Compute on the calling thread alone, without changing other threads' settings."""
+    # torch initializes a new thread at its first use, which would undo the limit
     torch.get_num_threads()
     with _openmp().limit(limits=1):
         yield
@@ -74,7 +73,7 @@ def one_thread() -> Iterator[None]:
 
 @cache
 def limits_one_thread() -> bool:
-    """Whether `one_thread` does what it says with this build of torch."""
+    """Whether `one_thread` works with this build of torch."""
     before = torch.get_num_threads()
     with one_thread():
         alone = torch.get_num_threads() == 1

@@ -1,10 +1,10 @@
-"""Small batches on CUDA as recorded graphs: one launch in place of a hundred and more.
+"""Small batches on CUDA as recorded graphs: one launch instead of more than a hundred.
 
-A small batch is over before Python has launched its kernels one by one. A graph is recorded for
-fixed sizes, so a batch is filled up to them: unused rows lie outside every sequence, unused
-sequences are empty, and no kernel needs a mask. What a graph gives is held against the plain
-forward when it is recorded, on other texts than it was recorded with; if they differ by more than
-rounding, or recording fails, the size is left to the plain forward for good, and the plan says so.
+The device finishes a small batch before Python has launched all of its kernels. A graph is recorded
+for fixed sizes, and a batch is filled up to them: unused rows lie outside every sequence, unused
+sequences are empty, and no kernel needs a mask. After recording, the graph's rows are compared with
+the plain forward's, on other texts than those recorded. If they differ by more than rounding, or
+recording fails, that size always uses the plain forward, and the plan says so.
 """
 
 from collections import Counter
@@ -20,14 +20,14 @@ from bge_rerank_integrations.base.fork import Lock
 from bge_rerank_integrations.local.device import Attention
 from bge_rerank_integrations.local.torch_backend.transfer import Array, pack, unpack
 
-# Sizes are estimates, not measured. More tokens than the last keep any device busy by themselves.
+# Sizes are estimates, not measured. Batches of more tokens keep any device busy without a graph.
 TOKENS = (256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 SEQUENCES = (16, 64)
 LONGEST = (128, 512)
 MOST_GRAPHS = 12
 SIGHTINGS = 2
 
-# the kernels that take running totals as they are: nested tensors look at their numbers
+# kernels that read running totals on the device; nested tensors copy them to the host
 RECORDABLE: tuple[Attention, ...] = ("varlen", "efficient")
 
 # Largest difference to the plain forward, as a share of the largest value: the sizes of the
@@ -50,11 +50,11 @@ Compute = Callable[[Mapping[str, Tensor], Bucket], Tensor]
 """Rows, [bucket.sequences, width], of arrays that are on the device."""
 Replay = Callable[[], Tensor]
 Record = Callable[[Replay], Replay]
-"""Run the work once, and give what does it again on the same memory."""
+"""Run the work once; return a function that repeats it on the same memory."""
 
 
 def bucket_of(lengths: list[int]) -> Bucket | None:
-    """The smallest sizes that take sequences of these lengths; None if there are none."""
+    """The smallest bucket for sequences of these lengths; None if they fit in none."""
     sizes = (sum(lengths), TOKENS), (len(lengths), SEQUENCES), (max(lengths), LONGEST)
     found = [next((size for size in known if size >= need), None) for need, known in sizes]
     tokens, sequences, longest = found
@@ -64,7 +64,7 @@ def bucket_of(lengths: list[int]) -> Bucket | None:
 
 
 def fill_up(arrays: Mapping[str, Array], bucket: Bucket) -> dict[str, Array]:
-    """A batch's arrays in the bucket's sizes: a token or sequence more changes none before it."""
+    """A batch's arrays, padded to the bucket's sizes: the padding changes no other row."""
     filled = {}
     for name, array in arrays.items():
         if name in ("attention_queries", "attention_ones"):
@@ -96,7 +96,7 @@ class Graphs:
         record: Record,
         say: Callable[[str], object],
     ) -> None:
-        """`say` is told of a size that is left to the plain forward, and why."""
+        """`say` is called with the reason when a size is left to the plain forward."""
         self._compute = compute
         self._device = device
         self._largest = LARGEST_DIFFERENCE[dtype]
@@ -113,10 +113,10 @@ class Graphs:
         other: Callable[[], Mapping[str, Array]],
         plain: Callable[[], Tensor],
     ) -> Tensor:
-        """The batch's rows, from a graph where there is one, else from `plain`.
+        """The batch's rows, from a graph if one is recorded, else from `plain`.
 
-        `other` gives a different batch that the bucket takes: what a graph is recorded with, so
-        that the comparison would show numbers of it that were recorded as if they never changed.
+        `other` gives a different batch of the same bucket to record the graph with, so that the
+        comparison finds numbers that were recorded as constants.
         """
         if bucket in self._graphs:
             graph = self._graphs[bucket]
@@ -149,7 +149,7 @@ class Graphs:
             found = self._replay(graph, bucket, arrays)
             error = float((found - right).abs().max() / right.abs().max())
         except RuntimeError as problem:
-            # an operation that cannot be recorded, or memory that does not suffice for it
+            # an operation that cannot be recorded, or too little memory
             self._say(f"no graph of {bucket.tokens} tokens: {type(problem).__name__}")
             return None
         if not error <= self._largest:
@@ -165,17 +165,17 @@ def recorder(device: str) -> Record:
     beside: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def record(work: Replay) -> Replay:
-        # back to this stream whatever happens: torch stays on the other if a recording fails
+        # restores this stream: torch stays on the other one if a recording fails
         here = torch.cuda.stream(torch.cuda.current_stream(device))
         with _recording, torch.cuda.device(device), here:
-            # kernels that choose an algorithm at their first run do so before the recording
+            # a first run, in which kernels choose their algorithms, before the recording
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):
                 for _ in range(2):
                     work()
             torch.cuda.current_stream().wait_stream(beside)
             graph = torch.cuda.CUDAGraph()
-            # what other threads do with the device meanwhile is allowed, and not recorded
+            # other threads may use the device meanwhile; their work is not recorded
             with torch.cuda.graph(
                 graph, pool=pool, stream=beside, capture_error_mode="thread_local"
             ):

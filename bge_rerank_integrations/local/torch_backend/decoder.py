@@ -1,8 +1,8 @@
 """A padding-free forward for the LLM rerankers: no remote code, no vocabulary-wide head.
 
-Computes what a score needs and nothing else: no layer past the deepest cut-off, the last layer for
-the last token alone, and one dot product instead of a logit per word of the vocabulary. A query
-part that passages share is computed once per batch where that saves time.
+It computes only what a score needs: no layer beyond the deepest cut-off, the last layer for the
+last token alone, and one dot product instead of a logit per token of the vocabulary. A query that
+passages share is computed once per batch where that saves time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,24 +27,21 @@ from bge_rerank_integrations.local.torch_backend.attention import (
 )
 from bge_rerank_integrations.local.torch_backend.linear import GemmPath, LayerActivation, Linear
 from bge_rerank_integrations.local.torch_backend.runtime import (
+    TorchForward,
     autocast,
     exact_plan,
     gemm_path,
-    is_out_of_memory,
-    release_memory,
     survive_forks,
     weight_format,
     with_token_budget,
 )
 from bge_rerank_integrations.local.torch_backend.transfer import (
     computed,
-    fetch,
     run_ahead,
     to_device,
 )
 from bge_rerank_integrations.local.torch_backend.varlen_attention import lay_out, with_attention
 from bge_rerank_integrations.local.torch_backend.weights import Weights, check_tensors, misshapen
-from bge_rerank_integrations.types import FloatArray
 
 # Below this share of tokens saved, the extra copies and masks of a shared prefix cost more.
 LEAST_SHARED = 0.2
@@ -52,10 +49,10 @@ LEAST_SHARED = 0.2
 
 @dataclass(frozen=True, slots=True)
 class PromptPart:
-    """So many rows of the packed batch, standing at position `start` behind part `prefix`.
+    """`length` rows of the packed batch, from position `start`, after the part `prefix`.
 
-    `kept` rows before and `tail` rows after the passage are never compressed. `ids` are those the
-    part began with.
+    `kept` rows before and `tail` rows after the passage are never compressed. `ids` are the ids
+    before any compression.
     """
 
     ids: np.ndarray[Any, Any]
@@ -69,10 +66,10 @@ class PromptPart:
 def split_batch(
     batch: Sequence[TokenSequence], *, share: bool, one_prefix: bool
 ) -> tuple[list[PromptPart], list[int]]:
-    """The parts to compute, and for each sequence the number of the part that ends it.
+    """The parts to compute, and the number of each sequence's last part.
 
-    Sequences that begin with the same query part share it where that saves enough; with
-    `one_prefix` only if all of them do.
+    Sequences with the same query share its part where that saves enough; with `one_prefix` only if
+    all sequences have the same query.
     """
     groups: dict[bytes, list[int]] = {}
     for number, sequence in enumerate(batch):
@@ -96,10 +93,10 @@ def split_batch(
 
 
 def compress(x: Tensor, parts: Sequence[PromptPart], ratio: int) -> tuple[Tensor, list[PromptPart]]:
-    """Mean-pool each passage's rows in groups of `ratio`, the last over what is left.
+    """Mean-pool each passage's rows in groups of `ratio`; the last group may be smaller.
 
-    Query and prompt rows stay. Weights are applied before the sum, in x's number format, as the
-    reference does.
+    Query and prompt rows stay. As in the reference, weights are applied before the sum, in x's
+    number format.
     """
     targets, weights, shorter = [], [], []
     offset = 0
@@ -130,7 +127,7 @@ def compress(x: Tensor, parts: Sequence[PromptPart], ratio: int) -> tuple[Tensor
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """One decoder layer; the norms behind attention and feed-forward are Gemma 2's alone."""
+    """One decoder layer; only Gemma 2 has norms after attention and feed-forward."""
 
     query: Linear
     key_value: Linear
@@ -146,7 +143,7 @@ class DecoderLayer:
 
 @dataclass(frozen=True, slots=True)
 class PackedLayout:
-    """What every layer needs to know of the packed batch."""
+    """The packed batch's layout, the same for every layer until rows are compressed."""
 
     attend: PackedAttention
     rotary: Tensor
@@ -154,17 +151,14 @@ class PackedLayout:
     ends: Tensor
     """The row of each part's last token."""
     sent: Mapping[str, Tensor]
-    """The arrays of attention."""
+    """Attention's arrays, on the device."""
 
 
-class Decoder:
+class Decoder(TorchForward):
     """A causal language model cut down to its relevance score; see `engine.Forward`.
 
     `run` gives one column per layer that scores, ascending.
     """
-
-    padded = False
-    max_sequences: int | None = None
 
     def __init__(
         self,
@@ -247,9 +241,6 @@ class Decoder:
             self._ahead.launched()
         return computed(rows)
 
-    def fetch(self, rows: Sequence[Any]) -> FloatArray:
-        return fetch(rows)
-
     @cached_property
     def _exact(self) -> "Decoder":
         self._checkpoint.check_unchanged()
@@ -322,19 +313,13 @@ class Decoder:
         sent = to_device(arrays, self.plan.device)
         return PackedLayout(attend, sent["rotary"].to(dtype), sent["ends"], sent)
 
-    def is_out_of_memory(self, error: Exception) -> bool:
-        return is_out_of_memory(error)
-
-    def release_memory(self) -> None:
-        release_memory(self.plan.device)
-
 
 def _read_head(weights: Weights, head: LogitHead, checkpoint: Checkpoint) -> Tensor:
     """The head's vector, [1, width]."""
     if head.row is None:
         return weights.read(head.tensor)
     row, own = weights.read_row(head.tensor, head.row), "lm_head.weight"
-    # tied by the config: transformers 4 passes over a head that is stored too, 5 takes it
+    # tied by the config: transformers 4 ignores a head that is stored as well, 5 loads it
     if own != head.tensor and own in checkpoint.tensors:
         if checkpoint.tensors[own].shape != checkpoint.tensors[head.tensor].shape:
             raise CheckpointError(misshapen(checkpoint, own, checkpoint.tensors[head.tensor].shape))

@@ -1,8 +1,8 @@
 """A padding-free forward for BERT and XLM-R encoders: torch and safetensors, no transformers.
 
-All sequences of a batch lie end to end in one matrix, so no work goes into padding. Where only the
-first token is read, the last layer is computed for that token alone, which is exact. Residuals,
-LayerNorm and head follow transformers' `BertModel` and `XLMRobertaModel`.
+All sequences of a batch lie end to end in one matrix, so nothing is computed for padding. Where
+only the first token is used, the last layer is computed for that token alone, which is exact.
+Residuals, LayerNorm and head follow transformers' `BertModel` and `XLMRobertaModel`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,11 +38,10 @@ from bge_rerank_integrations.local.torch_backend.encoder_weights import (
     tensor_prefix,
 )
 from bge_rerank_integrations.local.torch_backend.runtime import (
+    TorchForward,
     autocast,
     exact_plan,
     gemm_path,
-    is_out_of_memory,
-    release_memory,
     survive_forks,
     weight_format,
     with_token_budget,
@@ -50,7 +49,6 @@ from bge_rerank_integrations.local.torch_backend.runtime import (
 from bge_rerank_integrations.local.torch_backend.transfer import (
     Array,
     computed,
-    fetch,
     run_ahead,
     to_device,
 )
@@ -61,14 +59,10 @@ from bge_rerank_integrations.local.torch_backend.varlen_attention import (
     with_attention,
 )
 from bge_rerank_integrations.local.torch_backend.weights import Weights
-from bge_rerank_integrations.types import FloatArray
 
 
-class FlatEncoder:
+class FlatEncoder(TorchForward):
     """The encoder and its head on one device; see `engine.Forward`."""
-
-    padded = False
-    max_sequences: int | None = None
 
     def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> None:
         config = read_encoder_config(checkpoint.config)
@@ -81,7 +75,7 @@ class FlatEncoder:
         self._output = output
         self._config = config
         self._format = weight_format(plan)
-        # on a CPU only products and attention are in half precision: the rest is not what costs
+        # on a CPU only products and attention are in half precision: the rest takes little time
         residual = torch.float32 if plan.device == "cpu" else self._format
         survive_forks()
         weights = Weights(checkpoint, plan, tensor_prefix(checkpoint, config))
@@ -118,13 +112,10 @@ class FlatEncoder:
             self._ahead.launched()
         return computed(rows)
 
-    def fetch(self, rows: Sequence[Any]) -> FloatArray:
-        return fetch(rows)
-
     def _arrays(
         self, batch: Sequence[TokenSequence]
     ) -> tuple[PackedAttention, Mapping[str, Array]]:
-        """A batch's attention, and all that the layers read of the batch."""
+        """A batch's attention and all arrays that the layers read."""
         segments = [Segment(len(sequence.ids)) for sequence in batch]
         attend = lay_out(segments, self._shape, self.plan.attention)
         owners = owner_arrays(batch) if self._output == "mean" else {}
@@ -132,7 +123,7 @@ class FlatEncoder:
         return attend, {**inputs, **owners, **attend.arrays}
 
     def _make_graphs(self) -> Graphs | None:
-        """Recorded forwards of small batches, where a kernel can be recorded."""
+        """Recorded forwards of small batches; None where attention cannot be recorded."""
         plan = self.plan
         recordable = plan.attention in RECORDABLE and self._output != "mean" and not plan.autocast
         if not (plan.device.startswith("cuda") and recordable):
@@ -157,7 +148,7 @@ class FlatEncoder:
     def compute(self, sent: Mapping[str, Tensor], attend: PackedAttention) -> Tensor:
         """The rows, [sequences, width] float32, from arrays that are on the device.
 
-        Neither waits for the device nor looks at a number on it.
+        It neither waits for the device nor reads a number from it.
         """
         with torch.inference_mode():
             with autocast(self.plan):
@@ -170,12 +161,6 @@ class FlatEncoder:
         self._checkpoint.check_unchanged()
         return FlatEncoder(self._checkpoint, exact_plan(self.plan), self._output)
 
-    def is_out_of_memory(self, error: Exception) -> bool:
-        return is_out_of_memory(error)
-
-    def release_memory(self) -> None:
-        release_memory(self.plan.device)
-
     def _encode(self, sent: Mapping[str, Tensor], attend: PackedAttention) -> Tensor:
         """The pooled vector of each sequence: [sequences, hidden]."""
         first = sent["first"]
@@ -186,7 +171,7 @@ class FlatEncoder:
             asking = x[first] if last else x
             mixed = self._mix(layer, sent, attend, x, first if last else None)
             x = layer.attention_norm(layer.attended(mixed) + asking)
-            del mixed, asking  # the peak of memory comes now
+            del mixed, asking  # the feed-forward part is the peak of memory
             x = layer.output_norm(layer.down(layer.up(x.to(self._format))) + x)
         if cls_only:
             return x if self._layers else x[first]
@@ -230,9 +215,9 @@ def _half(sequence: TokenSequence) -> TokenSequence:
 def input_arrays(
     batch: Sequence[TokenSequence], config: EncoderConfig, *, typed: bool
 ) -> dict[str, Array]:
-    """The batch end to end: for each token its id, position and type, and where sequences begin.
+    """The batch end to end: each token's id, position and, if `typed`, type; each sequence's start.
 
-    Types are there only if `typed`, for models that tell query and passage apart.
+    Types distinguish query and passage.
     """
     lengths = [len(sequence.ids) for sequence in batch]
     arrays: dict[str, Array] = {
@@ -251,7 +236,7 @@ def input_arrays(
 
 
 def owner_arrays(batch: Sequence[TokenSequence]) -> dict[str, Array]:
-    """What a mean needs: for each token the number of its sequence, and the sequences' lengths."""
+    """The arrays for a mean: each token's sequence number, and the sequences' lengths."""
     lengths = np.array([len(sequence.ids) for sequence in batch])
     return {"owner": np.repeat(np.arange(len(batch)), lengths), "lengths": lengths}
 

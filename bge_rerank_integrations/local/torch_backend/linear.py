@@ -1,8 +1,8 @@
-"""Matrix products: oneDNN with prepacked weights where that is right and faster, else torch's own.
+"""Matrix products: oneDNN with prepacked weights where it is correct and faster, else torch's own.
 
-On AMD processors torch's default product (MKL) reaches under half of what the oneDNN in the same
-wheel does; everywhere oneDNN takes the activation into the product. The operators are private, so
-they are tried on real shapes before use and never required.
+On AMD processors torch's default product (MKL) is less than half as fast as the oneDNN in the same
+wheel; everywhere oneDNN fuses the activation into the product. The operators are private, so they
+are tried on real shapes before use and never required.
 """
 
 import time
@@ -33,15 +33,15 @@ FUSED: dict[LayerActivation, tuple[str, str]] = {
     "relu": ("relu", ""),
     "silu": ("swish", ""),
 }
-# rows the packed layout is tuned for; the results are the same for any
+# number of rows that the packed layout is tuned for; results do not depend on it
 HINT = 2048
-# bytes of a cache line, and what torch aligns its own tensors to
+# bytes of a cache line, to which torch aligns its own tensors
 ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """activation(x @ weight.T + bias); the weight lies as `path` wants it."""
+    """activation(x @ weight.T + bias); the weight has the layout of `path`."""
 
     weight: Tensor
     bias: Tensor | None
@@ -67,8 +67,8 @@ def linear(
 def aligned(weight: Tensor) -> Tensor:
     """The same numbers at an aligned address.
 
-    A mapped tensor lies wherever its file has it, and there are processors on which the last bit
-    of a product depends on that: the same weights in another file would give other scores.
+    A mapped tensor's address depends on its place in the file, and on some processors the last bit
+    of a product depends on the address: the same weights in another file would give other scores.
     """
     return weight.clone() if weight.data_ptr() % ALIGNMENT else weight
 
@@ -88,8 +88,8 @@ def _onednn() -> _OneDnn:
 
 @cache
 def choose_gemm_path(dtype: torch.dtype) -> tuple[GemmPath, str]:
-    """The path for this machine's CPU, and why: a numeric and a timing probe, once, a few ms."""
-    # the caller may be inside an autocast of its own, which would change both sides
+    """The path for this CPU, and the reason: one numeric and one timing probe of a few ms."""
+    # the caller's autocast would change both sides
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         return _probe(dtype)
 
@@ -109,7 +109,7 @@ def _probe(dtype: torch.dtype) -> tuple[GemmPath, str]:
             for activation in FUSED
         )
     except (AttributeError, RuntimeError, TypeError) as problem:
-        # whatever a release without these operators, or with others, raises when asked for them
+        # raised by releases without these operators, or with other ones
         return "plain", f"gemm plain: oneDNN's operators do not run ({type(problem).__name__})"
     if not error < (1e-5 if dtype == torch.float32 else 2e-2):
         return "plain", f"gemm plain: oneDNN's result is off by {error:.1e}"

@@ -1,44 +1,47 @@
-"""What this process shares with torch: its memory, its autocast state and its threads."""
+"""The state that this process shares with torch: memory, autocast and threads."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import torch
 
 from bge_rerank_integrations.base.deadline import thread_settings
 from bge_rerank_integrations.local.device import DevicePlan, bytes_per_token, token_budget
 from bge_rerank_integrations.local.torch_backend.linear import GemmPath, Linear, choose_gemm_path
+from bge_rerank_integrations.local.torch_backend.transfer import fetch
+from bge_rerank_integrations.types import FloatArray
 
 # torch has one class for accelerators; the CPU's and MPS' allocators raise a plain RuntimeError.
 PLAIN_MESSAGES = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether this is memory that ran out, and nothing else."""
+    """Whether the error says that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in PLAIN_MESSAGES)
 
 
 def release_memory(device: str) -> None:
-    """Return memory that torch's cache holds unused to the device; nothing to do on a CPU."""
+    """Give memory that torch's cache holds unused back to the device; nothing on a CPU."""
     kind = device.partition(":")[0]
     if kind in ("cuda", "xpu", "mps"):
         getattr(torch, kind).empty_cache()
 
 
 def with_token_budget(plan: DevicePlan, layer: Linear, *, inner_copies: int) -> DevicePlan:
-    """The plan with batches that fit a CUDA device's free memory now; elsewhere as it is.
+    """The plan with batches that fit a CUDA device's free memory now; unchanged elsewhere.
 
-    `layer` widens a token's vector in the model's feed-forward part.
+    `layer` is the first one of a feed-forward part, which widens a token's vector.
     """
     if not plan.device.startswith("cuda"):
         return plan
     inner, hidden = layer.weight.shape
-    # under autocast many values are there twice, in float32 and in half
+    # under autocast many values exist twice, in float32 and in half
     each = 6 if plan.autocast else weight_format(plan).itemsize
     per_token = bytes_per_token(hidden, inner, inner_copies=inner_copies, bytes_each=each)
     free = free_memory(plan.device)
@@ -51,7 +54,7 @@ def with_token_budget(plan: DevicePlan, layer: Linear, *, inner_copies: int) -> 
 
 
 def free_memory(device: str) -> int:
-    """Bytes of a CUDA device that nobody uses, torch's own cache counted as free."""
+    """Unused bytes of a CUDA device, including those in torch's cache."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
@@ -70,12 +73,12 @@ def gemm_path(plan: DevicePlan) -> tuple[GemmPath, str]:
 
 
 def exact_plan(plan: DevicePlan) -> DevicePlan:
-    """The same device in float32: what overflowed in a half format is computed again there."""
+    """The same device in float32, for rows that overflowed in a half format."""
     return replace(plan, dtype="float32", autocast=False)
 
 
 def autocast(plan: DevicePlan) -> AbstractContextManager[object]:
-    """The plan's autocast, or none: the caller's own must not leak into a score."""
+    """The plan's autocast, or none: the caller's must not change a score."""
     kind = plan.device.partition(":")[0]
     if plan.autocast:
         return torch.autocast(kind, getattr(torch, plan.dtype))
@@ -83,7 +86,7 @@ def autocast(plan: DevicePlan) -> AbstractContextManager[object]:
 
 
 def _copy_thread_count() -> Callable[[], object]:
-    """See `deadline.thread_settings`: torch counts threads for each thread."""
+    """See `deadline.thread_settings`: torch keeps its number of threads per thread."""
     threads = torch.get_num_threads()
 
     def copy() -> None:
@@ -100,8 +103,25 @@ thread_settings.append(_copy_thread_count)
 def survive_forks() -> None:
     """Make torch usable in children forked from now on, with one thread each.
 
-    OpenMP's threads do not follow a fork, and a child that asks for them waits for ever. Called
-    when a model is loaded, so that processes which only import this package keep their threads.
+    OpenMP's threads do not exist in a forked child, which would wait for them for ever. Called
+    when a model is loaded, so that processes that only import this package keep their threads.
     """
     if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+class TorchForward:
+    """The methods that all forwards on torch share; see `engine.Forward`."""
+
+    plan: DevicePlan
+    padded = False
+    max_sequences: int | None = None
+
+    def fetch(self, rows: Sequence[Any]) -> FloatArray:
+        return fetch(rows)
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return is_out_of_memory(error)
+
+    def release_memory(self) -> None:
+        release_memory(self.plan.device)

@@ -1,4 +1,4 @@
-"""Between host and device: one copy in per batch, one copy out per request, and no other waits."""
+"""Transfers between host and device: one copy in per batch, one copy out per call."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from bge_rerank_integrations.types import FloatArray
 
 Array = np.ndarray[Any, Any]
 
-# each array begins at such a multiple of bytes, so that it can be seen as any number format
+# each array begins at a multiple of so many bytes, so that it can be viewed in any number format
 ALIGNMENT = 16
 BATCHES_AHEAD = 3
 
@@ -20,8 +20,8 @@ BATCHES_AHEAD = 3
 def to_device(arrays: Mapping[str, Array], device: str) -> dict[str, Tensor]:
     """The arrays as tensors on the device, by the same names.
 
-    For CUDA they travel in one page-locked buffer, which the host does not wait for. torch reuses
-    such a buffer only when its copy is done.
+    For CUDA they are copied in one page-locked buffer, without waiting. torch reuses such a buffer
+    only after its copy has finished.
     """
     if not device.startswith("cuda"):
         return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
@@ -58,16 +58,16 @@ def _ends(arrays: Mapping[str, Array]) -> list[int]:
 
 
 def computed(rows: Tensor) -> Any:
-    """Rows as a forward gives them: still on the device for CUDA, else on the host, as numpy's.
+    """The rows that a forward returns: still on the device for CUDA, else a numpy array.
 
-    Asking CUDA for them would wait for it, so that is left to `fetch`. Other accelerators are
-    asked at once, while no other thread may use them: MPS aborts where two do.
+    Copying from CUDA waits for it, so `fetch` does that at the end. Rows of other accelerators are
+    copied at once, while no other thread uses the device: MPS aborts when two threads do.
     """
     return rows if rows.is_cuda else rows.cpu().numpy()
 
 
 def fetch(rows: Sequence[Any]) -> FloatArray:
-    """What several batches computed, one below the other, in one copy: [rows, width] float32."""
+    """The rows of several batches, concatenated, in one copy: [rows, width] float32."""
     if isinstance(rows[0], Tensor):
         host: FloatArray = torch.cat(list(rows)).cpu().numpy()
         return host
@@ -78,15 +78,15 @@ class Mark(Protocol):
     """A place in the device's queue of work."""
 
     def synchronize(self) -> object:
-        """Wait until the device has come here."""
+        """Wait until the device has reached the mark."""
         ...
 
 
 class RunAhead:
     """Keeps the host at most so many batches ahead of its device.
 
-    Without a bound a long request would be queued whole, where neither a cancellation nor a time
-    limit reaches it. Without any lead the device would wait for the host between batches.
+    Without a bound a long call would be queued whole, out of reach of cancellation and time limit.
+    Without any lead the device would wait for the host between batches.
     """
 
     def __init__(self, mark: Callable[[], Mark], batches: int = BATCHES_AHEAD) -> None:
@@ -95,14 +95,14 @@ class RunAhead:
         self._marks: deque[Mark] = deque()
 
     def launched(self) -> None:
-        """To be told after each batch; waits for the one that is too far back."""
+        """Call after each batch; waits for the oldest one if too many are queued."""
         self._marks.append(self._mark())
         while len(self._marks) > self._batches:
             self._marks.popleft().synchronize()
 
 
 def run_ahead(device: str) -> RunAhead | None:
-    """What bounds the lead over this device; None where the host computes or always waits."""
+    """The bound for this device; None where the host computes or always waits."""
     if not device.startswith("cuda"):
         return None
 

@@ -1,8 +1,8 @@
-"""transformers' own forward, for encoders that the flat forward does not know.
+"""transformers' own forward, for encoders that the padding-free forward does not support.
 
-Slower and padded, but exact for any architecture that transformers ships. Remote code is never
-run, and a checkpoint that lacks a weight is refused. Some architectures let a sequence see its
-padding (MobileBERT, ConvBERT, FNet, CANINE); theirs run one at a time, as found at load.
+It is slower and padded, but exact for every architecture in transformers. Remote code is never run,
+and a checkpoint that lacks a weight is rejected. In some architectures padding changes a score
+(MobileBERT, ConvBERT, FNet, CANINE); measured at load, theirs run one at a time.
 """
 
 import inspect
@@ -21,21 +21,19 @@ from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.model_config import position_limit
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.runtime import (
+    TorchForward,
     autocast,
     exact_plan,
     is_out_of_memory,
-    release_memory,
     survive_forks,
     weight_format,
 )
 from bge_rerank_integrations.local.torch_backend.transfer import (
     computed,
-    fetch,
     run_ahead,
     to_device,
 )
 from bge_rerank_integrations.local.torch_backend.weights import lacks, refuse_left_over
-from bge_rerank_integrations.types import FloatArray
 
 # The first letters of safetensors' names of formats that mean nothing without a scale.
 QUANTIZED = ("F8", "F6", "F4", "I8", "U8")
@@ -43,7 +41,7 @@ QUANTIZED = ("F8", "F6", "F4", "I8", "U8")
 PADDING_TOLERANCE = 1e-5
 
 
-class LibraryEncoder:
+class LibraryEncoder(TorchForward):
     """An encoder of transformers and its head on one device; see `engine.Forward`."""
 
     padded = True
@@ -143,19 +141,10 @@ class LibraryEncoder:
             ids[-1] = end
         return TokenSequence(ids, length // 2)
 
-    def fetch(self, rows: Sequence[Any]) -> FloatArray:
-        return fetch(rows)
-
     @cached_property
     def _exact(self) -> "LibraryEncoder":
         self._checkpoint.check_unchanged()
         return LibraryEncoder(self._checkpoint, exact_plan(self.plan), self._output)
-
-    def is_out_of_memory(self, error: Exception) -> bool:
-        return is_out_of_memory(error)
-
-    def release_memory(self) -> None:
-        release_memory(self.plan.device)
 
 
 def _load(checkpoint: Checkpoint, plan: DevicePlan, output: str) -> Any:

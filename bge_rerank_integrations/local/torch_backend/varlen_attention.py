@@ -69,7 +69,7 @@ class FlatAttention:
         self._kernel = kernel
         lengths = np.array([segment.length for segment in segments])
         ends = np.cumsum(lengths)
-        # keys stand as often as they are seen, so a prefix once before each segment behind it
+        # a prefix is repeated before each segment that attends to it
         before = [0 if s.prefix is None else segments[s.prefix].length for s in segments]
         self._repeated = any(before)
         arrays: dict[str, Array] = {
@@ -112,7 +112,7 @@ class FlatAttention:
             x.view(len(x), heads, -1)
             for x, heads in ((query, shape.heads), (key, shape.kv_heads), (value, shape.kv_heads))
         )
-        # one query stands at the end, from where it sees all that a window leaves
+        # a single query is the last token, so only a window hides keys from it
         causal = shape.causal and (not single or window is not None)
         return self._kernel(q, k, v, spans, Rule(causal, window, shape.scale)).reshape(query.shape)
 
@@ -127,7 +127,7 @@ def varlen(query: Tensor, key: Tensor, value: Tensor, spans: Spans, rule: Rule) 
     """FlashAttention inside torch, public since 2.10: half formats, compute capability 8.0 up."""
     from torch.nn.attention.varlen import varlen_attn
 
-    # the first releases know fewer keywords, so only those that matter are given
+    # the first releases have fewer keywords, so only the needed ones are passed
     options: dict[str, Any] = {}
     if rule.causal:
         options["window_size"] = (-1 if rule.window is None else rule.window - 1, 0)
@@ -149,12 +149,12 @@ def varlen(query: Tensor, key: Tensor, value: Tensor, spans: Spans, rule: Rule) 
     return mixed
 
 
-# how the operator names its masks: no mask, and causal seen from the last query and key
+# the operator's names of its masks: none, and causal aligned at the last query and key
 NO_MASK, CAUSAL_FROM_THE_END = 0, 2
 
 
 def efficient(query: Tensor, key: Tensor, value: Tensor, spans: Spans, rule: Rule) -> Tensor:
-    """The memory-efficient kernel: also float32 and old devices. Private, and so only on trial."""
+    """The memory-efficient kernel, also for float32 and old devices; private, so tried first."""
     if query.shape[1] != key.shape[1]:
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
     mixed: Tensor = torch.ops.aten._efficient_attention_forward(  # noqa: SLF001
@@ -175,9 +175,9 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, spans: Spans, rule: Rul
 
 
 def nested(query: Tensor, key: Tensor, value: Tensor, spans: Spans, rule: Rule) -> Tensor:
-    """Nested tensors, a prototype; copies its input, which inference mode marks as its own."""
+    """Nested tensors, a prototype, outside inference mode and so on copies of the inputs."""
     if rule.causal:
-        # seen at a model's trial alone, which passes this kernel over for one that can
+        # raised only while candidates are tried: the next one is used
         raise NotImplementedError("nested tensors count a causal mask from the first token")
     with torch.inference_mode(mode=False), torch.no_grad():
         q = _nest(query, spans.queries, spans.most_queries)
@@ -202,11 +202,11 @@ ATTENTIONS: dict[Attention, BuildAttention] = {
     "padded": PaddedAttention,
     **{name: partial(FlatAttention, kernel=kernel) for name, kernel in KERNELS.items()},
 }
-# by kind of device, the fastest first; a device that is not here has one, which its plan names
+# by kind of device, fastest first; other devices have one attention, named by their plan
 CANDIDATES: dict[str, tuple[Attention, ...]] = {"cuda": ("varlen", "efficient", "nested", "padded")}
 
-# Largest error, as a share of the largest value. Rounding stays well below; a kernel that mixes
-# sequences up, or sees one token more or less than it should, is off by a tenth and more.
+# Largest error, as a share of the largest value. Rounding stays well below it; a kernel that mixes
+# sequences or sees one token too many or too few is off by a tenth or more.
 LARGEST_ERROR = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 
 SEGMENTS = tuple(Segment(length) for length in (3, 17, 1, 64, 130))
@@ -216,7 +216,7 @@ SHORT_WINDOW = 7
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a candidate has to compute: a model's attention, in its number format, on its device."""
+    """A test of a candidate: the model's attention in its number format on its device."""
 
     shape: AttentionShape
     head_size: int
@@ -233,7 +233,7 @@ def lay_out(segments: Sequence[Segment], shape: AttentionShape, kind: Attention)
 def with_attention(
     plan: DevicePlan, shape: AttentionShape, *, head_size: int, windowed: bool = False
 ) -> DevicePlan:
-    """The plan with the attention that works for this model on its device, and why."""
+    """The plan with an attention that is correct for this model on its device, and the reasons."""
     names = CANDIDATES.get(plan.device.partition(":")[0])
     if names is None:
         return plan
@@ -245,20 +245,20 @@ def with_attention(
 def choose_attention(
     candidates: Mapping[Attention, BuildAttention], trial: Trial
 ) -> tuple[Attention, tuple[str, ...]]:
-    """The first candidate that gives the right numbers, and a line about it and each before it.
+    """The first candidate with correct results, and one line about each candidate tried.
 
-    Raises `RerankError` if none does. Memory that runs out comes through: it says nothing about a
-    candidate.
+    Raises `RerankError` if none is correct. Running out of memory is raised unchanged, because it
+    says nothing about a candidate.
     """
     reasons: list[str] = []
     for name, build in candidates.items():
-        # the caller may be inside an autocast of its own, which would change the numbers
+        # the caller's autocast would change the numbers
         kind = trial.device.partition(":")[0]
         try:
             with torch.inference_mode(), torch.autocast(kind, enabled=False):
                 error = largest_error(build, trial)
         except (
-            # whatever releases without such a kernel, or with another, raise when asked for it
+            # raised by releases without such a kernel, or with another one
             AttributeError,
             ImportError,
             RuntimeError,
@@ -280,13 +280,13 @@ def choose_attention(
 
 
 def largest_error(build: BuildAttention, trial: Trial) -> float:
-    """Largest difference to float32 on the CPU, as a share of the largest value; may be NaN."""
+    """Largest difference from float32 on the CPU, as a share of the largest value; may be NaN."""
     ways: list[tuple[Sequence[Segment], int | None]] = [(SEGMENTS, None)]
     if trial.shape.causal:
         ways.append((SEGMENTS_BEHIND_A_PREFIX, None))
     if trial.windowed:
         ways += [(segments, SHORT_WINDOW) for segments, _ in ways]
-    # a NaN must not lose against a number, so no max()
+    # Python's max() may drop a NaN
     errors = [_error(build, trial, segments, window) for segments, window in ways]
     return float(torch.tensor(errors).max())
 
@@ -301,11 +301,11 @@ def _error(
         torch.randn(rows, heads * trial.head_size, generator=generator).to(trial.dtype)
         for heads in (shape.heads, 2 * shape.kv_heads)
     )
-    # as in the models, where keys and values are the halves of one product
+    # as in the models: keys and values are the halves of one product
     key, value = both.chunk(2, dim=1)
     exact, tried = RunAttention(segments, shape), build(segments, shape)
     sent = to_device(tried.arrays, trial.device)
-    # nobody reads what one query of a prefix gives
+    # the prefix's own row is not used
     unread = 1 if any(segment.prefix is not None for segment in segments) else 0
     worst = []
     for asking, first in ((query, 0), (query[: len(segments)], unread)):

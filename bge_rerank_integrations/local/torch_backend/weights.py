@@ -1,6 +1,6 @@
-"""Tensors of a checkpoint on the plan's device, read one by one straight from safetensors.
+"""Tensors of a checkpoint on the plan's device, read one by one from safetensors.
 
-Before any is read, every tensor of the files is held against what the config says there must be.
+Before the first one is read, the files' tensors are compared with those that the config asks for.
 """
 
 import re
@@ -28,7 +28,7 @@ PER_MAPPING = 16
 
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-# Buffers that are computed anew, and a pooler that the forward does without.
+# Buffers that are computed anew, and a pooler that the forward does not use.
 DERIVED = re.compile(
     r"(^|\.)(position_ids|token_type_ids|inv_freq|cos_cached|sin_cached|pooler\.(dense\.)?\w+)$"
 )
@@ -42,7 +42,7 @@ def check_tensors(
     *,
     is_unread: Callable[[str], bool],
 ) -> None:
-    """Hold the files against the names and shapes that the config asks for.
+    """Compare the files with the names and shapes that the config asks for.
 
     Raises `CheckpointError`, naming the tensor, for one that is missing, of another shape, or left
     over and not `is_unread`; `UnsupportedModel` for one in a quantized format.
@@ -64,7 +64,7 @@ def check_tensors(
 def refuse_left_over(
     checkpoint: Checkpoint, names: Iterable[str], *, is_unread: Callable[[str], bool]
 ) -> None:
-    """Raise `CheckpointError` for tensors that may change a score and that no one reads."""
+    """Raise `CheckpointError` for unread tensors that could change a score."""
     for name in sorted(names):
         if PARTS.search(name) or not (DERIVED.search(name) or is_unread(name)):
             raise CheckpointError(
@@ -87,7 +87,7 @@ def misshapen(checkpoint: Checkpoint, name: str, shape: Iterable[int]) -> str:
 
 
 def lacks(checkpoint: Checkpoint, name: str) -> str:
-    """The message for a tensor that is not there."""
+    """The message for a missing tensor."""
     return (
         f"{checkpoint.model} lacks the weight {name!r}; a model with untrained random weights in "
         "its place would give random scores"
@@ -97,8 +97,8 @@ def lacks(checkpoint: Checkpoint, name: str) -> str:
 class Weights:
     """Reads tensors whose names begin with `prefix`, in the plan's number format.
 
-    A file is mapped anew after every `PER_MAPPING` tensors, and a mapping goes with its last one: a
-    model that packs its weights would otherwise hold them twice.
+    A file is mapped again after every `PER_MAPPING` tensors, and a mapping is freed with its last
+    tensor: a model that packs its weights would otherwise hold them twice.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Weights:
         return self._place(self._stored(name))
 
     def read_table(self, name: str) -> Tensor:
-        """An embedding table: as stored on a CPU, where only the batch's rows are ever read."""
+        """An embedding table; on a CPU as stored, because only the batch's rows are read."""
         table = self._stored(name)
         return table if self._plan.device == "cpu" else self._place(table)
 
@@ -136,7 +136,7 @@ class Weights:
     def linear(
         self, *names: str, path: GemmPath, biased: bool, activation: LayerActivation = "none"
     ) -> Linear:
-        """One linear layer, or several over the same input laid below one another."""
+        """One linear layer, or several over the same input, stacked."""
         weight = _joined([self.read(f"{name}.weight") for name in names])
         bias = _joined([self.read(f"{name}.bias") for name in names]) if biased else None
         return linear(weight, bias, path, activation)
