@@ -143,7 +143,7 @@ else:
     Place = Annotated[
         str, BeforeValidator(lambda given: os.fspath(given) if isinstance(given, Path) else given)
     ]
-    Text = Annotated[str, AfterValidator(_text)]
+    Text = Annotated[str, Field(strict=True), AfterValidator(_text)]  # bytes are no text
     Label = Annotated[int | str, BeforeValidator(_label)]
 
 Count = Annotated[Whole | None, Field(ge=1)]
