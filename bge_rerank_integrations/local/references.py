@@ -4,6 +4,7 @@ Each function loads the folder with one library and gives that library's raw sco
 the CPU. None shares code with this package's own forward passes.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def transformers_scores(folder: Path, family: Family, pairs: Sequence[Pair]) -> 
     """
     if family is Family.CAUSAL:
         return _causal_scores(folder, pairs)
+    if _is_saved_cross_encoder(folder):
+        raise NotComparable("transformers does not read the settings of sentence-transformers")
     if family is not Family.ENCODER:
         raise NotComparable(f"transformers alone has no rule that scores a {family} model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -80,7 +83,10 @@ def sentence_transformers_scores(folder: Path, family: Family, pairs: Sequence[P
 
     if family is Family.ENCODER:
         encoder = CrossEncoder(
-            str(folder), device="cpu", activation_fn=torch.nn.Identity(), max_length=512
+            str(folder),
+            device="cpu",
+            activation_fn=torch.nn.Identity(),
+            max_length=None if _is_saved_cross_encoder(folder) else 512,
         )
         return np.asarray(encoder.predict(list(pairs), batch_size=1), dtype=np.float32)
     if family is not Family.BI_ENCODER:
@@ -102,6 +108,8 @@ def flag_embedding_scores(folder: Path, family: Family, pairs: Sequence[Pair]) -
             f"FlagEmbedding tokenizes texts a second time under transformers "
             f"{transformers.__version__}, which changes some scores; install transformers<5"
         )
+    if _is_saved_cross_encoder(folder):
+        raise NotComparable("FlagEmbedding does not read the settings of sentence-transformers")
     kinds = {
         Family.ENCODER: "FlagReranker",
         Family.CAUSAL: "FlagLLMReranker",
@@ -125,6 +133,15 @@ REFERENCES: dict[str, tuple[str, ReferenceScores, Truncation]] = {
     "FlagEmbedding": ("FlagEmbedding", flag_embedding_scores, "only_second"),
 }
 """By name: the distribution, its scores, and how it cuts a pair that is too long."""
+
+
+def _is_saved_cross_encoder(folder: Path) -> bool:
+    """Whether sentence-transformers saved it, with a prompt, a length or modules of its own."""
+    file = folder / "config_sentence_transformers.json"
+    if not file.is_file():
+        return False
+    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return settings.get("model_type") == "CrossEncoder"
 
 
 def _positions(config: Any) -> int:

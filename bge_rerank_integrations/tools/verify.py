@@ -15,7 +15,7 @@ import numpy as np
 
 from bge_rerank_integrations import __version__
 from bge_rerank_integrations.base.address import is_address
-from bge_rerank_integrations.base.models import Family, family_of, find_model
+from bge_rerank_integrations.base.models import Family, find_model
 from bge_rerank_integrations.errors import InvalidInputError, RerankError, missing_extra
 from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.types import FloatArray, Pair, Scorer
@@ -152,6 +152,7 @@ def _libraries(
     """The reference libraries that can load the model's folder."""
     try:
         from bge_rerank_integrations.local.checkpoint import open_checkpoint
+        from bge_rerank_integrations.local.st_config import read_settings
         from bge_rerank_integrations.options import HubOptions
 
         with missing_extra("transformers"):
@@ -159,7 +160,7 @@ def _libraries(
 
         hub = {name: options[name] for name in HUB_OPTIONS if name in options}
         checkpoint = open_checkpoint(model, HubOptions(**hub))
-        family = family_of(checkpoint.config, model)
+        family = read_settings(checkpoint, options.get("label")).family
     except RerankError as error:
         return [_not_compared("reference libraries", None, str(error), tolerance)]
 

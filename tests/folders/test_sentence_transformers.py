@@ -24,6 +24,7 @@ from bge_rerank_integrations.langchain import BGECrossEncoder
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.st_config import read_settings
 from bge_rerank_integrations.local.text import head as heads
+from bge_rerank_integrations.tools.verify import verify
 from tests.onnx_models import export
 
 pytestmark = pytest.mark.reference
@@ -320,6 +321,18 @@ def test_long_pairs_of_a_saved_cross_encoder_are_cut_as_the_reference_cuts_them(
     ):
         name = load_scorer(str(cross_encoder), device="cpu", precision="fp32", **options).name
         assert said in name
+
+
+def test_verify_reads_the_settings_of_a_saved_cross_encoder(
+    cross_encoder: Path, dense_reranker: Path
+) -> None:
+    edit(cross_encoder, BERT, max_seq_length=40)
+    edit(cross_encoder, ST, prompts={"query": "Find: "}, default_prompt_name="query")
+    for folder in (cross_encoder, dense_reranker):
+        found = verify(str(folder)).comparisons
+        outcomes = {one.reference: one.outcome for one in found}
+        assert outcomes["sentence-transformers"] == "equal"
+        assert outcomes["transformers"] == outcomes["FlagEmbedding"] == "not compared"
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
