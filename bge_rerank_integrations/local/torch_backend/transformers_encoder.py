@@ -1,8 +1,8 @@
 """transformers' own forward, for encoders that the padding-free forward does not support.
 
 It is slower and padded, but exact for every architecture in transformers. Remote code is never run,
-and a checkpoint that lacks a weight is rejected. In some architectures padding changes a score
-(MobileBERT, ConvBERT, FNet, CANINE); measured at load, theirs run one at a time.
+and a checkpoint that lacks a weight is rejected. Loading measures whether padding changes a score,
+as in MobileBERT, ConvBERT, FNet and CANINE; such a model runs one sequence at a time.
 """
 
 import inspect
