@@ -65,7 +65,7 @@ test-newest: .venv-newest/bin/python
 	  tests/ecosystem/test_langchain_suite.py tests/ecosystem/test_llama_index_parts.py tests/reference \
 	  --deselect tests/drop_in/test_originals.py::test_flag_embedding_reranker \
 	  --ignore tests/reference/test_flag_embedding.py
-	@echo "Not run: comparisons with FlagEmbedding 1.4.2, which transformers 5.24 does not import."
+	@echo "Not run: comparisons with FlagEmbedding 1.4.2, which cannot be imported with transformers 5.24."
 
 # real rerank servers on this machine alone, each in an environment of its own; without the image
 # and sound libraries that some bring, whose builds may not fit the torch that is there

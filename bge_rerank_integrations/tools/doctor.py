@@ -4,6 +4,7 @@ A missing or broken optional part is reported, with what to do about it, and nev
 """
 
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -36,6 +37,9 @@ PACKAGES = (
     *("threadpoolctl", "onnxruntime", "openvino", CARRIER, "llama-index-core", "langchain-core"),
     "pandas",
 )
+TESTED_TORCH = (2, 5), (2, 13)
+"""The first and the last release of torch that the tests ran with."""
+
 TINY = "a tiny random encoder"
 TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 """How far a pair's score alone may be from its score in a batch, relative to the score or to 1."""
@@ -115,6 +119,19 @@ class Report:
     problems: tuple[str, ...]
 
 
+def untested_torch(version: str | None) -> list[str]:
+    """The problem with a torch outside `TESTED_TORCH`, if there is one."""
+    found = re.match(r"(\d+)\.(\d+)", version or "")
+    first, last = TESTED_TORCH
+    if found is None or first <= (int(found[1]), int(found[2])) <= last:
+        return []
+    problem = (
+        f"torch {version} was not tested: the tests ran with {first[0]}.{first[1]} and "
+        f"{last[0]}.{last[1]}; a fast path may be missing; bge-rerank verify compares scores"
+    )
+    return [problem]
+
+
 def examine(
     model: str | None = None, *, device: str | None = None, precision: Precision = "auto"
 ) -> Report:
@@ -126,6 +143,7 @@ def examine(
     packages: dict[str, str | None] = {"bge-rerank-integrations": __version__}
     packages |= {name: _version(name) for name in PACKAGES}
     hardware, plan, problems = _plan(device, precision)
+    problems += untested_torch(packages["torch"])
     has_driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
     if hardware is not None and not hardware.cuda and has_driver:
         problems.append(
