@@ -80,7 +80,6 @@ def test_functions_and_adapters_have_the_same_options_with_the_same_defaults() -
         (load_reranker, "threshold", "score_threshold"),
         (load_reranker, "min_score", "score_threshold"),
         (load_scorer, "max_lenght", "max_length"),
-        (load_scorer, "passage_max_length", "max_length"),
         (load_scorer, "dtype", "precision"),
     ],
 )
@@ -212,3 +211,8 @@ def test_texts_without_words_are_treated_alike_in_both_frameworks() -> None:
             [Document(page_content=text) for text in texts], "red fox"
         )
     assert told.value.index == 0
+
+
+def test_flag_embeddings_passage_max_length_is_explained() -> None:
+    with pytest.raises(InvalidInputError, match="max_length is the most tokens of query and passa"):
+        load_scorer("offline", passage_max_length=256)  # type: ignore[call-overload]
