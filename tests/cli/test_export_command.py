@@ -22,7 +22,7 @@ def test_it_says_what_was_written_and_how_far_it_is_from_torch(
     assert measured.endswith("(40 fixed pairs)")
 
     refused = run("export", str(bert_reranker), str(out))
-    assert (refused.returncode, refused.stdout) == (1, "")
+    assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == (
         f"bge-rerank: {out} exists; choose another folder, or ask to overwrite it\n"
     )

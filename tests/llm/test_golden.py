@@ -56,11 +56,14 @@ def test_normalized_scores_are_the_reference_s(
     for query in sorted({query for query, _ in PAIRS}):
         numbers = [number for number, pair in enumerate(PAIRS) if pair[0] == query]
         results = reranker.rerank(query, [PAIRS[number][1] for number in numbers])
-        found = {result.index: result.score for result in results}
-        expected = [case["scores"][0][number] for number in numbers]
-        assert [found[index] for index in range(len(numbers))] == pytest.approx(
-            expected, abs=TOLERANCE
-        )
+        found = {result.index: result.score for result in results if result.scored}
+        expected = {
+            index: case["scores"][0][number]
+            for index, number in enumerate(numbers)
+            if PAIRS[number][1].strip()  # a reranker gives a passage without text no score
+        }
+        assert found == pytest.approx(expected, abs=TOLERANCE)
+        assert len(results) == len(numbers) > len(found)
 
 
 @pytest.mark.parametrize("model", ["gemma", "minicpm", "gemma2"])
