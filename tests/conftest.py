@@ -14,6 +14,26 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+SLOW = (
+    "ray",  # clusters
+    "servers",  # real rerank servers
+    "chat/test_browser.py",
+    "cli/test_sweep_command.py",  # a process for each test
+    "ecosystem/test_processes.py",  # gunicorn
+    "test_examples.py",  # whole programs
+    "test_packaging.py",  # fresh environments
+)
+"""Folders and files that `make test` leaves to `make test-all`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of `SLOW`."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def event_loop_of_the_main_thread() -> Iterator[None]:
     """One that is closed at the end: LlamaIndex's synchronous calls would open one and leave it."""
