@@ -20,6 +20,7 @@ SLOW = (
     "chat/test_browser.py",
     "cli/test_sweep_command.py",  # a process for each test
     "ecosystem/test_processes.py",  # gunicorn
+    "ecosystem/test_tracers.py",  # instruments a whole process, for good
     "test_examples.py",  # whole programs
     "test_packaging.py",  # fresh environments
 )
