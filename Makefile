@@ -42,8 +42,8 @@ test: .venv/ready
 test-all: test .venv-transformers4/ready .venv-servers/llama.cpp/ready
 	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference tests/folders
 	$(MAKE) --no-print-directory test-oldest
-	$(BIN)/pytest -m "slow and not servers"
 	@echo "Not run: make test-newest, the newest releases of the frameworks and libraries."
+	$(BIN)/pytest -m "slow and not servers"
 
 coverage: .venv/ready
 	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not servers" --cov --cov-report=term:skip-covered
