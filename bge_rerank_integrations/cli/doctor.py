@@ -70,6 +70,7 @@ def _report_lines(report: Report) -> Iterator[str]:
             f"  1 query x {speed.passages} passages: {speed.seconds:.3f} s, "
             f"{speed.tokens} tokens of passages, {speed.tokens_per_second:,.0f} tokens/s"
         )
+    yield "  bge-rerank verify MODEL compares a model's scores with the reference libraries"
     yield "Problems"
     failed = [f"the self-test of {test.model} failed: {test.detail}"] if _failed(report) else []
     yield from (f"  - {problem}" for problem in [*report.problems, *failed])

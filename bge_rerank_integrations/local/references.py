@@ -123,6 +123,34 @@ def flag_embedding_scores(folder: Path, family: Family, pairs: Sequence[Pair]) -
     return np.asarray(scores, dtype=np.float32)
 
 
+def onnx_runtime_scores(folder: Path, family: Family, pairs: Sequence[Pair]) -> FloatArray:
+    """The folder's ONNX graph in a plain session, with transformers' tokenizer."""
+    import onnxruntime  # type: ignore[import-untyped]
+
+    graph = next(
+        (g for g in (folder / "onnx/model.onnx", folder / "model.onnx") if g.is_file()), None
+    )
+    if graph is None or family is not Family.ENCODER:
+        raise NotComparable("no graph of a cross-encoder under onnx/model.onnx or model.onnx")
+    options = onnxruntime.SessionOptions()
+    # without it 8-bit kernels of CPUs without VNNI saturate
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    limit, names = min(512, _positions(config)), [given.name for given in session.get_inputs()]
+    scores = []
+    for query, passage in pairs:
+        inputs = tokenizer(
+            [query], [passage], truncation="longest_first", max_length=limit, return_tensors="np"
+        )
+        types = inputs.get("token_type_ids", np.zeros_like(inputs["input_ids"]))
+        given = {**inputs, "token_type_ids": types}
+        scores.append(np.ravel(session.run(None, {name: given[name] for name in names})[0])[0])
+    return np.asarray(scores, dtype=np.float32)
+
+
+GRAPH_REFERENCE = "ONNX Runtime"
 REFERENCES: dict[str, tuple[str, ReferenceScores, Truncation]] = {
     "transformers": ("transformers", transformers_scores, "longest_first"),
     "sentence-transformers": (
@@ -130,6 +158,7 @@ REFERENCES: dict[str, tuple[str, ReferenceScores, Truncation]] = {
         sentence_transformers_scores,
         "longest_first",
     ),
+    GRAPH_REFERENCE: ("onnxruntime", onnx_runtime_scores, "longest_first"),
     "FlagEmbedding": ("FlagEmbedding", flag_embedding_scores, "only_second"),
 }
 """By name: the distribution, its scores, and how it cuts a pair that is too long."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from bge_rerank_integrations.base.models import Family, find_model
 from bge_rerank_integrations.errors import InvalidInputError, RerankError, missing_extra
 from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.types import FloatArray, Pair, Scorer
+
+if TYPE_CHECKING:
+    from bge_rerank_integrations.local.scorer import LocalScorer
 
 TOLERANCE = 2e-5
 """float32 sums in another order differ by less; a wrong token or weight by 0.01 and more."""
@@ -121,9 +124,10 @@ def verify(
         raise InvalidInputError(
             f"model is an address; give the model's hub id or folder, and base_url={model!r}"
         )
-    with_float32 = {"device": "cpu", "precision": "fp32"}
     if base_url is None:
-        options = {**({} if model.startswith("offline") else with_float32), **options}
+        # a graph has its own number format, and runs on the CPU alone
+        on_torch = not model.startswith("offline") and options.get("backend", "torch") == "torch"
+        options = {**({"device": "cpu", "precision": "fp32"} if on_torch else {}), **options}
         scorer = load_scorer(model, **options)
     else:
         scorer = load_scorer(model, base_url=base_url, **options)
@@ -156,7 +160,11 @@ def _libraries(
         from bge_rerank_integrations.options import HubOptions
 
         with missing_extra("transformers"):
-            from bge_rerank_integrations.local.references import REFERENCES, NotComparable
+            from bge_rerank_integrations.local.references import (
+                GRAPH_REFERENCE,
+                REFERENCES,
+                NotComparable,
+            )
 
         hub = {name: options[name] for name in HUB_OPTIONS if name in options}
         checkpoint = open_checkpoint(model, HubOptions(**hub))
@@ -164,11 +172,20 @@ def _libraries(
     except RerankError as error:
         return [_not_compared("reference libraries", None, str(error), tolerance)]
 
+    plan = cast("LocalScorer", scorer).plan
+    graph = any(runtime in str(plan) for runtime in ("ONNX Runtime", "OpenVINO"))
+    quantized = plan.precision.startswith("int")
+
     def of(reference: str) -> Comparison:
         distribution, score, truncation = REFERENCES[reference]
         version = _version(distribution)
         if version is None:
             return _not_compared(reference, None, "not installed", tolerance)
+        if reference == GRAPH_REFERENCE and not graph:
+            return _not_compared(reference, version, "the model runs on torch", tolerance)
+        if reference != GRAPH_REFERENCE and quantized:
+            detail = f"its weights are rounded to {plan.precision}"
+            return _not_compared(reference, version, detail, tolerance)
         try:
             expected = score(checkpoint.folder, family, PAIRS)
         except NotComparable as error:

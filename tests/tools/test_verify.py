@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from bge_rerank_integrations import CheckpointError, InvalidInputError, load_scorer
+from bge_rerank_integrations.tools.export import export_onnx
 from bge_rerank_integrations.tools.verify import PAIRS, TOLERANCE, Comparison, verify
+from bge_rerank_integrations.types import GraphFormat
 from tests.cli.command import run
 from tests.core.hub import add_to_cache
 from tests.llm.tiny_llms import build_gemma, build_minicpm
@@ -76,6 +78,18 @@ def test_published_scores_of_another_model_are_wrong(reranker_base: Path, tmp_pa
     assert published.reference_scores == pytest.approx((-8.154392, 6.182112))
     assert by_reference(found.comparisons)["transformers"].outcome == "equal"
     assert found.verdict == "wrong"
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_a_graph_equals_a_plain_session_of_onnx_runtime(
+    dtype: GraphFormat, bert_reranker: Path, tmp_path: Path
+) -> None:
+    export_onnx(str(bert_reranker), tmp_path / "graph", dtype=dtype)
+    found = verify(str(tmp_path / "graph"), backend="onnx")
+    compared = by_reference(found.comparisons)
+    assert (compared["ONNX Runtime"].outcome, found.verdict) == ("equal", "right")
+    assert np.std(compared["ONNX Runtime"].reference_scores) > 0.02
+    assert compared["sentence-transformers"].outcome == "not compared"
 
 
 @pytest.mark.parametrize("right", [True, False])
