@@ -290,6 +290,21 @@ def test_padding_and_truncation_of_tokenizer_json_are_ignored(folders: Folders, 
     assert ours(folders(kind)) == expected
 
 
+def test_xlm_r_without_its_character_map_is_read_as_it_is_with_a_warning(
+    folders: Folders, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = folders("xlmr")
+    assert ours(folder) == theirs(folder)
+    assert not caplog.records
+    edit(folder, lambda j: j.update(normalizer=None), "tokenizer.json")
+    assert ours(folder) == theirs(folder)
+    assert "has no character map" in caplog.text
+    # the other thing that transformers 5.0 to 5.2 saved
+    edit(folder, lambda j: j["post_processor"]["pair"].pop(2), "tokenizer.json")
+    with pytest.raises(CheckpointError, match="it puts the ids"):
+        ours(folder)
+
+
 def test_plain_classes_take_any_template(folders: Folders) -> None:
     folder = folders("plain")
     edit(folder, lambda j: j["post_processor"]["pair"].pop(2), "tokenizer.json")

@@ -9,6 +9,7 @@ and Llama treat several spaces, and spaces at either end of a text.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +17,8 @@ from typing import Any, NoReturn
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from bge_rerank_integrations.local.checkpoint import Checkpoint, Keys
+
+logger = logging.getLogger("bge_rerank_integrations")
 
 CONFIG, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 REMEDY = (
@@ -113,6 +116,7 @@ class TokenizerConfig:
         files = Checkpoint(str(folder), folder)
         self._tokenizer = tokenizer
         self._keys = keys = files.read_keys(CONFIG, remedy=REMEDY)
+        self._folder = files.folder
         # transformers reads the older files only where the newer one lists no tokens
         listed = "added_tokens_decoder" in keys
         self._names = {**keys, **({} if listed else files.read_keys(SPECIAL))}
@@ -326,6 +330,13 @@ class TokenizerConfig:
         if self._plain:
             return
         parts = {part["type"] for part in _parts(self._tokenizer.normalizer)}
+        if self._kind == "XLMRoberta" and "Precompiled" not in parts:
+            logger.warning(
+                "tokenizer.json of %s has no character map: transformers 5.0 to 5.2 saved XLM-R's "
+                "tokenizer like that, and full-width or composed characters get other ids than in "
+                "training; copy tokenizer.json from the model that was fine-tuned",
+                self._folder,
+            )
         if lost := parts - NORMALIZERS.get(self._kind, parts) - {"Lowercase", "StripAccents"}:
             self._refuse_class(
                 f"it leaves {_listed(lost)} out of the normalizer of tokenizer.json in "
