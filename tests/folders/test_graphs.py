@@ -268,7 +268,7 @@ def test_what_an_openvino_file_says(source: Path, tmp_path: Path) -> None:
     for before, after, said in [
         ('element_type="f32" shape="512, 32"', 'element_type="i8" shape="512, 32"', "int8"),
         ('element_type="f32" shape="512, 32"', 'element_type="u4" shape="512, 32"', "int4"),
-        ('type="SoftMax"', 'type="FakeQuantize"', "int8"),
+        ('type="MatMul"', 'type="FakeQuantize"', "int8"),
     ]:
         assert before in text
         path.write_text(text.replace(before, after), encoding="utf-8")

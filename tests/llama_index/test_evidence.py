@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from llama_index.core import MockEmbedding, VectorStoreIndex
 from llama_index.core.llms import MockLLM
+from llama_index.core.node_parser import TokenTextSplitter
 from llama_index.core.postprocessor import MetadataReplacementPostProcessor
 from llama_index.core.query_engine import CitationQueryEngine
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
@@ -117,7 +118,11 @@ def test_the_sentence_is_found_in_the_texts_of_a_citation_engine() -> None:
     text = "The zoo opened in 1901. The red fox eats mice. It closes at six. " * 20
     index = VectorStoreIndex([TextNode(text=text)], embed_model=MockEmbedding(8))
     engine = CitationQueryEngine.from_args(
-        index, llm=MockLLM(), node_postprocessors=[explaining()], citation_chunk_size=64
+        index,
+        llm=MockLLM(),
+        node_postprocessors=[explaining()],
+        # the oldest release's own splitter downloads a list of words
+        text_splitter=TokenTextSplitter(chunk_size=64, chunk_overlap=20),
     )
     sources = engine.query(QUERY).source_nodes
     places = [one.node.get_content().find(one.metadata["rerank_evidence"]) for one in sources]
