@@ -1,4 +1,4 @@
-"""What the adapters share: their fields, the late loading behind them, and one `rank` for both.
+"""Shared by both adapters: their fields, the late loading behind them, and one `rank`.
 
 Construction loads nothing: the first use does, or `warm_up()`. Pickles and dictionaries carry the
 fields alone, never weights and never secrets.
@@ -73,7 +73,7 @@ def kind_of(given: object) -> str:
 
 
 class ScorerFields(WrapperOptions, ScorerOptions):
-    """What decides a score: the options of `load_scorer`, as declared and checked fields."""
+    """The options of `load_scorer`, which decide a score, as declared and checked fields."""
 
     model_config = ConfigDict(validate_assignment=True)
 
@@ -176,7 +176,7 @@ def _rebuild(cls: type[ScorerFields], fields: dict[str, Any]) -> ScorerFields:
 
 
 class RerankFields(RankingOptions, ScorerFields):
-    """What decides an ordering: the options of `Reranker` on top of the scorer's."""
+    """The options of `Reranker`, which decide an ordering, on top of the scorer's."""
 
     include_logit: Annotated[
         bool,

@@ -48,7 +48,7 @@ class MTEBReranker:
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """What mteb files the results under; nothing in it is claimed of the model itself."""
+        """The name and settings under which mteb files the results; no claims about the model."""
         return self._meta
 
     def predict(

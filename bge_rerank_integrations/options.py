@@ -391,7 +391,7 @@ class DeviceOptions(Options):
 
 
 class HubOptions(Options):
-    """What the hub's client is told, under its own names; a folder on disk needs none of it."""
+    """Options of the hub's client, under its own names; a folder on disk needs none of them."""
 
     revision: Annotated[str | None, Field(description="Branch, tag or commit on the hub.")] = None
     cache_dir: Annotated[Place | None, Field(description="Folder of downloaded models.")] = None

@@ -15,31 +15,31 @@ Pair = tuple[str, str]
 """(query, passage)"""
 
 Scale = Literal["logit", "cosine", "probability"]
-"""What a raw score is: an unbounded log-odds, a cosine in [-1, 1], or a probability in [0, 1]."""
+"""Kind of a raw score: an unbounded log-odds, a cosine in [-1, 1], or a probability in [0, 1]."""
 
 Precision = Literal["auto", "fp32", "fp16", "bf16", "fp16-autocast", "bf16-autocast"]
 """The number format asked for; `-autocast` keeps the weights in float32."""
 
 Backend = Literal["auto", "torch", "onnx", "openvino"]
-"""What computes: torch from safetensors, or ONNX Runtime or OpenVINO from an ONNX graph."""
+"""The runtime: torch from safetensors, or ONNX Runtime or OpenVINO from an ONNX graph."""
 
 GraphFormat = Literal["fp32", "int8"]
 """The number format of an exported graph's matrices."""
 
 SpecialTokens = Literal["literal", "error", "parse"]
-"""What a control token's name inside a text is: text, an error, or (as in FlagEmbedding) itself."""
+"""How a control token's name in a text is read: as text, as an error, or as the token itself."""
 
 Truncation = Literal["only_second", "longest_first"]
-"""What a pair that is too long loses: the passage its end, or whichever text is longer."""
+"""Which text of a pair that is too long is cut: the passage, or whichever text is longer."""
 
 HeadIndexing = Literal["request", "layer"]
 """Which head a layer of the lightweight model uses: by its place in the request, or its own."""
 
 OnError = Literal["raise", "keep"]
-"""What a rerank does when no full answer came: raise, or keep the retrieval order for the rest."""
+"""How a rerank handles missing scores: raise, or keep the retrieval order for the rest."""
 
 LongPassages = Literal["cut", "windows", "error"]
-"""What becomes of a passage that is too long: cut, read in overlapping windows, or refused."""
+"""How a passage that is too long is read: cut, in overlapping windows, or refused."""
 
 FloatArray = NDArray[np.float32]
 

@@ -76,7 +76,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
 
 def seconds_left() -> float | None:
-    """What is left of the time limit, at least 0.0; None without one."""
+    """Seconds left of the time limit, at least 0.0; None without one."""
     end = _end.get()
     return None if end is None else max(0.0, end - time.monotonic())
 

@@ -1,4 +1,4 @@
-"""What a model is: a table of BGE's models, and for any model its own `config.json`.
+"""The table of BGE's models, and the family that any model's own `config.json` declares.
 
 The family is decided by the architecture that `config.json` declares, never by the model's name.
 The table only adds what no config says: sizes, licences, and the embedders' query instructions.

@@ -205,7 +205,7 @@ def plan_workers(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What every worker needs to know."""
+    """The settings of every worker."""
 
     folder: ResultFolder
     layout: Layout

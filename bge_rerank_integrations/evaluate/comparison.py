@@ -188,7 +188,7 @@ def _checked_queries(queries: Iterable[JudgedQuery]) -> list[JudgedQuery]:
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """What all rerankers share: the judged questions, the measures, the depths to try."""
+    """Shared by all rerankers: the judged questions, the measures, the depths to try."""
 
     queries: Sequence[JudgedQuery]
     measures: Sequence[Measure]

@@ -397,7 +397,7 @@ class _Asked:
 
 @dataclass(slots=True)
 class _Ranking:
-    """What came of a rerank: the results, what decided how many, every raw score, what failed."""
+    """The outcome of a rerank: results, the rule that cut them, every raw score, failures."""
 
     results: list[RerankResult]
     kept_by: str | None

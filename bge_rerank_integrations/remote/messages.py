@@ -105,7 +105,7 @@ def read_answer(dialect: Dialect, answer: Any, sent: int, source: str) -> Answer
 
 
 class _WrongAnswer(Exception):
-    """What the server did wrong, without its name."""
+    """The server's mistake, without its name."""
 
 
 def _items(dialect: Dialect, answer: Any) -> list[Any]:

@@ -128,7 +128,7 @@ def open_graph_checkpoint(
 
 
 def downloaded(graphs: Sequence[str]) -> tuple[str, ...]:
-    """What a download may bring: settings, graphs, and the names their weights have beside them."""
+    """Files of a download: settings, graphs, and the names their weights have beside them."""
     files = list(SETTINGS)
     for name in graphs:
         if name.endswith(".xml"):
@@ -154,7 +154,7 @@ def _places(file_name: str, backend: GraphBackend) -> tuple[str, ...]:
 
 
 def import_runtime(backend: GraphBackend) -> Callable[[GraphFile], Runtime]:
-    """What loads a graph; raises `ModuleNotFoundError` where the runtime is not installed."""
+    """The loader of a graph; raises `ModuleNotFoundError` where the runtime is not installed."""
     if backend == "onnx":
         from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
 
@@ -192,7 +192,7 @@ def check_graph_precision(asked: Precision, graph: GraphFile) -> list[str]:
 
 
 def _graph_use(checkpoint: GraphCheckpoint, output: ModelOutput) -> GraphUse:
-    """What the config says of the graph; raises `CheckpointError` where the graph says otherwise.
+    """The config's facts on the graph; raises `CheckpointError` where the graph says otherwise.
 
     A runtime may read beyond a table without a word, so the tables are held against the config.
     """

@@ -49,7 +49,7 @@ class EncoderLayer:
 
 @dataclass(frozen=True, slots=True)
 class TensorNames:
-    """What BERT and XLM-R call their tensors."""
+    """The names that BERT and XLM-R give their tensors."""
 
     weights: Weights
     norms: Weights
@@ -90,7 +90,7 @@ class TensorNames:
 
 
 def tensor_prefix(checkpoint: Checkpoint, config: EncoderConfig) -> str:
-    """What stands before every tensor of the encoder: "roberta.", "bert." or nothing.
+    """The prefix of every tensor of the encoder: "roberta.", "bert." or nothing.
 
     Raises what `check_tensors` does: every tensor has been checked after this.
     """
