@@ -51,7 +51,7 @@ coverage: .venv/ready
 # their own pydantic models warn under a newer pydantic
 test-oldest: .venv-oldest/ready
 	PYTHONPATH=.venv-oldest $(BIN)/pytest -W "ignore:The 'validate_default'" \
-		tests/llama_index tests/langchain_adapter tests/drop_in/test_arguments.py
+		tests/llama_index tests/langchain tests/drop_in/test_arguments.py
 
 .venv-newest/bin/python: .venv/ready
 	$(BIN)/python -m venv .venv-newest
@@ -61,7 +61,7 @@ test-oldest: .venv-oldest/ready
 # not part of `make test-all`: it takes minutes, and its result changes with every release
 test-newest: .venv-newest/bin/python
 	$< -m pip install --quiet --upgrade -r tests/newest.txt
-	$< -m pytest -n auto --dist loadfile tests/langchain_adapter tests/llama_index tests/drop_in \
+	$< -m pytest -n auto --dist loadfile tests/langchain tests/llama_index tests/drop_in \
 	  tests/ecosystem/test_langchain_suite.py tests/ecosystem/test_llama_index_parts.py tests/reference \
 	  --deselect tests/drop_in/test_originals.py::test_flag_embedding_reranker \
 	  --ignore tests/reference/test_flag_embedding.py
@@ -96,7 +96,7 @@ test-servers: .venv/ready $(SERVERS:%=.venv-servers/%/ready)
 # not part of `make test`, for its size; an old torch wants an older transformers, and both warn
 test-oldest-torch: .venv-oldest-torch/ready .venv-transformers4/ready
 	PYTHONPATH=.venv-oldest-torch:.venv-transformers4 $(BIN)/pytest -W default \
-	  tests/core tests/llm tests/test_golden.py tests/reference/test_transformers.py
+	  tests/local tests/reference/test_golden.py tests/reference/test_transformers.py
 
 demo: .venv/ready
 	$(BIN)/python examples/demo.py

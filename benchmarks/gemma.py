@@ -37,8 +37,8 @@ def write_gemma(folder: Path, shape: GemmaShape) -> None:
     """Write a model folder in shards of one layer each, so that one at a time is in memory."""
     from safetensors.numpy import save_file
 
-    from tests.llm.tiny_llms import GEMMA
-    from tests.llm.tiny_tokenizers import write_gemma_tokenizer
+    from tests.local.llm.tiny_llms import GEMMA
+    from tests.local.llm.tiny_tokenizers import write_gemma_tokenizer
 
     write_gemma_tokenizer(folder)
     config = {

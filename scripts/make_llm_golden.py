@@ -6,7 +6,7 @@ All three of its classes run on transformers 4.44 to 4.47 only. Put one before t
         transformers==4.47.1 tokenizers==0.21.0 huggingface-hub==0.36.2 datasets==4.4.2
     PYTHONPATH=.venv-transformers447 HF_HUB_OFFLINE=1 .venv/bin/python scripts/make_llm_golden.py
 
-The models are not stored: tests/llm/tiny_llms.py builds them the same to the bit everywhere.
+The models are not stored: tests/local/llm/tiny_llms.py builds them the same to the bit everywhere.
 """
 
 import json
@@ -26,7 +26,7 @@ from FlagEmbedding import (
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.llm.tiny_llms import MODELS  # noqa: E402  (needs the path above)
+from tests.local.llm.tiny_llms import MODELS  # noqa: E402  (needs the path above)
 from tests.reference.texts import CONTROL_PAIRS, PLAIN_PAIRS  # noqa: E402
 
 FILE = ROOT / "tests" / "data" / "golden_llm" / "scores.json"

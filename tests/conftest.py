@@ -1,6 +1,8 @@
 """Model folders for the tests, each built once for a whole run (see `tiny_models.py`)."""
 
 import asyncio
+import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tests import tiny_models
+from tests.ray.processes import KEY, KEY_VARIABLE, running
 
 # no test fails because the machine was busy
 settings.register_profile("untimed", deadline=None)
@@ -15,13 +18,14 @@ settings.load_profile("untimed")
 
 
 SLOW = (
-    "ray",  # clusters
+    "batch",  # Ray clusters
+    "serve/",
     "servers",  # real rerank servers
-    "chat/test_browser.py",
+    "examples/test_browser.py",
     "cli/test_sweep_command.py",  # a process for each test
     "ecosystem/test_processes.py",  # gunicorn
     "ecosystem/test_tracers.py",  # instruments a whole process, for good
-    "test_examples.py",  # whole programs
+    "examples/test_examples.py",  # whole programs
     "test_packaging.py",  # fresh environments
 )
 """Folders and files that `make test` leaves to `make test-all`."""
@@ -85,3 +89,17 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return built[kind]
 
     return folder_of
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[dict[str, str]]:
+    """The environment of a process that uses the Ray cluster shared by all tests, with two CPUs."""
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_metrics_report_interval_ms": "500",
+        KEY_VARIABLE: KEY,
+    }
+    with running("tests.ray.cluster", env=environment) as printed:
+        yield {**environment, "RAY_ADDRESS": printed.readline().strip()}

@@ -15,7 +15,7 @@ from typing import Any
 
 from bge_rerank_integrations import Scorer, load_scorer
 from bge_rerank_integrations.tools.export import export_onnx
-from tests.llm import tiny_llms
+from tests.local.llm import tiny_llms
 
 STORED = Path(__file__).parent / "data" / "golden"
 ENCODERS = ("reranker", "embedder")

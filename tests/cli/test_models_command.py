@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from bge_rerank_integrations.base.models import known_models
 from bge_rerank_integrations.cli import app
 from tests.cli.command import BARE_COMMAND, in_terminal, installation, json_lines, run
-from tests.core.hub import add_to_cache, running_hub
+from tests.local.hub import add_to_cache, running_hub
 
 BASE, LARGE = "BAAI/bge-reranker-base", "BAAI/bge-reranker-large"
 

@@ -15,7 +15,7 @@ from bge_rerank_integrations.errors import UnreadableInput
 from bge_rerank_integrations.evaluate.judged import JudgedQuery, read_beir, read_judged_lines
 from bge_rerank_integrations.evaluate.measures import measured, parse_measures
 from tests.cli.command import BARE_COMMAND, installation, json_lines, run, to_json_lines
-from tests.llm import tiny_llms
+from tests.local.llm import tiny_llms
 
 QUERY = "what is a panda?"
 TEXTS = [

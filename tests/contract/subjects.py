@@ -25,7 +25,7 @@ from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
 from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
 from bge_rerank_integrations.wrappers.windows import WindowedScorer
 from tests.fakes import WordOverlapScorer
-from tests.llm import tiny_llms
+from tests.local.llm import tiny_llms
 from tests.remote.serving import Served
 from tests.remote.stand_ins import MODEL, MODELS, STAND_INS
 
@@ -54,7 +54,7 @@ LLMS: dict[str, dict[str, Any]] = {
     "minicpm": {"cutoff_layers": [3, 5]},
     "gemma2-window": {"compress_ratio": 2, "compress_layers": [2]},
 }
-"""LLM rerankers of `tests/llm/tiny_llms.py`, with options of their own."""
+"""LLM rerankers of `tests/local/llm/tiny_llms.py`, with options of their own."""
 
 ON_TWO = {"xlmr-on-two": "xlmr", "gemma-on-two": "gemma"}
 """Subjects that are another one on two devices, in batches so small that both get some."""

@@ -21,7 +21,7 @@ from sentence_transformers import SentenceTransformer
 
 from bge_rerank_integrations.langchain import BGERerank, BGERerankRetriever
 from tests.fakes import WordOverlapScorer
-from tests.langchain_adapter.foxes import documents as foxes
+from tests.langchain.foxes import documents as foxes
 from tests.remote.serving import serving
 from tests.tiny_models import TEXT
 

@@ -6,8 +6,8 @@ from langchain_tests.integration_tests import RetrieversIntegrationTests
 
 from bge_rerank_integrations.langchain import BGERerankRetriever
 from tests.fakes import WordOverlapScorer
-from tests.langchain_adapter.foxes import QUERY, documents
-from tests.langchain_adapter.test_inside_langchain import Foxes
+from tests.langchain.foxes import QUERY, documents
+from tests.langchain.test_inside_langchain import Foxes
 
 
 class TestRerankRetriever(RetrieversIntegrationTests):

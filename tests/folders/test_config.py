@@ -19,8 +19,8 @@ from tests.folders.changes import (
     library_scores,
     scores,
 )
-from tests.llm import tiny_llms
-from tests.llm.oracle import REFERENCE, _Model
+from tests.local.llm import tiny_llms
+from tests.local.llm.oracle import REFERENCE, _Model
 
 LLMS = ("gemma", "minicpm", "gemma2")
 

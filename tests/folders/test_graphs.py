@@ -20,7 +20,8 @@ from bge_rerank_integrations import (
 from bge_rerank_integrations.local.onnx_backend.file import read_openvino_file
 from bge_rerank_integrations.local.onnx_backend.load import downloaded
 from bge_rerank_integrations.types import Backend, FloatArray, Pair
-from tests import onnx_models, tiny_models
+from tests import tiny_models
+from tests.local.onnx_backend import onnx_models
 
 BACKENDS: tuple[Backend, ...] = ("onnx", "openvino")
 PAIRS: list[Pair] = [

@@ -24,7 +24,7 @@ from transformers import (
 from bge_rerank_integrations import RerankError, load_scorer
 from bge_rerank_integrations.types import Pair
 from tests import tiny_models
-from tests.llm import oracle, tiny_llms
+from tests.local.llm import oracle, tiny_llms
 
 # transformers 4 warns of keys that 5 no longer has
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]

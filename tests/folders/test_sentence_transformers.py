@@ -25,7 +25,7 @@ from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.st_config import read_settings
 from bge_rerank_integrations.local.text import head as heads
 from bge_rerank_integrations.tools.verify import verify
-from tests.onnx_models import export
+from tests.local.onnx_backend.onnx_models import export
 
 pytestmark = pytest.mark.reference
 

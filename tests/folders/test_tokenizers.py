@@ -26,7 +26,7 @@ from bge_rerank_integrations.local.text import tokenizer_config
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, join_pair
 from bge_rerank_integrations.tools.export import export_onnx
 from bge_rerank_integrations.types import SpecialTokens
-from tests.llm.tiny_tokenizers import write_gemma_tokenizer
+from tests.local.llm.tiny_tokenizers import write_gemma_tokenizer
 from tests.tiny_models import TEXT
 
 Edit = Callable[[dict[str, Any]], Any]

@@ -23,7 +23,7 @@ from tests.folders.changes import (
     library_scores,
     scores,
 )
-from tests.llm import tiny_llms
+from tests.local.llm import tiny_llms
 
 LAYER = "roberta.encoder.layer.0."
 

@@ -31,8 +31,8 @@ from bge_rerank_integrations.local.torch_backend.varlen_attention import (
 )
 from bge_rerank_integrations.types import FloatArray
 from tests.contract.pairs import PAIRS
-from tests.core.encoder_models import build_encoder, flat, random_sequences
-from tests.llm import tiny_llms
+from tests.local.llm import tiny_llms
+from tests.local.torch_backend.encoder_models import build_encoder, flat, random_sequences
 
 pytestmark = [
     pytest.mark.gpu,

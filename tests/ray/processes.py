@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+KEY_VARIABLE, KEY = "BGE_TEST_SERVE_KEY", "a-key-for-tests"
+
 
 @contextmanager
 def running(module: str, *arguments: str, env: dict[str, str]) -> Iterator[IO[str]]:

@@ -22,8 +22,8 @@ from bge_rerank_integrations.llama_index import BGERerank as LlamaIndexRerank
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.remote.dialects import DIALECTS
 from bge_rerank_integrations.remote.scorer import RemoteScorer
+from tests.base.forking import in_child
 from tests.cli.command import json_lines, run
-from tests.core.forking import in_child
 from tests.remote.fault_server import Asked, Connection, failing, right
 from tests.remote.serving import serving
 from tests.remote.stand_ins import KEY, MODEL

@@ -13,8 +13,8 @@ from bge_rerank_integrations.tools.export import export_onnx
 from bge_rerank_integrations.tools.verify import PAIRS, TOLERANCE, Comparison, verify
 from bge_rerank_integrations.types import GraphFormat
 from tests.cli.command import run
-from tests.core.hub import add_to_cache
-from tests.llm.tiny_llms import build_gemma, build_minicpm
+from tests.local.hub import add_to_cache
+from tests.local.llm.tiny_llms import build_gemma, build_minicpm
 from tests.remote.serving import serving
 from tests.remote.stand_ins import STAND_INS
 

@@ -20,7 +20,7 @@ from bge_rerank_integrations.types import FloatArray, Pair, PairLength
 from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
 from bge_rerank_integrations.wrappers.windows import UncutScorer, WindowedScorer, plan_windows
 from tests.fakes import FailingScorer, WordOverlapScorer
-from tests.llm import tiny_llms
+from tests.local.llm import tiny_llms
 from tests.tiny_models import TEXT
 
 ENGLISH = " ".join(line for line in TEXT.splitlines() if line.isascii())

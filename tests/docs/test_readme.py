@@ -1,0 +1,85 @@
+"""The programs in the READMEs print the output shown; test_examples.py checks the demo's."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.docs.printed import assert_shown
+from tests.docs.test_docs_snippets import ROOT, blocks
+
+READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
+LANGUAGES = {"python", "sh", "text"}
+
+
+def outputs(readme: Path, language: str) -> str:
+    """What the blocks of text show that follow a program in this language, without the demo's."""
+    found = blocks(readme, LANGUAGES)
+    return "".join(
+        after.code
+        for before, after in pairwise(found)
+        if before.language == language and after.language == "text" and "make " not in before.code
+    )
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)
+def test_the_comparison_shows_times_that_were_measured(readme: Path) -> None:
+    rows = [line for line in readme.read_text(encoding="utf-8").splitlines() if "2.21x" in line]
+    rows += [line for line in readme.read_text(encoding="utf-8").splitlines() if "9.46 s" in line]
+    shown = re.findall(r"\d+\.\d+(?=x| s)", " ".join(rows))
+    assert len(shown) == 8
+    measured = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert set(shown) <= set(re.findall(r"\d+\.\d+", measured))
+
+
+def printed(command: list[str], folder: Path) -> str:
+    environment = {**os.environ, "HF_HUB_CACHE": str(folder), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, check=True, capture_output=True, encoding="utf-8"
+    ).stdout
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)
+def test_the_python_prints_what_stands_below_it(readme: Path, tmp_path: Path) -> None:
+    program = "\n".join(block.code for block in blocks(readme, {"python"}))
+    shown = outputs(readme, "python")
+    assert len(shown.splitlines()) == 7, "of three programs"
+    assert_shown(shown, printed([sys.executable, "-c", program], tmp_path))
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)
+def test_the_shell_prints_what_stands_below_it(readme: Path, tmp_path: Path) -> None:
+    (code,) = [b.code for b in blocks(readme, {"sh"}) if "bge-rerank rerank" in b.code]
+    lines = [line for line in code.splitlines() if "passages.txt" in line]
+    assert len(lines) == 2
+    command = shlex.join([sys.executable, "-m", "bge_rerank_integrations.cli"])
+    program = "\n".join(lines).replace("bge-rerank ", f"{command} ")
+    assert_shown(outputs(readme, "sh"), printed(["sh", "-c", program], tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("shown", "really"),
+    [
+        ("a 0.50\n", "a 0.60\n"),
+        ("a 8.28...\n", "a 7.9882\n"),
+        ("a 0.83\n", "a 0.8\n0.83\n"),
+        ("a 0.5\n", "b 0.5\n"),
+        ("a 1\n", "a 2\n"),
+        ("a\n", "a\nb\n"),
+        ("a\nb\n", "a\n"),
+        ("a\n...\nc\n", "a\nb\n"),
+        ("a\n...\nb\n", "a\nb\nc\n"),
+    ],
+)
+def test_another_output_would_be_seen(shown: str, really: str) -> None:
+    with pytest.raises(AssertionError):
+        assert_shown(shown, really)
+
+
+def test_rounding_and_digits_left_out_are_let_pass() -> None:
+    assert_shown("a 0.50  b\n...\nc 8.28...\n", "a 0.51 b\nx\ny\nc 8.281516075134277\n")
