@@ -17,7 +17,7 @@ from bge_rerank_integrations import (
     UnsupportedModel,
     load_scorer,
 )
-from bge_rerank_integrations.local.onnx_backend.file import read_openvino_file
+from bge_rerank_integrations.local.onnx_backend.file import read_graph_file
 from bge_rerank_integrations.local.onnx_backend.load import downloaded
 from bge_rerank_integrations.types import Backend, FloatArray, Pair
 from tests import tiny_models
@@ -262,7 +262,7 @@ def test_a_graph_of_more_labels_than_its_config(
 def test_what_an_openvino_file_says(source: Path, tmp_path: Path) -> None:
     put_openvino(source, tmp_path, "openvino_model.xml")
     path = tmp_path / "openvino_model.xml"
-    file = read_openvino_file(path)
+    file = read_graph_file(path)
     assert {512, 2} <= file.tables
     assert file.files == (path, tmp_path / "openvino_model.bin")
     text = path.read_text(encoding="utf-8")
@@ -273,13 +273,13 @@ def test_what_an_openvino_file_says(source: Path, tmp_path: Path) -> None:
     ]:
         assert before in text
         path.write_text(text.replace(before, after), encoding="utf-8")
-        assert read_openvino_file(path).number_format == said
+        assert read_graph_file(path).number_format == said
     path.write_text(f'<!DOCTYPE net [<!ENTITY a "b">]>{text}', encoding="utf-8")
     with pytest.raises(CheckpointError, match="declares a document type"):
-        read_openvino_file(path)
+        read_graph_file(path)
     path.write_text(text[:-40], encoding="utf-8")
     with pytest.raises(CheckpointError, match="missing or damaged"):
-        read_openvino_file(path)
+        read_graph_file(path)
 
 
 def test_only_the_named_graph_and_its_weights_are_fetched() -> None:

@@ -1,9 +1,9 @@
 """The forward pass of an encoder's ONNX graph on the CPU, on either runtime.
 
-It runs as many small batches at once as there are cores, each on its own thread: on two cores that
-took 0.8 of the time of one batch on all threads. In a dynamically quantized graph each sequence
-runs alone, because such a graph scales its activations over the whole batch: a pair's score would
-depend on its neighbours and on their padding (by 0.4 of a logit in the embedded reranker).
+It runs one small batch on each core at once: on two cores that took 0.8 of the time of one batch on
+all threads. In a dynamically quantized graph each sequence runs alone, because such a graph scales
+its activations over the whole batch: a pair's score would depend on its neighbours and on their
+padding (by 0.4 of a logit in the embedded reranker).
 """
 
 import os
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.device import DevicePlan, cpu_kernels
-from bge_rerank_integrations.local.engine import plan_batches
+from bge_rerank_integrations.local.engine import in_order, plan_batches
 from bge_rerank_integrations.local.onnx_backend.file import GraphFile
+from bge_rerank_integrations.local.padding import padded, padding_error, probe
 from bge_rerank_integrations.local.st_config import ModelOutput
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.types import FloatArray
@@ -35,8 +36,6 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TOKENS_PER_CORE = 1024
 # Tokens that one core computes at once: larger matrices were not faster.
 TOKENS_AT_ONCE = 512
-# How far a row may be from the same row computed alone: float32 sums in another order.
-PADDING_TOLERANCE = 1e-5
 
 
 class Runtime(Protocol):
@@ -57,8 +56,6 @@ class Runtime(Protocol):
         """That output for these inputs."""
         ...
 
-    def is_out_of_memory(self, error: Exception) -> bool: ...
-
 
 @dataclass(frozen=True, slots=True)
 class GraphPlan(DevicePlan):
@@ -66,7 +63,6 @@ class GraphPlan(DevicePlan):
 
     runtime: str
     number_format: str
-    together: bool
     kernels: str | None
     """Named where a score depends on them beyond float32's rounding: in quantized graphs."""
 
@@ -81,7 +77,8 @@ class GraphPlan(DevicePlan):
 
     def __str__(self) -> str:
         tokens = min(TOKENS_AT_ONCE, self.max_batch_tokens)
-        how = f"batches of {tokens} tokens" if self.together else "one sequence at a time"
+        together = self.attention == "padded"
+        how = f"batches of {tokens} tokens" if together else "one sequence at a time"
         head = f"{self.device}, {self.precision}, {self.runtime}, {how} per core"
         return "\n".join([head, *(f"  - {reason}" for reason in self.reasons)])
 
@@ -114,7 +111,6 @@ class GraphEncoder:
 
     def __init__(self, runtime: Runtime, file: GraphFile, use: GraphUse) -> None:
         self._runtime, self._file, self._use = runtime, file, use
-        self._inputs = runtime.inputs
         _check_inputs(runtime, file)
         self._output = _checked_output(runtime, file, use)
         why_alone = self._why_alone()
@@ -122,23 +118,24 @@ class GraphEncoder:
         cores = usable_cores()
         self.concurrency = cores  # the workers are the bound, whichever caller a sequence is of
         self._workers = ThreadPoolExecutor(cores, "bge-rerank-graph")
-        kernels, reasons = None, runtime.reasons
-        if file.quantized:
+        how = f"padded batches of {TOKENS_AT_ONCE} tokens: agree with each row alone"
+        if why_alone is not None:
+            how = f"one sequence at a time: {why_alone}"
+        reasons = [*runtime.reasons, how, f"one thread for each of {cores} cores"]
+        kernels = cpu_kernels() if file.quantized else None
+        if kernels is not None:
             # Activations are rounded to 8 bits, and other kernels give other last bits in float32:
             # at the border between two steps that is a whole step.
-            kernels = cpu_kernels()
-            reasons += (f"{kernels} kernels: others round differently, by hundredths of a logit",)
-        how = why_alone or f"padded batches of {TOKENS_AT_ONCE} tokens: agree with each row alone"
+            reasons.append(f"{kernels} kernels: others round differently, by hundredths of a logit")
         self.plan: DevicePlan = GraphPlan(
             device="cpu",
             dtype="float32",
             autocast=False,
             attention="padded" if why_alone is None else "runs",
             max_batch_tokens=TOKENS_PER_CORE * cores,
-            reasons=(*reasons, how, f"one thread for each of {cores} cores"),
+            reasons=tuple(reasons),
             runtime=runtime.name,
             number_format=runtime.number_format,
-            together=why_alone is None,
             kernels=kernels,
         )
 
@@ -158,17 +155,14 @@ class GraphEncoder:
             padded=True,
         )
         found = self._workers.map(lambda part: self._rows([batch[index] for index in part]), parts)
-        rows: list[FloatArray | None] = [None] * len(batch)
-        for part, part_rows in zip(parts, found, strict=True):
-            for index, row in zip(part, part_rows, strict=True):
-                rows[index] = row
-        return np.stack([row for row in rows if row is not None])
+        return in_order(list(zip(parts, found, strict=True)), len(batch), self._runtime.name)
 
     def fetch(self, rows: Sequence[FloatArray]) -> FloatArray:
         return np.concatenate(rows)
 
     def is_out_of_memory(self, error: Exception) -> bool:
-        return isinstance(error, MemoryError) or self._runtime.is_out_of_memory(error)
+        known = isinstance(error, self._runtime.errors)
+        return isinstance(error, MemoryError) or (known and is_memory_message(error))
 
     def release_memory(self) -> None:
         """Nothing: a runtime keeps its memory for the next call, and gives it up with the graph."""
@@ -191,19 +185,15 @@ class GraphEncoder:
         return rows
 
     def _feed(self, batch: Sequence[TokenSequence]) -> dict[str, NDArray[Any]]:
-        lengths = np.array([len(sequence.ids) for sequence in batch])[:, None]
-        places = np.arange(lengths.max())[None]
-        ids = np.full((len(batch), lengths.max()), self._use.padding)
-        for row, sequence in zip(ids, batch, strict=True):
-            row[: len(sequence.ids)] = sequence.ids
-        firsts = np.array([sequence.first_segment for sequence in batch])[:, None]
-        second = (places >= firsts) & (places < lengths) & self._use.segments
-        arrays = dict(zip(INPUTS, (ids, places < lengths, second), strict=True))
-        return {name: arrays[name].astype(INTEGERS[kind]) for name, kind in self._inputs.items()}
+        arrays = padded(batch, self._use.padding)
+        arrays["token_type_ids"] *= self._use.segments
+        kinds = self._runtime.inputs.items()
+        return {name: arrays[name].astype(INTEGERS[kind], copy=False) for name, kind in kinds}
 
     def _why_alone(self) -> str | None:
         """Why sequences must not share a batch, or None where they may; tried on two of them."""
-        short, long = (self._probe(length) for length in (3, 7))
+        vocabulary = self._use.vocabulary
+        short, long = (probe(length, vocabulary, self._use.padding) for length in (3, 7))
         try:
             alone = np.concatenate([self._rows([short]), self._rows([long])])
         except self._runtime.errors as error:
@@ -211,28 +201,19 @@ class GraphEncoder:
                 raise
             raise CheckpointError(
                 f"{self._file.path} cannot run {len(long.ids)} tokens of a vocabulary of "
-                f"{self._use.vocabulary}, so it does not belong to this config.json and "
-                f"tokenizer: {first_line(error)}"
+                f"{vocabulary}, so it does not belong to this config.json and tokenizer: "
+                f"{first_line(error)}"
             ) from error
         if self._file.quantized:
-            return f"one sequence at a time: in {self._file.number_format} neighbours would count"
+            return f"in {self._file.number_format} neighbours would count"
         refused: tuple[type[Exception], ...] = (*self._runtime.errors, CheckpointError)
         try:
             together = self._rows([short, long])
         except refused as error:
             if self.is_out_of_memory(error):
                 raise
-            return f"one sequence at a time: the graph takes no batch ({first_line(error)})"
-        apart = float(np.abs(together - alone).max() / max(1.0, float(np.abs(alone).max())))
-        if not apart <= PADDING_TOLERANCE:
-            return f"one sequence at a time: in a padded batch a row is off by {apart:.1e}"
-        return None
-
-    def _probe(self, length: int) -> TokenSequence:
-        """Ids of the whole vocabulary but the padding, the last among them."""
-        ids = np.linspace(0, self._use.vocabulary - 1, length).astype(np.int32)
-        ids[ids == self._use.padding] = self._use.vocabulary - 1
-        return TokenSequence(ids, length // 2)
+            return f"the graph takes no batch ({first_line(error)})"
+        return padding_error(together, alone)
 
 
 def usable_cores() -> int:
@@ -254,14 +235,10 @@ def is_memory_message(error: Exception) -> bool:
 
 def _check_inputs(runtime: Runtime, file: GraphFile) -> None:
     for name, kind in runtime.inputs.items():
-        if name not in INPUTS:
-            raise UnsupportedModel(
-                f"{file.path} asks for an input {name!r}; supported: {', '.join(INPUTS)}"
-            )
-        if kind not in INTEGERS:
+        if name not in INPUTS or kind not in INTEGERS:
             raise UnsupportedModel(
                 f"{file.path} asks for an input {name!r} of {kind}; supported: "
-                f"{', '.join(INTEGERS)}"
+                f"{', '.join(INPUTS)} of {', '.join(INTEGERS)}"
             )
 
 

@@ -13,24 +13,12 @@ from bge_rerank_integrations.local.checkpoint import GRAPHS, SETTINGS, Checkpoin
 from bge_rerank_integrations.local.device import check_precision
 from bge_rerank_integrations.local.download import find_folder
 from bge_rerank_integrations.local.engine import Engine
-from bge_rerank_integrations.local.model_config import (
-    padding_id,
-)
-from bge_rerank_integrations.local.onnx_backend.encoder import (
-    GraphEncoder,
-    GraphUse,
-    Runtime,
-)
-from bge_rerank_integrations.local.onnx_backend.file import (
-    GraphFile,
-    read_onnx_file,
-    read_openvino_file,
-)
-from bge_rerank_integrations.local.st_config import FolderSettings, ModelOutput
+from bge_rerank_integrations.local.model_config import padding_id
+from bge_rerank_integrations.local.onnx_backend.encoder import GraphEncoder, GraphUse, Runtime
+from bge_rerank_integrations.local.onnx_backend.file import GraphFile, read_graph_file
+from bge_rerank_integrations.local.st_config import FolderSettings
 from bge_rerank_integrations.local.text.tokenizer import read_tokenizer
-from bge_rerank_integrations.options import (
-    HubOptions,
-)
+from bge_rerank_integrations.options import HubOptions
 from bge_rerank_integrations.types import Precision
 
 GraphBackend = Literal["onnx", "openvino"]
@@ -44,6 +32,8 @@ DEFAULTS: dict[GraphBackend, tuple[str, ...]] = {
 # letters, digits and these: no pattern that fetches other files, no way out of the folder
 FILE_NAME = re.compile(r"(?:[\w-][\w.+-]*/)*[\w-][\w.+-]*\.(?:onnx|xml)")
 FOLDERS = ("onnx", "openvino")
+# The endings of a graph's own file, and of those of its weights.
+ONNX_FILES = ("", "_data", "_data_[0-9]", "_data_[0-9][0-9]", ".data")
 
 
 @dataclass(frozen=True)
@@ -64,27 +54,21 @@ class GraphCheckpoint(Checkpoint):
         if self.file_name is not None:
             names = _places(self.file_name, self.backend)
         there = [self.folder / name for name in names if (self.folder / name).is_file()]
-        if there and self.file_name is None:
+        if len(there) == 1 or (there and self.file_name is None):
             return there[0]
-        others = sorted(
-            file.relative_to(self.folder).as_posix()
-            for pattern in ("*.onnx", "*.xml" if self.backend == "openvino" else "*.onnx")
-            for place in ("", "*/")
-            for file in self.folder.glob(place + pattern)
-        )
-        listed = ", ".join(dict.fromkeys(others)) or "none"
+        kinds = ("onnx", "xml") if self.backend == "openvino" else ("onnx",)
+        files = (f for kind in kinds for p in ("", "*/") for f in self.folder.glob(f"{p}*.{kind}"))
+        others = sorted(file.relative_to(self.folder).as_posix() for file in files)
         if self.file_name is not None:
-            if len(there) != 1:
-                said = "no such graph" if not there else "it in two folders"
-                raise InvalidInputError(
-                    f"file_name is {self.file_name!r}, and {self.folder} has {said}; "
-                    f"its graphs: {listed}"
-                )
-            return there[0]
-        if len(set(others)) > 1:
+            said = "it in two folders" if there else "no such graph"
+            raise InvalidInputError(
+                f"file_name is {self.file_name!r}, and {self.folder} has {said}; "
+                f"its graphs: {', '.join(others) or 'none'}"
+            )
+        if len(others) > 1:
             raise CheckpointError(
                 f"{self.folder} has several graphs, none of them {' or '.join(names)}: choose one "
-                f"by file_name, of {listed}"
+                f"by file_name, of {', '.join(others)}"
             )
         return self.folder / others[0] if others else None
 
@@ -97,8 +81,7 @@ class GraphCheckpoint(Checkpoint):
                 f"torch is installed with bge-rerank export {self.model} FOLDER, name the graph by "
                 "file_name, or use backend='torch'"
             )
-        read = read_openvino_file if self.graph_path.suffix == ".xml" else read_onnx_file
-        return read(self.graph_path)
+        return read_graph_file(self.graph_path)
 
     @property
     def weight_files(self) -> set[Path]:
@@ -115,11 +98,10 @@ def open_graph_checkpoint(
     """
     if file_name is not None:
         choices = [_places(file_name, backend)]
-    elif backend == "openvino":
-        # one after the other: a repository may have both, each as large as the model
-        choices = [DEFAULTS["openvino"][:2], GRAPHS]
-    else:
+    elif backend == "onnx":
         choices = [GRAPHS]
+    else:  # one after the other: a repository may have both, each as large as the model
+        choices = [DEFAULTS[backend][:2], GRAPHS]
     for names in choices:
         folder = find_folder(model, downloaded(names), hub)
         if any((folder / name).is_file() for name in names):
@@ -132,10 +114,9 @@ def downloaded(graphs: Sequence[str]) -> tuple[str, ...]:
     files = list(SETTINGS)
     for name in graphs:
         if name.endswith(".xml"):
-            files += [name, f"{name.removesuffix('.xml')}.bin"]
+            files += [name, name.removesuffix("xml") + "bin"]
         else:
-            rest = ("", "_data", "_data_[0-9]", "_data_[0-9][0-9]", ".data")
-            files += [name + end for end in rest]
+            files += [name + end for end in ONNX_FILES]
     return tuple(files)
 
 
@@ -169,12 +150,27 @@ def load_engine(
 ) -> Engine:
     """The engine of the checkpoint's graph, in the runtime that `start` gives.
 
-    Raises `CheckpointError` for a graph of another model.
+    Raises `CheckpointError` for a graph whose tables are not as large as the config says: a runtime
+    may read past a table's end without an error.
     """
-    use = _graph_use(checkpoint, settings.output)
+    config, model, graph = checkpoint.config, checkpoint.model, checkpoint.graph
+    for name in ("vocab_size", "max_position_embeddings"):
+        rows = config.whole(name)
+        if rows not in graph.tables:
+            raise CheckpointError(
+                f"{graph.path} has no table of {rows} rows, which config.json of {model} says as "
+                f"{name}: they belong to different models, or the graph has no such table, as "
+                "encoders with relative positions, and is not supported"
+            )
+    use = GraphUse(
+        output=settings.output,
+        vocabulary=config.whole("vocab_size"),
+        padding=padding_id(config),
+        segments=int(config.get("type_vocab_size", 2)) > 1,
+        labels=label_count(config) if settings.output == "logit" else 1,
+    )
     tokenizer = read_tokenizer(checkpoint, lowercase=settings.lowercase)
-    forward = GraphEncoder(start(checkpoint.graph), checkpoint.graph, use)
-    return Engine(checkpoint.model, checkpoint.fingerprint, tokenizer, forward)
+    return Engine(model, checkpoint.fingerprint, tokenizer, GraphEncoder(start(graph), graph, use))
 
 
 def check_graph_precision(asked: Precision, graph: GraphFile) -> list[str]:
@@ -188,27 +184,4 @@ def check_graph_precision(asked: Precision, graph: GraphFile) -> list[str]:
     raise InvalidInputError(
         f"precision is {asked!r}, and {graph.path} is a graph in {has}: leave precision out, or "
         "export the model with --dtype fp32"
-    )
-
-
-def _graph_use(checkpoint: GraphCheckpoint, output: ModelOutput) -> GraphUse:
-    """The config's facts on the graph; raises `CheckpointError` where the graph says otherwise.
-
-    A runtime may read beyond a table without a word, so the tables are held against the config.
-    """
-    config, model = checkpoint.config, checkpoint.model
-    for name in ("vocab_size", "max_position_embeddings"):
-        rows = config.whole(name)
-        if rows not in checkpoint.graph.tables:
-            raise CheckpointError(
-                f"{checkpoint.graph.path} has no table of {rows} rows, which config.json of "
-                f"{model} says as {name}: they belong to different models, or the graph has no "
-                "such table, as encoders with relative positions, and is not supported"
-            )
-    return GraphUse(
-        output=output,
-        vocabulary=config.whole("vocab_size"),
-        padding=padding_id(config),
-        segments=int(config.get("type_vocab_size", 2)) > 1,
-        labels=label_count(config) if output == "logit" else 1,
     )

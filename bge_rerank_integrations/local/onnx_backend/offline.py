@@ -12,7 +12,7 @@ from pathlib import Path
 from bge_rerank_integrations.errors import CheckpointError, MissingExtra
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.onnx_backend.encoder import GraphEncoder, GraphUse
-from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.file import read_graph_file
 from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
 from bge_rerank_integrations.local.st_config import ModelOutput
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer
@@ -79,7 +79,7 @@ def load_engine(embedded: EmbeddedModel, folder: Path) -> Engine:
     """The model's engine; raises `CheckpointError` for a file that is not the pinned one."""
     for name, digest in embedded.digests.items():
         _check_digest(folder / name, digest)
-    tokenizer, file = TextTokenizer(folder), read_onnx_file(folder / "model.onnx")
+    tokenizer, file = TextTokenizer(folder), read_graph_file(folder / "model.onnx")
     use = GraphUse(embedded.output, vocabulary=tokenizer.size, padding=0, segments=True)
     return Engine(
         f"offline:{embedded.title}",

@@ -10,7 +10,7 @@ from onnxruntime.capi import (  # type: ignore[import-untyped]
 )
 
 from bge_rerank_integrations.errors import CheckpointError
-from bge_rerank_integrations.local.onnx_backend.encoder import first_line, is_memory_message
+from bge_rerank_integrations.local.onnx_backend.encoder import first_line
 from bge_rerank_integrations.local.onnx_backend.file import GraphFile
 
 # ONNX Runtime has an error for each status and no common one, and none for memory.
@@ -69,7 +69,3 @@ class OnnxRuntime:
     def infer(self, feed: Mapping[str, NDArray[Any]], output: str) -> NDArray[Any]:
         result: NDArray[Any] = self._session.run([output], dict(feed))[0]
         return result
-
-    def is_out_of_memory(self, error: Exception) -> bool:
-        known = isinstance(error, ort_errors.Fail | ort_errors.RuntimeException)
-        return known and is_memory_message(error)

@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,7 @@ finally:
 VERSION = openvino.__version__.partition("-")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Compiled:
-    """A compiled graph, and requests for as many calls at once as there are workers."""
-
-    graph: Any
-    requests: "queue.SimpleQueue[Any]"
+Requests = queue.SimpleQueue[Any]
 
 
 class OpenVino:
@@ -59,50 +53,54 @@ class OpenVino:
         )
         self._file = file
         self._turn = Lock()
-        self._compiled: _Compiled | None = None
-        graph = self._ready().graph
+        self._compiled: tuple[Any, Requests] | None = None
+        graph, _ = self._ready()
         self.inputs: Mapping[str, str] = {
             node.get_any_name(): node.get_element_type().get_type_name() for node in graph.inputs
         }
         self.outputs: Mapping[str, tuple[int | None, ...]] = {
-            node.get_any_name(): _shape(node) for node in graph.outputs
+            node.get_any_name(): tuple(
+                None if size.is_dynamic else int(size.get_length())
+                for size in node.get_partial_shape()
+            )
+            for node in graph.outputs
         }
 
     def infer(self, feed: Mapping[str, NDArray[Any]], output: str) -> NDArray[Any]:
-        compiled = self._ready()
-        request = compiled.requests.get()
+        _, requests = self._ready()
+        request = requests.get()
         try:
             request.infer(dict(feed), share_inputs=True)
             result: NDArray[Any] = request.get_tensor(output).data.copy()
         except RuntimeError as error:
-            if self.is_out_of_memory(error):
+            if is_memory_message(error):
                 # from then on it fails for every input, however small
                 with self._turn:
                     self._compiled = None
             raise
         finally:
-            compiled.requests.put(request)
+            requests.put(request)
         return result
 
-    def _ready(self) -> _Compiled:
+    def _ready(self) -> tuple[Any, Requests]:
+        """The compiled graph, and requests for as many calls at once as there are workers."""
         with self._turn:
             if self._compiled is None:
                 try:
                     self._compiled = _compile(self._file)
                 except RuntimeError as error:
-                    if self.is_out_of_memory(error):
+                    if is_memory_message(error):
                         raise
+                    # the last line: the first only names OpenVINO's own source files
+                    said = (str(error).strip().splitlines() or [""])[-1].strip()
                     raise CheckpointError(
                         f"OpenVINO {VERSION} cannot load {self._file.path}, which is damaged or "
-                        f"newer than it: {_said(error)}"
+                        f"newer than it: {said}"
                     ) from error
             return self._compiled
 
-    def is_out_of_memory(self, error: Exception) -> bool:
-        return isinstance(error, RuntimeError) and is_memory_message(error)
 
-
-def _compile(file: GraphFile) -> _Compiled:
+def _compile(file: GraphFile) -> tuple[Any, Requests]:
     cores = usable_cores()
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
@@ -115,10 +113,10 @@ def _compile(file: GraphFile) -> _Compiled:
     core = openvino.Core()
     with _readable(file) as path:
         graph = core.compile_model(core.read_model(path), "CPU", settings)
-    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    requests: Requests = queue.SimpleQueue()
     for _ in range(cores):
         requests.put(graph.create_infer_request())
-    return _Compiled(graph, requests)
+    return graph, requests
 
 
 @contextmanager
@@ -139,23 +137,9 @@ def _readable(file: GraphFile) -> Iterator[Path]:
     # on Windows a mapped file cannot be removed: the system's own cleaning takes it later
     with tempfile.TemporaryDirectory("bge-rerank", dir=place, ignore_cleanup_errors=True) as folder:
         for part in file.files:
-            _name_again(part.resolve(), Path(folder) / part.name)
+            name = Path(folder) / part.name
+            try:
+                name.hardlink_to(part.resolve())
+            except OSError:  # another file system, one without such links, or somebody else's file
+                shutil.copyfile(part, name)
         yield Path(folder) / graph.name
-
-
-def _name_again(file: Path, name: Path) -> None:
-    try:
-        name.hardlink_to(file)
-    except OSError:  # another file system, one without such links, or a file of somebody else
-        shutil.copyfile(file, name)
-
-
-def _shape(node: Any) -> tuple[int | None, ...]:
-    return tuple(
-        None if size.is_dynamic else int(size.get_length()) for size in node.get_partial_shape()
-    )
-
-
-def _said(error: Exception) -> str:
-    """The last line: the first only names OpenVINO's own source files."""
-    return (str(error).strip().splitlines() or [""])[-1].strip()

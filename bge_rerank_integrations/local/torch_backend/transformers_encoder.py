@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -19,6 +18,7 @@ from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.model_config import position_limit
+from bge_rerank_integrations.local.padding import padded, padding_error, probe
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.runtime import (
     TorchForward,
@@ -37,8 +37,6 @@ from bge_rerank_integrations.local.torch_backend.weights import lacks, refuse_le
 
 # The first letters of safetensors' names of formats that mean nothing without a scale.
 QUANTIZED = ("F8", "F6", "F4", "I8", "U8")
-# How far a row may be from the same row computed alone: float32 sums in another order.
-PADDING_TOLERANCE = 1e-5
 
 
 class LibraryEncoder(TorchForward):
@@ -77,19 +75,11 @@ class LibraryEncoder(TorchForward):
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> Any:
         if exact and self.plan.precision != "fp32":
             return self._exact.run(batch)
-        lengths = np.asarray([len(sequence.ids) for sequence in batch])
-        places = np.arange(lengths.max())
-        ids = np.full((len(batch), lengths.max()), self._pad, dtype=np.int64)
-        for row, sequence in zip(ids, batch, strict=True):
-            row[: len(sequence.ids)] = sequence.ids
-        inputs = {"input_ids": ids}
-        if self._masked:
-            inputs["attention_mask"] = (places < lengths[:, None]).astype(np.int64)
-        firsts = np.asarray([sequence.first_segment for sequence in batch])[:, None]
-        if self._segments and (firsts[:, 0] < lengths).any():
-            inputs["token_type_ids"] = ((places >= firsts) & (places < lengths[:, None])).astype(
-                np.int64
-            )
+        inputs = padded(batch, self._pad)
+        if not self._masked:
+            del inputs["attention_mask"]
+        if not (self._segments and inputs["token_type_ids"].any()):
+            del inputs["token_type_ids"]
         on_device = to_device(inputs, self.plan.device)
         model = self._model
         with torch.inference_mode(), autocast(self.plan):
@@ -99,8 +89,8 @@ class LibraryEncoder(TorchForward):
             elif self._output == "cls":
                 rows = out.last_hidden_state[:, 0].float()
             else:
-                own = zip(out.last_hidden_state.float(), lengths.tolist(), strict=True)
-                rows = torch.stack([row[:length].mean(dim=0) for row, length in own])
+                own = zip(out.last_hidden_state.float(), batch, strict=True)
+                rows = torch.stack([row[: len(s.ids)].mean(dim=0) for row, s in own])
         if self._ahead is not None:
             self._ahead.launched()
         return computed(rows)
@@ -124,22 +114,12 @@ class LibraryEncoder(TorchForward):
                 f"transformers cannot run {self._checkpoint.model} as its config.json says: "
                 f"{type(error).__name__}: {_first_line(error)}"
             ) from error
-        apart = float(np.abs(together - alone).max() / max(1.0, float(np.abs(alone).max())))
-        return (
-            None
-            if apart <= PADDING_TOLERANCE
-            else f"in a padded batch a score moves by {apart:.1e}"
-        )
+        return padding_error(together, alone)
 
     def _probe(self, length: int) -> TokenSequence:
-        """Ids of the whole vocabulary but the padding, and BART's end of a text last."""
-        end = getattr(self._model.config, "eos_token_id", None)  # MobileBERT's has none
-        ids = np.linspace(0, self._vocabulary - 1, length).astype(np.int32)
-        other = next(i for i in range(self._vocabulary - 1, -1, -1) if i not in (self._pad, end))
-        ids[(ids == self._pad) | (ids == end)] = other
-        if isinstance(end, int) and 0 <= end < self._vocabulary:
-            ids[-1] = end
-        return TokenSequence(ids, length // 2)
+        # BART reads the row of the end of a text; MobileBERT has none
+        end = getattr(self._model.config, "eos_token_id", None)
+        return probe(length, self._vocabulary, self._pad, end if isinstance(end, int) else None)
 
     @cached_property
     def _exact(self) -> "LibraryEncoder":

@@ -20,7 +20,7 @@ from bge_rerank_integrations import (
     load_scorer,
 )
 from bge_rerank_integrations.local.onnx_backend.encoder import GraphEncoder, GraphUse
-from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.file import read_graph_file
 from bge_rerank_integrations.local.onnx_backend.onnxruntime import OnnxRuntime
 from bge_rerank_integrations.tools.export import export_onnx, kendall_tau, probe_pairs
 from tests import tiny_models
@@ -104,7 +104,7 @@ def test_int8_is_as_near_as_onnx_runtimes_own_quantization(
     use = GraphUse("logit", vocabulary=300, padding=0, segments=True)
     rows = []
     for path in (fp32, ours, theirs):
-        file = read_onnx_file(path)
+        file = read_graph_file(path)
         rows.append(GraphEncoder(OnnxRuntime(file), file, use).run(random_sequences()))
     off_ours, off_theirs = (np.abs(row - rows[0]).mean() for row in rows[1:])
     assert off_ours < 1.5 * off_theirs
@@ -120,7 +120,7 @@ def test_half_weights_are_written_as_the_numbers_they_are(
     save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
     done = export_onnx(str(folder), tmp_path / "out")
     assert done.difference < 1e-5
-    assert read_onnx_file(done.folder / "onnx" / "model.onnx").number_format == "fp32"
+    assert read_graph_file(done.folder / "onnx" / "model.onnx").number_format == "fp32"
 
 
 def test_an_embedders_instruction_outlives_its_id(tmp_path: Path, bge_embedder: Path) -> None:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from bge_rerank_integrations import CheckpointError, load_scorer
-from bge_rerank_integrations.local.onnx_backend.file import FIELDS, read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.file import FIELDS, read_graph_file
 from bge_rerank_integrations.types import GraphFormat
 from tests.local.onnx_backend import onnx_models
 from tests.local.onnx_backend.conftest import Exported
@@ -48,7 +48,7 @@ def test_every_message_that_can_hold_a_tensor_is_walked() -> None:
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])
 def test_an_export_is_read_as_onnx_reads_it(dtype: GraphFormat, exported: Exported) -> None:
     path = exported("reranker_base", dtype) / "onnx" / "model.onnx"
-    file = read_onnx_file(path)
+    file = read_graph_file(path)
     model = onnx.load(str(path), load_external_data=False)
     tables = {t.dims[0] for t in model.graph.initializer if len(t.dims) == 2}
     assert file.tables == tables
@@ -59,11 +59,11 @@ def test_an_export_is_read_as_onnx_reads_it(dtype: GraphFormat, exported: Export
 
 def test_graphs_of_other_tools(tmp_path: Path, bert_reranker: Path) -> None:
     traced = onnx_models.export(bert_reranker, tmp_path / "traced.onnx", "logits")
-    assert read_onnx_file(traced).number_format == "fp32"
-    assert read_onnx_file(traced).files == (traced,)
-    assert {512, 2} <= read_onnx_file(traced).tables
+    assert read_graph_file(traced).number_format == "fp32"
+    assert read_graph_file(traced).files == (traced,)
+    assert {512, 2} <= read_graph_file(traced).tables
     int8 = onnx_models.quantize(traced, tmp_path / "int8.onnx")
-    assert read_onnx_file(int8).number_format == "int8"
+    assert read_graph_file(int8).number_format == "int8"
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,13 @@ def test_graphs_of_other_tools(tmp_path: Path, bert_reranker: Path) -> None:
 def test_the_format_is_that_of_the_matrices(tmp_path: Path, kind: int, said: str) -> None:
     matrix = helper.make_tensor("matrix", kind, [2, 2], [1, 2, 3, 4])
     vector = helper.make_tensor("vector", TensorProto.FLOAT, [2], [1, 2])
-    assert read_onnx_file(saved(tmp_path, [matrix, vector])).number_format == said
+    assert read_graph_file(saved(tmp_path, [matrix, vector])).number_format == said
 
 
 def test_four_bits_are_told_from_eight(tmp_path: Path) -> None:
     matrix = helper.make_tensor("matrix", TensorProto.INT4, [2, 2], [1, 2, 3, 4])
     node = helper.make_node("DequantizeLinear", ["matrix", "scale"], ["out"])
-    assert read_onnx_file(saved(tmp_path, [matrix], node)).number_format == "int4"
+    assert read_graph_file(saved(tmp_path, [matrix], node)).number_format == "int4"
 
 
 def saved(folder: Path, tensors: list[Any], *nodes: Any) -> Path:
@@ -121,7 +121,7 @@ def test_weights_are_never_read_from_elsewhere(tmp_path: Path, location: str) ->
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "weights").write_bytes(bytes(64))
     with pytest.raises(CheckpointError, match="only a file beside the graph is ever read"):
-        read_onnx_file(saved(folder, [outside(location)]))
+        read_graph_file(saved(folder, [outside(location)]))
 
 
 @pytest.mark.parametrize("place", ["attribute", "subgraph", "function", "sparse"])
@@ -144,12 +144,12 @@ def test_nor_from_where_a_tensor_is_hidden(tmp_path: Path, place: str) -> None:
         sparse.values.CopyFrom(hidden)
     path.write_bytes(model.SerializeToString())
     with pytest.raises(CheckpointError, match=r"in '\.\./secret'; only a file beside"):
-        read_onnx_file(path)
+        read_graph_file(path)
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has its weights in weights, which is not beside it"):
-        read_onnx_file(saved(tmp_path, [outside("weights")]))
+        read_graph_file(saved(tmp_path, [outside("weights")]))
 
 
 def test_a_scorer_refuses_such_a_graph(exported: Exported, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_graphs_in_graphs_without_end_are_damage(tmp_path: Path) -> None:
         graph = field(1, field(5, field(6, graph)))
     (tmp_path / "model.onnx").write_bytes(field(7, graph))
     with pytest.raises(CheckpointError, match="is no ONNX file"):
-        read_onnx_file(tmp_path / "model.onnx")
+        read_graph_file(tmp_path / "model.onnx")
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -199,4 +199,4 @@ def test_damage_is_a_checkpoint_error_or_harmless(tmp_path: Path, data: st.DataO
     path = tmp_path / "damaged.onnx"
     path.write_bytes(damaged)
     with suppress(CheckpointError):
-        assert {inside.parent for inside in read_onnx_file(path).files} == {tmp_path}
+        assert {inside.parent for inside in read_graph_file(path).files} == {tmp_path}

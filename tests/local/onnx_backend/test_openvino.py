@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from bge_rerank_integrations import load_scorer
-from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.file import read_graph_file
 from bge_rerank_integrations.local.onnx_backend.openvino import OpenVino
 from tests.contract.pairs import PAIRS
 from tests.local.hub import add_to_cache
@@ -21,8 +21,8 @@ from tests.local.onnx_backend.conftest import Exported
 
 def test_it_computes_in_float32_whatever_the_processor_has(exported: Exported) -> None:
     """The default is bfloat16 where there is such a unit: logits would be off by 0.05."""
-    graph = read_onnx_file(exported("bert_reranker", "fp32") / "onnx" / "model.onnx")
-    hint = OpenVino(graph)._ready().graph.get_property("INFERENCE_PRECISION_HINT")
+    graph = read_graph_file(exported("bert_reranker", "fp32") / "onnx" / "model.onnx")
+    hint = OpenVino(graph)._ready()[0].get_property("INFERENCE_PRECISION_HINT")
     assert hint.get_type_name() == "f32"
 
 
@@ -97,11 +97,11 @@ from bge_rerank_integrations import OutOfMemoryError
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.local.onnx_backend.encoder import GraphEncoder, GraphUse
-from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
-from bge_rerank_integrations.local.onnx_backend.file import read_onnx_file
+from bge_rerank_integrations.local.onnx_backend.file import read_graph_file
+from bge_rerank_integrations.local.onnx_backend.file import read_graph_file
 from bge_rerank_integrations.local.onnx_backend.openvino import OpenVino
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
-file = read_onnx_file(Path(sys.argv[1]))
+file = read_graph_file(Path(sys.argv[1]))
 use = GraphUse("logit", vocabulary=9, padding=0, segments=True)
 forward = GraphEncoder(OpenVino(file), file, use)
 engine = Engine("product", lambda: "0", TextTokenizer(Path(sys.argv[2])), forward)
