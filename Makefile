@@ -1,30 +1,32 @@
 # Needs Python 3.11 or newer, make and pip; everything else is set up in .venv on first use.
 PYTHON ?= python3
-BIN := .venv/bin
+# another Python gets an environment of its own: make test PYTHON=python3.13
+VENV := .venv$(if $(filter python3,$(PYTHON)),,-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
 
 .PHONY: check test test-all test-oldest test-servers test-oldest-torch test-newest coverage docs lock demo chat bench setup clean
 
-setup: .venv/ready
+setup: $(VENV)/ready
 
-.venv/ready: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+$(VENV)/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[all,ray]" --group test
 	touch $@
 
 # an older transformers, put before the environment's own for one run
-.venv-transformers4/ready: tests/reference/transformers4.txt .venv/ready
+.venv-transformers4/ready: tests/reference/transformers4.txt $(VENV)/ready
 	rm -rf .venv-transformers4
 	$(BIN)/python -m pip install --quiet --no-deps --target .venv-transformers4 -r $<
 	touch $@
 
 # the oldest frameworks that are supported, put before the environment's own
-.venv-oldest/ready: tests/oldest.txt .venv/ready
+.venv-oldest/ready: tests/oldest.txt $(VENV)/ready
 	rm -rf .venv-oldest
 	$(BIN)/python -m pip install --quiet --no-deps --target .venv-oldest -r $<
 	touch $@
 
-check: .venv/ready
+check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -35,7 +37,7 @@ test test-all test-oldest test-servers test-oldest-torch test-newest coverage: e
 test test-all test-oldest test-servers test-oldest-torch test-newest coverage: export HF_HUB_OFFLINE = 1
 
 # processes side by side, each with whole files; PYTEST="-k cutoff" make test runs some of it
-test: .venv/ready
+test: $(VENV)/ready
 	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not servers" $(PYTEST)
 
 # and what takes minutes: Ray, a browser, fresh environments, a real server, other versions
@@ -45,7 +47,7 @@ test-all: test .venv-transformers4/ready .venv-servers/llama.cpp/ready
 	@echo "Not run: make test-newest, the newest releases of the frameworks and libraries."
 	$(BIN)/pytest -m "slow and not servers"
 
-coverage: .venv/ready
+coverage: $(VENV)/ready
 	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not servers" --cov --cov-report=term:skip-covered
 
 # their own pydantic models warn under a newer pydantic
@@ -53,7 +55,7 @@ test-oldest: .venv-oldest/ready
 	PYTHONPATH=.venv-oldest $(BIN)/pytest -W "ignore:The 'validate_default'" \
 		tests/llama_index tests/langchain tests/drop_in/test_arguments.py
 
-.venv-newest/bin/python: .venv/ready
+.venv-newest/bin/python: $(VENV)/ready
 	$(BIN)/python -m venv .venv-newest
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
 	  > $$($@ -c "import site; print(site.getsitepackages()[0])")/shared.pth
@@ -85,10 +87,10 @@ SERVERS := llama.cpp infinity vllm xinference
 	test ! -d $(@D) || touch $@
 
 # about a quarter of an hour the first time; make test-servers SERVERS=vllm for one of them
-test-servers: .venv/ready $(SERVERS:%=.venv-servers/%/ready)
+test-servers: $(VENV)/ready $(SERVERS:%=.venv-servers/%/ready)
 	$(BIN)/pytest tests/servers
 
-.venv-oldest-torch/ready: tests/oldest_torch.txt .venv/ready
+.venv-oldest-torch/ready: tests/oldest_torch.txt $(VENV)/ready
 	rm -rf $(@D)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) -r $<
 	touch $@
@@ -98,11 +100,18 @@ test-oldest-torch: .venv-oldest-torch/ready .venv-transformers4/ready
 	PYTHONPATH=.venv-oldest-torch:.venv-transformers4 $(BIN)/pytest -W default \
 	  tests/local tests/reference/test_golden.py tests/reference/test_transformers.py
 
-demo: .venv/ready
-	$(BIN)/python examples/demo.py
+# both frameworks and the embedded models, without torch and without the tools of the tests
+.venv-demo/ready: pyproject.toml constraints.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(@D)/bin/python -m pip install --quiet -c constraints.txt -e ".[offline,llama-index,langchain]" --group demo
+	touch $@
+
+demo: .venv-demo/ready
+	.venv-demo/bin/python examples/demo.py
 
 # a web page on this machine alone; CHAT="--files FOLDER" make chat gives it options
-chat: .venv/ready
+chat: $(VENV)/ready
 	PYTHONPATH=examples $(BIN)/python -m rag_chatbot $(CHAT)
 
 # the contenders, at the versions that the published numbers name
@@ -134,7 +143,7 @@ docs: .venv-docs/ready
 	touch $@
 
 # what a developer's environment holds, to the last package
-lock: .venv/ready
+lock: $(VENV)/ready
 	$(BIN)/python -m pip freeze --exclude-editable > requirements-dev.lock
 
 clean:

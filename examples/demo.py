@@ -34,6 +34,13 @@ SHOWN = 3
 # picked because BM25 goes wrong on them; the measurement is over all
 ASKED = ("What researcher first used the word oxygen ?", "What was Warsaw's population in 1901?")
 
+NEXT = """
+Next:
+  your own files, on a web page          make chat
+  in LlamaIndex                          examples/llama_index_query_engine.py
+  in LangChain                           examples/langchain_retriever.py
+  whether reranking helps on your data   docs/evaluation.md"""
+
 Ranking = list[tuple[str, float]]
 """Ids of passages and their scores, the best first."""
 
@@ -74,6 +81,7 @@ def main() -> None:
         measure(first_stage, load_reranker(model), questions[:count], relevant)
     else:
         print(f"\nNot measured; --measure {len(questions)} does it for this model.")
+    print(NEXT)
 
 
 def show_before(candidates: Sequence[Candidate], relevant: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.draw_demo import PICTURE, draw
 from tests.docs.printed import assert_shown
 from tests.docs.test_docs_snippets import ROOT, blocks
 
@@ -25,6 +26,13 @@ def outputs(readme: Path, language: str) -> str:
         for before, after in pairwise(found)
         if before.language == language and after.language == "text" and "make " not in before.code
     )
+
+
+def test_the_picture_shows_the_demo_s_ranks_and_scores() -> None:
+    drawn = re.findall(r"<text [^>]*>([^<]+)</text>", draw())
+    kept = re.findall(r"<text [^>]*>([^<]+)</text>", PICTURE.read_text(encoding="utf-8"))
+    assert_shown("\n".join(kept), "\n".join(drawn))
+    assert "0.83" in kept
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)

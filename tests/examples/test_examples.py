@@ -82,15 +82,11 @@ def test_the_demo_mends_the_order_in_both_frameworks_alike(tmp_path: Path) -> No
     assert int(first_after) >= 80
     assert float(after_) >= 0.87
     for readme in ("README.md", "README.zh.md"):
-        # but for what another processor may count otherwise
         (block,) = [
-            b.code for b in blocks(EXAMPLES.parent / readme, {"text"}) if "Warsaw" in b.code
+            b.code for b in blocks(EXAMPLES.parent / readme, {"text"}) if "Measuring" in b.code
         ]
-        example, rest = block.split("Measuring ")
-        assert_shown(example, printed.partition("Measuring ")[0])
-        assert re.sub(r"[\d.]+", "#", rest) == re.sub(
-            r"[\d.]+", "#", printed.partition("Measuring ")[2]
-        )
+        # another processor may count otherwise
+        assert_shown(re.sub(r"\d[\d.]*", "#", block), re.sub(r"\d[\d.]*", "#", printed))
 
 
 @pytest.mark.parametrize("program", ["llama_index_query_engine.py", "langchain_retriever.py"])
