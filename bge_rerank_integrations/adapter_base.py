@@ -75,7 +75,7 @@ def kind_of(given: object) -> str:
 class ScorerFields(WrapperOptions, ScorerOptions):
     """The options of `load_scorer`, which decide a score, as declared and checked fields."""
 
-    model_config = ConfigDict(validate_assignment=True)
+    model_config = ConfigDict(validate_assignment=True, use_attribute_docstrings=False)
 
     model: ModelName = DEFAULT_MODEL
     lazy_load: Annotated[bool, Field(description="False loads the model at construction.")] = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, get_args, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, get_args, overload
 
 from bge_rerank_integrations.base.address import is_address, may_be_tag
 from bge_rerank_integrations.base.models import DEFAULT_MODEL, OFFLINE_MODELS
@@ -25,23 +25,10 @@ from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore, Sc
 from bge_rerank_integrations.wrappers.windows import UncutScorer, WindowedScorer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from bge_rerank_integrations.local.load import BackendName
     from bge_rerank_integrations.local.scorer import LocalScorer
     from bge_rerank_integrations.options import ServerOptions
     from bge_rerank_integrations.remote.scorer import RemoteScorer
-
-    # A name may be an address, which no type can tell; with these options it cannot be one.
-    class WithDevice(LocalOptions):
-        """A device is given."""
-
-        device: str | Sequence[str]
-
-    class WithBackend(LocalOptions):
-        """A backend is given."""
-
-        backend: Backend
 
     class WithServer(ServerOptions):
         """A server's address is given."""
@@ -49,7 +36,46 @@ if TYPE_CHECKING:
         base_url: str
         batch_size: int | None = None
 else:
-    WithDevice = WithBackend = WithServer = ScorerOptions
+    WithServer = ScorerOptions
+
+P = ParamSpec("P")
+Here = ParamSpec("Here")
+Server = ParamSpec("Server")
+
+
+class LoadScorer(Protocol[Server, Here, P]):
+    """The type of `load_scorer`; an address given as `model`, not `base_url`, is not recognized."""
+
+    @overload
+    def __call__(
+        self, model: str | Path = ..., *args: Server.args, **options: Server.kwargs
+    ) -> RemoteScorer: ...
+    @overload
+    def __call__(
+        self, model: str | Path = ..., *args: Here.args, **options: Here.kwargs
+    ) -> LocalScorer: ...
+    @overload
+    def __call__(
+        self, model: str | Path = ..., *args: P.args, **options: P.kwargs
+    ) -> LocalScorer | RemoteScorer: ...
+
+
+class LoadReranker(Protocol[P]):
+    """The type of `load_reranker`."""
+
+    def __call__(self, model: str | Path = ..., *args: P.args, **options: P.kwargs) -> Reranker: ...
+
+
+def _loads_scorer(
+    _server: Callable[Server, object], _here: Callable[Here, object], every: Callable[P, object]
+) -> Callable[[Callable[..., Any]], LoadScorer[Server, Here, P]]:
+    return lambda function: write_out(function, every)
+
+
+def _loads_reranker(
+    every: Callable[P, object],
+) -> Callable[[Callable[..., Any]], LoadReranker[P]]:
+    return lambda function: write_out(function, every)
 
 
 EXTRAS: dict[BackendName, str] = {"torch": "local", "onnx": "onnx", "openvino": "openvino"}
@@ -58,60 +84,6 @@ EXTRAS: dict[BackendName, str] = {"torch": "local", "onnx": "onnx", "openvino": 
 
 class RerankerLoadOptions(RerankerOptions, WrapperOptions, ScorerOptions):
     """The options of `load_reranker`."""
-
-
-S = ParamSpec("S")
-L = ParamSpec("L")
-D = ParamSpec("D")
-B = ParamSpec("B")
-A = ParamSpec("A")
-
-
-class LoadScorer(Protocol[S, L, D, B, A]):
-    """The type of `load_scorer`: which options give which scorer."""
-
-    @overload
-    def __call__(
-        self, model: str | Path = ..., *args: S.args, **options: S.kwargs
-    ) -> RemoteScorer: ...
-    @overload
-    def __call__(
-        self, model: Literal["offline", "offline-embedder"], *args: L.args, **options: L.kwargs
-    ) -> LocalScorer: ...
-    @overload
-    def __call__(
-        self, model: str | Path = ..., *args: D.args, **options: D.kwargs
-    ) -> LocalScorer: ...
-    @overload
-    def __call__(
-        self, model: str | Path = ..., *args: B.args, **options: B.kwargs
-    ) -> LocalScorer: ...
-    @overload
-    def __call__(
-        self, model: str | Path = ..., *args: A.args, **options: A.kwargs
-    ) -> LocalScorer | RemoteScorer: ...
-
-
-class LoadReranker(Protocol[A]):
-    """The type of `load_reranker`."""
-
-    def __call__(self, model: str | Path = ..., *args: A.args, **options: A.kwargs) -> Reranker: ...
-
-
-def _scorer_keywords(
-    _server: Callable[S, object],
-    _local: Callable[L, object],
-    _device: Callable[D, object],
-    _backend: Callable[B, object],
-    _every: Callable[A, object],
-) -> Callable[[Callable[..., Any]], LoadScorer[S, L, D, B, A]]:
-    return lambda function: write_out(function, ScorerOptions)
-
-
-def _reranker_keywords(
-    _every: Callable[A, object],
-) -> Callable[[Callable[..., Any]], LoadReranker[A]]:
-    return lambda function: write_out(function, RerankerLoadOptions)
 
 
 def open_scorer(model: str | Path, options: ScorerOptions) -> LocalScorer | RemoteScorer:
@@ -172,7 +144,7 @@ def open_wrapped_scorer(
     return scorer
 
 
-@_scorer_keywords(WithServer, LocalOptions, WithDevice, WithBackend, ScorerOptions)
+@_loads_scorer(WithServer, LocalOptions, ScorerOptions)
 def load_scorer(model: str | Path = DEFAULT_MODEL, **options: Any) -> LocalScorer | RemoteScorer:
     """Load a model and return its scorer; one copy of the weights serves the whole process.
 
@@ -218,7 +190,7 @@ def load_scorer(model: str | Path = DEFAULT_MODEL, **options: Any) -> LocalScore
     return open_scorer(model, read_options(ScorerOptions, options, caller="load_scorer"))
 
 
-@_reranker_keywords(RerankerLoadOptions)
+@_loads_reranker(RerankerLoadOptions)
 def load_reranker(model: str | Path = DEFAULT_MODEL, **options: Any) -> Reranker:
     """Load a model and return a reranker over it; the options are those of `load_scorer`.
 

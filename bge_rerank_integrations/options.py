@@ -70,6 +70,16 @@ def real_number(given: object) -> float | None:
     return float(given)
 
 
+def count_from(least: int, given: object, name: str, remark: str = "") -> int:
+    """The whole number; raises `InvalidInputError` for anything else, or less than `least`."""
+    number = whole_number(given)
+    if number is None or number < least:
+        raise InvalidInputError(
+            f"{name} is {given!r}; it must be a whole number from {least}{remark}"
+        )
+    return number
+
+
 def listed(given: object, name: str) -> tuple[Any, ...]:
     """The values of a list, tuple or array; raises `InvalidInputError` for a single value."""
     if isinstance(given, str) or not isinstance(given, Iterable):
@@ -77,32 +87,19 @@ def listed(given: object, name: str) -> tuple[Any, ...]:
     return tuple(given)
 
 
-def _whole(given: object) -> object:
-    if (number := whole_number(given)) is None:
-        raise PydanticCustomError("whole_number", "not a whole number")
-    return number
+def _number(read: Callable[[object], float | None]) -> BeforeValidator:
+    def check(given: object) -> object:
+        if (number := read(given)) is None:
+            raise PydanticCustomError("not_a_number", "not a number")
+        return number
 
-
-def _real(given: object) -> object:
-    if (number := real_number(given)) is None:
-        raise PydanticCustomError("real_number", "not a number")
-    return number
-
-
-def _text(given: str, info: ValidationInfo) -> str:
-    return check_text(given, str(info.field_name))
-
-
-def _layers(given: object, info: ValidationInfo) -> tuple[Any, ...]:
-    return listed(given, str(info.field_name))
+    return BeforeValidator(check)
 
 
 def _label(given: object) -> object:
-    if isinstance(given, str) or given is None:
-        return given
-    if (number := whole_number(given)) is None:
+    if given is not None and not isinstance(given, str) and whole_number(given) is None:
         raise InvalidInputError(f"label is {given!r}; it must be a label's number or its name")
-    return number
+    return given if given is None or isinstance(given, str) else whole_number(given)
 
 
 def _devices(given: object) -> object:
@@ -135,15 +132,19 @@ if TYPE_CHECKING:  # what callers may give; the fields hold what is named below
     Text = str
     Label = int | str
 else:
-    Whole = Annotated[int, BeforeValidator(_whole)]
-    RealNumber = Annotated[float, BeforeValidator(_real)]
-    Layers = Annotated[tuple[Whole, ...], BeforeValidator(_layers)]
+    Whole = Annotated[int, _number(whole_number)]
+    RealNumber = Annotated[float, _number(real_number)]
+    Layers = Annotated[
+        tuple[Whole, ...], BeforeValidator(lambda v, info: listed(v, info.field_name))
+    ]
     Devices = Annotated[str | tuple[str, ...], BeforeValidator(_devices)]
     Secret = SecretStr
     Place = Annotated[
         str, BeforeValidator(lambda given: os.fspath(given) if isinstance(given, Path) else given)
     ]
-    Text = Annotated[str, Field(strict=True), AfterValidator(_text)]  # bytes are no text
+    Text = Annotated[  # bytes are no text
+        str, Field(strict=True), AfterValidator(lambda v, info: check_text(v, info.field_name))
+    ]
     Label = Annotated[int | str, BeforeValidator(_label)]
 
 Count = Annotated[Whole | None, Field(ge=1)]
@@ -168,24 +169,27 @@ def redact_validation_errors(
         return handler(given)
     except ValidationError as error:
         caller = (info.context or {}).get("caller", cls.__name__)
-        found = {line["loc"][:1]: line for line in reversed(error.errors(include_url=False))}
-        lines = [_redacted(cls, line, caller) for line in reversed(found.values())]
-        raise ValidationError.from_exception_data(error.title, lines, hide_input=True) from None
+        lines: dict[Any, InitErrorDetails] = {}  # one for each option, however many types it has
+        for line in error.errors(include_url=False):
+            lines.setdefault(line["loc"][:1], _redacted(cls, line, caller))
+        raise ValidationError.from_exception_data(
+            error.title, [*lines.values()], hide_input=True
+        ) from None
 
 
 def _redacted(cls: type[BaseModel], line: ErrorDetails, caller: str) -> InitErrorDetails:
     kind, place, given, ctx = line["type"], line["loc"], line["input"], line.get("ctx", {})
-    name = str(place[0]) if place else ""
-    field = cls.model_fields.get(name)
     if kind == "value_error":  # raised by a check of this package, whose message is complete
         return InitErrorDetails(type=kind, loc=place, input=None, ctx=ctx)
-    shown: object = None
+    name = str(place[0]) if place else ""
+    message, shown = line["msg"], None
     if kind == "extra_forbidden":
         message = _no_such_option(name, cls, caller)
-    elif field is None:
-        message = line["msg"]
-    else:
-        value, shown = _shown(given, field)
+    elif (field := cls.model_fields.get(name)) is not None:
+        value, types = f"of type {type(given).__name__}", set(kinds(field.annotation))
+        misplaced_text = isinstance(given, str) and str not in types
+        if not field.exclude and (given is None or isinstance(given, Number) or misplaced_text):
+            value, shown = f"{given!r:.60}", given
         verb = "has" if isinstance(place[-1], int) else "is"
         message = f"{name} {verb} {value}; it must be {expected(field)}"
     # `errors()` of what is raised goes into logs and answers too, and has the input of each line
@@ -193,25 +197,17 @@ def _redacted(cls: type[BaseModel], line: ErrorDetails, caller: str) -> InitErro
     return InitErrorDetails(type=said, loc=(name,) if name else (), input=shown)
 
 
-def _shown(given: object, field: FieldInfo) -> tuple[str, object]:
-    """The value as a message may show it: a number, or a text in the place of something else."""
-    taken = set(kinds(field.annotation))
-    number = given is None or isinstance(given, Number)
-    if not field.exclude and (number or (isinstance(given, str) and str not in taken)):
-        return f"{given!r:.60}", given
-    return f"of type {type(given).__name__}", None
-
-
 def _no_such_option(name: str, cls: type[BaseModel], caller: str) -> str:
+    said = f"{caller} has no option {name!r}"
     if name == "passage_max_length":
         return (
-            f"{caller} has no option {name!r}: max_length is the most tokens of query and passage "
-            "together, query_max_length of the query; FlagEmbedding's rerankers ignore it as well"
+            f"{said}: max_length is the most tokens of query and passage together, "
+            "query_max_length of the query; FlagEmbedding's rerankers ignore it as well"
         )
     near = KNOWN_ELSEWHERE.get(name)
     if near not in cls.model_fields:
         near = next(iter(difflib.get_close_matches(name, cls.model_fields, n=1)), None)
-    return f"{caller} has no option {name!r}" + (f"; did you mean {near}?" if near else "")
+    return f"{said}; did you mean {near}?" if near else said
 
 
 def kinds(annotation: Any) -> Iterator[Any]:
@@ -227,9 +223,6 @@ def kinds(annotation: Any) -> Iterator[Any]:
             yield from kinds(part)
 
 
-WORDS = {bool: "True or False", str: "text", SecretStr: "text"}
-
-
 def expected(field: FieldInfo) -> str:
     """The values that an option takes, in words, as in "a whole number from 1, or None"."""
     bounds = {
@@ -238,23 +231,22 @@ def expected(field: FieldInfo) -> str:
         for name in ("ge", "gt", "lt")
         if (value := getattr(metadata, name, None)) is not None
     }
-    words = []
-    for kind in kinds(field.annotation):
+    limits = {"ge": " from {ge}", "gt": " above {gt}", "gt lt": " between {gt} and {lt}"}
+    within = limits.get(" ".join(bounds), "").format(**bounds)
+    names = {bool: "True or False", str: "text", SecretStr: "text"}
+    names |= {int: f"a whole number{within}", float: f"a number{within}"}
+    types = list(kinds(field.annotation))
+    words: list[str] = []
+    for kind in types:
         if get_origin(kind) is Literal:
-            words += [repr(choice) for choice in get_args(kind)]
+            words += map(repr, get_args(kind))
         elif get_origin(kind) is tuple:
-            numbers = int in kinds(get_args(kind)[0])
-            words.append(f"a list of {'whole numbers' if numbers else 'names'}")
-        elif kind is int:
-            words.append(f"a whole number from {bounds['ge']}" if bounds else "a whole number")
-        elif kind is float and "lt" in bounds:
-            words.append(f"a number between {bounds['gt']} and {bounds['lt']}")
-        elif kind is float:
-            words.append(f"a number above {bounds['gt']}" if bounds else "a number")
+            whole = int in kinds(get_args(kind)[0])
+            words.append(f"a list of {'whole numbers' if whole else 'names'}")
         elif kind is not NoneType:
-            words.append(WORDS.get(kind) or f"a {kind.__name__}")
-    said = f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
-    return f"{said}, or None" if NoneType in kinds(field.annotation) else said
+            words.append(names.get(kind) or f"a {kind.__name__}")
+    said = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    return f"{said}, or None" if NoneType in types else said
 
 
 class Options(BaseModel):
@@ -265,6 +257,7 @@ class Options(BaseModel):
         arbitrary_types_allowed=True,
         protected_namespaces=(),
         hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
     _errors = model_validator(mode="wrap")(redact_validation_errors)
@@ -289,33 +282,22 @@ class Options(BaseModel):
 class PairOptions(Options):
     """How a pair becomes tokens; None leaves it to the model."""
 
-    max_length: Annotated[
-        Count, Field(description="Most tokens of a pair; None: 512, or less if the model's own.")
-    ] = None
-    query_max_length: Annotated[
-        Count, Field(description="Most tokens of a query; None: three quarters of max_length.")
-    ] = None
-    query_instruction: Annotated[Text | None, Field(description="Text put before each query.")] = (
-        None
-    )
-    passage_instruction: Annotated[
-        Text | None, Field(description="Text put before each passage.")
-    ] = None
-    special_tokens: Annotated[
-        SpecialTokens,
-        Field(description="A control token such as </s> in a text: plain text, an error, or read."),
-    ] = "literal"
-    truncation: Annotated[
-        Truncation | None,
-        Field(
-            description="A pair that is too long loses the passage's end, or the longer text's; "
-            "None: the longer text's where sentence-transformers saved the model."
-        ),
-    ] = None
-    label: Annotated[
-        Label | None, Field(description="Which label of a classifier of several means relevant.")
-    ] = None
-    prompt: Annotated[Text | None, Field(description="An LLM reranker's question.")] = None
+    max_length: Count = None
+    """Most tokens of a pair; None: 512, or less if the model's own."""
+    query_max_length: Count = None
+    """Most tokens of a query; None: three quarters of max_length."""
+    query_instruction: Text | None = None
+    """Text put before each query."""
+    passage_instruction: Text | None = None
+    """Text put before each passage."""
+    special_tokens: SpecialTokens = "literal"
+    """A control token such as </s> in a text: plain text, an error, or read."""
+    truncation: Truncation | None = None
+    """Cut the passage, or the longer text; None: the longer if sentence-transformers saved it."""
+    label: Label | None = None
+    """Which label of a classifier of several means relevant."""
+    prompt: Text | None = None
+    """An LLM reranker's question."""
 
 
 class LayerOptions(Options):
@@ -325,56 +307,40 @@ class LayerOptions(Options):
     the reference does; `"layer"` gives each layer its own.
     """
 
-    cutoff_layers: Annotated[
-        Layers | None,
-        Field(
-            description="Layers that score, of an LLM reranker that has several; None: the last."
-        ),
-    ] = None
-    compress_ratio: Annotated[
-        Whole, Field(ge=1, description="Passage tokens averaged into one, by a lightweight model.")
-    ] = 1
-    compress_layers: Annotated[
-        Layers, Field(description="Layers before which a lightweight model compresses passages.")
-    ] = ()
-    head_indexing: Annotated[
-        HeadIndexing, Field(description="A lightweight model's head for a layer: by place or own.")
-    ] = "request"
+    cutoff_layers: Layers | None = None
+    """Layers that score, of an LLM reranker that has several; None: the last."""
+    compress_ratio: Annotated[Whole, Field(ge=1)] = 1
+    """Passage tokens averaged into one, by a lightweight model."""
+    compress_layers: Layers = ()
+    """Layers before which a lightweight model compresses passages."""
+    head_indexing: HeadIndexing = "request"
+    """A lightweight model's head for a layer: by place or own."""
 
 
 class BatchOptions(Options):
     """How much is computed at once; None leaves it to the device's plan."""
 
-    batch_size: Annotated[
-        Count, Field(description="Most pairs in a batch, or passages in a request to a server.")
-    ] = None
-    max_batch_tokens: Annotated[
-        Count, Field(description="Most tokens in a batch; None: chosen by device.")
-    ] = None
-    show_progress: Annotated[bool, Field(description="A progress bar over the batches.")] = False
+    batch_size: Count = None
+    """Most pairs in a batch, or passages in a request to a server."""
+    max_batch_tokens: Count = None
+    """Most tokens in a batch; None: chosen by device."""
+    show_progress: bool = False
+    """A progress bar over the batches."""
 
 
 class DeviceOptions(Options):
     """Where a model runs, and in which number format."""
 
-    backend: Annotated[
-        Backend, Field(description="torch, or an encoder's ONNX graph on onnx or openvino.")
-    ] = "auto"
-    file_name: Annotated[
-        str | None,
-        Field(description="Graph of the model's folder, such as onnx/model_O3.onnx."),
-    ] = None
-    device: Annotated[
-        Devices | None,
-        Field(description="cpu, cuda, cuda:1, xpu or mps, or several that share each call."),
-    ] = None
-    precision: Annotated[
-        Precision, Field(description="Number format of the forward pass; scores are float32.")
-    ] = "auto"
-    use_fp16: Annotated[
-        bool | None,
-        Field(description="FlagEmbedding's name: True is precision='fp16', False 'fp32'."),
-    ] = None
+    backend: Backend = "auto"
+    """torch, or an encoder's ONNX graph on onnx or openvino."""
+    file_name: str | None = None
+    """Graph of the model's folder, such as onnx/model_O3.onnx."""
+    device: Devices | None = None
+    """cpu, cuda, cuda:1, xpu or mps, or several that share each call."""
+    precision: Precision = "auto"
+    """Number format of the forward pass; scores are float32."""
+    use_fp16: bool | None = None
+    """FlagEmbedding's name: True is precision='fp16', False 'fp32'."""
 
     @model_validator(mode="after")
     def _check_precision(self) -> Self:
@@ -393,13 +359,14 @@ class DeviceOptions(Options):
 class HubOptions(Options):
     """Options of the hub's client, under its own names; a folder on disk needs none of them."""
 
-    revision: Annotated[str | None, Field(description="Branch, tag or commit on the hub.")] = None
-    cache_dir: Annotated[Place | None, Field(description="Folder of downloaded models.")] = None
-    local_files_only: Annotated[bool, Field(description="Never download.")] = False
-    token: Annotated[
-        Secret | None,
-        Field(exclude=True, repr=False, description="Hub token; in no dump, repr or pickle."),
-    ] = None
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    cache_dir: Place | None = None
+    """Folder of downloaded models."""
+    local_files_only: bool = False
+    """Never download."""
+    token: Annotated[Secret | None, Field(exclude=True, repr=False)] = None
+    """Hub token; in no dump, repr or pickle."""
 
 
 class LocalOptions(PairOptions, LayerOptions, BatchOptions, DeviceOptions, HubOptions):
@@ -409,37 +376,24 @@ class LocalOptions(PairOptions, LayerOptions, BatchOptions, DeviceOptions, HubOp
 class ServerOptions(Options):
     """The options of a model on a server."""
 
-    base_url: Annotated[
-        Annotated[str, AfterValidator(_address)] | None,
-        Field(description="Score on this server, as in http://host:port."),
-    ] = None
-    dialect: Annotated[
-        str, Field(description="The server's protocol: docs/remote.md; 'auto' asks the server.")
-    ] = "auto"
-    api_key: Annotated[
-        Secret | None,
-        Field(
-            exclude=True,
-            repr=False,
-            description="The server's key, else the environment's; in no dump, repr or pickle.",
-        ),
-    ] = None
-    deployment: Annotated[str | None, Field(description="Deployment of an Azure endpoint.")] = None
-    connect_timeout: Annotated[
-        Seconds, Field(description="Seconds to wait for a connection to the server.")
-    ] = 5.0
-    read_timeout: Annotated[
-        Seconds, Field(description="Longest silence of the server, in seconds.")
-    ] = 30.0
-    request_timeout: Annotated[
-        Seconds, Field(description="Seconds for one request to the server and its retries.")
-    ] = 60.0
-    max_retries: Annotated[
-        Whole, Field(ge=0, description="Retries of a request that the server failed.")
-    ] = 3
-    max_concurrency: Annotated[
-        Whole, Field(ge=1, description="Most requests to the server at once.")
-    ] = 8
+    base_url: Annotated[str, AfterValidator(_address)] | None = None
+    """Score on this server, as in http://host:port."""
+    dialect: str = "auto"
+    """The server's protocol: docs/remote.md; 'auto' asks the server."""
+    api_key: Annotated[Secret | None, Field(exclude=True, repr=False)] = None
+    """The server's key, else the environment's; in no dump, repr or pickle."""
+    deployment: str | None = None
+    """Deployment of an Azure endpoint."""
+    connect_timeout: Seconds = 5.0
+    """Seconds to wait for a connection to the server."""
+    read_timeout: Seconds = 30.0
+    """Longest silence of the server, in seconds."""
+    request_timeout: Seconds = 60.0
+    """Seconds for one request to the server and its retries."""
+    max_retries: Annotated[Whole, Field(ge=0)] = 3
+    """Retries of a request that the server failed."""
+    max_concurrency: Annotated[Whole, Field(ge=1)] = 8
+    """Most requests to the server at once."""
 
 
 class ScorerOptions(LocalOptions, ServerOptions):
@@ -449,14 +403,10 @@ class ScorerOptions(LocalOptions, ServerOptions):
 class WrapperOptions(Options):
     """Scorers around the loaded one."""
 
-    long_passages: Annotated[
-        LongPassages,
-        Field(description="A passage that is too long: cut, read in windows, or an error."),
-    ] = "cut"
-    score_cache: Annotated[
-        Place | None,
-        Field(description="File that keeps scores, or ':memory:'; it holds no texts."),
-    ] = None
+    long_passages: LongPassages = "cut"
+    """A passage that is too long: cut, read in windows, or an error."""
+    score_cache: Place | None = None
+    """File that keeps scores, or ':memory:'; it holds no texts."""
 
 
 class CutoffOptions(Options):
@@ -472,21 +422,16 @@ class CutoffOptions(Options):
     log says so, unless `always_keep_best`.
     """
 
-    min_probability: Annotated[
-        Share, Field(description="Least calibrated probability to keep.")
-    ] = None
-    target_recall: Annotated[
-        Share, Field(description="Keep each relevant passage with this calibrated probability.")
-    ] = None
-    min_n: Annotated[
-        Count, Field(description="Cut at the largest score gap, keeping at least this many.")
-    ] = None
-    token_budget: Annotated[
-        Count, Field(description="Most tokens that the kept passages may have together.")
-    ] = None
-    always_keep_best: Annotated[
-        bool, Field(description="Keep the best passage also where it alone exceeds token_budget.")
-    ] = False
+    min_probability: Share = None
+    """Least calibrated probability to keep."""
+    target_recall: Share = None
+    """Keep each relevant passage with this calibrated probability."""
+    min_n: Count = None
+    """Cut at the largest score gap, keeping at least this many."""
+    token_budget: Count = None
+    """Most tokens that the kept passages may have together."""
+    always_keep_best: bool = False
+    """Keep the best passage also where it alone exceeds token_budget."""
 
     @property
     def needs_calibration(self) -> bool:
@@ -503,41 +448,25 @@ class RankingOptions(CutoffOptions):
     """How scores become a ranking."""
 
     top_n: TopN = None
-    score_threshold: Annotated[
-        RealNumber | None, Field(description="Least score to keep, on the scale that is shown.")
-    ] = None
+    score_threshold: RealNumber | None = None
+    """Least score to keep, on the scale that is shown."""
     normalize: Normalize = True
-    timeout: Annotated[
-        RealNumber | None,
-        Field(gt=0, description="Seconds that one call may take, loading the model apart."),
-    ] = None
-    on_error: Annotated[
-        OnError,
-        Field(description="If scoring fails: raise, or keep the given order for the unscored."),
-    ] = "raise"
-    calibration: Annotated[
-        Place | None,
-        Field(description="File of bge-rerank calibrate: scores are shown as probabilities."),
-    ] = None
-    no_text: Annotated[
-        Literal["last", "drop", "raise"],
-        Field(
-            description="Passages without text: last, but not past a threshold or cut-off; dropped "
-            "or refused."
-        ),
-    ] = "last"
-    drop_duplicates: Annotated[
-        bool, Field(description="Keep only the first passage of equal texts or ids.")
-    ] = False
-    explain: Annotated[
-        bool, Field(description="Say which sentence answers; costs a scoring of the sentences.")
-    ] = False
-    trace_texts: Annotated[
-        bool, Field(description="Put query and passages into OpenTelemetry spans.")
-    ] = False
-    otel_span: Annotated[
-        bool, Field(description="Record each rerank as a span, if the program uses OpenTelemetry.")
-    ] = True
+    timeout: Annotated[RealNumber | None, Field(gt=0)] = None
+    """Seconds that one call may take, loading the model apart."""
+    on_error: OnError = "raise"
+    """If scoring fails: raise, or keep the given order for the unscored."""
+    calibration: Place | None = None
+    """File of bge-rerank calibrate: scores are shown as probabilities."""
+    no_text: Literal["last", "drop", "raise"] = "last"
+    """Passages without text: last, but not past a threshold or cut-off; dropped or refused."""
+    drop_duplicates: bool = False
+    """Keep only the first passage of equal texts or ids."""
+    explain: bool = False
+    """Say which sentence answers; costs a scoring of the sentences."""
+    trace_texts: bool = False
+    """Put query and passages into OpenTelemetry spans."""
+    otel_span: bool = True
+    """Record each rerank as a span, if the program uses OpenTelemetry."""
 
     def blanks_kept(self, blank: Sequence[int]) -> Sequence[int]:
         """Those of the passages without text that follow the ranking: no cut-off may be set."""
@@ -625,7 +554,7 @@ def read_options(cls: type[Group], given: Mapping[str, Any], *, caller: str) -> 
         raise InvalidInputError("; ".join(lines)) from None
 
 
-def write_out(function: Callable[..., Any], cls: type[Options]) -> Callable[..., Any]:
+def write_out(function: Callable[..., Any], cls: Any) -> Any:
     """The function, with the options that its `**options` are read as in its signature."""
     own, hints = signature(function), get_type_hints(cls)
     options = [

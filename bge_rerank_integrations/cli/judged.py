@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -23,7 +23,6 @@ from bge_rerank_integrations.options import LocalOptions, ScorerOptions
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.evaluate import JudgedQuery, Report, RerankerResult
-    from bge_rerank_integrations.local.scorer import LocalScorer
 
 _BEIR = typer.Option(
     exists=True,
@@ -198,7 +197,7 @@ def sweep_layers(
         page.check_output(chart, image=True)
     given = _read_judged(data, judged, depth=depth, run=run)[:queries]
     chosen = options.given()
-    with cast("LocalScorer", load_scorer(model, cutoff_layers=layers, **chosen)):
+    with load_scorer(model, cutoff_layers=layers, **chosen):
         pass  # raises for layers that the model lacks
     report = evaluate(
         given,

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -218,10 +218,11 @@ def _self_test(
         advice = "only this machine is looked at; try the server with bge-rerank rerank --url"
         return SelfTest("failed", "a server", advice)
     try:
-        with _chosen(model, plan) as (name, source):
-            loaded = load_scorer(source, device=device, precision=precision)
-            with cast("LocalScorer", loaded) as scorer:
-                return _measured(name, scorer)
+        with (
+            _chosen(model, plan) as (name, source),
+            load_scorer(source, device=device, precision=precision) as scorer,
+        ):
+            return _measured(name, scorer)
     except MissingExtra as error:
         return SelfTest("not run" if model is None else "failed", name, str(error))
     except RerankError as error:

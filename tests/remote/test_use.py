@@ -170,14 +170,18 @@ def test_options_of_servers_need_a_server(options: dict[str, object]) -> None:
     assert "canary" not in str(refused.value)
 
 
+def maybe(address: str | None) -> str | None:
+    return address
+
+
 def test_a_type_checker_sees_which_scorer_comes_back() -> None:
     address = "http://127.0.0.1:9"
     remote = assert_type(load_scorer(base_url=address), RemoteScorer)
-    either = assert_type(load_scorer(address), LocalScorer | RemoteScorer)
+    either = assert_type(load_scorer(base_url=maybe(address)), LocalScorer | RemoteScorer)
     assert isinstance(remote, RemoteScorer)
     assert isinstance(either, RemoteScorer)
-    local = assert_type(load_scorer("offline"), LocalScorer)
-    placed = assert_type(load_scorer("off" + "line", device="cpu"), LocalScorer)
+    local = assert_type(load_scorer("off" + "line"), LocalScorer)
+    placed = assert_type(load_scorer("offline", base_url=maybe(None)), LocalScorer | RemoteScorer)
     assert isinstance(local, LocalScorer)
     assert isinstance(placed, LocalScorer)
 
