@@ -21,9 +21,13 @@ import ray
 from ray import serve
 
 from bge_rerank_integrations import Pair, load_scorer
-from bge_rerank_integrations.batch.plan import cut_into_shards
 from bge_rerank_integrations.batch.run import rerank_files
-from bge_rerank_integrations.batch.source import Columns, fingerprint, read_layout
+from bge_rerank_integrations.batch.source import (
+    Columns,
+    cut_into_shards,
+    fingerprint,
+    read_layout,
+)
 from bge_rerank_integrations.local.tiny_encoder import build_tiny_encoder
 from bge_rerank_integrations.serve.app import ServeSettings, rerank_app
 
@@ -70,7 +74,7 @@ def plan(folder: Path, rows: int) -> None:
     file = folder / "pairs.parquet"
     write_pairs(file, rows, words=100)
     began = time.perf_counter()
-    layout = read_layout([file], Columns())
+    layout, _ = read_layout([file], Columns())
     shards = cut_into_shards([file], layout, shard_rows=10_000)
     tell(f"plan {rows:,} pairs in {len(shards)} shards", time.perf_counter() - began, "s")
     began = time.perf_counter()

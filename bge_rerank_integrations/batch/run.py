@@ -7,11 +7,11 @@ the folder are done; a killed run resumes with the others. The other files of `b
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import pickle
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,37 +22,34 @@ from bge_rerank_integrations.errors import InvalidInputError, RerankError, missi
 from bge_rerank_integrations.types import Scorer
 
 with missing_extra("ray"):
+    import pyarrow as pa
     import ray
     import ray.data
+    from ray.exceptions import ActorDiedError
     from tqdm import tqdm
 
     from bge_rerank_integrations.batch.attempts import Attempts
-    from bge_rerank_integrations.batch.plan import cut_into_shards
     from bge_rerank_integrations.batch.results import ResultFolder
-    from bge_rerank_integrations.batch.scoring import (
-        Copied,
-        SuspectRow,
-        failed_table,
-        score_rows,
-        scored_table,
-    )
+    from bge_rerank_integrations.batch.scoring import schemas, score_rows
     from bge_rerank_integrations.batch.source import (
-        DEFAULT_COLUMNS,
         Columns,
         Layout,
         RowReader,
         Shard,
-        copied_types,
+        cut_into_shards,
         find_files,
         fingerprint,
         read_layout,
     )
 
-__all__ = ["BatchReport", "Columns", "WorkerPlan", "plan_workers", "rerank_files"]
+__all__ = ["BatchReport", "Columns", "rerank_files", "worker_size"]
 
 MAX_TASKS = 4096
 CPUS_PER_WORKER = 4
 """The default on machines without GPUs: each worker has its own copy of the weights."""
+
+LOST_POOLS = 3
+"""Pools of workers that may be lost one after another without finishing a shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,7 @@ def rerank_files(
     output: Path | str,
     *,
     load: Callable[[], Scorer],
-    columns: Columns = DEFAULT_COLUMNS,
+    columns: Columns | None = None,
     shard_rows: int = 1000,
     normalize: bool = True,
     workers: int | None = None,
@@ -100,8 +97,9 @@ def rerank_files(
     After a crash, the same call resumes: finished shards of `shard_rows` rows are kept, and each
     row is in the output once. A row that kills its worker costs three workers, and no other row.
 
-    `workers`, `cpus` and `gpus` (per worker) size the pool, see `plan_workers`. An initialised Ray
-    is used as it is; else the cluster at RAY_ADDRESS; else one is started on this machine.
+    At most `workers` run, by default as many as fit into the cluster; `cpus` and `gpus` are for
+    each of them, see `worker_size`. An initialised Ray is used as it is; else the cluster at
+    RAY_ADDRESS; else one is started on this machine.
 
     Raises `InvalidInputError` for an invalid input or option, for a file that cannot be read, and
     for a folder that was created with another input, other columns or another scorer;
@@ -110,41 +108,35 @@ def rerank_files(
     began = time.monotonic()
     if not callable(load):
         raise InvalidInputError(f"load is a {type(load).__name__}; it must return a scorer")
+    if workers is not None and workers < 1:
+        raise InvalidInputError(f"workers is {workers}; it must be at least 1")
     given = [inputs] if isinstance(inputs, Path | str) else inputs
     files = find_files([Path(place).absolute() for place in given])
-    layout = read_layout(files, columns)
+    layout, copied = read_layout(files, columns or Columns())
     folder = ResultFolder(Path(output).absolute())
     shards = cut_into_shards(files, layout, shard_rows=shard_rows)
     rows = sum(shard.rows for shard in shards)
-    folder.open(
-        {
-            "input": fingerprint(files),
-            "columns": {**asdict(layout), "carry": list(layout.carry)},
-            "shard_rows": shard_rows,
-            "normalize": normalize,
-        }
-    )
-    with folder.alone():
-        folder.tidy()
-        done = folder.done()
-        todo = [shard for shard in shards if shard.number not in done]
-        copied = copied_types(files, layout)
-        job = _Job(folder, layout, copied, load, normalize, run=uuid.uuid4().hex)
+    manifest = {
+        "input": fingerprint(files),
+        "columns": {**asdict(layout), "carry": list(layout.carry)},
+        "shard_rows": shard_rows,
+        "normalize": normalize,
+    }
+    with folder.opened(manifest):
+        todo = [shard for shard in shards if not folder.is_done(shard.number)]
+        job = _Job(folder, layout, schemas(layout, copied), load, normalize)
         if todo:
-            with (
-                _ray(),
-                tqdm(
-                    total=rows,
-                    initial=rows - sum(shard.rows for shard in todo),
-                    desc="reranking",
-                    unit="row",
-                    disable=not show_progress,
-                ) as bar,
-            ):
-                nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-                failed = 0
-                plan = plan_workers(nodes, workers=workers, cpus=cpus, gpus=gpus)
-                for outcome in _outcomes(todo, job, plan):
+            bar = tqdm(
+                total=rows,
+                initial=rows - sum(shard.rows for shard in todo),
+                desc="reranking",
+                unit="row",
+                disable=not show_progress,
+            )
+            failed = 0
+            with _ray() as nodes, bar:
+                size = worker_size(nodes, cpus=cpus, gpus=gpus)
+                for outcome in _outcomes(todo, job, workers, *size):
                     failed += outcome["failed"]
                     bar.set_postfix(failed=failed, refresh=False)
                     bar.update(outcome["rows"])
@@ -158,49 +150,31 @@ def rerank_files(
         )
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerPlan:
-    """The number of workers, and the CPUs and GPUs of each."""
+def worker_size(
+    nodes: Sequence[dict[str, float]], *, cpus: float | None = None, gpus: float | None = None
+) -> tuple[float, float]:
+    """CPUs and GPUs of a worker, in a cluster whose nodes have these resources ("CPU" and "GPU").
 
-    workers: int
-    cpus: float
-    gpus: float
-
-
-def plan_workers(
-    nodes: Sequence[dict[str, float]],
-    *,
-    workers: int | None = None,
-    cpus: float | None = None,
-    gpus: float | None = None,
-) -> WorkerPlan:
-    """The worker pool for a cluster whose nodes have these resources ("CPU" and "GPU").
-
-    By default one worker with one CPU per GPU, or without GPUs one worker per four CPUs. If
-    `workers` do not fit, as many run as fit. Raises `InvalidInputError` if no worker fits on any
-    node, for which Ray would wait forever.
+    By default a worker has a GPU and a CPU, or without GPUs four CPUs. Raises `InvalidInputError`
+    if no worker fits on any node, for which Ray would wait forever.
     """
     if gpus is None:
         gpus = 1 if any(node.get("GPU", 0) for node in nodes) else 0
     if cpus is None:
         most = max((node.get("CPU", 0) for node in nodes), default=0)
         cpus = 1 if gpus else max(1, min(CPUS_PER_WORKER, most))
-    for name, value, least in (("cpus", cpus, 0), ("gpus", gpus, 0), ("workers", workers, 1)):
-        if value is not None and not (least <= value < math.inf):
-            raise InvalidInputError(f"{name} is {value!r}; it must be at least {least}")
+    for name, value in (("cpus", cpus), ("gpus", gpus)):
+        if not 0 <= value < math.inf:
+            raise InvalidInputError(f"{name} is {value!r}; it must be at least 0")
     if not cpus and not gpus:
         raise InvalidInputError("cpus and gpus are both 0; a worker needs one of them")
-    need = {"CPU": cpus, "GPU": gpus}
-    fitting = [
-        min(int(node.get(kind, 0) / much) for kind, much in need.items() if much) for node in nodes
-    ]
-    if not any(fitting):
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         sizes = [f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes]
         raise InvalidInputError(
             f"a worker of {cpus:g} CPUs and {gpus:g} GPUs fits on no node of the cluster "
             f"({', '.join(sizes) or 'which has none'}): request less, or add a node"
         )
-    return WorkerPlan(sum(fitting) if workers is None else workers, cpus, gpus)
+    return cpus, gpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +183,9 @@ class _Job:
 
     folder: ResultFolder
     layout: Layout
-    copied: Copied
+    schemas: tuple[pa.Schema, pa.Schema]
     load: Callable[[], Scorer]
     normalize: bool
-    run: str
 
 
 class _Worker:
@@ -223,89 +196,117 @@ class _Worker:
         self._reader = RowReader(job.layout)
         self._scorer: Scorer | None = None
 
-    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[Any]]]:
-        for number, file, start, first_row, rows in zip(
-            *(batch[name].tolist() for name in ("number", "file", "start", "first_row", "rows")),
-            strict=True,
-        ):
-            shard = Shard(number, Path(file), start, first_row, rows)
-            try:
-                failed, stop = self._do(shard), b""
-            except (RerankError, OSError) as error:
-                # as a value: Ray would wrap an exception in a page of its own text
-                failed, stop = 0, pickle.dumps(error)
-            yield {"rows": [rows], "failed": [failed], "stop": [stop]}
-            if stop:
-                return
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """The number of rows, and of failed rows; or the error that ends the run."""
+        shard = Shard(**item)
+        try:
+            return {"rows": shard.rows, "failed": self._failed_rows(shard), "error": b""}
+        except (RerankError, OSError) as error:
+            # as a value: Ray would wrap an exception in a page of its own text
+            return {"rows": 0, "failed": 0, "error": pickle.dumps(error)}
 
-    def _do(self, shard: Shard) -> int:
-        """The number of failed rows; 0 for a shard that was already done."""
+    def _failed_rows(self, shard: Shard) -> int:
         job = self._job
-        if job.folder.is_done(shard.number):
+        if job.folder.is_done(shard.number):  # by a worker whose end Ray did not hear of
             return 0
-        attempts = Attempts(job.folder.attempts_file(shard.number), run=job.run, shard=shard.number)
-        scorer = self._loaded(attempts)
-        scored, failed = score_rows(scorer, self._reader.read(shard), job.layout, attempts)
-        job.folder.commit(
-            shard.number,
-            scored_table(
-                scored, job.layout, job.copied, scale=scorer.scale, normalize=job.normalize
-            ),
-            failed_table(failed, job.layout, job.copied),
+        attempts = Attempts.read(job.folder.attempts_file(shard.number), shard=shard.number)
+        if self._scorer is None:
+            attempts.begin(0, 0)
+            self._scorer = self._load()
+        scored, failed = score_rows(
+            self._scorer, self._reader.read(shard), job.layout, attempts, normalize=job.normalize
         )
-        attempts.finished()
+        tables = map(pa.Table.from_pylist, (scored, failed), job.schemas)
+        job.folder.commit(shard.number, *tables)
         return len(failed)
 
-    def _loaded(self, attempts: Attempts) -> Scorer:
-        if self._scorer is None:
-            attempts.begin_load()
-            scorer = self._job.load()
-            if not isinstance(scorer, Scorer):
-                raise InvalidInputError(
-                    f"load gave a {type(scorer).__name__} without name, scale and score(pairs)"
-                )
-            # not where the run begins, because the precision depends on the worker's device
-            self._job.folder.claim_scorer(scorer.name, scorer.scale)
-            self._scorer = scorer
-        return self._scorer
+    def _load(self) -> Scorer:
+        scorer = self._job.load()
+        if not isinstance(scorer, Scorer):
+            raise InvalidInputError(
+                f"load gave a {type(scorer).__name__} without name, scale and score(pairs)"
+            )
+        # not where the run begins, because the precision depends on the worker's device
+        self._job.folder.claim_scorer(scorer.name, scorer.scale)
+        return scorer
 
 
-def _outcomes(todo: Sequence[Shard], job: _Job, plan: WorkerPlan) -> Iterator[dict[str, Any]]:
-    """The number of rows, and of failed rows, of each shard when it is done."""
-    items = [{**asdict(shard), "file": str(shard.file)} for shard in todo]
-    # The data is complete from the start, and nothing follows the actors: another task would wait
-    # for a CPU while the actors hold all of them, a deadlock on two CPUs.
-    places = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_TASKS))
-    dataset = places.map_batches(
-        _Worker,
-        fn_constructor_args=(job,),
-        batch_size=None,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=plan.workers),
-        num_cpus=plan.cpus,
-        num_gpus=plan.gpus,
-    )
-    context = dataset.context
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.actor_task_retry_on_errors = [SuspectRow]  # type: ignore[list-item] # classes
-    context.max_errored_blocks = 0
-    for outcome in dataset.iter_rows():
-        if outcome["stop"]:
-            raise pickle.loads(outcome["stop"])  # noqa: S301 - written by this run's worker
-        yield outcome
+def _outcomes(
+    todo: Sequence[Shard], job: _Job, workers: int | None, cpus: float, gpus: float
+) -> Iterator[dict[str, Any]]:
+    """What `_Worker` gives for each shard, when it is done."""
+    lost = 0
+    while todo:
+        # The data is complete from the start, and nothing follows the actors: another task would
+        # wait for a CPU while the actors hold all of them, a deadlock on two CPUs.
+        places = ray.data.from_items(
+            [asdict(shard) for shard in todo], override_num_blocks=min(len(todo), MAX_TASKS)
+        )
+        dataset = places.map(
+            _Worker,  # type: ignore[arg-type] # a class
+            fn_constructor_args=(job,),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+            num_cpus=cpus,
+            num_gpus=gpus,
+        )
+        dataset.context.enable_progress_bars = False
+        dataset.context.print_on_execution_start = False
+        dataset.context.max_errored_blocks = 0
+        try:
+            for outcome in dataset.iter_rows():
+                if outcome["error"]:
+                    raise pickle.loads(outcome["error"])  # noqa: S301 - from this run's worker
+                lost = 0
+                yield outcome
+        except ActorDiedError as error:
+            # Ray restarts workers that die, with arguments that it keeps in its object store.
+            # Where they are lost, a new pool gets them again.
+            lost += 1
+            if lost > LOST_POOLS:
+                raise RerankError(
+                    f"Ray's workers were lost {lost} times without finishing a shard; "
+                    "the logs of Ray say why; fix it, then rerun to resume"
+                ) from error
+        else:
+            return
+        todo = [shard for shard in todo if not job.folder.is_done(shard.number)]
 
 
 @contextmanager
-def _ray() -> Iterator[None]:
-    if ray.is_initialized():
+def _ray() -> Iterator[list[dict[str, float]]]:
+    """Start or join Ray, quietly; gives the resources of each node."""
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    started = not ray.is_initialized()
+    if started:
+        cluster = os.environ.get("RAY_ADDRESS")
+        with _without_backend_errors():
+            ray.init(
+                # without "local", Ray would join any cluster that runs on this machine
+                address=cluster or "local",
+                include_dashboard=None if cluster else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    try:
+        yield [node["Resources"] for node in nodes if node["Alive"]]
+    finally:
+        logger.setLevel(level)
+        if started:
+            ray.shutdown()
+
+
+@contextmanager
+def _without_backend_errors() -> Iterator[None]:
+    """For Ray's start: it would report a danger for restarts that `_outcomes` deals with."""
+    name = "RAY_BACKEND_LOG_LEVEL"
+    if name in os.environ:
         yield
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
-    else:
-        # without "local", Ray would join any cluster that runs on this machine
-        ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    os.environ[name] = "fatal"
     try:
         yield
     finally:
-        ray.shutdown()
+        del os.environ[name]

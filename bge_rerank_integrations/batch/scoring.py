@@ -1,21 +1,20 @@
-"""Score the rows of a shard, isolating the rows that cannot be scored, and make their tables.
+"""Score the rows of a shard, isolating the rows that cannot be scored.
 
-Many rows are scored at once. An error that a single pair can cause is traced to its row by halving
-the batch. A row that kills the process, or raises an error that no scorer should, is found with the
-help of `attempts.Attempts`, which outlives the process.
+Many rows are scored at once. An error is traced to its row by halving them. A row that kills the
+process is found with the help of `Attempts`, which outlive the process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Sequence
+from itertools import accumulate, groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from bge_rerank_integrations.base.contract import check_text, checked_scores, show_score
-from bge_rerank_integrations.batch.attempts import Attempts
+from bge_rerank_integrations.batch.attempts import DEATHS_OF_A_ROW, Attempts
 from bge_rerank_integrations.batch.source import Layout, Row
 from bge_rerank_integrations.errors import (
     InvalidInputError,
@@ -23,84 +22,102 @@ from bge_rerank_integrations.errors import (
     OutOfMemoryError,
     RerankError,
 )
-from bge_rerank_integrations.types import FloatArray, Pair, Scale, Scorer
+from bge_rerank_integrations.types import FloatArray, Pair, Scorer
 
 PAIRS_AT_ONCE = 2048
 """Enough to sort by length; few enough to repeat when a worker dies."""
 
 ROW_ERRORS = (InvalidInputError, NonFiniteScoreError, OutOfMemoryError)
-"""Errors that a single pair can cause; any other would affect every row, and ends the run."""
+"""Errors that a single pair can cause; any other of ours would affect every row."""
 
-Copied = Sequence[tuple[str, pa.DataType]]
-"""Name and type of each column that is copied from the input."""
+UNEXPECTED_ROWS = 10
+"""Rows of a shard that may raise what no scorer should; beyond that, the rows are not at fault."""
 
+RAISED = "raised twice while this row was scored alone"
 
-class SuspectRow(Exception):
-    """Rows that raised an unexpected error and are retried one by one; names the error's class."""
+Problem = tuple[str, str]
+"""An error's class and a message that quotes no text."""
 
-
-@dataclass(frozen=True, slots=True)
-class ScoredRow:
-    """A row with the raw score of each of its passages, and their ranks from 1."""
-
-    row: Row
-    raw: FloatArray
-    ranks: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class FailedRow:
-    """A row without a score, with an error's class and message, which quotes no text."""
-
-    row: Row
-    error: str
-    message: str
+Record = dict[str, Any]
+"""A row of a table of results or errors."""
 
 
 def score_rows(
-    scorer: Scorer, rows: Sequence[Row], layout: Layout, attempts: Attempts
-) -> tuple[list[ScoredRow], list[FailedRow]]:
-    """The scored and the failed rows, each in order.
+    scorer: Scorer, rows: Sequence[Row], layout: Layout, attempts: Attempts, *, normalize: bool
+) -> tuple[list[Record], list[Record]]:
+    """The rows of the results and of the errors, each in order; see `schemas`.
 
     Ranks are within the row's passages, or for pairs within the scored rows of the same query;
-    equal raw scores keep the input's order. Raises `SuspectRow` for rows to retry, and the scorer's
-    error if no row can be its cause.
+    equal raw scores keep the input's order. Raises the scorer's error if no row can be its cause.
     """
     pairs: dict[int, list[Pair]] = {}
     raw: dict[int, FloatArray] = {}
-    failed: dict[int, FailedRow] = {}
+    failed: dict[int, Problem] = {}
     queries: dict[Any, str] = {}
     for place, row in enumerate(rows):
+        if attempts.is_hopeless(place):
+            failed[place] = "WorkerDied", f"{DEATHS_OF_A_ROW} workers died while they scored it"
+            continue
         try:
             pairs[place] = _pairs(row, layout, queries)
         except InvalidInputError as error:
-            failed[place] = _failure(row, error)
-    for places in _portions(pairs, attempts):
-        first = places[0]
-        if cause := attempts.hopeless(first):
-            failed[first] = FailedRow(rows[first], *cause)
-            continue
-        attempts.begin(first, places[-1] + 1)
-        try:
-            outcomes = list(_score(scorer, rows, pairs, places))
-        except RerankError:
-            raise  # caused by the model, the key or the network
-        except Exception as error:  # noqa: BLE001 - any error that a row can cause
-            attempts.raised(type(error).__name__)
-            # without the message and the traceback, which may contain texts
-            raise SuspectRow(type(error).__name__) from None
-        for place, outcome in outcomes:
-            if isinstance(outcome, FailedRow):
-                failed[place] = outcome
-            else:
+            failed[place] = type(error).__name__, str(error)
+    unexpected = 0
+    for portion in _portions(pairs, attempts.rows):
+        attempts.begin(min(portion), max(portion) + 1)
+        for place, outcome in _score(scorer, portion):
+            if isinstance(outcome, np.ndarray):
                 raw[place] = outcome
-    scored = _ranked(rows, raw, layout)
-    return scored, [failed[place] for place in sorted(failed)]
+                continue
+            failed[place] = outcome
+            unexpected += outcome[1] == RAISED
+            if unexpected > UNEXPECTED_ROWS:
+                raise RerankError(
+                    f"{unexpected} rows of a shard raised errors that no scorer should, last "
+                    f"{outcome[0]}: too many to be caused by the rows; fix the worker, then rerun "
+                    "to resume"
+                )
+    ranks = _ranks(raw, rows, layout)
+    scored = []
+    for place in sorted(raw):
+        scores = raw[place].tolist()
+        columns = {
+            "score": [show_score(score, scorer.scale, normalize=normalize) for score in scores],
+            "raw_score": scores,
+            "rank": ranks[place].tolist(),
+        }
+        if not layout.lists:
+            columns = {name: values[0] for name, values in columns.items()}
+        scored.append(_record(rows[place], layout.copied) | columns)
+    key = layout.copied[:1] if layout.query_id else ()
+    return scored, [
+        _record(rows[place], key) | dict(zip(("error", "message"), failed[place], strict=True))
+        for place in sorted(failed)
+    ]
+
+
+def schemas(layout: Layout, copied: Sequence[pa.Field]) -> tuple[pa.Schema, pa.Schema]:
+    """The columns of the results and of the errors.
+
+    Row number, copied columns, score (see `show_score`), raw score and rank; the last three are
+    lists if rows have lists of passages. Row number, query id, the error's class and its message.
+    """
+    number = pa.field("row", pa.int64())
+    kinds = {"score": pa.float64(), "raw_score": pa.float32(), "rank": pa.int32()}
+    found = [pa.field(n, pa.list_(kind) if layout.lists else kind) for n, kind in kinds.items()]
+    error = [pa.field(name, pa.string()) for name in ("error", "message")]
+    key = [field for field in copied if field.name == layout.query_id]
+    return pa.schema([number, *copied, *found]), pa.schema([number, *key, *error])
+
+
+def _record(row: Row, names: Sequence[str]) -> Record:
+    values = {} if isinstance(row.values, str) else row.values
+    return {"row": row.number, **{name: values.get(name) for name in names}}
 
 
 def _pairs(row: Row, layout: Layout, queries: dict[Any, str]) -> list[Pair]:
-    if row.problem is not None:
-        raise InvalidInputError(row.problem)
+    if isinstance(row.values, str):
+        raise InvalidInputError(row.values)
     query = check_text(row.values[layout.query], "query")
     found = row.values[layout.passage]
     if layout.lists:
@@ -121,95 +138,58 @@ def _pairs(row: Row, layout: Layout, queries: dict[Any, str]) -> list[Pair]:
     return [pair]
 
 
-def _portions(pairs: dict[int, list[Pair]], attempts: Attempts) -> Iterator[list[int]]:
-    """Places to score together, in order; suspects are alone."""
-    portion: list[int] = []
-    count = 0
-    for place, own in pairs.items():
-        alone = attempts.is_suspect(place)
-        if portion and (alone or count + len(own) > PAIRS_AT_ONCE):
-            yield portion
-            portion, count = [], 0
-        if alone:
-            yield [place]
-            continue
-        portion.append(place)
-        count += len(own)
-    if portion:
-        yield portion
+def _portions(
+    pairs: dict[int, list[Pair]], suspects: Container[int]
+) -> Iterator[dict[int, list[Pair]]]:
+    """Rows to score together; suspects are alone."""
+    counts = dict(zip(pairs, accumulate(map(len, pairs.values())), strict=True))
+
+    def portion(place: int) -> tuple[bool, int]:
+        alone = place in suspects
+        return alone, place if alone else counts[place] // PAIRS_AT_ONCE
+
+    for _, places in groupby(pairs, portion):
+        yield {place: pairs[place] for place in places}
 
 
 def _score(
-    scorer: Scorer, rows: Sequence[Row], pairs: dict[int, list[Pair]], places: list[int]
-) -> Iterator[tuple[int, FloatArray | FailedRow]]:
-    """Each place with its raw scores, or the reason why it has none."""
+    scorer: Scorer, pairs: dict[int, list[Pair]], tries: int = 2
+) -> Iterator[tuple[int, FloatArray | Problem]]:
+    """Each row's raw scores, or the reason why it has none."""
     try:
-        scores = checked_scores(scorer, [pair for place in places for pair in pairs[place]])
+        scores = checked_scores(scorer, [pair for own in pairs.values() for pair in own])
     except ROW_ERRORS as error:
-        if len(places) == 1:
-            yield places[0], _failure(rows[places[0]], error)
-            return
+        problem, tries = (type(error).__name__, str(error)), 1
+    except RerankError:
+        raise  # caused by the model, the key or the network
+    except Exception as error:  # noqa: BLE001 - any error that a row can cause
+        problem = type(error).__name__, RAISED  # its own message may quote texts
+    else:
+        ends = np.cumsum([len(own) for own in pairs.values()])
+        yield from zip(pairs, np.split(scores, ends[:-1]), strict=True)
+        return
+    places = list(pairs)
+    if len(places) > 1:
         middle = len(places) // 2
         for half in (places[:middle], places[middle:]):
-            yield from _score(scorer, rows, pairs, half)
-        return
-    ends = np.cumsum([len(pairs[place]) for place in places])
-    yield from zip(places, np.split(scores, ends[:-1]), strict=True)
+            yield from _score(scorer, {place: pairs[place] for place in half})
+    elif tries > 1:
+        yield from _score(scorer, pairs, tries - 1)
+    else:
+        yield places[0], problem
 
 
-def _failure(row: Row, error: RerankError) -> FailedRow:
-    return FailedRow(row, type(error).__name__, str(error))
-
-
-def _ranked(rows: Sequence[Row], raw: dict[int, FloatArray], layout: Layout) -> list[ScoredRow]:
-    if layout.lists:
-        return [ScoredRow(rows[place], raw[place], _ranks(raw[place])) for place in sorted(raw)]
+def _ranks(raw: dict[int, FloatArray], rows: Sequence[Row], layout: Layout) -> dict[int, Any]:
+    """The ranks of each row's passages, from 1; pairs are ranked with those of their query."""
     groups: dict[Any, list[int]] = {}
     for place in sorted(raw):
-        groups.setdefault(rows[place].values[layout.group], []).append(place)
-    ranks: dict[int, int] = {}
+        values: Any = rows[place].values
+        groups.setdefault(place if layout.lists else values[layout.group], []).append(place)
+    found: dict[int, Any] = {}
     for places in groups.values():
         together = np.concatenate([raw[place] for place in places])
-        ranks.update(zip(places, _ranks(together), strict=True))
-    return [ScoredRow(rows[place], raw[place], [ranks[place]]) for place in sorted(raw)]
-
-
-def _ranks(raw: FloatArray) -> list[int]:
-    ranks = np.empty(len(raw), dtype=np.int64)
-    ranks[np.argsort(-raw, kind="stable")] = np.arange(1, len(raw) + 1)
-    return ranks.tolist()
-
-
-def scored_table(
-    scored: Sequence[ScoredRow], layout: Layout, copied: Copied, *, scale: Scale, normalize: bool
-) -> pa.Table:
-    """Row number, copied columns, score (see `show_score`), raw score and rank.
-
-    If rows have lists of passages, the last three are lists.
-    """
-    raw = [row.raw.tolist() for row in scored]
-    shown = [[show_score(r, scale, normalize=normalize) for r in some] for some in raw]
-    columns = {"row": pa.array([row.row.number for row in scored], pa.int64())}
-    for name, kind in copied:
-        columns[name] = pa.array([row.row.values[name] for row in scored], kind)
-    for name, lists, kind in (
-        ("score", shown, pa.float64()),
-        ("raw_score", raw, pa.float32()),
-        ("rank", [row.ranks for row in scored], pa.int32()),
-    ):
-        if layout.lists:
-            columns[name] = pa.array(lists, pa.list_(kind))
-        else:
-            columns[name] = pa.array([value for (value,) in lists], kind)
-    return pa.table(columns)
-
-
-def failed_table(failed: Sequence[FailedRow], layout: Layout, copied: Copied) -> pa.Table:
-    """Row number, query id if there is one, the error's class and its message."""
-    columns = {"row": pa.array([row.row.number for row in failed], pa.int64())}
-    for name, kind in copied:
-        if name == layout.query_id:
-            columns[name] = pa.array([row.row.values.get(name) for row in failed], kind)
-    columns["error"] = pa.array([row.error for row in failed], pa.string())
-    columns["message"] = pa.array([row.message for row in failed], pa.string())
-    return pa.table(columns)
+        ranks = np.empty(len(together), dtype=np.int64)
+        ranks[np.argsort(-together, kind="stable")] = np.arange(1, len(together) + 1)
+        ends = np.cumsum([len(raw[place]) for place in places])
+        found.update(zip(places, np.split(ranks, ends[:-1]), strict=True))
+    return found

@@ -17,31 +17,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bge_rerank_integrations.batch.attempts import DEATHS_OF_A_SHARD, Attempts
-from bge_rerank_integrations.batch.plan import cut_into_shards
 from bge_rerank_integrations.batch.results import ResultFolder
-from bge_rerank_integrations.batch.run import plan_workers
-from bge_rerank_integrations.batch.scoring import (
-    SuspectRow,
-    failed_table,
-    score_rows,
-    scored_table,
-)
+from bge_rerank_integrations.batch.run import worker_size
+from bge_rerank_integrations.batch.scoring import Record, schemas, score_rows
 from bge_rerank_integrations.batch.source import (
     Columns,
     Layout,
     Row,
     RowReader,
-    copied_types,
+    Shard,
+    cut_into_shards,
     find_files,
     fingerprint,
     read_layout,
 )
 from bge_rerank_integrations.errors import InvalidInputError, RemoteUnavailable, RerankError
-from bge_rerank_integrations.types import FloatArray
+from bge_rerank_integrations.types import FloatArray, Scorer
 from tests.batch.scorers import BadPassageScorer
 from tests.fakes import WordOverlapScorer
 
 PAIRS = Layout(lists=False, query="query", passage="passage", query_id="query_id", carry=())
+
+
+def cut(files: list[Path], shard_rows: int) -> tuple[Layout, list[Shard]]:
+    layout, _ = read_layout(files, Columns())
+    return layout, cut_into_shards(files, layout, shard_rows=shard_rows)
 
 
 def write_parquet(file: Path, rows: list[dict[str, Any]], *, group: int = 1000) -> Path:
@@ -87,14 +87,13 @@ def test_shards_hold_every_row_once_in_order_and_no_query_in_two(
             files.append(write_parquet(folder / f"{name}.parquet", rows, group=group))
         elif rows:
             files.append(write_lines(folder / f"{name}.jsonl", [json.dumps(r) for r in rows]))
-    layout = read_layout(files, Columns())
-    shards = cut_into_shards(files, layout, shard_rows=shard_rows)
+    layout, shards = cut(files, shard_rows)
     assert [shard.number for shard in shards] == list(range(len(shards)))
     reader = RowReader(layout)
     read = [reader.read(shard) for shard in shards]
     assert [row.values for some in read for row in some] == pairs_of(groups)
     assert [row.number for some in read for row in some] == list(range(sum(sizes)))
-    where = [{row.values["query_id"] for row in some} for some in read]
+    where = [{values_of(row)["query_id"] for row in some} for some in read]
     assert sum(map(len, where)) == len(sizes)
     for shard, following in pairwise(shards):
         assert shard.rows >= shard_rows or shard.file != following.file
@@ -109,37 +108,35 @@ def test_rows_of_one_query_must_be_contiguous(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "a.parquet", rows)
     lines = write_lines(tmp_path / "a.jsonl", [json.dumps(row) for row in rows])
     for one in (file, lines):
-        layout = read_layout([one], Columns())
         with pytest.raises(InvalidInputError, match="rows 0 and 5 have the same 'query_id'") as no:
-            cut_into_shards([one], layout, shard_rows=2)
+            cut([one], 2)
         assert "secret" not in str(no.value)
     twice = [file, tmp_path / "b.parquet"]
     write_parquet(file, pairs_of([("a", 2)]))
     write_parquet(twice[1], pairs_of([("a", 2)]))
     with pytest.raises(InvalidInputError, match="rows 0 and 2"):
-        cut_into_shards(twice, read_layout(twice, Columns()), shard_rows=9)
+        cut(twice, 9)
 
 
 def test_rows_without_a_key_do_not_end_a_query(tmp_path: Path) -> None:
     rows = pairs_of([("a", 2)])
     lines = [json.dumps(rows[0]), "{", json.dumps({"query": "x"}), "", json.dumps(rows[1])]
     file = write_lines(tmp_path / "a.jsonl", lines)
-    layout = read_layout([file], Columns())
-    (shard,) = cut_into_shards([file], layout, shard_rows=1)
+    _, (shard,) = cut([file], 1)
     assert shard.rows == 4
     parquet = write_parquet(
         tmp_path / "a.parquet", [rows[0], {**rows[1], "query_id": None}, rows[1]]
     )
-    (shard,) = cut_into_shards([parquet], read_layout([parquet], Columns()), shard_rows=1)
+    _, (shard,) = cut([parquet], 1)
     assert shard.rows == 3
 
 
 def test_a_layout_is_read_from_the_input(tmp_path: Path) -> None:
     rows = [{"q": "x", "texts": ["a"], "n": 7, "score": 0.5}]
     file = write_parquet(tmp_path / "a.parquet", rows)
-    layout = read_layout([file], Columns("q", "texts", None, ("n",)))
+    layout, copied = read_layout([file], Columns("q", "texts", None, ("n",)))
     assert (layout.lists, layout.query_id, layout.read) == (True, None, ["q", "texts", "n"])
-    assert copied_types([file], layout) == [("n", pa.int64())]
+    assert copied == [pa.field("n", pa.int64())]
     for columns, says in (
         (Columns(), "no column 'query' that holds a text; its columns are n, q, score, texts"),
         (Columns("n", "texts"), "no column 'n'"),
@@ -168,10 +165,14 @@ def test_files_are_found_in_folders_and_formats_do_not_mix(tmp_path: Path) -> No
 
 
 def read_everything(file: Path) -> list[dict[str, Any]]:
-    layout = read_layout([file], Columns())
+    layout, shards = cut([file], 50)
     reader = RowReader(layout)
-    shards = cut_into_shards([file], layout, shard_rows=50)
-    return [row.values for shard in shards for row in reader.read(shard)]
+    return [values_of(row) for shard in shards for row in reader.read(shard)]
+
+
+def values_of(row: Row) -> dict[str, Any]:
+    assert isinstance(row.values, dict)
+    return row.values
 
 
 def test_a_damaged_parquet_file_is_refused_by_name(tmp_path: Path) -> None:
@@ -199,8 +200,7 @@ def test_a_damaged_parquet_file_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_parquet_file_that_changes_during_the_run_is_refused(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "a.parquet", pairs_of([("a", 4), ("b", 4)]))
-    layout = read_layout([file], Columns())
-    shards = cut_into_shards([file], layout, shard_rows=4)
+    layout, shards = cut([file], 4)
     write_parquet(file, pairs_of([("a", 4), ("b", 1)]))
     with pytest.raises(InvalidInputError, match=r"a\.parquet has only 1 of 4 rows from row 4"):
         RowReader(layout).read(shards[1])
@@ -210,28 +210,27 @@ def test_a_parquet_file_that_changes_during_the_run_is_refused(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("nodes", "asked", "plan"),
+    ("nodes", "asked", "size"),
     [
-        ([{"CPU": 8}, {"CPU": 6}], {}, (3, 4, 0)),
-        ([{"CPU": 2}], {}, (1, 2, 0)),
-        ([{"CPU": 8, "GPU": 2}, {"CPU": 8}], {}, (2, 1, 1)),
-        ([{"CPU": 8, "GPU": 2}], {"gpus": 0.5}, (4, 1, 0.5)),
-        ([{"CPU": 8}], {"cpus": 1, "workers": 3}, (3, 1, 0)),
+        ([{"CPU": 8}, {"CPU": 6}], {}, (4, 0)),
+        ([{"CPU": 2}], {}, (2, 0)),
+        ([{"CPU": 8, "GPU": 2}, {"CPU": 8}], {}, (1, 1)),
+        ([{"CPU": 8, "GPU": 2}], {"gpus": 0.5}, (1, 0.5)),
+        ([{"CPU": 8}], {"cpus": 1}, (1, 0)),
     ],
 )
-def test_workers_fill_the_cluster(
-    nodes: list[dict[str, float]], asked: dict[str, Any], plan: tuple[int, float, float]
+def test_a_worker_is_as_large_as_asked_or_as_is_usual(
+    nodes: list[dict[str, float]], asked: dict[str, Any], size: tuple[float, float]
 ) -> None:
-    found = plan_workers(nodes, **asked)
-    assert (found.workers, found.cpus, found.gpus) == plan
+    assert worker_size(nodes, **asked) == size
 
 
 @pytest.mark.parametrize(
     ("nodes", "asked", "says"),
     [
         ([{"CPU": 2}], {"cpus": 3}, r"fits on no node of the cluster \(2 CPUs and 0 GPUs\)"),
+        ([{"CPU": 8}, {"CPU": 1, "GPU": 1}], {"cpus": 2, "gpus": 1}, "fits on no node"),
         ([], {}, "which has none"),
-        ([{"CPU": 2}], {"workers": 0}, "workers is 0"),
         ([{"CPU": 2}], {"cpus": -1}, "cpus is -1"),
         ([{"CPU": 2}], {"cpus": 0, "gpus": 0}, "both 0"),
     ],
@@ -240,7 +239,7 @@ def test_a_worker_that_could_never_run_is_refused(
     nodes: list[dict[str, float]], asked: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=says):
-        plan_workers(nodes, **asked)
+        worker_size(nodes, **asked)
 
 
 def test_a_fingerprint_is_of_contents_and_order(tmp_path: Path) -> None:
@@ -264,35 +263,41 @@ def rows_of(passages: list[Any], *, each: int = 2) -> list[Row]:
     ]
 
 
-def attempts(tmp_path: Path, run: str = "run") -> Attempts:
-    return Attempts(tmp_path / "shard.json", run=run, shard=4)
+def attempts(tmp_path: Path) -> Attempts:
+    return Attempts.read(tmp_path / "shard.json", shard=4)
+
+
+def score(
+    scorer: Scorer, rows: list[Row], tmp_path: Path, layout: Layout = PAIRS
+) -> tuple[list[Record], list[Record]]:
+    return score_rows(scorer, rows, layout, attempts(tmp_path), normalize=True)
 
 
 def test_ranks_count_within_a_query_and_skip_what_has_no_score(tmp_path: Path) -> None:
     rows = rows_of(["fox", "red fox", "nan", 7, "red", "red fox 2", None, "b"])
-    scored, failed = score_rows(BadPassageScorer(), rows, PAIRS, attempts(tmp_path))
-    assert [(row.row.number, row.raw.tolist(), row.ranks) for row in scored] == [
-        (100, [1.0], [2]),
-        (101, [2.0], [1]),
-        (104, [1.0], [2]),
-        (105, [3.0], [1]),
-        (107, [0.0], [1]),
+    scored, failed = score(BadPassageScorer(), rows, tmp_path)
+    assert [(row["row"], row["query_id"], row["raw_score"], row["rank"]) for row in scored] == [
+        (100, 0, 1.0, 2),
+        (101, 0, 2.0, 1),
+        (104, 2, 1.0, 2),
+        (105, 2, 3.0, 1),
+        (107, 3, 0.0, 1),
     ]
-    assert [(row.row.number, row.error) for row in failed] == [
-        (102, "NonFiniteScoreError"),
-        (103, "InvalidInputError"),
-        (106, "InvalidInputError"),
+    assert [(row["row"], row["query_id"], row["error"]) for row in failed] == [
+        (102, 1, "NonFiniteScoreError"),
+        (103, 1, "InvalidInputError"),
+        (106, 3, "InvalidInputError"),
     ]
-    assert failed[1].message.startswith("the passage is int, not str")
+    assert failed[1]["message"].startswith("the passage is int, not str")
 
 
 def test_another_query_under_the_same_id_is_not_ranked_with_it(tmp_path: Path) -> None:
     rows = rows_of(["fox", "red"])
-    rows[1].values["query"] = "secret words"
-    scored, failed = score_rows(WordOverlapScorer(), rows, PAIRS, attempts(tmp_path))
+    values_of(rows[1])["query"] = "secret words"
+    scored, failed = score(WordOverlapScorer(), rows, tmp_path)
     assert (len(scored), len(failed)) == (1, 1)
-    assert "not that of the first row with this query_id" in failed[0].message
-    assert "secret" not in failed[0].message
+    assert "not that of the first row with this query_id" in failed[0]["message"]
+    assert "secret" not in failed[0]["message"]
 
 
 class Unreachable(WordOverlapScorer):
@@ -302,23 +307,36 @@ class Unreachable(WordOverlapScorer):
 
 def test_what_no_row_is_to_blame_for_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(RemoteUnavailable):
-        score_rows(Unreachable(), rows_of(["a"]), PAIRS, attempts(tmp_path))
+        score(Unreachable(), rows_of(["a"]), tmp_path)
 
 
 def test_what_no_scorer_should_raise_is_narrowed_down_to_its_row(tmp_path: Path) -> None:
     rows = rows_of(["a", "raise secret", "c", "d"])
-    for _ in range(3):
-        with pytest.raises(SuspectRow) as raised:
-            score_rows(BadPassageScorer(), rows, PAIRS, attempts(tmp_path))
-        assert str(raised.value) == "RuntimeError"
-        assert raised.value.__cause__ is None
-    scored, failed = score_rows(BadPassageScorer(), rows, PAIRS, attempts(tmp_path))
-    assert [row.row.number for row in scored] == [100, 102, 103]
-    ((row, message),) = [(row.row.number, row.message) for row in failed]
-    assert (row, message) == (101, "raised 2 times while this row was scored alone")
-    # another run has no opinion of the row, and begins with all of them
-    with pytest.raises(SuspectRow):
-        score_rows(BadPassageScorer(), rows, PAIRS, attempts(tmp_path, run="another"))
+    scored, failed = score(BadPassageScorer(), rows, tmp_path)
+    assert [row["row"] for row in scored] == [100, 102, 103]
+    assert failed == [
+        {
+            "row": 101,
+            "query_id": 0,
+            "error": "RuntimeError",
+            "message": "raised twice while this row was scored alone",
+        }
+    ]
+
+
+class FailingOnce(WordOverlapScorer):
+    failed = False
+
+    def score(self, pairs: Any) -> FloatArray:
+        if not self.failed:
+            self.failed = True
+            raise RuntimeError("the device was busy")
+        return super().score(pairs)
+
+
+def test_a_row_has_a_second_try(tmp_path: Path) -> None:
+    scored, failed = score(FailingOnce(), rows_of(["red fox"]), tmp_path)
+    assert ([row["raw_score"] for row in scored], failed) == ([2.0], [])
 
 
 class Broken(WordOverlapScorer):
@@ -328,10 +346,14 @@ class Broken(WordOverlapScorer):
 
 def test_a_device_that_is_gone_ends_the_run_and_does_not_condemn_every_row(tmp_path: Path) -> None:
     rows = rows_of([str(number) for number in range(40)])
-    for _ in range(DEATHS_OF_A_SHARD):
-        with pytest.raises(SuspectRow):
-            score_rows(Broken(), rows, PAIRS, attempts(tmp_path))
-    with pytest.raises(RerankError, match="30 times in shard 4, last with RuntimeError"):
+    with pytest.raises(RerankError, match=r"11 rows of a shard raised .* last RuntimeError"):
+        score(Broken(), rows, tmp_path)
+
+
+def test_workers_that_die_of_every_row_end_the_run(tmp_path: Path) -> None:
+    for place in range(DEATHS_OF_A_SHARD):
+        attempts(tmp_path).begin(place, place + 1)  # and the worker dies
+    with pytest.raises(RerankError, match="died 30 times in shard 4"):
         attempts(tmp_path)
 
 
@@ -339,82 +361,89 @@ def test_innocent_rows_survive_the_deaths_of_their_workers(tmp_path: Path) -> No
     for start, stop in ((0, 8), (3, 4)):
         attempts(tmp_path).begin(start, stop)  # and the worker dies
     last = attempts(tmp_path)
-    assert all(last.is_suspect(place) for place in range(8))
-    assert not last.is_suspect(8)
-    assert last.hopeless(3) is None
+    assert set(last.rows) == set(range(8))
+    assert not any(last.is_hopeless(place) for place in range(9))
     last.begin(3, 4)
-    assert attempts(tmp_path).hopeless(3) == (
-        "WorkerDied",
-        "2 workers died while they scored this row alone",
+    assert [place for place in range(9) if attempts(tmp_path).is_hopeless(place)] == [3]
+    rows = rows_of(["red fox"] * 9)
+    scored, failed = score_rows(
+        WordOverlapScorer(), rows, PAIRS, Attempts.read(last.file, shard=4), normalize=True
     )
+    assert len(scored) == 8
+    assert [(row["row"], row["error"], row["message"]) for row in failed] == [
+        (103, "WorkerDied", "3 workers died while they scored it")
+    ]
 
 
 def committed(folder: ResultFolder, shard: int, texts: list[Any]) -> None:
-    rows = rows_of(texts)
-    scored, failed = score_rows(BadPassageScorer(), rows, PAIRS, attempts(folder.folder))
-    copied = [("query_id", pa.int64())]
-    folder.commit(
-        shard,
-        scored_table(scored, PAIRS, copied, scale="logit", normalize=True),
-        failed_table(failed, PAIRS, copied),
-    )
+    records = score(BadPassageScorer(), rows_of(texts), folder.folder)
+    both = schemas(PAIRS, [pa.field("query_id", pa.int64())])
+    folder.commit(shard, *map(pa.Table.from_pylist, records, both))
 
 
 def test_tables_have_score_raw_score_and_rank(tmp_path: Path) -> None:
     folder = ResultFolder(tmp_path / "out")
-    folder.open({"input": "x"})
-    committed(folder, 0, ["fox", "red fox", None])
-    (row, best) = pq.read_table(tmp_path / "out" / "results").to_pylist()
-    assert row == {
-        "row": 100,
-        "query_id": 0,
-        "score": 1 / (1 + np.exp(-1.0)),
-        "raw_score": 1.0,
-        "rank": 2,
-    }
-    assert (best["row"], best["rank"]) == (101, 1)
-    (error,) = pq.read_table(tmp_path / "out" / "errors").to_pylist()
-    assert (error["row"], error["query_id"], error["error"]) == (102, 1, "InvalidInputError")
-    assert (folder.done(), folder.failed_rows()) == ({0}, 1)
-    committed(folder, 0, ["fox", "red fox", "b"])  # again, and this time without an error
-    assert (folder.done(), folder.failed_rows()) == ({0}, 0)
+    with folder.opened({"input": "x"}):
+        committed(folder, 0, ["fox", "red fox", None])
+        (row, best) = pq.read_table(tmp_path / "out" / "results").to_pylist()
+        assert row == {
+            "row": 100,
+            "query_id": 0,
+            "score": 1 / (1 + np.exp(-1.0)),
+            "raw_score": 1.0,
+            "rank": 2,
+        }
+        assert (best["row"], best["rank"]) == (101, 1)
+        (error,) = pq.read_table(tmp_path / "out" / "errors").to_pylist()
+        assert (error["row"], error["query_id"], error["error"]) == (102, 1, "InvalidInputError")
+        assert (folder.is_done(0), folder.failed_rows()) == (True, 1)
+        committed(folder, 0, ["fox", "red fox", "b"])  # again, and this time without an error
+        assert (folder.is_done(0), folder.failed_rows()) == (True, 0)
 
 
 def test_a_folder_is_of_one_input_one_scorer_and_one_run_at_a_time(tmp_path: Path) -> None:
     folder = ResultFolder(tmp_path / "out")
-    folder.open({"input": "x", "shard_rows": 5})
-    folder.open({"input": "x", "shard_rows": 5})
-    with pytest.raises(InvalidInputError, match="another shard_rows: 5 is in its manifest"):
-        folder.open({"input": "x", "shard_rows": 6})
-    folder.claim_scorer("one", "logit")
-    folder.claim_scorer("one", "logit")
-    with pytest.raises(InvalidInputError, match=r"'one' is in its scorer\.json.* has 'two'"):
-        folder.claim_scorer("two", "logit")
+    manifest = {"input": "x", "shard_rows": 5}
+    with folder.opened(manifest):
+        folder.claim_scorer("one", "logit")
+        with (
+            pytest.raises(InvalidInputError, match="another run is writing"),
+            ResultFolder(tmp_path / "out").opened(manifest),
+        ):
+            pass
     with (
-        folder.alone(),
-        pytest.raises(InvalidInputError, match="another run is writing"),
-        ResultFolder(tmp_path / "out").alone(),
+        pytest.raises(InvalidInputError, match="another shard_rows: 5 is in its manifest"),
+        folder.opened({"input": "x", "shard_rows": 6}),
     ):
         pass
-    with folder.alone():
-        pass
+    resumed = ResultFolder(tmp_path / "out")
+    with resumed.opened(manifest):
+        resumed.claim_scorer("one", "logit")
+        with pytest.raises(InvalidInputError, match=r"'one' is in its scorer\.json.* has 'two'"):
+            resumed.claim_scorer("two", "logit")
+        with pytest.raises(FileNotFoundError):  # a worker of the run before, which was killed
+            folder.claim_scorer("one", "logit")
     stranger = tmp_path / "holiday"
     stranger.mkdir()
     (stranger / "photo").write_bytes(b"")
-    with pytest.raises(InvalidInputError, match="has no run to resume"):
-        ResultFolder(stranger).open({"input": "x"})
+    with (
+        pytest.raises(InvalidInputError, match="has no run to resume"),
+        ResultFolder(stranger).opened({"input": "x"}),
+    ):
+        pass
     assert [path.name for path in stranger.iterdir()] == ["photo"]
 
 
 def test_a_commit_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     folder = ResultFolder(tmp_path / "out")
-    folder.open({"input": "x"})
     table = pa.table({"row": [1]})
-    (tmp_path / "out" / "results" / "part-0000003.parquet").mkdir()  # so no file can replace it
-    with pytest.raises(OSError, match="part-0000003"):
-        folder.commit(3, table, table.slice(0, 0))
-    assert list((tmp_path / "out").rglob("*.unfinished")) == []
-    assert not folder.is_done(3)
+    with folder.opened({"input": "x"}):
+        (tmp_path / "out" / "results" / "part-0000003.parquet").mkdir()  # no file can replace it
+        with pytest.raises(OSError, match="part-0000003"):
+            folder.commit(3, table, table.slice(0, 0))
+        assert list((tmp_path / "out" / "scratch").glob("*/*")) == []
+        assert not folder.is_done(3)
+    assert not (tmp_path / "out" / "scratch").exists()
 
 
 KILLED = """
@@ -424,15 +453,15 @@ from pathlib import Path
 from bge_rerank_integrations.batch.results import ResultFolder
 folder = ResultFolder(Path(sys.argv[1]))
 table = pa.table({"row": list(range(50_000))})
-print("up", flush=True)
-while True:
-    folder.commit(0, table, table)
+with folder.opened({"input": "x"}):
+    print("up", flush=True)
+    while True:
+        folder.commit(0, table, table)
 """
 
 
 def test_a_writer_killed_at_any_point_leaves_whole_files(tmp_path: Path) -> None:
     folder = ResultFolder(tmp_path / "out")
-    folder.open({"input": "x"})
     for _ in range(5):
         with subprocess.Popen(
             [sys.executable, "-c", KILLED, str(tmp_path / "out")], stdout=subprocess.PIPE
@@ -444,8 +473,9 @@ def test_a_writer_killed_at_any_point_leaves_whole_files(tmp_path: Path) -> None
             os.kill(writer.pid, signal.SIGKILL)
         (part,) = (tmp_path / "out" / "results").glob("*.parquet")
         assert pq.read_table(part).num_rows == 50_000
-        folder.tidy()
-        assert list((tmp_path / "out").rglob("*.unfinished")) == []
+        with folder.opened({"input": "x"}):
+            pass
+        assert not (tmp_path / "out" / "scratch").exists()
         part.unlink()
 
 
@@ -455,11 +485,34 @@ def test_nothing_of_a_scorer_s_pairs_is_lost_between_rows_of_many_lengths(tmp_pa
         Row(n, {"query": "red fox", "passages": ["red fox", "fox", "dog", "red"][: n % 5]})
         for n in range(20)
     ]
-    scored, failed = score_rows(WordOverlapScorer(), rows, lists, attempts(tmp_path))
-    assert failed == []
-    assert [row.raw.tolist() for row in scored] == [
+    records = score(WordOverlapScorer(), rows, tmp_path, lists)
+    scored, failed = map(pa.Table.from_pylist, records, schemas(lists, []))
+    assert failed.num_rows == 0
+    assert scored.column("raw_score").to_pylist() == [
         [2.0, 1.0, 0.0, 1.0][: n % 5] for n in range(20)
     ]
-    assert scored[4].ranks == [1, 2, 4, 3]  # equal scores in the input's order
-    table = scored_table(scored, lists, [], scale="logit", normalize=False)
-    assert table.column("score").to_pylist() == table.column("raw_score").to_pylist()
+    assert scored.column("rank")[4].as_py() == [1, 2, 4, 3]  # equal scores in the input's order
+    plain, _ = score_rows(WordOverlapScorer(), rows, lists, attempts(tmp_path), normalize=False)
+    assert [row["score"] for row in plain] == [row["raw_score"] for row in plain]
+
+
+def test_half_a_surrogate_pair_costs_no_run(tmp_path: Path) -> None:
+    lines = ['{"query_id": "\\ud800", "query": "a", "passage": "a", "n": {"\\udfff": 1}}']
+    file = write_lines(tmp_path / "a.jsonl", lines)
+    layout, copied = read_layout([file], Columns(carry=("n",)))
+    (shard,) = cut_into_shards([file], layout, shard_rows=1)
+    rows = RowReader(layout).read(shard)
+    scored, _ = score_rows(WordOverlapScorer(), rows, layout, attempts(tmp_path), normalize=True)
+    table = pa.Table.from_pylist(scored, schemas(layout, copied)[0])
+    assert table.select(["query_id", "n", "raw_score"]).to_pylist() == [
+        {"query_id": "\ufffd", "n": '{"\ufffd": 1}', "raw_score": 1.0}
+    ]
+
+
+def test_json_lines_that_change_during_the_run_are_refused(tmp_path: Path) -> None:
+    rows = [json.dumps(row) for row in pairs_of([("a", 2), ("b", 2)])]
+    file = write_lines(tmp_path / "a.jsonl", rows)
+    layout, shards = cut([file], 2)
+    write_lines(file, rows[:3])
+    with pytest.raises(InvalidInputError, match=r"a\.jsonl has only 1 of 2 rows from row 2"):
+        RowReader(layout).read(shards[1])
