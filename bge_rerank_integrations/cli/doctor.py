@@ -38,7 +38,7 @@ def doctor(
     else:
         for line in _report_lines(report):
             print(line)
-    if _failed(report):
+    if report.self_test.outcome == "failed":
         raise typer.Exit(1)
 
 
@@ -51,19 +51,16 @@ def _report_lines(report: Report) -> Iterator[str]:
         yield "Hardware"
         for name, value in asdict(report.hardware).items():
             yield f"  {name:<25}{value or 'none' if name == 'cuda' else value}"
-    if report.plan is not None:
-        yield "Device plan"
-        yield from (f"  {line}" for line in str(report.plan).splitlines())
     if report.hub is not None:
         yield "Model cache"
         offline = ", downloads are switched off (HF_HUB_OFFLINE)" if report.hub.offline else ""
         yield f"  {report.hub.folder}{offline}"
     test = report.self_test
+    if plan := test.plan or report.plan:
+        yield "Device plan" if test.plan is None else f"Device plan of {test.model}"
+        yield from (f"  {line}" for line in str(plan).splitlines())
     yield "Self-test"
     yield f"  {test.outcome}, {test.model}: {test.detail}"
-    if test.plan is not None:
-        known = str(report.plan).splitlines()
-        yield from (f"  {line}" for line in str(test.plan).splitlines() if line not in known)
     if test.speed is not None:
         speed = test.speed
         yield (
@@ -72,11 +69,6 @@ def _report_lines(report: Report) -> Iterator[str]:
         )
     yield "  bge-rerank verify MODEL compares a model's scores with the reference libraries"
     yield "Problems"
-    failed = [f"the self-test of {test.model} failed: {test.detail}"] if _failed(report) else []
-    yield from (f"  - {problem}" for problem in [*report.problems, *failed])
-    if not report.problems and not failed:
+    yield from (f"  - {problem}" for problem in report.problems)
+    if not report.problems:
         yield "  none"
-
-
-def _failed(report: Report) -> bool:
-    return report.self_test.outcome == "failed"

@@ -14,7 +14,7 @@ from rich.text import Text
 from bge_rerank_integrations.base.models import known_models
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.options import HubOptions
-from bge_rerank_integrations.tools.model_cards import describe_model, side_by_side
+from bge_rerank_integrations.tools.model_cards import describe_model, list_models, side_by_side
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.tools.model_cards import ModelDescription
@@ -66,21 +66,17 @@ def models(
 
 
 def _list_models(cache_dir: str | None, *, as_json: bool) -> None:
-    from bge_rerank_integrations.tools.doctor import list_models
-
-    states = list_models(cache_dir)
+    found = list_models(cache_dir)
     if as_json:
-        for state in states:
-            row = {**asdict(state.spec), "here": state.here}
-            print(json.dumps(row, ensure_ascii=False))
+        for spec, here in found:
+            print(json.dumps({**asdict(spec), "here": here}, ensure_ascii=False))
         return
     columns = ("model", "family", "size", "languages", "tokens", "licence", "here")
     table = Table(*columns, box=None, pad_edge=False)
     words = {True: "yes", False: "no", None: "?"}
-    for state in states:
-        spec = state.spec
+    for spec, here in found:
         facts = (spec.family, spec.parameters, spec.languages, str(spec.max_length), spec.license)
-        table.add_row(spec.id, *facts, words[state.here])
+        table.add_row(spec.id, *facts, words[here])
     Console(width=_WIDE, height=100).print(table)
 
 

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 
 from bge_rerank_integrations import __version__
 from bge_rerank_integrations.base.address import is_address
-from bge_rerank_integrations.base.models import OFFLINE_MODELS, ModelSpec, known_models
+from bge_rerank_integrations.base.models import OFFLINE_MODELS
 from bge_rerank_integrations.errors import MissingExtra, RerankError, missing_extra
 from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.types import Pair, Precision
@@ -62,14 +62,8 @@ TIMED: Sequence[Pair] = tuple(
     (QUERY, f"{number}. " + " ".join(SENTENCES[(number + k) % len(SENTENCES)] for k in range(4)))
     for number in range(50)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ModelState:
-    """A known model, and whether all its files are on this machine; None if that is unknown."""
-
-    spec: ModelSpec
-    here: bool | None
+# What a broken torch, driver or model raises besides this package's own errors.
+BROKEN = (ImportError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +99,9 @@ class SelfTest:
 class Report:
     """Everything `examine` found.
 
-    `packages` has the version, or None for a missing package; `problems` says what else is wrong
-    or missing, each with what to do about it.
+    `packages` has the version, or None for a missing package; `plan` is that of a BGE encoder, and
+    `self_test` has the tested model's. `problems` says what is wrong or missing, each with what to
+    do about it.
     """
 
     python: str
@@ -119,17 +114,25 @@ class Report:
     problems: tuple[str, ...]
 
 
-def untested_torch(version: str | None) -> list[str]:
+def installed_version(distribution: str) -> str | None:
+    """The version of a Python package, or None where it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def untested_torch(version: str | None) -> str | None:
     """The problem with a torch outside `TESTED_TORCH`, if there is one."""
     found = re.match(r"(\d+)\.(\d+)", version or "")
     first, last = TESTED_TORCH
     if found is None or first <= (int(found[1]), int(found[2])) <= last:
-        return []
-    problem = (
-        f"torch {version} was not tested: the tests ran with {first[0]}.{first[1]} and "
-        f"{last[0]}.{last[1]}; a fast path may be missing; bge-rerank verify compares scores"
+        return None
+    tested = " and ".join(f"{major}.{minor}" for major, minor in TESTED_TORCH)
+    return (
+        f"torch {version} was not tested: the tests ran with {tested}; a fast path may be missing; "
+        "bge-rerank verify compares scores"
     )
-    return [problem]
 
 
 def examine(
@@ -140,10 +143,10 @@ def examine(
     By default the model is "offline", if it is installed and the plan is for the CPU, its only
     device; otherwise a tiny random one.
     """
-    packages: dict[str, str | None] = {"bge-rerank-integrations": __version__}
-    packages |= {name: _version(name) for name in PACKAGES}
+    packages = {name: installed_version(name) for name in PACKAGES}
     hardware, plan, problems = _plan(device, precision)
-    problems += untested_torch(packages["torch"])
+    if untested := untested_torch(packages["torch"]):
+        problems.append(untested)
     has_driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
     if hardware is not None and not hardware.cuda and has_driver:
         problems.append(
@@ -159,34 +162,19 @@ def examine(
             hub = hub_cache()
     except MissingExtra as error:
         problems.append(f"no model can be fetched: {error}")
+    test = _self_test(model, plan, device=device, precision=precision)
+    if test.outcome == "failed":
+        problems.append(f"the self-test of {test.model} failed: {test.detail}")
     return Report(
         python=platform.python_version(),
         platform=platform.platform(),
-        packages=packages,
+        packages={"bge-rerank-integrations": __version__, **packages},
         hardware=hardware,
         plan=plan,
         hub=hub,
-        self_test=_self_test(model, plan, device=device, precision=precision),
+        self_test=test,
         problems=tuple(problems),
     )
-
-
-def list_models(cache_dir: str | None = None) -> list[ModelState]:
-    """Every known model, looked up in the hub's cache without the network."""
-    here: dict[str, bool | None] = dict.fromkeys(OFFLINE_MODELS, _version(CARRIER) is not None)
-    known = known_models()
-    with suppress(ModuleNotFoundError):  # unknown without the hub's client
-        from bge_rerank_integrations.local.checkpoint import is_cached
-
-        here = {**{spec.id: is_cached(spec.id, cache_dir) for spec in known}, **here}
-    return [ModelState(spec, here.get(spec.id)) for spec in known]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _plan(
@@ -200,13 +188,12 @@ def _plan(
             hardware = read_hardware()
         return hardware, plan_device(hardware, device=device, precision=precision), []
     except MissingExtra as error:
-        graphs = _version("onnxruntime") or _version("openvino")
+        graphs = installed_version("onnxruntime") or installed_version("openvino")
         who = "only models with an ONNX graph can" if graphs else "BGE models cannot"
         return None, None, [f"{who} run: {error}"]
     except RerankError as error:
         return hardware, None, [str(error)]
-    except (ImportError, OSError, RuntimeError) as error:
-        # torch is installed and broken: a missing system library, a failing driver
+    except BROKEN as error:
         return None, None, [f"torch fails: {_describe(error)}; install it again"]
 
 
@@ -225,9 +212,7 @@ def _self_test(
             return _measured(name, scorer)
     except MissingExtra as error:
         return SelfTest("not run" if model is None else "failed", name, str(error))
-    except RerankError as error:
-        return SelfTest("failed", name, str(error))
-    except (ImportError, OSError, RuntimeError) as error:
+    except (RerankError, *BROKEN) as error:
         return SelfTest("failed", name, _describe(error))
 
 
@@ -235,7 +220,7 @@ def _self_test(
 def _chosen(model: str | None, plan: "DevicePlan | None") -> Iterator[tuple[str, str]]:
     """The name to report, and what to load: see `examine`."""
     on_cpu = plan is None or plan.device == "cpu"
-    if model is None and on_cpu and _version(CARRIER) and _version("onnxruntime"):
+    if model is None and on_cpu and all(map(installed_version, (CARRIER, "onnxruntime"))):
         model = OFFLINE_MODELS[0]
     if model is not None:
         yield model, model
@@ -272,4 +257,5 @@ def _measured(name: str, scorer: "LocalScorer") -> SelfTest:
 
 
 def _describe(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    name = "" if isinstance(error, RerankError) else f"{type(error).__name__}: "
+    return " ".join(f"{name}{error}".split())

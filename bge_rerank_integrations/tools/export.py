@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import get_args
 
@@ -44,9 +45,8 @@ COPIED = (*SETTINGS, "[0-9]_*/model.safetensors")
 class Export:
     """The written folder, and how far its scores are from torch's in float32.
 
-    `difference` is the largest between the raw scores of `pairs` fixed pairs, on `scale`. `tau` is
-    Kendall's: over every two passages of a query that torch tells apart, the share that is in the
-    same order less the share that is not, averaged over the queries.
+    `difference` is the largest between the raw scores of `pairs` fixed pairs, on `scale`; `tau` is
+    `kendall_tau` of their orders.
     """
 
     folder: Path
@@ -86,14 +86,19 @@ def export_onnx(
             f"dtype is {dtype!r}; it must be one of {', '.join(get_args(GraphFormat))}"
         )
     refuse_address(model)
-    target = Path(folder).expanduser().absolute()
     with missing_extra("export"):
-        from bge_rerank_integrations.local.onnx_backend import export as onnx_graph
+        from bge_rerank_integrations.local.onnx_backend.export import GRAPH_FILES, write_graph
     hub = HubOptions(
         revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token
     )
     checkpoint = open_checkpoint(model, hub)
-    _check_target(target, checkpoint.folder, overwrite=overwrite)
+    target = Path(folder).expanduser().absolute()
+    if target.exists() or target.is_symlink():
+        if not overwrite:
+            raise InvalidInputError(
+                f"{target} exists; choose another folder, or ask to overwrite it"
+            )
+        _check_is_export(target, checkpoint.folder, {*COPIED, *GRAPH_FILES})
     family = _encoder_family(checkpoint)
     exact = load_scorer(model, backend="torch", device="cpu", precision="fp32", **hub.given())
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +107,7 @@ def export_onnx(
         new = Path(beside) / "new"
         (new / "onnx").mkdir(parents=True)
         _copy_settings(checkpoint, new, family)
-        onnx_graph.write_graph(checkpoint, new / "onnx", family, dtype)
+        write_graph(checkpoint, new / "onnx", family, dtype)
         size = sum(file.stat().st_size for file in new.rglob("*") if file.is_file())
         with load_scorer(str(new), backend="onnx") as scorer:
             pairs = probe_pairs()
@@ -129,9 +134,11 @@ def probe_pairs() -> list[Pair]:
 
 
 def kendall_tau(expected: FloatArray, found: FloatArray) -> float:
-    """Kendall's rank agreement of two [queries, passages] arrays: see `Export.tau`.
+    """Kendall's rank agreement of two [queries, passages] arrays, averaged over the queries.
 
-    1 for the same orders, -1 for reversed ones, and 1 where all scores are equal.
+    Over every two passages that `expected` tells apart, it is the share that is in the same order
+    less the share that is not: 1 for the same orders, -1 for reversed ones, and 1 where all scores
+    are equal.
     """
     upper = np.triu_indices(expected.shape[1], 1)
     taus = []
@@ -142,22 +149,15 @@ def kendall_tau(expected: FloatArray, found: FloatArray) -> float:
     return float(np.mean(taus))
 
 
-def _check_target(target: Path, source: Path, *, overwrite: bool) -> None:
-    if not target.exists() and not target.is_symlink():
-        return
-    if not overwrite:
-        raise InvalidInputError(f"{target} exists; choose another folder, or ask to overwrite it")
-    if target.is_symlink() or not target.is_dir() or target.samefile(source):
-        raise InvalidInputError(f"{target} is no folder of an export, and is not overwritten")
-    from bge_rerank_integrations.local.onnx_backend.export import GRAPH_FILES
-
-    files = {str(file.relative_to(target)) for file in target.rglob("*") if not file.is_dir()}
-    kept = files - {str(Path(name)) for name in (*COPIED, *GRAPH_FILES)}
-    if kept or not files:
-        raise InvalidInputError(
-            f"{target} holds {min(kept, default='nothing')}, so it is no folder of an export, and "
-            "is not overwritten"
-        )
+def _check_is_export(target: Path, source: Path, written: set[str]) -> None:
+    why = ""
+    if target.is_dir() and not target.is_symlink() and not target.samefile(source):
+        files = [f.relative_to(target).as_posix() for f in target.rglob("*") if not f.is_dir()]
+        others = [file for file in files if not any(fnmatch(file, name) for name in written)]
+        if files and not others:
+            return
+        why = f"holds {min(others, default='nothing')}, so it "
+    raise InvalidInputError(f"{target} {why}is no folder of an export, and is not overwritten")
 
 
 def _encoder_family(checkpoint: Checkpoint) -> Family:

@@ -4,12 +4,20 @@ Published results are other people's, each with its source; this package measure
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bge_rerank_integrations.base.address import refuse_address
-from bge_rerank_integrations.base.models import OFFLINE_MODELS, PublishedResults, find_model
+from bge_rerank_integrations.base.models import (
+    OFFLINE_MODELS,
+    ModelSpec,
+    PublishedResults,
+    find_model,
+    known_models,
+)
 from bge_rerank_integrations.errors import MissingExtra, ModelNotFound, missing_extra
+from bge_rerank_integrations.tools.doctor import CARRIER, installed_version
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.local.model_card import CardFacts
@@ -30,6 +38,21 @@ class ModelDescription:
     license: str | None
     results: tuple[PublishedResults, ...]
     card: str
+
+
+def list_models(cache_dir: str | None = None) -> list[tuple[ModelSpec, bool | None]]:
+    """Every known model, and whether all its files are on this machine; None if that is unknown.
+
+    The hub's cache is searched without the network.
+    """
+    known = known_models()
+    here: dict[str, bool | None] = {}
+    with suppress(ModuleNotFoundError):  # unknown without the hub's client
+        from bge_rerank_integrations.local.checkpoint import is_cached
+
+        here = {spec.id: is_cached(spec.id, cache_dir) for spec in known}
+    here |= dict.fromkeys(OFFLINE_MODELS, installed_version(CARRIER) is not None)
+    return [(spec, here.get(spec.id)) for spec in known]
 
 
 def describe_model(
@@ -61,15 +84,15 @@ def describe_model(
             if spec is None:
                 raise
             said = f"not read, the facts are those shipped with this package: {error}"
-    shipped = () if spec is None else spec.results
+    facts = spec or card
     return ModelDescription(
         id=model,
-        family=None if spec is None else str(spec.family),
-        parameters=None if spec is None else spec.parameters,
-        languages=spec.languages if spec is not None else card.languages if card else None,
-        max_length=None if spec is None else spec.max_length,
-        license=spec.license if spec is not None else card.license if card else None,
-        results=(*_card_results(model, card), *shipped),
+        family=spec and str(spec.family),
+        parameters=spec and spec.parameters,
+        languages=facts and facts.languages,
+        max_length=spec and spec.max_length,
+        license=facts and facts.license,
+        results=(*_card_results(model, card), *(spec.results if spec else ())),
         card=said,
     )
 
@@ -81,17 +104,15 @@ def _card_results(model: str, card: "CardFacts | None") -> list[PublishedResults
     tables: dict[tuple[str, str], dict[str, float | str]] = {}
     for result in card.results:
         kind = (result.task_name or result.task_type, result.metric_name or result.metric_type)
-        tables.setdefault(kind, {})[result.dataset_name] = _number(result.metric_value)
+        value: object = result.metric_value
+        figure = value if isinstance(value, int | float) else str(value)
+        tables.setdefault(kind, {})[result.dataset_name] = figure
     own = card.index_name == model.rstrip("/").rpartition("/")[2]
     note = "" if own else f"the card says that these are of {card.index_name!r}"
     return [
         PublishedResults(f"{task}, by its card", metric, figures, f"the card of {model}", note)
         for (task, metric), figures in tables.items()
     ]
-
-
-def _number(value: object) -> float | str:
-    return value if isinstance(value, int | float) else str(value)
 
 
 def side_by_side(

@@ -5,9 +5,8 @@ compared with the scores that the model's authors publish.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -18,6 +17,7 @@ from bge_rerank_integrations.base.address import is_address
 from bge_rerank_integrations.base.models import Family, find_model
 from bge_rerank_integrations.errors import InvalidInputError, RerankError, missing_extra
 from bge_rerank_integrations.load import load_scorer
+from bge_rerank_integrations.tools.doctor import installed_version
 from bge_rerank_integrations.types import FloatArray, Pair, Scorer
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ PAIRS: tuple[Pair, ...] = (
 )
 """Short, empty, Chinese, emoji, white space, and texts that are longer than a model reads."""
 
-Outcome = Literal["equal", "different", "not compared"]
+HUB_OPTIONS = ("revision", "cache_dir", "local_files_only", "token")
+SELF_CHECKS = ("one pair at a time", "reversed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Comparison:
 
     reference: str
     version: str | None
-    outcome: Outcome
+    outcome: Literal["equal", "different", "not compared"]
     tolerance: float
     pairs: tuple[Pair, ...] = ()
     scores: tuple[float, ...] = ()
@@ -97,10 +98,6 @@ class Verification:
         Path(path).write_text(json.dumps(written, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
-HUB_OPTIONS = ("revision", "cache_dir", "local_files_only", "token")
-SELF_CHECKS = ("one pair at a time", "reversed")
-
-
 def verify(
     model: str,
     *,
@@ -124,27 +121,32 @@ def verify(
         raise InvalidInputError(
             f"model is an address; give the model's hub id or folder, and base_url={model!r}"
         )
-    if base_url is None:
-        # a graph has its own number format, and runs on the CPU alone
-        on_torch = not model.startswith("offline") and options.get("backend", "torch") == "torch"
+    # a graph has its own number format, and runs on the CPU alone
+    on_torch = not model.startswith("offline") and options.get("backend", "torch") == "torch"
+    if base_url is not None:
+        scorer: Scorer = load_scorer(model, base_url=base_url, **options)
+    else:
         options = {**({"device": "cpu", "precision": "fp32"} if on_torch else {}), **options}
         scorer = load_scorer(model, **options)
-    else:
-        scorer = load_scorer(model, base_url=base_url, **options)
     plan = str(getattr(scorer, "plan", "a server"))
     exact = base_url is None and "fp32" in plan
-    allowed = tolerance or (TOLERANCE if exact else HALF_TOLERANCE)
+    tolerance = tolerance or (TOLERANCE if exact else HALF_TOLERANCE)
     scores = scorer.score(PAIRS)
     alone = np.concatenate([scorer.score([pair]) for pair in PAIRS])
     compared = [
-        _compared((SELF_CHECKS[0], None), PAIRS, scores, alone, allowed),
-        _compared((SELF_CHECKS[1], None), PAIRS, scores, scorer.score(PAIRS[::-1])[::-1], allowed),
+        _compared(SELF_CHECKS[0], scores, alone, tolerance),
+        _compared(SELF_CHECKS[1], scores, scorer.score(PAIRS[::-1])[::-1], tolerance),
     ]
-    if base_url is not None:
-        compared += _own(model, scores, allowed, scale=scorer.scale)
+    if base_url is None:
+        compared += _libraries(model, scorer, options, tolerance)
     else:
-        compared += _libraries(model, scorer, options, allowed)
-    compared += _published(model, scorer, exact=exact)
+        compared.append(_own(model, scores, tolerance, scale=scorer.scale))
+    spec = find_model(model)
+    if spec is not None and spec.published_scores is not None and scorer.scale == "logit":
+        stated = spec.published_scores
+        allowed = 1e-3 if exact and stated.precision == "fp32" else HALF_TOLERANCE
+        expected, found = np.array(stated.scores), scorer.score(stated.pairs)
+        compared.append(_compared(stated.source, found, expected, allowed, pairs=stated.pairs))
     installed = {c.reference: c.version for c in compared if c.version is not None}
     versions = {"bge-rerank-integrations": __version__, **installed}
     return Verification(model, scorer.name, plan, tuple(compared), versions)
@@ -152,7 +154,7 @@ def verify(
 
 def _libraries(
     model: str, scorer: Scorer, options: dict[str, Any], tolerance: float
-) -> list[Comparison]:
+) -> Iterator[Comparison]:
     """The reference libraries that can load the model's folder."""
     try:
         from bge_rerank_integrations.local.checkpoint import open_checkpoint
@@ -160,85 +162,69 @@ def _libraries(
         from bge_rerank_integrations.options import HubOptions
 
         with missing_extra("transformers"):
-            from bge_rerank_integrations.local.references import (
-                GRAPH_REFERENCE,
-                REFERENCES,
-                NotComparable,
-            )
+            from bge_rerank_integrations.local import references
 
         hub = {name: options[name] for name in HUB_OPTIONS if name in options}
         checkpoint = open_checkpoint(model, HubOptions(**hub))
         family = read_settings(checkpoint, options.get("label")).family
     except RerankError as error:
-        return [_not_compared("reference libraries", None, str(error), tolerance)]
-
+        yield _not_compared("reference libraries", None, str(error), tolerance)
+        return
     plan = cast("LocalScorer", scorer).plan
     graph = any(runtime in str(plan) for runtime in ("ONNX Runtime", "OpenVINO"))
-    quantized = plan.precision.startswith("int")
-
-    def of(reference: str) -> Comparison:
-        distribution, score, truncation = REFERENCES[reference]
-        version = _version(distribution)
+    for name, (distribution, score, truncation) in references.REFERENCES.items():
+        version, why = installed_version(distribution), ""
         if version is None:
-            return _not_compared(reference, None, "not installed", tolerance)
-        if reference == GRAPH_REFERENCE and not graph:
-            return _not_compared(reference, version, "the model runs on torch", tolerance)
-        if reference != GRAPH_REFERENCE and quantized:
-            detail = f"its weights are rounded to {plan.precision}"
-            return _not_compared(reference, version, detail, tolerance)
-        try:
-            expected = score(checkpoint.folder, family, PAIRS)
-        except NotComparable as error:
-            return _not_compared(reference, version, str(error), tolerance)
-        except Exception as error:  # noqa: BLE001 - another library fails in any way it likes
-            said = f"{type(error).__name__}: {error}".splitlines()[0]
-            return _not_compared(reference, version, f"it fails: {said}", tolerance)
+            why = "not installed"
+        elif name == references.GRAPH_REFERENCE and not graph:
+            why = "the model runs on torch"
+        elif name != references.GRAPH_REFERENCE and plan.precision.startswith("int"):
+            why = f"its weights are rounded to {plan.precision}"
+        else:
+            try:
+                expected = score(checkpoint.folder, family, PAIRS)
+            except references.NotComparable as error:
+                why = str(error)
+            except Exception as error:  # noqa: BLE001 - another library fails in any way it likes
+                why = f"it fails: {type(error).__name__}: {error}".splitlines()[0]
+        if why:
+            yield _not_compared(name, version, why, tolerance)
+            continue
         ours = scorer
         if family is Family.ENCODER:
             ours = load_scorer(model, truncation=truncation, **options)
-        return _compared((reference, version), PAIRS, ours.score(PAIRS), expected, tolerance)
-
-    return [of(reference) for reference in REFERENCES]
+        yield _compared(name, ours.score(PAIRS), expected, tolerance, version=version)
 
 
-def _own(model: str, scores: FloatArray, tolerance: float, *, scale: str) -> list[Comparison]:
+def _own(model: str, scores: FloatArray, tolerance: float, *, scale: str) -> Comparison:
     """A server's scores beside those of the same model in this process."""
     name = "this package, on this machine"
     try:
         own = load_scorer(model, device="cpu", precision="fp32")
         expected = own.score(PAIRS)
     except RerankError as error:
-        return [_not_compared(name, __version__, str(error), tolerance)]
-    if scale != own.scale:
-        detail = f"the server gives a {scale}, the model a {own.scale}: compared as probabilities"
-        if (scale, own.scale) != ("probability", "logit"):
-            return [_not_compared(name, __version__, detail, tolerance)]
-        expected = (1 / (1 + np.exp(-expected.astype(np.float64)))).astype(np.float32)
-    return [_compared((name, __version__), PAIRS, scores, expected, tolerance)]
-
-
-def _published(model: str, scorer: Scorer, *, exact: bool) -> list[Comparison]:
-    """The scores that the model's authors publish, for the models of the table."""
-    spec = find_model(model)
-    if spec is None or spec.published_scores is None or scorer.scale != "logit":
-        return []
-    stated = spec.published_scores
-    tolerance = 1e-3 if exact and stated.precision == "fp32" else HALF_TOLERANCE
-    scores = scorer.score(stated.pairs)
-    expected = np.array(stated.scores, dtype=np.float32)
-    return [_compared((stated.source, None), stated.pairs, scores, expected, tolerance)]
+        return _not_compared(name, __version__, str(error), tolerance)
+    if (scale, own.scale) == ("probability", "logit"):
+        expected = 1 / (1 + np.exp(-expected))
+    elif scale != own.scale:
+        said = f"the server gives a {scale}, the model a {own.scale}"
+        return _not_compared(name, __version__, said, tolerance)
+    return _compared(name, scores, expected, tolerance, version=__version__)
 
 
 def _compared(
-    reference: tuple[str, str | None],
-    pairs: Sequence[Pair],
+    reference: str,
     scores: FloatArray,
     expected: FloatArray,
     tolerance: float,
+    *,
+    version: str | None = None,
+    pairs: Sequence[Pair] = PAIRS,
 ) -> Comparison:
     difference = float(np.abs(scores.astype(np.float64) - expected).max())
     return Comparison(
-        *reference,
+        reference,
+        version,
         "equal" if difference <= tolerance else "different",
         tolerance,
         tuple(pairs),
@@ -250,13 +236,6 @@ def _compared(
 
 def _not_compared(reference: str, version: str | None, detail: str, tolerance: float) -> Comparison:
     return Comparison(reference, version, "not compared", tolerance, detail=detail)
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def report_lines(found: Verification) -> list[str]:

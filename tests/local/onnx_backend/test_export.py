@@ -164,6 +164,17 @@ def test_a_folder_that_exists_is_replaced_only_if_asked_and_only_if_an_export(
     assert listing(bert_reranker) == source
 
 
+def test_an_embedders_export_is_replaced_with_its_modules(
+    tmp_path: Path, mean_embedder: Path
+) -> None:
+    """Its settings lie in folders, such as 1_Pooling."""
+    out = export_onnx(str(mean_embedder), tmp_path / "out").folder
+    before = listing(out)
+    assert any("/config.json" in name for name in before)
+    export_onnx(str(mean_embedder), out, overwrite=True)
+    assert listing(out) == before
+
+
 @pytest.mark.parametrize("kind", ["missing_head", "truncated_weights", "no_tokenizer"])
 def test_nothing_is_left_of_a_failure(kind: str, damaged: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
