@@ -87,11 +87,11 @@ def describe_model(
     facts = spec or card
     return ModelDescription(
         id=model,
-        family=spec and str(spec.family),
-        parameters=spec and spec.parameters,
-        languages=facts and facts.languages,
-        max_length=spec and spec.max_length,
-        license=facts and facts.license,
+        family=str(spec.family) if spec else None,
+        parameters=spec.parameters if spec else None,
+        languages=facts.languages if facts else None,
+        max_length=spec.max_length if spec else None,
+        license=facts.license if facts else None,
         results=(*_card_results(model, card), *(spec.results if spec else ())),
         card=said,
     )

@@ -205,7 +205,7 @@ def _own(model: str, scores: FloatArray, tolerance: float, *, scale: str) -> Com
     except RerankError as error:
         return _not_compared(name, __version__, str(error), tolerance)
     if (scale, own.scale) == ("probability", "logit"):
-        expected = 1 / (1 + np.exp(-expected))
+        expected = (1 / (1 + np.exp(-expected))).astype(np.float32)
     elif scale != own.scale:
         said = f"the server gives a {scale}, the model a {own.scale}"
         return _not_compared(name, __version__, said, tolerance)
