@@ -12,11 +12,11 @@ from bge_rerank_integrations.base.models import DEFAULT_MODEL, OFFLINE_MODELS
 from bge_rerank_integrations.errors import InvalidInputError, ModelNotFound, missing_extra
 from bge_rerank_integrations.options import (
     LocalOptions,
+    RequestOptions,
     ScorerOptions,
     WrapperOptions,
     read_options,
     reject_inapplicable_options,
-    secret_text,
     write_out,
 )
 from bge_rerank_integrations.ranking.reranker import Reranker, RerankerOptions
@@ -103,15 +103,8 @@ def open_scorer(model: str | Path, options: ScorerOptions) -> LocalScorer | Remo
     return RemoteScorer(
         name if base_url is None else base_url,
         model=None if base_url is None else name,
-        api_key=secret_text(options.api_key),
-        dialect=options.dialect,
-        deployment=options.deployment,
         batch_size=options.batch_size,
-        connect_timeout=options.connect_timeout,
-        read_timeout=options.read_timeout,
-        request_timeout=options.request_timeout,
-        max_retries=options.max_retries,
-        max_concurrency=options.max_concurrency,
+        **options.group(RequestOptions).given(),
     )
 
 

@@ -373,11 +373,9 @@ class LocalOptions(PairOptions, LayerOptions, BatchOptions, DeviceOptions, HubOp
     """The options of a model that runs in this process."""
 
 
-class ServerOptions(Options):
-    """The options of a model on a server."""
+class RequestOptions(Options):
+    """The options of requests to a server."""
 
-    base_url: Annotated[str, AfterValidator(_address)] | None = None
-    """Score on this server, as in http://host:port."""
     dialect: str = "auto"
     """The server's protocol: docs/remote.md; 'auto' asks the server."""
     api_key: Annotated[Secret | None, Field(exclude=True, repr=False)] = None
@@ -394,6 +392,13 @@ class ServerOptions(Options):
     """Retries of a request that the server failed."""
     max_concurrency: Annotated[Whole, Field(ge=1)] = 8
     """Most requests to the server at once."""
+
+
+class ServerOptions(RequestOptions):
+    """The options of a model on a server."""
+
+    base_url: Annotated[str, AfterValidator(_address)] | None = None
+    """Score on this server, as in http://host:port."""
 
 
 class ScorerOptions(LocalOptions, ServerOptions):

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 from bge_rerank_integrations.errors import InvalidInputError
@@ -49,19 +49,6 @@ class Address:
                 theirs = theirs[shared:]
                 break
         return "/".join([self.url, *theirs])
-
-
-@dataclass(frozen=True, slots=True)
-class Secret:
-    """A key that no repr, log or pickle contains."""
-
-    value: str = field(repr=False)
-
-    def __str__(self) -> str:
-        return "***"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a key is not pickled; pass it again where it is needed")
 
 
 def read_address(url: object) -> Address:

@@ -5,48 +5,23 @@ scores mean and how much fits into one request. To support a new server, add a r
 names the server code and documentation that each row comes from.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.types import Scale
 
-MEGABYTE = 1_000_000
-
-TextFields = Callable[[str, Sequence[str]], dict[str, Any]]
+TextFields = Callable[[str, list[str]], dict[str, Any]]
 """Builds the part of a request body that holds the query and its passages."""
 
 
-def _fields(
-    query_key: str, passages_key: str, *, wrap: str | None = None, wrap_query: bool = False
-) -> TextFields:
-    """Texts under these keys; with `wrap`, each passage is an object with that key."""
-
-    def build(query: str, passages: Sequence[str]) -> dict[str, Any]:
-        return {
-            query_key: {wrap: query} if wrap_query else query,
-            passages_key: [{wrap: text} for text in passages] if wrap else list(passages),
-        }
-
-    return build
+def _documents(query: str, passages: list[str]) -> dict[str, Any]:
+    return {"query": query, "documents": passages}
 
 
-_DOCUMENTS = _fields("query", "documents")
-
-
-def _pairs(query: str, passages: Sequence[str]) -> dict[str, Any]:
-    return {"inputs": [[query, text] for text in passages]}
-
-
-def _text_pairs(query: str, passages: Sequence[str]) -> dict[str, Any]:
-    """Input of the transformers text-classification pipeline."""
-    return {"inputs": [{"text": query, "text_pair": text} for text in passages]}
-
-
-def _sentence_ranking(query: str, passages: Sequence[str]) -> dict[str, Any]:
-    """Input of the Hugging Face inference toolkit's sentence-ranking task."""
-    return {"inputs": {"query": query, "texts": list(passages), "return_documents": False}}
+def _objects(passages: list[str]) -> list[dict[str, str]]:
+    return [{"text": passage} for passage in passages]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +41,7 @@ class Dialect:
     name: str
     path: str
     scale: Scale
-    texts: TextFields = _DOCUMENTS
+    texts: TextFields = _documents
     options: Mapping[str, Any] = field(default_factory=dict)
     omitted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     logits: Mapping[str, Any] = field(default_factory=dict)
@@ -87,7 +62,7 @@ class Dialect:
     status_header: str | None = None
     hosts: tuple[str, ...] = ()
     max_documents: int = 64
-    max_bytes: int = 4 * MEGABYTE
+    max_bytes: int = 4_000_000
     too_large: frozenset[int] = frozenset({413})
     self_hosted: bool = True
 
@@ -96,7 +71,7 @@ _TEI = Dialect(
     name="tei",
     path="/rerank",
     scale="logit",
-    texts=_fields("query", "texts"),
+    texts=lambda query, passages: {"query": query, "texts": passages},
     options={"truncate": True, "return_text": False},
     logits={"raw_scores": True},
     probabilities={"raw_scores": False},
@@ -119,7 +94,9 @@ _HF_TOOLKIT = Dialect(
     name="hf-toolkit",
     path="",
     scale="probability",
-    texts=_sentence_ranking,
+    texts=lambda query, passages: {
+        "inputs": {"query": query, "texts": passages, "return_documents": False}
+    },
     model_key=None,
     items=(),
     score=("score",),
@@ -131,7 +108,7 @@ _NIM = Dialect(
     name="nim",
     path="/v1/ranking",
     scale="logit",
-    texts=_fields("query", "passages", wrap="text", wrap_query=True),
+    texts=lambda query, passages: {"query": {"text": query}, "passages": _objects(passages)},
     options={"truncate": "END"},
     needs_model=True,
     items=("rankings",),
@@ -168,10 +145,12 @@ _AZURE: dict[str, Any] = {
 
 _ROWS = (
     _TEI,
-    replace(_TEI, name="tei-predict", path="/predict", texts=_pairs, index=None,
-            repeats_query=True, options={"truncate": True}, score=(0, "score")),
+    replace(_TEI, name="tei-predict", path="/predict", index=None, repeats_query=True,
+            texts=lambda query, passages: {"inputs": [[query, text] for text in passages]},
+            options={"truncate": True}, score=(0, "score")),
     _VLLM,
-    replace(_VLLM, name="vllm-score", path="/v1/score", texts=_fields("text_1", "text_2"),
+    replace(_VLLM, name="vllm-score", path="/v1/score",
+            texts=lambda query, passages: {"text_1": query, "text_2": passages},
             items=("data",), score=("score",)),
     Dialect(name="infinity", path="/rerank", scale="logit", options={"return_documents": False},
             logits={"raw_scores": True}, probabilities={"raw_scores": False},
@@ -187,7 +166,9 @@ _ROWS = (
     replace(_TEI, name="azure-tei", **_AZURE),
     replace(_HF_TOOLKIT, name="azure-hf", **_AZURE),
     _HF_TOOLKIT,
-    replace(_HF_TOOLKIT, name="hf-pipeline", texts=_text_pairs, scale="logit", repeats_query=True,
+    replace(_HF_TOOLKIT, name="hf-pipeline", scale="logit", repeats_query=True,
+            texts=lambda query, passages: {
+                "inputs": [{"text": query, "text_pair": text} for text in passages]},
             logits={"parameters": {"function_to_apply": "none", **_PIPELINE}},
             probabilities={"parameters": {"function_to_apply": "sigmoid", **_PIPELINE}},
             index=None, score=(0, "score")),
@@ -200,7 +181,7 @@ _ROWS = (
     replace(_JINA, name="siliconflow", key_variable="SILICONFLOW_API_KEY", max_documents=100,
             hosts=("api.siliconflow.cn", "api.siliconflow.com")),
     replace(_COHERE, name="pinecone", path="/rerank",
-            texts=_fields("query", "documents", wrap="text"),
+            texts=lambda query, passages: {"query": query, "documents": _objects(passages)},
             options={"return_documents": False, "rank_fields": ["text"],
                      "parameters": {"truncate": "END"}},
             omitted={"cohere-": ("parameters",)},
@@ -208,7 +189,8 @@ _ROWS = (
             key_variable="PINECONE_API_KEY", headers={"X-Pinecone-Api-Version": "2025-10"},
             hosts=("api.pinecone.io",), max_documents=100),
     replace(_COHERE, name="cloudflare", path="/ai/run/{model}",
-            texts=_fields("query", "contexts", wrap="text"), model_key=None, count_key="top_k",
+            texts=lambda query, passages: {"query": query, "contexts": _objects(passages)},
+            model_key=None, count_key="top_k",
             items=("result", "response"), index="id", score=("score",),
             key_variable="CLOUDFLARE_API_TOKEN", hosts=("api.cloudflare.com",), max_documents=100),
 )  # fmt: skip
@@ -216,8 +198,13 @@ _ROWS = (
 DIALECTS: Mapping[str, Dialect] = {row.name: row for row in _ROWS}
 
 
-def dialect_named(name: str) -> Dialect:
-    """The dialect with this name; raises `InvalidInputError` if there is none."""
+def find_dialect(name: str, host: str) -> Dialect | None:
+    """The dialect of this name; for `"auto"` that of the hosted service at `host`, if it is one.
+
+    Raises `InvalidInputError` if there is none of this name.
+    """
+    if name == "auto":
+        return next((row for row in _ROWS if host in row.hosts), None)
     if name not in DIALECTS:
         raise InvalidInputError(
             f"dialect is {name!r}; it must be 'auto' or one of {', '.join(DIALECTS)}"
@@ -225,21 +212,21 @@ def dialect_named(name: str) -> Dialect:
     return DIALECTS[name]
 
 
-def dialect_of_host(host: str) -> Dialect | None:
-    """The dialect of a hosted service, by its host name."""
-    return next((row for row in _ROWS if host in row.hosts), None)
+def check_dialect_options(dialect: Dialect, model: str | None, deployment: str | None) -> None:
+    """Raise `InvalidInputError` for an option that the dialect does not have, or needs."""
+    if deployment is not None and dialect.deployment_header is None:
+        raise InvalidInputError(
+            f"deployment is {deployment!r}, but {dialect.name} has no deployments"
+        )
+    if model is None and (dialect.needs_model or "{model}" in dialect.path):
+        raise InvalidInputError(f"{dialect.name} serves several models; name one with model=...")
 
 
 def request_body(
-    dialect: Dialect,
-    query: str,
-    passages: Sequence[str],
-    *,
-    model: str | None,
-    logits: bool = True,
+    dialect: Dialect, query: str, passages: list[str], *, model: str | None, logits: bool = True
 ) -> dict[str, Any]:
     """The request body; with `logits=False` it asks for probabilities."""
-    body: dict[str, Any] = dialect.texts(query, passages) | dict(dialect.options)
+    body = dialect.texts(query, passages) | dict(dialect.options)
     body |= dialect.logits if logits else dialect.probabilities
     for prefix, keys in dialect.omitted.items():
         if model is not None and model.startswith(prefix):

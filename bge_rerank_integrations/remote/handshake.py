@@ -1,8 +1,8 @@
 """Recognising a server by its information page, and testing that it serves a reranker.
 
-Both work on values; `server.py` sends the requests. The test scores two sentences against each
-other: an embedding model is symmetric and gives 1 for a sentence and itself, and a switch between
-logits and probabilities must have an effect.
+Both work on values: `server.py` sends the requests, and puts the server's name before the messages
+of errors. The test scores two sentences against each other: an embedding model is symmetric and
+gives 1 for a sentence and itself, and a switch between logits and probabilities has an effect.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bge_rerank_integrations.errors import RemoteRefused, UnsupportedModel
+from bge_rerank_integrations.errors import RemoteAnswerError, RemoteRefused, UnsupportedModel
 from bge_rerank_integrations.remote.dialects import DIALECTS
 from bge_rerank_integrations.types import FloatArray, Scale
 
@@ -30,25 +30,25 @@ class ServerInfo:
     max_documents: int
 
 
-PageReader = Callable[[Any, str | None, str], ServerInfo | None]
-"""Reads (page, requested model, words for messages); None if the page is of an unknown server."""
+PageReader = Callable[[Any, str | None], ServerInfo | None]
+"""Reads (page, requested model); None if the page is of an unknown server."""
 
 
-def _read_tei_info(page: Any, model: str | None, source: str) -> ServerInfo | None:
+def _read_tei_info(page: Any, model: str | None) -> ServerInfo | None:
     if not isinstance(page, dict) or not {"model_id", "model_type"} <= page.keys():
         return None
-    _check_kind(page["model_type"], "reranker", f"{source} is text-embeddings-inference")
+    _check_kind(page["model_type"], "reranker", "text-embeddings-inference")
     served = _name(page["model_id"])
     # a path says where the server found the model, not which model it is
     if model is not None and served and served[0] not in "/." and served.lower() != model.lower():
-        raise _other_model(source, model, repr(served))
+        raise _other_model(model, [served])
     limit = page.get("max_client_batch_size")
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         limit = DIALECTS["tei"].max_documents
     return ServerInfo("tei", served, limit)
 
 
-def _read_model_list(page: Any, model: str | None, source: str) -> ServerInfo | None:
+def _read_model_list(page: Any, model: str | None) -> ServerInfo | None:
     """The model list of servers with OpenAI's routes; each server marks its entries differently."""
     listed = page.get("data") if isinstance(page, dict) else None
     models = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
@@ -59,22 +59,26 @@ def _read_model_list(page: Any, model: str | None, source: str) -> ServerInfo | 
     if model is not None and name != "llama.cpp":  # llama.cpp accepts any name
         found = next((one for one in models if one.get("id") == model), None)
         if found is None:
-            raise _other_model(
-                source, model, ", ".join(repr(_name(m.get("id"))) for m in models[:5])
-            )
+            raise _other_model(model, [_name(one.get("id")) for one in models[:5]])
         entry = found
     kind = entry.get("capabilities") or entry.get("model_type")
     if kind is not None:
-        _check_kind(kind, "rerank", f"{source} is {name}")
+        _check_kind(kind, "rerank", name)
     return ServerInfo(name, _name(entry.get("id")), dialect.max_documents)
 
 
+_OWNERS = {
+    "vllm": "vllm-score",
+    "llamacpp": "llama.cpp",
+    "sglang": "sglang",
+    "infinity": "infinity",
+}
+
+
 def _dialect_of_entry(entry: Mapping[str, Any]) -> str | None:
-    owners = {"vllm": "vllm-score", "llamacpp": "llama.cpp"}
-    owners |= {name: name for name in ("sglang", "infinity")}
     owner = entry.get("owned_by")
-    if isinstance(owner, str) and owner in owners:
-        return owners[owner]
+    if isinstance(owner, str) and owner in _OWNERS:
+        return _OWNERS[owner]
     return "xinference" if {"model_type", "address"} <= entry.keys() else None
 
 
@@ -84,15 +88,15 @@ def _check_kind(kind: Any, wanted: str, server: str) -> None:
     if wanted not in named:
         kinds = ", ".join(repr(str(one)[:40]) for one in list(named)[:5]) or "of an unknown kind"
         raise UnsupportedModel(
-            f"{server}, and its model is not a reranker but {kinds}; serve a reranker, or name the "
-            "model that is one"
+            f"is {server}, and its model is not a reranker but {kinds}; serve a reranker, or name "
+            "the model that is one"
         )
 
 
-def _other_model(source: str, model: str, served: str) -> RemoteRefused:
+def _other_model(model: str, served: Sequence[str | None]) -> RemoteRefused:
     return RemoteRefused(
-        f"{source} does not serve {model!r}; it serves {served}; name that one, or pass the "
-        "address as the model to use the server's own"
+        f"does not serve {model!r}; it serves {', '.join(map(repr, served))}; name that one, or "
+        "pass the address as the model to use the server's own"
     )
 
 
@@ -109,14 +113,20 @@ PAGES: tuple[tuple[str, PageReader], ...] = (
 
 
 def check_scores(
-    scores: Sequence[FloatArray], probabilities: FloatArray | None, scale: Scale, source: str
+    scale: Scale,
+    first: FloatArray | None,
+    second: FloatArray | None,
+    probabilities: FloatArray | None = None,
 ) -> None:
     """Raise `UnsupportedModel` if these are not a reranker's scores on that scale.
 
-    `scores[i][j]` has sentence i as query and sentence j as passage. `probabilities` are those of
-    the first row if the server offers both scales.
+    Each has the scores of both sentences as passages: `first` with the first sentence as the query,
+    `second` with the second. `probabilities` are those of `first` if the server offers both scales.
+    None is a request that was refused as too large.
     """
-    (self_a, a_b), (b_a, self_b) = scores[0].tolist(), scores[1].tolist()
+    if first is None or second is None:
+        raise RemoteAnswerError("refuses two short passages as too large")
+    (self_a, a_b), (b_a, self_b) = first.tolist(), second.tolist()
     # Half precision rounds a cosine of 1 by up to 0.004. Rerankers are not symmetric to four digits
     # unless both scores are near 0.
     if (
@@ -126,27 +136,27 @@ def check_scores(
         and abs(a_b - b_a) <= 1e-4 * abs(a_b)
     ):
         raise UnsupportedModel(
-            f"{source} gives equal scores in both directions, and 1 for a sentence and itself: "
+            "gives equal scores in both directions, and 1 for a sentence and itself: "
             "these are cosines of an embedding model, not a reranker's scores"
         )
     if scale != "logit":
         return
-    logits = scores[0].astype(np.float64)
+    logits = first.astype(np.float64)
     if probabilities is None:
         if all(0 <= score <= 1 for score in (self_a, a_b, b_a, self_b)):
             raise UnsupportedModel(
-                f"{source} gives scores between 0 and 1 where its dialect has logits: its model "
+                "gives scores between 0 and 1 where its dialect has logits: its model "
                 "ends in an unknown activation"
             )
     elif np.abs(probabilities - logits).max() < 1e-6:
         # a model whose config has no activation gives logits both times
         if np.abs(logits).max() <= 1:
             raise UnsupportedModel(
-                f"{source} gives the same scores for logits and for probabilities: it serves an "
+                "gives the same scores for logits and for probabilities: it serves an "
                 "embedding model, or is too old to support both"
             )
     elif np.abs(probabilities - 1 / (1 + np.exp(-logits))).max() > 0.02:
         raise UnsupportedModel(
-            f"{source} gives probabilities that are not the sigmoid of its logits: its model has "
+            "gives probabilities that are not the sigmoid of its logits: its model has "
             "another activation than a reranker"
         )

@@ -2,15 +2,15 @@
 
 import asyncio
 import logging
-import math
 import os
 import weakref
-from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Concatenate, ParamSpec, Self
 
 import numpy as np
+from pydantic import SecretStr
 
-from bge_rerank_integrations.base.address import Secret, read_address
+from bge_rerank_integrations.base.address import read_address
 from bge_rerank_integrations.base.contract import like_input, read_pairs
 from bge_rerank_integrations.base.deadline import seconds_left
 from bge_rerank_integrations.base.trace import note, timed
@@ -20,17 +20,29 @@ from bge_rerank_integrations.errors import (
     ScoringFailed,
     ScoringTimeout,
 )
-from bge_rerank_integrations.options import real_number, whole_number
-from bge_rerank_integrations.remote import transport
-from bge_rerank_integrations.remote.dialects import Dialect, dialect_named, dialect_of_host
+from bge_rerank_integrations.options import read_options, secret_text, write_out
+from bge_rerank_integrations.remote import event_loop
+from bge_rerank_integrations.remote.dialects import (
+    Dialect,
+    check_dialect_options,
+    find_dialect,
+)
 from bge_rerank_integrations.remote.handshake import ServerInfo
-from bge_rerank_integrations.remote.server import Server, ServerConfig, check_dialect_options
+from bge_rerank_integrations.remote.server import RemoteOptions, Server
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
 logger = logging.getLogger("bge_rerank_integrations")
 
+P = ParamSpec("P")
+
 KEY_VARIABLE = "BGE_RERANK_API_KEY"
 """The key's environment variable for most dialects, and while the dialect is unknown."""
+
+
+def _with_keywords(
+    _cls: Callable[P, object],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, str, P], None]]:
+    return lambda function: write_out(function, RemoteOptions)
 
 
 class RemoteScorer:
@@ -53,50 +65,24 @@ class RemoteScorer:
     sentences, to see that it serves a reranker and on which scale.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        model: str | None = None,
-        dialect: str | Dialect = "auto",
-        api_key: str | None = None,
-        deployment: str | None = None,
-        batch_size: int | None = None,
-        connect_timeout: float = 5.0,
-        read_timeout: float = 30.0,
-        request_timeout: float = 60.0,
-        max_concurrency: int = 8,
-        max_retries: int = 3,
-        first_wait: float = 0.5,
-    ) -> None:
-        address = read_address(base_url)
-        chosen: Dialect | None
-        if isinstance(dialect, Dialect):
-            chosen = dialect
-        else:
-            chosen = dialect_of_host(address.host) if dialect == "auto" else dialect_named(dialect)
-        if chosen is not None:
-            check_dialect_options(chosen, model, deployment)
-        variable = KEY_VARIABLE if chosen is None else chosen.key_variable
-        key = _read_key(api_key, variable)
-        if key is None and chosen is not None and address.host in chosen.hosts:
-            raise InvalidInputError(f"{address.host} needs a key: pass api_key, or set {variable}")
-        if key and not (address.encrypted or address.on_this_machine):
+    @_with_keywords(RemoteOptions)
+    def __init__(self, base_url: str, **options: Any) -> None:
+        read = read_options(RemoteOptions, options, caller="RemoteScorer")
+        address, variable = read_address(base_url), KEY_VARIABLE
+        if isinstance(read.dialect, str):
+            read.dialect = find_dialect(read.dialect, address.host) or read.dialect
+        if isinstance(read.dialect, Dialect):
+            check_dialect_options(read.dialect, read.model, read.deployment)
+            variable = read.dialect.key_variable
+        read.api_key = _read_key(secret_text(read.api_key), variable)
+        if read.api_key is None:
+            if isinstance(read.dialect, Dialect) and address.host in read.dialect.hosts:
+                raise InvalidInputError(
+                    f"{address.host} needs a key: pass api_key, or set {variable}"
+                )
+        elif not (address.encrypted or address.on_this_machine):
             logger.warning("the key for %s goes over the network unencrypted", address.url)
-        self._options = ServerConfig(
-            address=address,
-            model=model,
-            dialect=chosen,
-            deployment=deployment,
-            key=key,
-            batch_size=None if batch_size is None else _count("batch_size", batch_size),
-            connect_timeout=_seconds("connect_timeout", connect_timeout),
-            read_timeout=_seconds("read_timeout", read_timeout),
-            request_timeout=_seconds("request_timeout", request_timeout),
-            max_concurrency=_count("max_concurrency", max_concurrency),
-            max_retries=_count("max_retries", max_retries, least=0),
-            first_wait=_seconds("first_wait", first_wait),
-        )
+        self._address, self._options = address, read
         self._server: Server | None = None
         self._inherited: list[Server] = []
         self._closed = False
@@ -111,17 +97,17 @@ class RemoteScorer:
 
         It does not change if the server's model is replaced behind the same address and name.
         """
-        options = self._options
-        dialect = "auto" if options.dialect is None else options.dialect.name
+        dialect, options = self._options.dialect, self._options
+        named = dialect.name if isinstance(dialect, Dialect) else dialect
         about = [text for text in (options.model, options.deployment) if text is not None]
-        return f"{dialect}:{options.address.url}[{','.join(about)}]"
+        return f"{named}:{self._address.url}[{','.join(about)}]"
 
     @property
     def scale(self) -> Scale:
         """The scale of the server's scores; with `dialect="auto"` the first use asks the server."""
-        if self._options.dialect is not None:
+        if isinstance(self._options.dialect, Dialect):
             return self._options.dialect.scale
-        return transport.run(self._recognised(seconds_left()))[0].scale
+        return event_loop.run(self._recognised())[0].scale
 
     def probe(self) -> ServerInfo:
         """Recognise and test the server now, and return what is known of it.
@@ -129,7 +115,7 @@ class RemoteScorer:
         Raises `UnsupportedModel` if its model is not a reranker or its scores are not on the
         dialect's scale, and what `score` raises.
         """
-        return transport.run(self._recognised(seconds_left()))[1]
+        return event_loop.run(self._recognised())[1]
 
     def score(self, pairs: Iterable[Any]) -> FloatArray:
         """One raw score per pair, float32, in the given order; equal pairs are sent once.
@@ -146,14 +132,14 @@ class RemoteScorer:
         """
         read = read_pairs(pairs)
         with timed("computing"):
-            scores = transport.run(self._scores(read, seconds_left()))
+            scores = event_loop.run(self._scores(read))
         return like_input(pairs, scores)
 
     async def ascore(self, pairs: Iterable[Any]) -> FloatArray:
         """`score` without a thread, from any event loop; cancelling it stops the requests."""
         read = read_pairs(pairs)
         with timed("computing"):
-            scores = await transport.arun(self._scores(read, seconds_left()))
+            scores = await event_loop.arun(self._scores(read))
         return like_input(pairs, scores)
 
     def close(self) -> None:
@@ -161,7 +147,7 @@ class RemoteScorer:
         self._closed = True
         server, self._server = self._server, None
         if server is not None and server.process == os.getpid():
-            transport.run(server.close())
+            event_loop.run(server.close())
 
     def __enter__(self) -> Self:
         return self
@@ -175,90 +161,66 @@ class RemoteScorer:
             "where it is needed, or pickle an adapter, which does so by itself"
         )
 
-    async def _recognised(self, left: float | None) -> tuple[Dialect, ServerInfo]:
-        deadline = _deadline(left)
+    async def _recognised(self) -> tuple[Dialect, ServerInfo]:
         try:
-            async with asyncio.timeout_at(deadline):
-                return await self._current_server().known(deadline)
+            async with asyncio.timeout(seconds_left()):
+                return await self._current_server().known()
         except TimeoutError:
-            pass
-        url = self._options.address.url
+            pass  # raised below, without the library's frames, which hold the key
+        url = self._address.url
         raise ScoringTimeout(f"the time limit passed before {url} was recognised and tested")
 
-    async def _scores(self, pairs: Sequence[Pair], left: float | None) -> FloatArray:
-        first: dict[Pair, int] = {}  # the position of each distinct pair
-        for position, pair in enumerate(pairs):
-            first.setdefault(pair, position)
-        row_of = {pair: row for row, pair in enumerate(first)}
-        rows = [row_of[pair] for pair in pairs]
-        found = np.full(len(first), np.nan, dtype=np.float32)
+    async def _scores(self, pairs: Sequence[Pair]) -> FloatArray:
+        scores = np.full(len(pairs), np.nan, dtype=np.float32)
         if not pairs:
-            return found
-        url, deadline = self._options.address.url, _deadline(left)
+            return scores
+        url = self._address.url
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._current_server().score(first, found, deadline)
-            facts = {"model": self._options.model or url, "server": url}
-            note({"computed": len(first)}, facts)
-            return found[rows]
+            async with asyncio.timeout(seconds_left()):
+                await self._current_server().score(pairs, scores)
         except ScoringFailed as error:
-            error.partial = _partial(found[rows])
+            error.partial = _partial(scores)
             raise
         except TimeoutError:
-            pass
-        scored = int(np.isfinite(found[rows]).sum())
+            pass  # raised below, without the library's frames, which hold the key
+        else:
+            note(
+                {"computed": len(set(pairs))}, {"model": self._options.model or url, "server": url}
+            )
+            return scores
+        scored = int(np.isfinite(scores).sum())
         raise ScoringTimeout(
             f"the time limit passed when {url} had scored {scored} of {len(pairs)} pairs",
-            partial=_partial(found[rows]),
+            partial=_partial(scores),
         )
 
     def _current_server(self) -> Server:
         """The connections of this process, created on the event loop they are used on."""
         if self._closed:
-            raise RerankError(
-                f"the scorer of {self._options.address.url} was closed; load it again"
-            )
+            raise RerankError(f"the scorer of {self._address.url} was closed; load it again")
         if self._server is None or self._server.process != os.getpid():
             if self._server is not None:
                 self._inherited.append(self._server)  # its sockets belong to the parent process
-            self._server = Server(self._options)
+            self._server = Server(self._address, self._options)
             weakref.finalize(self, _close_abandoned, self._server)
         return self._server
 
 
 def _close_abandoned(server: Server) -> None:
     if server.process == os.getpid():
-        transport.submit(server.close())
-
-
-def _deadline(left: float | None) -> float | None:
-    return None if left is None else asyncio.get_running_loop().time() + left
+        event_loop.submit(server.close())
 
 
 def _partial(scores: FloatArray) -> FloatArray | None:
     return scores if np.isfinite(scores).any() else None
 
 
-def _read_key(api_key: str | None, variable: str) -> Secret | None:
+def _read_key(api_key: str | None, variable: str) -> SecretStr | None:
     key = api_key if api_key is not None else os.environ.get(variable)
     if not key:
         return None
-    if not isinstance(key, str) or not key.isascii() or not key.isprintable():
+    if not key.isascii() or not key.isprintable():
         raise InvalidInputError(
             f"the key, from api_key or {variable}, has a character that HTTP headers cannot carry"
         )
-    return Secret(key)
-
-
-def _seconds(name: str, value: float) -> float:
-    seconds = real_number(value)
-    if seconds is None or not 0 < seconds < math.inf:
-        raise InvalidInputError(f"{name} is {value!r}; it must be a number of seconds above 0")
-    return seconds
-
-
-def _count(name: str, value: int, *, least: int = 1) -> int:
-    number = whole_number(value)
-    if number is None or number < least:
-        raise InvalidInputError(f"{name} is {value!r}; it must be a whole number from {least}")
-    return number
+    return SecretStr(key)

@@ -14,7 +14,7 @@ import pytest
 
 from bge_rerank_integrations import InvalidInputError, load_reranker, load_scorer
 from bge_rerank_integrations.adapter_base import ScorerFields
-from bge_rerank_integrations.base.address import Secret, is_address, may_be_tag, read_address
+from bge_rerank_integrations.base.address import is_address, may_be_tag, read_address
 from bge_rerank_integrations.errors import RemoteError
 from bge_rerank_integrations.langchain import BGECrossEncoder
 from bge_rerank_integrations.langchain import BGERerank as LangChainRerank
@@ -97,13 +97,11 @@ def test_what_a_server_says_in_plain_words_is_passed_on() -> None:
     assert len(describe_body(json.dumps({"error": "word " * 1000}).encode(), [])) <= 200
 
 
-def test_a_scorer_is_not_pickled_and_a_key_has_no_face() -> None:
+def test_a_scorer_is_not_pickled_and_shows_no_key() -> None:
     scorer = RemoteScorer("http://127.0.0.1:9", dialect="tei", api_key=KEY)
-    for thing in (scorer, Secret(KEY)):
-        with pytest.raises(TypeError, match="not pickled"):
-            pickle.dumps(thing)
-    key = Secret(KEY)
-    assert KEY not in f"{key} {key!r} {[key]} {vars(scorer)} {scorer!r}"
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(scorer)
+    assert KEY not in f"{vars(scorer)} {scorer!r}"
 
 
 @pytest.mark.parametrize("cls", [LlamaIndexRerank, LangChainRerank, BGECrossEncoder])

@@ -1,0 +1,63 @@
+"""The event loop of all requests, on a thread of its own.
+
+Because all requests run on it, a scorer serves any number of threads and event loops, and waiting
+for a server occupies no thread of the caller's pool. Context variables travel with the work.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
+
+from bge_rerank_integrations.base.deadline import check_cancelled
+
+T = TypeVar("T")
+
+_CANCEL_POLL_SECONDS = 0.05
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_inherited_loops: list[asyncio.AbstractEventLoop | None] = []
+
+
+def submit(work: Coroutine[Any, Any, T]) -> Future[T]:
+    """Start the coroutine on the shared loop; cancelling the future stops it."""
+    global _loop
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="bge-rerank-io", daemon=True).start()
+        loop = _loop
+    # outside the lock: a garbage collection here may close an abandoned server, which submits too
+    return asyncio.run_coroutine_threadsafe(work, loop)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run the coroutine and wait for its result; interrupting the caller stops it."""
+    future = submit(work)
+    try:
+        while True:
+            check_cancelled()
+            if wait([future], timeout=_CANCEL_POLL_SECONDS).done:
+                return future.result()
+    finally:
+        future.cancel()
+
+
+async def arun(work: Coroutine[Any, Any, T]) -> T:
+    """`run`, awaitable from any event loop; cancelling the awaiting task stops the coroutine."""
+    return await asyncio.wrap_future(submit(work))
+
+
+def _forget_loop() -> None:
+    # The loop's thread does not exist in the child. The loop itself is kept alive: collecting it
+    # would remove the parent's sockets from the selector that both processes share.
+    global _loop, _lock
+    _inherited_loops.append(_loop)
+    _loop, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_forget_loop)
