@@ -5,6 +5,7 @@ Settings are read as JSON and weights as safetensors: no pickle is opened, and n
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,20 +24,20 @@ SETTINGS = (
 )  # fmt: skip
 # A folder with one of these is refused: its weights alone are not the model.
 ADAPTER = "adapter_config.json"
+INDEX = "model.safetensors.index.json"
 QUANTIZERS = (
     "hf_quant_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json",
 )  # fmt: skip
 # The files of a download. Pickle weights (*.bin, *.pt) are not among them.
 DOWNLOADED = (
     *SETTINGS, ADAPTER, *QUANTIZERS, "[0-9]_*/model.safetensors", "model*.safetensors",
-    "model.safetensors.index.json",
+    INDEX,
 )  # fmt: skip
 # The usual places of a model's ONNX graph.
 GRAPHS = ("onnx/model.onnx", "model.onnx")
 PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")
 # TensorFlow's names of a LayerNorm's parts, which transformers 5.0 to 5.5 wrote again for XLM-R.
-OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-
+NEW_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 MOST = 2**31 - 1
 # These are counted one by one, so a number that is too large would take hours.
@@ -177,14 +178,12 @@ class Checkpoint:
         if not (self.folder / ADAPTER).is_file():
             return
         adapter = self.read_keys(ADAPTER)
-        task = str(adapter.get("task_type"))
-        kind = {"CAUSAL_LM": "ForCausalLM", "FEATURE_EXTRACTION": ""}.get(
-            task, "ForSequenceClassification"
-        )
-        base = adapter.get("base_model_name_or_path")
+        base, task = adapter.get("base_model_name_or_path"), str(adapter.get("task_type"))
+        kinds = {"CAUSAL_LM": "ForCausalLM", "FEATURE_EXTRACTION": ""}
         advice = (
             f"merge it into its base model with peft, and load the merged folder:\n"
-            f"  model = AutoModel{kind}.from_pretrained({base!r})\n"
+            f"  model = AutoModel{kinds.get(task, 'ForSequenceClassification')}"
+            f".from_pretrained({base!r})\n"
             f"  PeftModel.from_pretrained(model, {str(self.folder)!r}).merge_and_unload()"
             f'.save_pretrained("merged")\n'
             "and copy the tokenizer's files beside it"
@@ -201,21 +200,19 @@ class Checkpoint:
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
         """Every tensor by its name; a single file counts before shards, as in transformers."""
-        single, index_file = (
-            self.folder / name for name in ("model.safetensors", "model.safetensors.index.json")
-        )
+        single, index_file = self.folder / "model.safetensors", self.folder / INDEX
         if single.is_file():
-            return self._header(single)
+            return _header(single)
         if not index_file.is_file():
             raise CheckpointError(self._no_weights())
-        index = self.read_json(index_file.name)
-        shards = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(shards, dict):
-            raise CheckpointError(f"{self.folder} has an index of shards without weight_map")
+        index = self.read_keys(INDEX)
+        shards = index.inside("weight_map")
+        if not shards:
+            index.refuse("weight_map", "it must name the file of each tensor")
         for name in shards.values():
             if not isinstance(name, str) or Path(name).name != name:
                 raise CheckpointError(f"{index_file} has {name!r}, which is no file's name")
-        held = {name: self._header(self.folder / name) for name in sorted(set(shards.values()))}
+        held = {name: _header(self.folder / name) for name in sorted(set(shards.values()))}
         found = {name: tensor for part in held.values() for name, tensor in part.items()}
         listed = {_new_name(name): file for name, file in shards.items()}
         if lost := sorted(name for name, file in listed.items() if name not in held[file]):
@@ -238,41 +235,17 @@ class Checkpoint:
                     f"that with backend={backend!r}"
                 )
         pickles = sorted({f.name for pattern in PICKLES for f in self.folder.glob(pattern)})
-        if pickles:
-            why, where = f"holds its weights only as pickle ({', '.join(pickles)})", "folder"
-        elif Path(self.model).expanduser().is_dir():
+        if not pickles and Path(self.model).expanduser().is_dir():
             return f"{self.folder} has no model.safetensors"
-        else:  # a hub id, of which no pickle is ever downloaded
-            why = "has no model.safetensors on the hub, at most a pickle"
-            where = repr(self.model)
+        said = f"{self.folder} holds its weights only as pickle ({', '.join(pickles)})"
+        if not pickles:  # a hub id, of which no pickle is ever downloaded
+            said = f"{self.model} has no model.safetensors on the hub, at most a pickle"
         return (
-            f"{self.folder if pickles else self.model} {why}, which can run code when it is "
-            "opened and is never loaded; convert it once, where you trust it: "
-            f"AutoModel*.from_pretrained({where}).save_pretrained(folder, safe_serialization=True)"
+            f"{said}, which can run code when it is opened and is never loaded; convert it once, "
+            "where you trust it: AutoModel*.from_pretrained("
+            f"{'folder' if pickles else repr(self.model)}"
+            ").save_pretrained(folder, safe_serialization=True)"
         )
-
-    def _header(self, file: Path) -> dict[str, StoredTensor]:
-        """A file's tensors."""
-        # here, because a folder with an ONNX graph needs no safetensors and is a checkpoint too
-        from safetensors import SafetensorError, safe_open
-
-        tensors: dict[str, StoredTensor] = {}
-        try:
-            with safe_open(str(file), framework="np") as opened:
-                for name in opened.keys():  # noqa: SIM118 - it is no mapping
-                    part = opened.get_slice(name)
-                    stored = StoredTensor(file, name, tuple(part.get_shape()), part.get_dtype())
-                    known = tensors.setdefault(_new_name(name), stored)
-                    if known is not stored:
-                        raise CheckpointError(
-                            f"{file} holds {known.name!r} and {name!r}, two names of one tensor"
-                        )
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{file} is damaged or missing ({error}): an interrupted download or copy; "
-                "delete it and fetch it again"
-            ) from error
-        return tensors
 
     @property
     def weight_files(self) -> set[Path]:
@@ -318,9 +291,32 @@ class Checkpoint:
         return digest.hexdigest()[:12]
 
 
+def _header(file: Path) -> dict[str, StoredTensor]:
+    """A file's tensors."""
+    # here, because a folder with an ONNX graph needs no safetensors and is a checkpoint too
+    from safetensors import SafetensorError, safe_open
+
+    tensors: dict[str, StoredTensor] = {}
+    try:
+        with safe_open(str(file), framework="np") as opened:
+            for name in opened.keys():  # noqa: SIM118 - it is no mapping
+                part = opened.get_slice(name)
+                stored = StoredTensor(file, name, tuple(part.get_shape()), part.get_dtype())
+                known = tensors.setdefault(_new_name(name), stored)
+                if known is not stored:
+                    raise CheckpointError(
+                        f"{file} holds {known.name!r} and {name!r}, two names of one tensor"
+                    )
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file} is damaged or missing ({error}): an interrupted download or copy; "
+            "delete it and fetch it again"
+        ) from error
+    return tensors
+
+
 def _new_name(name: str) -> str:
-    old = next((old for old in OLD_NAMES if name.endswith(old)), None)
-    return name if old is None else name.removesuffix(old) + OLD_NAMES[old]
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda found: NEW_NAMES[found[0]], name)
 
 
 def _sha256(file: Path) -> str:

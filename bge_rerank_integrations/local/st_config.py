@@ -20,7 +20,7 @@ from bge_rerank_integrations.base.models import (
     label_index,
 )
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
-from bge_rerank_integrations.local.checkpoint import Allowed, Checkpoint, Keys, is_whole
+from bge_rerank_integrations.local.checkpoint import Allowed, Checkpoint, Keys, is_one_of, is_whole
 from bge_rerank_integrations.local.text import head as heads
 from bge_rerank_integrations.local.text.head import NO_HEAD, Head, Step
 
@@ -81,6 +81,12 @@ ARGUMENTS: dict[str, Allowed] = {
     )
     for key in keys.split()
 }  # fmt: skip
+TRANSFORMER_KEYS: Allowed = {
+    "max_seq_length": None, "do_lower_case": (True, False), "unpad_inputs": None,
+    "processing_kwargs": (None, {}), "tokenizer_name_or_path": (None,),
+    "query_length": (None,), "document_length": (None,), "query_expansion": (None,),
+    **dict.fromkeys(ARGUMENTS),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,28 +130,21 @@ def read_settings(checkpoint: Checkpoint, label: int | str | None = None) -> Fol
 
 class _Folder:
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
+        self._checkpoint, self._model = checkpoint, checkpoint.model
+        self._config = checkpoint.config
         self._modules = self._read_modules()
-        self._names = [name for name, _ in self._modules]
         self._st = self._read(SETTINGS) if self._modules else Keys(SETTINGS, {})
         files = [self._read(name) for name in TRANSFORMER]
         self._transformer = next((keys for keys in files if keys), files[0])
-        self._saved = bool(self._modules) and self._st.get("model_type") == "CrossEncoder"
 
     def settings(self, label: int | str | None) -> FolderSettings:
-        config, model = self._checkpoint.config, self._checkpoint.model
-        if "LogitScore" in self._names:
-            raise UnsupportedModel(
-                f"{model} is a language model that answers with one token, and modules.json scores "
-                "it by LogitScore through a chat template, which is not supported; serve it with "
-                f"vLLM and give its base_url, or use a reranker such as {DEFAULT_MODEL}"
-            )
-        kinds = ("SentenceTransformer", "CrossEncoder")
-        if self._st.get("model_type", kinds[0]) not in kinds:
-            self._st.unsupported("model_type", " or ".join(kinds))
-        family = family_of(config, model, label=label)
-        _check_keys(self._st, SETTINGS_KEYS)
-        if self._saved and family not in LLM_FAMILIES:
+        st, kinds = self._st, ("SentenceTransformer", "CrossEncoder")
+        if st.get("model_type", kinds[0]) not in kinds:
+            st.unsupported("model_type", " or ".join(kinds))
+        family = family_of(self._config, self._model, label=label)
+        _check_keys(st, SETTINGS_KEYS)
+        is_saved = st.get("model_type") == "CrossEncoder"
+        if is_saved and family not in LLM_FAMILIES:
             return self._cross_encoder(family, label)
         if family is Family.BI_ENCODER:
             return self._embedder()
@@ -157,43 +156,42 @@ class _Folder:
         # as in sentence-transformers, a classifier's own files count, and an embedder's do not
         return FolderSettings(
             family,
-            head=_label_head(config, model, label),
-            activation=self._activation(),
+            head=self._label_head(label),
+            activation=self._activation(None),
             max_length=self._tokenizer_length(),
         )
 
     def _cross_encoder(self, family: Family, label: int | str | None) -> FolderSettings:
         output: ModelOutput = "logit"
-        task = "sequence-classification"
         if family is Family.ENCODER:
-            if set(self._names[1:]) - {"Dropout"}:
+            if {name for name, _ in self._modules[1:]} - {"Dropout"}:
                 self._refuse_module(1, "Transformer alone for a classifier")
-            head = _label_head(self._checkpoint.config, self._checkpoint.model, label)
+            head = self._label_head(label)
         else:
-            task = "feature-extraction"
             output, steps, width, key = self._pooled()
             if (key, width) != ("scores", 1):
                 self._refuse_module(-1, "a last module that gives one number, named scores")
             head = Head(tuple(steps))
+        name, prompts = self._st.get("default_prompt_name"), self._prompts()
         return FolderSettings(
             family=Family.ENCODER,
             output=output,
             head=head,
-            activation=self._activation(),
-            max_length=self._max_length(task),
-            query_prompt=self._prompt(self._st.get("default_prompt_name")),
+            activation=self._activation(self._st.get("activation_fn")),
+            max_length=self._max_length(classifier=family is Family.ENCODER),
+            query_prompt="" if name is None else prompts[name],
             lowercase=bool(self._transformer.get("do_lower_case")),
             is_saved_cross_encoder=True,
         )
 
     def _embedder(self) -> FolderSettings:
-        model, st = self._checkpoint.model, self._st
+        st = self._st
         if not self._modules:
-            architecture = (self._checkpoint.config.get("architectures") or ["unknown"])[0]
+            architecture = (self._config.get("architectures") or ["unknown"])[0]
             raise UnsupportedModel(
-                f"{model} is a {architecture} with no relevance head and no modules.json that says "
-                f"how its vectors are pooled; use a reranker such as {DEFAULT_MODEL}, or an "
-                "embedder saved by sentence-transformers"
+                f"{self._model} is a {architecture} with no relevance head and no modules.json "
+                f"that says how its vectors are pooled; use a reranker such as {DEFAULT_MODEL}, or "
+                "an embedder saved by sentence-transformers"
             )
         output, steps, _, key = self._pooled()
         if key != "sentence_embedding":
@@ -210,13 +208,10 @@ class _Folder:
                 "similarity_fn_name",
                 "cosine, and dot if Normalize is last; write cosine if cosines are good enough",
             )
-        default = st.get("default_prompt_name")
-        if default not in ("query", "document"):
-            self._prompt(default)
-        prompts = self._prompts()
+        prompts = self._prompts("query", "document")
         query, passage = prompts.get("query", ""), prompts.get("document", "")
         uncertain = "document" not in prompts and any(prompts.get(name) for name in PROMPTS)
-        spec = find_model(model)
+        spec = find_model(self._model)
         if spec is not None:  # the cards of BAAI's models name prompts that their folders lack
             query, passage, uncertain = spec.query_instruction or "", "", False
         return FolderSettings(
@@ -224,48 +219,46 @@ class _Folder:
             output=output,
             # the length of a vector changes no cosine
             head=Head(tuple(steps)) if set(steps) - {heads.unit_length} else NO_HEAD,
-            max_length=self._max_length("feature-extraction"),
+            max_length=self._max_length(classifier=False),
             query_prompt=query,
             passage_prompt=None if uncertain else passage,
             lowercase=bool(self._transformer.get("do_lower_case")),
         )
 
-    def _prompts(self) -> dict[str, str]:
+    def _label_head(self, label: int | str | None) -> Head:
+        if label is None:
+            return NO_HEAD
+        index = label_index(self._config, self._model, label)
+        independent = self._config.get("problem_type") == "multi_label_classification"
+        return Head((heads.one_label(index, independent=independent),), f"label={index}")
+
+    def _prompts(self, *usual: str) -> dict[str, str]:
+        """The prompts by name; the default must be one of them, or of the `usual` names."""
         prompts = self._st.get("prompts") or {}
         if not isinstance(prompts, dict) or not all(
             isinstance(text, str | None) for text in prompts.values()
         ):
             self._st.unsupported("prompts", "names with texts")
+        if not is_one_of(self._st.get("default_prompt_name"), [None, *usual, *prompts]):
+            self._st.unsupported("default_prompt_name", ", ".join(prompts) or "none")
         return {name: text or "" for name, text in prompts.items()}
 
-    def _prompt(self, name: str | None) -> str:
-        prompts = self._prompts()
-        if name is not None and not (isinstance(name, str) and name in prompts):
-            self._st.unsupported("default_prompt_name", ", ".join(prompts) or "none")
-        return "" if name is None else prompts[name]
-
-    def _activation(self) -> Activation:
-        config = self._checkpoint.config
-        inside = config.inside("sentence_transformers")
+    def _activation(self, saved: str | None) -> Activation:
+        inside = self._config.inside("sentence_transformers")
         _check_keys(inside, {"activation_fn": None, "version": None})
-        path = str(
-            (self._saved and self._st.get("activation_fn"))
-            or inside.get("activation_fn")
-            or config.get("sbert_ce_default_activation_function")
-            or "torch.nn.Sigmoid"
-        )
+        older = self._config.get("sbert_ce_default_activation_function")
+        path = str(saved or inside.get("activation_fn") or older or "torch.nn.Sigmoid")
         known = activation_of(path)
         if known is None:
             raise UnsupportedModel(
-                f"{self._checkpoint.model} asks for the activation {path}; supported: Sigmoid, "
-                "Identity. If you want its logits, write torch.nn.Identity instead in a copy of "
+                f"{self._model} asks for the activation {path}; supported: Sigmoid, Identity. If "
+                "you want its logits, write torch.nn.Identity instead in a copy of "
                 f"{SETTINGS} or config.json"
             )
         return known
 
-    def _max_length(self, task: str) -> int | None:
+    def _max_length(self, *, classifier: bool) -> int | None:
         """The length in tokens; every other key of the transformer's file is checked on the way."""
-        classifier = task == "sequence-classification"
         found = self._transformer
         found.setdefault("transformer_task", "feature-extraction")  # sentence-transformers' default
         modalities = found.get("modality_config")
@@ -273,25 +266,19 @@ class _Folder:
             self._refuse_template(certain=True)
         if modalities is not None and "module_output_name" not in found:
             found.unsupported("modality_config", "one beside a module_output_name")
-        text = {
-            "method": "forward",
-            "method_output_name": "logits" if classifier else "last_hidden_state",
-        }
+        task, inner, outer = "feature-extraction", "last_hidden_state", "token_embeddings"
+        if classifier:
+            task, inner, outer = "sequence-classification", "logits", "scores"
         _check_keys(found, {
             "transformer_task": (task,),
-            "modality_config": ({"text": text},),
-            "module_output_name": ("scores" if classifier else "token_embeddings",),
-            "max_seq_length": None, "do_lower_case": (True, False), "unpad_inputs": None,
-            "processing_kwargs": (None, {}), "tokenizer_name_or_path": (None,),
-            "query_length": (None,), "document_length": (None,), "query_expansion": (None,),
-            **dict.fromkeys(ARGUMENTS),
+            "modality_config": ({"text": {"method": "forward", "method_output_name": inner}},),
+            "module_output_name": (outer,),
+            **TRANSFORMER_KEYS,
         })  # fmt: skip
         for key, allowed in ARGUMENTS.items():
             _check_keys(found.inside(key), allowed)
-        lengths = [
-            found.inside(key).get("model_max_length")
-            for key in ("tokenizer_args", "processor_kwargs")
-        ]
+        arguments = [found.inside(key) for key in ("tokenizer_args", "processor_kwargs")]
+        lengths = [keys.get("model_max_length") for keys in arguments]
         for length in (*lengths, found.get("max_seq_length")):
             if length is not None:
                 if not is_whole(length):
@@ -306,16 +293,16 @@ class _Folder:
 
     def _pooled(self) -> tuple[ModelOutput, list[Step], int | None, str]:
         """The pooling, the steps after it, and the width and name of their result."""
-        if self._names[:2] != ["Transformer", "Pooling"]:
+        names = [name for name, _ in self._modules]
+        if names[:2] != ["Transformer", "Pooling"]:
             raise UnsupportedModel(
-                f"{self._checkpoint.model} has the modules {', '.join(self._names)}; supported: "
+                f"{self._model} has the modules {', '.join(names)}; supported: "
                 f"Transformer, Pooling, and then {', '.join(MODULES[:4])}"
             )
         pooling = self._pooling(self._modules[1][1])
         steps: list[Step] = []
-        sizes = self._checkpoint.config
-        width: int | None = sizes.get("hidden_size", sizes.get("dim"))  # DistilBERT's name
-        name_of_result = "sentence_embedding"
+        width: int | None = self._config.get("hidden_size", self._config.get("dim"))  # DistilBERT's
+        result = "sentence_embedding"
         for place, (name, path) in enumerate(self._modules[2:], 2):
             config = self._read(f"{path}/config.json")
             if name in ("Pooling", "Transformer"):
@@ -323,8 +310,8 @@ class _Folder:
             _check_keys(config, MODULE_KEYS[name])
             if name == "Dropout":
                 continue
-            if config.get("module_input_name", "sentence_embedding") != name_of_result:
-                config.unsupported("module_input_name", name_of_result)
+            if config.get("module_input_name", "sentence_embedding") != result:
+                config.unsupported("module_input_name", result)
             if name == "Normalize":
                 steps.append(heads.unit_length)
             elif name == "LayerNorm":
@@ -334,25 +321,24 @@ class _Folder:
             else:
                 step, width = self._dense(path, config, width)
                 steps.append(step)
-                name_of_result = config.get("module_output_name") or name_of_result
-        return pooling, steps, width, name_of_result
+                result = config.get("module_output_name") or result
+        return pooling, steps, width, result
 
     def _dense(self, path: str, config: Keys, width: int | None) -> tuple[Step, int]:
-        for name in ("in_features", "out_features"):
-            if not is_whole(config.get(name)) or (name == "in_features" and config[name] != width):
-                config.unsupported(name, f"whole numbers, with in_features={width}")
-        out = int(config["out_features"])
+        if config.whole("in_features") != width:
+            config.refuse("in_features", f"the module before it gives {width}")
+        out = config.whole("out_features")
         activation = str(config.get("activation_function", "torch.nn.Tanh"))
         kind = activation.rpartition(".")[2]
         if not activation.startswith("torch.nn.") or kind not in heads.ACTIVATIONS:
             config.unsupported("activation_function", ", ".join(heads.ACTIVATIONS))
         residual = config.get("use_residual", False)
-        projected = residual and out != width
-        found = heads.read_tensors(self._checkpoint.folder / path, {
-            "linear.weight": (out, width),
-            **({"linear.bias": (out,)} if config.get("bias", True) else {}),
-            **({"residual.weight": (out, width)} if projected else {}),
-        })  # fmt: skip
+        shapes: dict[str, tuple[int | None, ...]] = {"linear.weight": (out, width)}
+        if config.get("bias", True):
+            shapes["linear.bias"] = (out,)
+        if residual and out != width:
+            shapes["residual.weight"] = (out, width)
+        found = heads.read_tensors(self._checkpoint.folder / path, shapes)
         weight, bias = found["linear.weight"], found.get("linear.bias")
         projection = found.get("residual.weight")
         return heads.dense(weight, bias, kind, residual=residual, projection=projection), out
@@ -370,8 +356,8 @@ class _Folder:
         if modes in (["mean"], ["mean_tokens"]):
             return "mean"
         raise UnsupportedModel(
-            f"{self._checkpoint.model} pools by {' and '.join(map(str, modes)) or 'nothing'} "
-            f"({file}); supported: cls, mean"
+            f"{self._model} pools by {' and '.join(map(str, modes)) or 'nothing'} ({file}); "
+            "supported: cls, mean"
         )
 
     def _read_modules(self) -> list[tuple[str, str]]:
@@ -387,18 +373,21 @@ class _Folder:
         found = []
         for place, content in enumerate(listed):
             module = self._module(content)
-            package, _, name = module["type"].rpartition(".")
-            if package.partition(".")[0] != "sentence_transformers" or name not in (
-                *MODULES, "LogitScore",
-            ):  # fmt: skip
+            kind, path = module["type"], module.get("path", "")
+            name = kind.rpartition(".")[2]
+            known = kind.startswith("sentence_transformers.")
+            if known and name == "LogitScore":
                 raise UnsupportedModel(
-                    f"{self._checkpoint.model} has the module {module['type']} in modules.json, "
-                    f"which is not supported; supported: {', '.join(MODULES)}"
+                    f"{self._model} is a language model that answers with one token, and "
+                    "modules.json scores it by LogitScore through a chat template, which is not "
+                    "supported; serve it with vLLM and give its base_url, or use a reranker such "
+                    f"as {DEFAULT_MODEL}"
                 )
+            if not known or name not in MODULES:
+                module.unsupported("type", ", ".join(MODULES))
             _check_keys(module, {
                 "type": None, "idx": None, "name": None, "path": None, "kwargs": (None, []),
             })  # fmt: skip
-            path = module.get("path", "")
             if not isinstance(path, str) or PurePosixPath(path).is_absolute() or ".." in path:
                 raise CheckpointError(f"{file} points outside its folder")
             if name == "Transformer" and (path or place):
@@ -407,10 +396,10 @@ class _Folder:
         return found
 
     def _module(self, content: Mapping[str, Any]) -> Keys:
-        return Keys(f"modules.json of {self._checkpoint.model}", content, remedy=REMEDY)
+        return Keys(f"modules.json of {self._model}", content, remedy=REMEDY)
 
     def _refuse_module(self, place: int, supported: str) -> NoReturn:
-        self._module({}).unsupported("type", supported, value=self._names[place])
+        self._module({}).unsupported("type", supported, value=self._modules[place][0])
 
     def _refuse_template(self, *, certain: bool = False) -> None:
         """Raise `UnsupportedModel` if the folder has a chat template, or surely uses one."""
@@ -419,7 +408,7 @@ class _Folder:
         written = self._read("tokenizer_config.json").get("chat_template")
         if certain or written or any(file.is_file() for file in files):
             raise UnsupportedModel(
-                f"{self._checkpoint.model} has a chat template, through which "
+                f"{self._model} has a chat template, through which "
                 "sentence-transformers renders each pair; this package joins a pair as the "
                 "tokenizer does. If the model was trained so, remove chat_template.jinja (or "
                 "chat_template in tokenizer_config.json) and message in modality_config in a copy "
@@ -442,15 +431,5 @@ def _check_keys(keys: Keys, allowed: Allowed) -> None:
 
 def activation_of(path: str) -> Activation | None:
     """The activation of this class path, as in "torch.nn.modules.activation.Sigmoid", if known."""
-    kind = path.rpartition(".")[2]
-    if not path.startswith("torch.nn.") or kind not in ("Sigmoid", "Identity"):
-        return None
-    return "Sigmoid" if kind == "Sigmoid" else "Identity"
-
-
-def _label_head(config: Mapping[str, Any], model: str, label: int | str | None) -> Head:
-    if label is None:
-        return NO_HEAD
-    index = label_index(config, model, label)
-    independent = config.get("problem_type") == "multi_label_classification"
-    return Head((heads.one_label(index, independent=independent),), f",label={index}")
+    known: dict[str, Activation] = {"Sigmoid": "Sigmoid", "Identity": "Identity"}
+    return known.get(path.rpartition(".")[2]) if path.startswith("torch.nn.") else None

@@ -12,9 +12,8 @@ from bge_rerank_integrations.local.st_config import FolderSettings
 from bge_rerank_integrations.local.text.cross_encoder import (
     EncodedTexts,
     Method,
-    TextOptions,
-    describe,
     encode_both,
+    text_options,
 )
 from bge_rerank_integrations.local.text.head import NO_HEAD, Head
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence, join_single
@@ -37,7 +36,7 @@ class BiEncoding(Method):
 
     @property
     def description(self) -> str:
-        return f"{self.pooling} pooling,{describe(self.options)}"
+        return f"{self.pooling} pooling,{self.options.description}"
 
     def limits(self, query: int, passage: int, tokenizer: TextTokenizer) -> tuple[int, int]:  # noqa: ARG002
         control = len(tokenizer.single_template)
@@ -112,23 +111,12 @@ def bi_encoding(
             raise InvalidInputError(
                 f"{name} is {number}; this model takes {least} to {limit} tokens"
             )
-    before_query, before_passage = text.query_instruction, text.passage_instruction
-    if before_passage is None and settings.passage_prompt is None:
+    if text.passage_instruction is None and settings.passage_prompt is None:
         raise UnsupportedModel(
             "config_sentence_transformers.json has a prompt named passage or corpus and none named "
             "document, and sentence-transformers 6 leaves such a prompt out: give it as "
             "passage_instruction, or give passage_instruction='' for none"
         )
-    return BiEncoding(
-        TextOptions(
-            max_length=length,
-            query_max_length=query,
-            query_instruction=settings.query_prompt if before_query is None else before_query,
-            passage_instruction=settings.passage_prompt or ""
-            if before_passage is None
-            else before_passage,
-            special_tokens=text.special_tokens,
-        ),
-        "mean" if settings.output == "mean" else "cls",
-        settings.head,
-    )
+    prompts = settings.query_prompt, settings.passage_prompt or ""
+    pooling: Pooling = "mean" if settings.output == "mean" else "cls"
+    return BiEncoding(text_options(text, (length, query), prompts), pooling, settings.head)

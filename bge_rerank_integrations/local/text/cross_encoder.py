@@ -48,6 +48,36 @@ class TextOptions:
     special_tokens: SpecialTokens
     truncation: Truncation = "only_second"
 
+    @property
+    def description(self) -> str:
+        """The options that change a score, for `Scorer.name`."""
+        said: dict[str, object] = {"max_length": self.max_length}
+        if self.truncation == "only_second":
+            said["query_max_length"] = self.query_max_length
+        else:
+            said["truncation"] = self.truncation
+        for name in ("query_instruction", "passage_instruction"):
+            if text := getattr(self, name):
+                said[name] = repr(text)
+        if self.special_tokens != "literal":
+            said["special_tokens"] = self.special_tokens
+        return ",".join(f"{name}={value}" for name, value in said.items())
+
+
+def text_options(
+    given: PairOptions,
+    lengths: tuple[int, int],
+    instructions: tuple[str, str],
+    truncation: Truncation = "only_second",
+) -> TextOptions:
+    """The given options, with the model's `instructions` for those left out.
+
+    `lengths` are those of a pair and of a query, `instructions` those of a query and of a passage.
+    """
+    own = given.query_instruction, given.passage_instruction
+    used = [text if mine is None else mine for mine, text in zip(own, instructions, strict=True)]
+    return TextOptions(*lengths, *used, given.special_tokens, truncation)
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:
@@ -152,7 +182,7 @@ class CrossEncoding(JoinedPairs):
 
     @property
     def description(self) -> str:
-        return describe(self.options) + self.head.description
+        return self.options.description + self.head.description
 
     def limits(self, query: int, passage: int, tokenizer: TextTokenizer) -> tuple[int, int]:
         limit = self.options.query_max_length
@@ -183,43 +213,31 @@ def cross_encoding(
     """
     control = len(tokenizer.pair_template)
     settings = settings or FolderSettings(Family.ENCODER)
-    length = text.max_length
+    length, query = text.max_length, text.query_max_length
     if length is None:
         length = settings.default_length(limit, DEFAULT_MAX_LENGTH)
-    instruction = text.query_instruction
     if not 4 * (control + 1) <= length <= limit:
         raise InvalidInputError(
             f"max_length is {length}; this model takes {4 * (control + 1)} to {limit} tokens"
         )
-    truncation = text.truncation
-    if truncation is None:
-        # a limit of the query has a meaning by FlagEmbedding's rule alone
-        saved = settings.is_saved_cross_encoder and text.query_max_length is None
-        truncation = "longest_first" if saved else "only_second"
-    longest_first = truncation == "longest_first"
-    if longest_first and text.query_max_length is not None:
+    # a limit of the query has a meaning by FlagEmbedding's rule alone
+    saved = settings.is_saved_cross_encoder and query is None
+    truncation = text.truncation or ("longest_first" if saved else "only_second")
+    most = length - control - 1
+    if query is None:
+        query = most if truncation == "longest_first" else length * 3 // 4
+    elif truncation == "longest_first":
         raise InvalidInputError(
-            f"query_max_length is {text.query_max_length}; with truncation='longest_first' a query "
-            "is cut only where it is the longer text: leave one of the two out"
+            f"query_max_length is {query}; with truncation='longest_first' a query is cut only "
+            "where it is the longer text: leave one of the two out"
         )
-    query = length - control - 1 if longest_first else length * 3 // 4
-    query = query if text.query_max_length is None else text.query_max_length
-    if not 1 <= query < length - control:
+    if not 1 <= query <= most:
         raise InvalidInputError(
-            f"query_max_length is {query}; with max_length={length} it must be 1 to "
-            f"{length - control - 1}, so that a passage fits after the query"
+            f"query_max_length is {query}; with max_length={length} it must be 1 to {most}, so "
+            "that a passage fits after the query"
         )
-    return CrossEncoding(
-        TextOptions(
-            max_length=length,
-            query_max_length=query,
-            query_instruction=settings.query_prompt if instruction is None else instruction,
-            passage_instruction=text.passage_instruction or "",
-            special_tokens=text.special_tokens,
-            truncation=truncation,
-        ),
-        settings.head,
-    )
+    options = text_options(text, (length, query), (settings.query_prompt, ""), truncation)
+    return CrossEncoding(options, settings.head)
 
 
 def encode_both(
@@ -251,19 +269,3 @@ def encode_both(
         )
         both.append(dict(zip(first, ids, strict=True)))
     return both[0], both[1]
-
-
-def describe(options: TextOptions) -> str:
-    """The options that change a score, for `Scorer.name`."""
-    said = [f"max_length={options.max_length}"]
-    if options.truncation == "only_second":
-        said.append(f"query_max_length={options.query_max_length}")
-    else:
-        said.append(f"truncation={options.truncation}")
-    if options.query_instruction:
-        said.append(f"query_instruction={options.query_instruction!r}")
-    if options.passage_instruction:
-        said.append(f"passage_instruction={options.passage_instruction!r}")
-    if options.special_tokens != "literal":
-        said.append(f"special_tokens={options.special_tokens}")
-    return ",".join(said)

@@ -5,7 +5,7 @@ several. A row is computed in float64, so that its score does not depend on its 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,22 +71,20 @@ def read_tensors(folder: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> 
 
     try:
         stored = deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
-        found = {name: _array(tensor) for name, tensor in stored}
     except SafetensorError as error:
         raise CheckpointError(f"{file} is damaged ({error}); fetch it again") from error
-    has = {name: array.shape for name, array in found.items()}
+    has = {name: tuple(tensor["shape"]) for name, tensor in stored}
     if has != dict(shapes):
         raise CheckpointError(f"{file} holds {has}, and its config.json asks for {shapes}")
-    return found
+    return {name: _array(**tensor) for name, tensor in stored}
 
 
-def _array(tensor: Mapping[str, Any]) -> Rows:
-    data, kind = tensor["data"], tensor["dtype"]
-    if kind == "BF16":  # the upper half of a float32
+def _array(data: bytes, dtype: str, shape: Sequence[int]) -> Rows:
+    if dtype == "BF16":  # the upper half of a float32
         flat = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
     else:
-        flat = np.frombuffer(data, {"F16": np.float16, "F32": np.float32, "F64": np.float64}[kind])
-    array: Rows = flat.astype(np.float64).reshape(tensor["shape"])
+        flat = np.frombuffer(data, {"F16": np.float16, "F32": np.float32, "F64": np.float64}[dtype])
+    array: Rows = flat.astype(np.float64).reshape(shape)
     return array
 
 
@@ -114,9 +112,8 @@ def layer_norm(weight: Rows, bias: Rows) -> Step:
     """Torch's LayerNorm with its default epsilon of 1e-5."""
 
     def step(x: Rows) -> Rows:
-        centred = x - x.mean(axis=1, keepdims=True)
-        deviation = np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5)
-        normed: Rows = centred / deviation * weight + bias
+        deviation = np.sqrt(x.var(axis=1, keepdims=True) + 1e-5)
+        normed: Rows = (x - x.mean(axis=1, keepdims=True)) / deviation * weight + bias
         return normed
 
     return step
@@ -145,9 +142,7 @@ def one_label(index: int, *, independent: bool) -> Step:
         chosen = x[:, index : index + 1]
         if independent:
             return chosen
-        others = np.delete(x, index, axis=1)
-        most = others.max(axis=1, keepdims=True)
-        rest = most + np.log(np.exp(others - most).sum(axis=1, keepdims=True))
+        rest = np.logaddexp.reduce(np.delete(x, index, axis=1), axis=1, keepdims=True)
         odds: Rows = chosen - rest
         return odds
 

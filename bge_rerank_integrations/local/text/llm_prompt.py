@@ -17,8 +17,7 @@ from bge_rerank_integrations.local.decoder_spec import DecoderSpec
 from bge_rerank_integrations.local.text.cross_encoder import (
     DEFAULT_MAX_LENGTH,
     JoinedPairs,
-    TextOptions,
-    describe,
+    text_options,
 )
 from bge_rerank_integrations.local.text.tokenizer import Ids, TextTokenizer, TokenSequence
 from bge_rerank_integrations.options import PairOptions, reject_inapplicable_options
@@ -51,7 +50,7 @@ class Prompting(JoinedPairs):
 
     @property
     def description(self) -> str:
-        return f"{self.spec.description},{describe(self.options)},prompt={self.prompt!r}"
+        return f"{self.spec.description},{self.options.description},prompt={self.prompt!r}"
 
     def limits(self, query: int, passage: int, tokenizer: TextTokenizer) -> tuple[int, int]:  # noqa: ARG002
         length, limit = self.options.max_length, self.options.query_max_length
@@ -86,7 +85,6 @@ def prompting(
     mode: SpecialTokens = "parse" if text.special_tokens == "parse" else "literal"
     encoded = tokenizer.encode(["\n", prompt], [0, 0], special_tokens=mode)
     separator, question = (ids.tolist() for ids in encoded)
-    around = 1 + 2 * len(separator) + len(question)
     # First token, query and passage may fill max_length with one separator and prompt added; a
     # second separator and prompt follow them.
     most = limit - 2 * (len(separator) + len(question))
@@ -101,20 +99,14 @@ def prompting(
             f"max_length is {length}; with this prompt the model takes 16 to {most} tokens"
         )
     query = length * 3 // 4 if text.query_max_length is None else text.query_max_length
-    if not 1 <= query <= length - around + len(question):
+    longest = length - 1 - 2 * len(separator)
+    if not 1 <= query <= longest:
         raise InvalidInputError(
-            f"query_max_length is {query}; with max_length={length} it must be 1 to "
-            f"{length - around + len(question)}, so that a passage fits after the query"
+            f"query_max_length is {query}; with max_length={length} it must be 1 to {longest}, so "
+            "that a passage fits after the query"
         )
-    given = text.query_instruction, text.passage_instruction
     return Prompting(
-        TextOptions(
-            max_length=length,
-            query_max_length=query,
-            query_instruction="A: " if given[0] is None else given[0],
-            passage_instruction="B: " if given[1] is None else given[1],
-            special_tokens=text.special_tokens,
-        ),
+        text_options(text, (length, query), ("A: ", "B: ")),
         prompt=prompt,
         separator_ids=tuple(separator),
         prompt_ids=tuple(question),

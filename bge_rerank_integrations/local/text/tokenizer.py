@@ -8,7 +8,7 @@ ids under threads). The methods of each model family cut and join the ids.
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,13 +93,7 @@ class TokenCache:
             for text in known:
                 self._ids.move_to_end(text)
         missing = [text for text in dict.fromkeys(texts) if text not in known]
-        if missing:
-            found = dict(zip(missing, encode(missing), strict=True))
-            self._remember(found)
-            known |= found
-        return [known[text] for text in texts]
-
-    def _remember(self, found: dict[str, Ids]) -> None:
+        found = dict(zip(missing, encode(missing) if missing else (), strict=True))
         with self._lock:
             for text, ids in found.items():
                 if text not in self._ids:
@@ -107,8 +101,9 @@ class TokenCache:
                     self._ids[text] = ids
                     self._bytes += _bytes_of(text, ids)
             while self._bytes > self._max_bytes:
-                text, ids = self._ids.popitem(last=False)
-                self._bytes -= _bytes_of(text, ids)
+                self._bytes -= _bytes_of(*self._ids.popitem(last=False))
+        known |= found
+        return [known[text] for text in texts]
 
 
 def _bytes_of(text: str, ids: Ids) -> int:
@@ -150,8 +145,7 @@ class TextTokenizer:
             self._types = _token_types(config)
         if lowercase:
             self._parsing.normalizer = _lowercased(self._parsing.normalizer)
-        self._parsing.no_padding()
-        self._parsing.no_truncation()
+        _uncut(self._parsing)
         self.control_ids = control_ids(self._parsing, self._content, declared)
         self.size = _size(self._parsing)
         self._cut_at_spaces = _splits_at_spaces(self._parsing.pre_tokenizer)
@@ -163,8 +157,7 @@ class TextTokenizer:
         literal = Tokenizer.from_str(without_control_pieces(self._content, self.control_ids))
         literal.normalizer = self._parsing.normalizer
         literal.pre_tokenizer = self._parsing.pre_tokenizer
-        literal.no_padding()
-        literal.no_truncation()
+        _uncut(literal)
         return literal
 
     @cached_property
@@ -177,34 +170,35 @@ class TextTokenizer:
         """The control ids around and between two texts."""
         return self._template(self._parsing.encode("a", "a"), texts=2)
 
-    def _template(self, encoding: Encoding, *, texts: int) -> Template:
-        owners = [owner for owner in encoding.sequence_ids if owner is not None]
-        if owners != sorted(owners) or set(owners) != set(range(texts)):
+    def _template(self, probe: Encoding, *, texts: int) -> Template:
+        ids, owners = probe.ids, probe.sequence_ids
+        found = [owner for owner in owners if owner is not None]
+        if found != sorted(found) or len(set(found)) != texts:
             raise CheckpointError(
                 f"the post_processor of {self._file} does not put {texts} texts one after "
                 "the other; save the tokenizer again from the original model"
             )
-        template = _split(encoding.ids, encoding.sequence_ids)
+        starts = [owners.index(text) for text in range(texts)]
+        ends = [len(owners) - owners[::-1].index(text) for text in range(texts)]
         # an encoder's score is read from the token before the text
-        if not template.before:
+        if starts[0] == 0:
             raise CheckpointError(
                 f"{self._file} has no post_processor that puts a control token before a text; "
                 "save the tokenizer again from the original model"
             )
         typed = self._types > 0 and (self._config is None or self._config.typed is not False)
-        types = encoding.type_ids if typed else []
+        types, second = probe.type_ids if typed else [], None
         if any(types):
-            first = types.index(1) if 1 in types and texts == 2 else len(types)
-            second = first - len(types) + len(template.after) + owners.count(1)
-            second += len(template.between)
-            if types != [0] * first + [1] * (len(types) - first) or not (
-                0 <= second <= len(template.between)
-            ):
+            first = types.index(1) if 1 in types else 0
+            second = first - ends[0]
+            one_change = types == [0] * first + [1] * (len(types) - first)
+            if not one_change or first not in range(ends[0], starts[-1] + 1):
                 raise CheckpointError(
                     f"the post_processor of {self._file} gives token types {types}; supported: 0 "
                     "for the query and 1 for the passage"
                 )
-            template = replace(template, second=second)
+        before, between, after = ids[: starts[0]], ids[ends[0] : starts[-1]], ids[ends[-1] :]
+        template = Template(tuple(before), tuple(between), tuple(after), second)
         if self._config is not None:
             self._config.check_template(template, pair=texts == 2, types=self._types > 0)
         if any(types) and self._types == 1:
@@ -320,6 +314,11 @@ def join_single(text: Ids, template: Template) -> TokenSequence:
     return TokenSequence(ids, len(ids))
 
 
+def _uncut(tokenizer: Tokenizer) -> None:
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+
+
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
     return [
         np.asarray(encoding.ids, dtype=np.int32)
@@ -358,17 +357,15 @@ def _lowercased(normalizer: Any) -> Any:
 
 def _no_tokenizer(folder: Path) -> str:
     """The error for a folder without tokenizer.json, with a way to make one."""
-    slow = next((name for name in SLOW if (folder / name).is_file()), None)
-    if slow is None:
-        return (
-            f"{folder} has no tokenizer.json; copy it from the model that this one was trained from"
-        )
-    needs = " sentencepiece protobuf" if slow.endswith(".model") else ""
-    return (
-        f"{folder} has no tokenizer.json, only {slow}, the vocabulary of a slow tokenizer; make "
-        f"one where the model is trusted: pip install transformers{needs}, then "
-        "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-    )
+    for slow in SLOW:
+        if (folder / slow).is_file():
+            needs = " sentencepiece protobuf" if slow.endswith(".model") else ""
+            return (
+                f"{folder} has no tokenizer.json, only {slow}, the vocabulary of a slow tokenizer; "
+                f"make one where the model is trusted: pip install transformers{needs}, then "
+                "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+            )
+    return f"{folder} has no tokenizer.json; copy it from the model that this one was trained from"
 
 
 def _token_types(config: Mapping[str, Any]) -> int:
@@ -405,11 +402,3 @@ def _beginning(text: str, keep: int) -> str:
         return text
     space = text.rfind(" ", 0, longest)
     return text[:space] if space > 0 else text
-
-
-def _split(ids: Sequence[int], owners: Sequence[int | None]) -> Template:
-    """Split a probe's ids at those that belong to a text: an owner of None is the template's."""
-    first = [place for place, owner in enumerate(owners) if owner == 0]
-    second = [place for place, owner in enumerate(owners) if owner == 1]
-    between = ids[first[-1] + 1 : second[0]] if second else ()
-    return Template(tuple(ids[: first[0]]), tuple(between), tuple(ids[(second or first)[-1] + 1 :]))

@@ -27,16 +27,16 @@ REMEDY = (
     "model_input_names to what the model reads"
 )
 
-# Names of classes, without the endings "Tokenizer" and "Fast".
+# Classes, without the endings "Tokenizer" and "Fast", by the model that their tokenizer.json has.
 BERT = {
     "Bert", "ConvBert", "DistilBert", "Electra", "LayoutLM", "Lxmert", "MPNet", "MobileBert",
     "SqueezeBert",
 }  # fmt: skip
-BYTE_LEVEL = {"Bart", "Deberta", "GPT2", "LED", "Longformer", "Mvp", "Roberta"}
 PIECES = {"Albert", "BigBird", "Camembert", "DebertaV2", "XLMRoberta"}
+BYTE_LEVEL = {"Bart", "Deberta", "GPT2", "LED", "Longformer", "Mvp", "Roberta"}
+BPE = BYTE_LEVEL | {"Gemma", "Llama", "Qwen2"}
 # Both generations take tokenizer.json as it is; PreTrained is PreTrainedTokenizerFast.
 PLAIN = {"PreTrained", "TokenizersBackend"}
-BPE = BYTE_LEVEL | {"Gemma", "Llama", "Qwen2"}
 KNOWN = BERT | PIECES | BPE | PLAIN
 TYPED = BERT - {"DistilBert", "MPNet"} | {"Deberta", "DebertaV2"}
 # transformers 4 gives them token types, and transformers 5 does not
@@ -49,17 +49,17 @@ CLASSES = {
     "longformer": "Longformer", "megatron-bert": "Bert", "mobilebert": "MobileBert",
     "mpnet": "MPNet", "roberta": "Roberta", "xlm-roberta": "XLMRoberta",
 }  # fmt: skip
+# For these transformers 5 takes tokenizer.json as it is, whatever class the folder names.
+PLAIN_MODELS = {"modernbert", "nystromformer", "xlm-roberta-xl"}
 # These add a token type's number to the input as if it were a word's.
 TYPES_AS_WORDS = {
     "ctrl", "flaubert", "gpt2", "gpt-sw3", "gpt_bigcode", "gpt_neo", "gptj", "openai-gpt", "xlm",
 }  # fmt: skip
-# For these transformers 5 takes tokenizer.json as it is, whatever class the folder names.
-PLAIN_MODELS = {"modernbert", "nystromformer", "xlm-roberta-xl"}
 # Parts of a normalizer that transformers 5 keeps of tokenizer.json, or adds.
 NORMALIZERS = {
-    "Albert": {"Lowercase", "NFKD", "Precompiled", "Replace", "Sequence", "Strip", "StripAccents"},
+    "Albert": {"NFKD", "Precompiled", "Replace", "Sequence", "Strip"},
     "BigBird": {"Replace", "Sequence", "Strip"},
-    "DebertaV2": {"Lowercase", "NFC", "Replace", "Sequence", "Strip"},
+    "DebertaV2": {"NFC", "Replace", "Sequence", "Strip"},
     "Camembert": {"Precompiled", "Replace", "Sequence", "Strip"},
     "XLMRoberta": {"Precompiled", "Replace", "Sequence", "Strip"},
 }
@@ -83,24 +83,21 @@ NO_EFFECT = {
 }  # fmt: skip
 # Keys that change ids, with the value that both generations have without them.
 ONLY_VALUE = {"clean_text": True, "wordpieces_prefix": "##"}
-OBEYED = {
-    "add_prefix_space", "added_tokens_decoder", "additional_special_tokens", "do_lower_case",
-    "extra_special_tokens", "keep_accents", "model_input_names", "model_specific_special_tokens",
-    "split_by_punct", "split_special_tokens", "strip_accents", "tokenize_chinese_chars",
-    "tokenizer_file", "truncation_side", "unk_id",
-}  # fmt: skip
-
-
-_NAMING = {
-    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+# Keys that list tokens; a key that ends in _token names one.
+TOKEN_LISTS = {
     "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens",
     "model_specific_special_tokens", ADDED,
 }  # fmt: skip
-_KEYS = {
-    "lowercase": "do_lower_case",
-    "handle_chinese_chars": "tokenize_chinese_chars",
+# BertNormalizer's parameters, by their keys.
+FOLDING_KEYS = {
+    "do_lower_case": "lowercase",
+    "tokenize_chinese_chars": "handle_chinese_chars",
     "strip_accents": "strip_accents",
 }
+OBEYED = TOKEN_LISTS | FOLDING_KEYS.keys() | {
+    "add_prefix_space", "keep_accents", "model_input_names", "split_by_punct",
+    "split_special_tokens", "tokenizer_file", "truncation_side", "unk_id",
+}  # fmt: skip
 
 
 class TokenizerConfig:
@@ -114,17 +111,16 @@ class TokenizerConfig:
         self, folder: Path, model: Mapping[str, Any], tokenizer: Tokenizer, unknown: int | None
     ) -> None:
         files = Checkpoint(str(folder), folder)
-        self._tokenizer = tokenizer
+        self._folder, self._tokenizer = folder, tokenizer
         self._keys = keys = files.read_keys(CONFIG, remedy=REMEDY)
-        self._folder = files.folder
         # transformers reads the older files only where the newer one lists no tokens
-        listed = "added_tokens_decoder" in keys
-        self._names = {**keys, **({} if listed else files.read_keys(SPECIAL))}
-        named = keys.get("tokenizer_class") or model.get("tokenizer_class")
+        older = "added_tokens_decoder" not in keys
+        added = list(files.read_keys(ADDED)) if older else []
+        self._names = {**keys, **(files.read_keys(SPECIAL) if older else {}), ADDED: added}
         kind = model.get("model_type")
         self._kind = CLASSES.get(str(kind), "PreTrained")
         self._class = f"{self._kind}Tokenizer, by model_type {kind!r}"
-        if named:
+        if named := keys.get("tokenizer_class") or model.get("tokenizer_class"):
             self._class = str(named)
             self._kind = self._class.removesuffix("Fast").removesuffix("Tokenizer")
         self._plain = kind in PLAIN_MODELS or self._kind in PLAIN
@@ -138,26 +134,28 @@ class TokenizerConfig:
             why = f"a model of type {kind!r} would read the token_type_ids as words"
             keys.refuse("model_input_names", why, remedy="list the other inputs in it")
         self._check_keys()
-        self._check_tokens({} if listed else files.read_keys(ADDED))
-        self._check_model(unknown)
+        self._check_tokens()
+        if dropout := getattr(tokenizer.model, "dropout", None):
+            why = "it splits the same text differently each time; set it to null"
+            Keys("tokenizer.json", {"dropout": dropout}).refuse("dropout", why)
+        if not self._plain:
+            self._check_model(unknown)
         if self._kind in BERT:
-            self._obey_bert()
-        else:
-            self._check_folding()
+            self._obey_folding()
+        elif not self._plain:
+            self._check_normalizer()
         self._obey_prefix_space()
         tokenizer.encode_special_tokens = keys.flag("split_special_tokens", default=False)
 
     def check_template(self, template: Any, *, pair: bool, types: bool) -> None:
         """Raise `CheckpointError` where a generation puts other control ids around texts.
 
-        `template` has the ids that tokenizer.json puts `before`, `between` and `after`, and how
-        many ids between the texts have token type 0 (`second`, None where all types are 0). `types`
-        is whether the model has token types.
+        `types` is whether the model has token types.
         """
         expected = None if self._plain else self._expected()
-        found = (template.before, template.between if pair else (), template.after)
         if expected is not None:
             wanted = (expected[0], expected[1] if pair else (), expected[2])
+            found = (template.before, template.between, template.after)
             if found != wanted:
                 self._refuse_class(
                     f"it puts the ids {wanted} around texts, and the post_processor of "
@@ -186,16 +184,14 @@ class TokenizerConfig:
             if not isinstance(names, list) or "input_ids" not in names[:1]:
                 self._keys.refuse("model_input_names", "it must be a list and begin by input_ids")
             return "token_type_ids" in names
-        if self._kind in ONCE_TYPED:
+        if self._kind in ONCE_TYPED or (self._kind in TYPED and self._plain):
             return None
-        if self._kind in TYPED:
-            return None if self._plain else True
-        return False
+        return self._kind in TYPED
 
     def _check_keys(self) -> None:
         keys = self._keys
         for key, value in keys.items():
-            custom_token = key.endswith("_token") and isinstance(value, str | dict | None)
+            custom_token = key.endswith("_token") and isinstance(value, str | dict)
             known = key in NO_EFFECT | OBEYED or value == ONLY_VALUE.get(key)
             if not known and value is not None and not custom_token:
                 keys.refuse(
@@ -211,17 +207,15 @@ class TokenizerConfig:
         if str(side).lower() != "right":
             keys.refuse("truncation_side", "texts are cut at their end", value=side, remedy="")
 
-    def _check_tokens(self, added: Mapping[str, Any]) -> None:
+    def _check_tokens(self) -> None:
         """Every token that is named must be one of tokenizer.json's: nothing is added to it."""
-        tokens = self._tokenizer.get_added_tokens_decoder().values()
-        has = {token.content for token in tokens}
-        for key, value in [*self._names.items(), (ADDED, list(added))]:
-            if value is None or not (key in _NAMING or key.endswith("_token")):
+        has = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
+        for key, value in self._names.items():
+            names = key in TOKEN_LISTS or (key.endswith("_token") and key not in NO_EFFECT)
+            if value is None or not names:
                 continue
             if not isinstance(value, str | dict | list):
-                if key in _NAMING:
-                    self._keys.refuse(key, "it must name a token", value=value)
-                continue
+                self._keys.refuse(key, "it must name a token", value=value)
             if missing := [name for name in _contents(value) if name not in has]:
                 self._keys.refuse(
                     key,
@@ -233,16 +227,12 @@ class TokenizerConfig:
                 )
 
     def _token(self, role: str, default: str) -> str:
-        return next(iter(_contents(self._names.get(role) or default)), default)
+        return next(_contents(self._names.get(role) or default), default)
 
     def _check_model(self, unknown: int | None) -> None:
         model = self._tokenizer.model
-        if dropout := getattr(model, "dropout", None):
-            why = "it splits the same text differently each time; set it to null"
-            Keys("tokenizer.json", {"dropout": dropout}).refuse("dropout", why)
         kinds = {models.Unigram: PIECES, models.WordPiece: BERT}
-        fitting = next((k for kind, k in kinds.items() if isinstance(model, kind)), BPE)
-        if not self._plain and self._kind not in fitting:
+        if self._kind not in kinds.get(type(model), BPE):
             name = type(model).__name__
             self._refuse_class(f"tokenizer.json has a {name}, which is the model of other classes")
         if self._kind == "XLMRoberta" and unknown != 3:
@@ -250,16 +240,10 @@ class TokenizerConfig:
         if self._kind == "DebertaV2" and self._keys.get("unk_id") not in (None, unknown):
             self._keys.refuse("unk_id", f"in tokenizer.json it is {unknown}")
 
-    def _obey_bert(self) -> None:
+    def _obey_folding(self) -> None:
+        """The settings of BERT's normalizer, by the keys."""
         tokenizer, keys = self._tokenizer, self._keys
         model, normalizer = tokenizer.model, tokenizer.normalizer
-        wanted: dict[str, Any] = {
-            "lowercase": keys.flag("do_lower_case", default=True),
-            "handle_chinese_chars": keys.flag("tokenize_chinese_chars", default=True),
-            "strip_accents": None,
-        }
-        if keys.get("strip_accents") is not None:
-            wanted["strip_accents"] = keys.flag("strip_accents", default=True)
         standard = (
             isinstance(normalizer, normalizers.BertNormalizer)
             and normalizer.clean_text
@@ -276,21 +260,55 @@ class TokenizerConfig:
             )
         if not isinstance(normalizer, normalizers.BertNormalizer):
             return  # transformers 4 leaves it too
-        differing = [name for name, value in wanted.items() if getattr(normalizer, name) != value]
-        for name in differing:
-            if self._plain or (self._kind == "MPNet" and name == "handle_chinese_chars"):
-                why = f"the normalizer of tokenizer.json has {name}={getattr(normalizer, name)}"
-                keys.refuse(_KEYS[name], why, value=wanted[name])
-        if differing:
-            tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, **wanted)
+        wanted: dict[str, Any] = {}
+        for key, name in FOLDING_KEYS.items():
+            unset = key == "strip_accents" and keys.get(key) is None
+            wanted[name] = value = None if unset else keys.flag(key, default=True)
+            has = getattr(normalizer, name)
+            certain = not (self._plain or (self._kind, name) == ("MPNet", "handle_chinese_chars"))
+            if has != value and not certain:
+                why = f"the normalizer of tokenizer.json has {name}={has}"
+                keys.refuse(key, why, value=value)
+        tokenizer.normalizer = normalizers.BertNormalizer(
+            clean_text=normalizer.clean_text, **wanted
+        )
+
+    def _check_normalizer(self) -> None:
+        """Lower case and accents as transformers 5 builds them, which transformers 4 never does."""
+        kind, keys = self._kind, self._keys
+        parts = {part["type"] for part in _parts(self._tokenizer.normalizer)}
+        if kind == "XLMRoberta" and "Precompiled" not in parts:
+            logger.warning(
+                "tokenizer.json of %s has no character map: transformers 5.0 to 5.2 saved XLM-R's "
+                "tokenizer like that, and full-width or composed characters get other ids than in "
+                "training; copy tokenizer.json from the model that was fine-tuned",
+                self._folder,
+            )
+        if lost := parts - NORMALIZERS.get(kind, parts) - {"Lowercase", "StripAccents"}:
+            self._refuse_class(
+                f"it leaves {_listed(lost)} out of the normalizer of tokenizer.json in "
+                "transformers 5, and not in transformers 4"
+            )
+        albert, deberta, has = kind == "Albert", kind == "DebertaV2", parts & FOLDING
+        if deberta and keys.flag("split_by_punct", default=False):
+            keys.refuse("split_by_punct", "transformers 4 and 5 read it differently")
+        lower = (albert or deberta) and keys.flag("do_lower_case", default=albert)
+        accents = albert and not keys.flag("keep_accents", default=False)
+        if ("Lowercase" in has, "StripAccents" in has) != (lower, accents):
+            keys.refuse(
+                "do_lower_case",
+                f"the normalizer of tokenizer.json has {_listed(has)} to change letters, and that "
+                f"of {self._class} in transformers 5 differs",
+            )
 
     def _obey_prefix_space(self) -> None:
         given, splitter = self._keys.get("add_prefix_space"), self._tokenizer.pre_tokenizer
         if given is not None:
             self._keys.flag("add_prefix_space", default=False)
         byte_level = isinstance(splitter, pre_tokenizers.ByteLevel)
+        obeyed = self._kind in BYTE_LEVEL and not self._plain
         if byte_level and splitter.add_prefix_space != bool(given):
-            if self._plain or self._kind not in BYTE_LEVEL:
+            if not obeyed:
                 self._keys.refuse(
                     "add_prefix_space",
                     f"tokenizer.json has {splitter.add_prefix_space}, and transformers 4 and 5 "
@@ -300,11 +318,10 @@ class TokenizerConfig:
             self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
                 add_prefix_space=bool(given), use_regex=splitter.use_regex
             )
-        if self._plain or self._kind in BERT or (byte_level and self._kind in BYTE_LEVEL):
-            return
-        if self._kind in BYTE_LEVEL:
+        if obeyed and not byte_level:
             self._refuse_class("tokenizer.json is not byte-level")
-        self._check_spaces()
+        if not (obeyed or self._plain or self._kind in BERT):
+            self._check_spaces()
 
     def _check_spaces(self) -> None:
         """The part before the first word, which transformers 5 takes from the class."""
@@ -325,56 +342,24 @@ class TokenizerConfig:
                 "transformers 5 has other parts or settings there",
             )
 
-    def _check_folding(self) -> None:
-        """Lower case and accents as transformers 5 builds them, which transformers 4 never does."""
-        if self._plain:
-            return
-        parts = {part["type"] for part in _parts(self._tokenizer.normalizer)}
-        if self._kind == "XLMRoberta" and "Precompiled" not in parts:
-            logger.warning(
-                "tokenizer.json of %s has no character map: transformers 5.0 to 5.2 saved XLM-R's "
-                "tokenizer like that, and full-width or composed characters get other ids than in "
-                "training; copy tokenizer.json from the model that was fine-tuned",
-                self._folder,
-            )
-        if lost := parts - NORMALIZERS.get(self._kind, parts) - {"Lowercase", "StripAccents"}:
-            self._refuse_class(
-                f"it leaves {_listed(lost)} out of the normalizer of tokenizer.json in "
-                "transformers 5, and not in transformers 4"
-            )
-        has = parts & FOLDING
-        lower = accents = False
-        if self._kind in ("Albert", "DebertaV2"):
-            lower = self._keys.flag("do_lower_case", default=self._kind == "Albert")
-            accents = self._kind == "Albert" and not self._keys.flag("keep_accents", default=False)
-            if self._kind == "DebertaV2" and self._keys.flag("split_by_punct", default=False):
-                self._keys.refuse("split_by_punct", "transformers 4 and 5 read it differently")
-        if ("Lowercase" in has, "StripAccents" in has) != (lower, accents):
-            self._keys.refuse(
-                "do_lower_case",
-                f"the normalizer of tokenizer.json has {_listed(has)} to change letters, and that "
-                f"of {self._class} in transformers 5 differs",
-            )
-
     def _expected(self) -> tuple[tuple[int | None, ...], ...] | None:
         """The ids that the class puts before, between and after; None where it puts none itself."""
         kind, flag = self._kind, self._keys.flag
-        names: tuple[tuple[str, ...], ...]
         if kind in ("GPT2", "Qwen2"):
             return None
-        if kind in ("Gemma", "Llama", "XLMRoberta"):
+        if kind in ("Gemma", "Llama"):
             bos, eos = ("<bos>", "<eos>") if kind == "Gemma" else ("<s>", "</s>")
-            bos, eos = self._token("bos_token", bos), self._token("eos_token", eos)
-            names = (bos,), (eos, eos), (eos,)
-            if kind != "XLMRoberta":
-                first = (bos,) * flag("add_bos_token", default=True)
-                last = (eos,) * flag("add_eos_token", default=False)
-                names = first, (*last, *first), last
+            first = (self._token("bos_token", bos),) * flag("add_bos_token", default=True)
+            last = (self._token("eos_token", eos),) * flag("add_eos_token", default=False)
+            names = first, (*last, *first), last
         else:
-            roberta = kind in BYTE_LEVEL | {"Camembert", "MPNet"}
-            cls, sep = ("<s>", "</s>") if roberta and kind != "Deberta" else ("[CLS]", "[SEP]")
-            cls, sep = self._token("cls_token", cls), self._token("sep_token", sep)
-            names = (cls,), (sep, sep) if roberta else (sep,), (sep,)
+            roles = ("bos_token", "eos_token") if kind == "XLMRoberta" else (
+                "cls_token", "sep_token",
+            )  # fmt: skip
+            double = kind in BYTE_LEVEL | {"Camembert", "MPNet", "XLMRoberta"}
+            usual = ("<s>", "</s>") if double and kind != "Deberta" else ("[CLS]", "[SEP]")
+            cls, sep = map(self._token, roles, usual)
+            names = (cls,), (sep,) * (2 if double else 1), (sep,)
         number = self._tokenizer.token_to_id
         return tuple(tuple(number(name) for name in part) for part in names)
 
