@@ -111,10 +111,9 @@ def open_scorer(model: str | Path, options: ScorerOptions) -> LocalScorer | Remo
 def _open_local(model: str, options: LocalOptions) -> LocalScorer:
     backend, reason = _choose_backend(model, options.backend, options.file_name)
     with missing_extra("offline" if model in OFFLINE_MODELS else EXTRAS[backend]):
-        from bge_rerank_integrations.local.load import find_model
+        from bge_rerank_integrations.local.load import load_model
 
-        found = find_model(model, options, backend=backend, reason=reason)
-    return found.load()
+        return load_model(model, options, backend=backend, reason=reason)
 
 
 def open_wrapped_scorer(

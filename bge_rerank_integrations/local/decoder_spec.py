@@ -6,8 +6,8 @@ Sources: the models' `config.json` and cards, and FlagEmbedding 1.4.2 as it beha
 
 import math
 import re
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from bge_rerank_integrations.base.models import Family
 from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
@@ -160,31 +160,7 @@ def decoder_spec(
     if size % 2:
         config.refuse("head_dim", "the size of a head must be even", value=size)
     _check_compression(family, request, layers)
-    # Gemma's values; the other two families differ where they say so
-    own: dict[str, Any] = {
-        "activation": "gelu_tanh", "embedding_scale": math.sqrt(hidden),
-        "attention_scale": size**-0.5, "norm_offset": 1.0,
-    }  # fmt: skip
-    if family is Family.LAYERWISE:
-        own |= {
-            "activation": "silu",
-            "embedding_scale": config.number("scale_emb"),
-            "norm_offset": 0.0,
-            # of the whole depth, however early the cut-off
-            "residual_scale": config.number("scale_depth") / math.sqrt(layers),
-        }
-    elif family is Family.LIGHTWEIGHT:
-        cap = "final_logit_softcapping"
-        own |= {
-            # no soft-cap on attention, although the config has one: the reference runs without it
-            "attention_scale": config.number("query_pre_attn_scalar") ** -0.5,
-            "sandwich_norms": True,
-            "window": _window(config, layers),
-            "logit_cap": None if config.get(cap, 0) is None else config.number(cap),
-            "compress_ratio": request.compress_ratio,
-            "compress_layers": tuple(sorted(set(request.compress_layers))),
-        }
-    return DecoderSpec(
+    spec = DecoderSpec(
         heads=_heads(family, config, request, yes=yes, tied=tied),
         hidden=hidden,
         inner=config.whole("intermediate_size"),
@@ -195,23 +171,48 @@ def decoder_spec(
         head_size=size,
         eps=config.number("rms_norm_eps"),
         rope_theta=_rope_theta(config),
-        **own,
+        activation="gelu_tanh",
+        embedding_scale=math.sqrt(hidden),
+        attention_scale=size**-0.5,
+        norm_offset=1.0,
     )
+    if family is Family.LAYERWISE:
+        return replace(
+            spec,
+            activation="silu",
+            embedding_scale=config.number("scale_emb"),
+            norm_offset=0.0,
+            # of the whole depth, however early the cut-off
+            residual_scale=config.number("scale_depth") / math.sqrt(layers),
+        )
+    if family is Family.LIGHTWEIGHT:
+        cap = "final_logit_softcapping"
+        return replace(
+            spec,
+            # no soft-cap on attention, although the config has one: the reference runs without it
+            attention_scale=config.number("query_pre_attn_scalar") ** -0.5,
+            sandwich_norms=True,
+            window=_window(config, layers),
+            logit_cap=None if config.get(cap, 0) is None else config.number(cap),
+            compress_ratio=request.compress_ratio,
+            compress_layers=tuple(sorted(set(request.compress_layers))),
+        )
+    return spec
 
 
 def _check_compression(family: Family, request: LayerOptions, layers: int) -> None:
     ratio, at = request.compress_ratio, request.compress_layers
     if family is not Family.LIGHTWEIGHT and (ratio != 1 or at):
         raise InvalidInputError(
-            f"compress_ratio and compress_layers are options of the lightweight model; this is a "
+            "compress_ratio and compress_layers are options of the lightweight model; this is a "
             f"{family} model"
         )
-    if ratio > 1 and not at:
+    wrong = [layer for layer in at if not 1 <= layer < layers]
+    if wrong or (ratio > 1 and not at):
         raise InvalidInputError(
-            f"compress_ratio is {ratio} but compress_layers is empty; allowed: 1 to {layers - 1}"
+            f"compress_layers is {list(wrong or at)}, with compress_ratio={ratio}; allowed: 1 to "
+            f"{layers - 1}"
         )
-    if wrong := [layer for layer in at if not 1 <= layer < layers]:
-        raise InvalidInputError(f"compress_layers has {wrong[0]}; allowed: 1 to {layers - 1}")
 
 
 def _heads(
@@ -239,14 +240,13 @@ def _heads(
             f"cutoff_layers is {cutoffs}; "
             f"this model scores at layers {allowed.start} to {last}{step}"
         )
-    places = [layer - start for layer in cutoffs]
-    if lightweight:
-        by_layer = request.head_indexing == "layer"
-        places = [allowed.index(layer) if by_layer else i for i, layer in enumerate(cutoffs)]
-    return tuple(
-        LogitHead(layer, f"lm_head.{place}.linear_head.weight")
-        for layer, place in zip(cutoffs, places, strict=True)
-    )
+    by_place = lightweight and request.head_indexing == "request"
+    heads = []
+    for place, layer in enumerate(cutoffs):
+        own = allowed.index(layer) if lightweight else layer - start
+        number = place if by_place else own
+        heads.append(LogitHead(layer, f"lm_head.{number}.linear_head.weight"))
+    return tuple(heads)
 
 
 def _rope_theta(config: Keys) -> float:

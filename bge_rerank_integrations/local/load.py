@@ -5,7 +5,7 @@ only when it is chosen.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -41,46 +41,43 @@ KeyedLoader = tuple[Hashable, Callable[[], Engine]]
 """The key under which a process shares an engine, and the function that loads it."""
 
 
-@dataclass(frozen=True, slots=True)
-class FoundModel:
-    """A model that was found and checked; its weights are not loaded yet."""
-
-    options: LocalOptions
-    engines: Sequence[KeyedLoader]
-    """One for each device."""
-    make_method: Callable[[TextTokenizer], Method]
-    reasons: Sequence[str]
-    """Why the device plan is what it is, for this scorer alone."""
-
-    def load(self) -> LocalScorer:
-        """Load the model, or share it if this process has it on the same device already."""
-        engines = [shared_engine(key, load) for key, load in self.engines]
-        engine = engines[0] if len(engines) == 1 else EngineGroup(engines)
-        return LocalScorer(
-            engine,
-            self.make_method(engine.tokenizer),
-            limits=self.options.group(BatchOptions),
-            show_progress=self.options.show_progress,
-            reasons=self.reasons,
-        )
+MakeMethod = Callable[[TextTokenizer], Method]
 
 
-def find_model(
+def load_model(
     model: str, options: LocalOptions, *, backend: BackendName, reason: str
-) -> FoundModel:
-    """Find a hub id, a folder or an embedded model; see `load_scorer` for the errors.
+) -> LocalScorer:
+    """Load a hub id, a folder or an embedded model, or share it if this process has it already.
 
     `reason` says why the backend was chosen. Raises `ModuleNotFoundError` for a library that the
-    backend needs.
+    backend needs, and what `load_scorer` raises.
     """
     if model in OFFLINE_MODELS:
-        return _find_embedded(model, options)
+        return _load_embedded(model, options)
     if backend == "torch":
-        return _find_checkpoint(model, options)
-    return _find_graph(model, options, backend, reason)
+        return _load_checkpoint(model, options)
+    return _load_graph(model, options, backend, reason)
 
 
-def _find_checkpoint(model: str, options: LocalOptions) -> FoundModel:
+def _scorer(
+    options: LocalOptions,
+    engines: Sequence[KeyedLoader],
+    make_method: MakeMethod,
+    reasons: Sequence[str],
+) -> LocalScorer:
+    """The scorer on these engines, one for each device."""
+    shared = [shared_engine(key, load) for key, load in engines]
+    engine = shared[0] if len(shared) == 1 else EngineGroup(shared)
+    return LocalScorer(
+        engine,
+        make_method(engine.tokenizer),
+        limits=options.group(BatchOptions),
+        show_progress=options.show_progress,
+        reasons=reasons,
+    )
+
+
+def _load_checkpoint(model: str, options: LocalOptions) -> LocalScorer:
     from bge_rerank_integrations.local.torch_backend.load import load_engine
 
     checkpoint = open_checkpoint(model, options)
@@ -121,12 +118,12 @@ def _find_checkpoint(model: str, options: LocalOptions) -> FoundModel:
         )
         for plan in plans
     ]
-    return FoundModel(options, engines, make_method, reasons_by_device(plans))
+    return _scorer(options, engines, make_method, reasons_by_device(plans))
 
 
-def _find_graph(
+def _load_graph(
     model: str, options: LocalOptions, backend: Literal["onnx", "openvino"], reason: str
-) -> FoundModel:
+) -> LocalScorer:
     from bge_rerank_integrations.local.onnx_backend.load import (
         check_graph_precision,
         import_runtime,
@@ -154,10 +151,10 @@ def _find_graph(
         partial(load_engine, checkpoint, settings, start),
     )
     limit = position_limit(checkpoint.config)
-    return FoundModel(options, [engine], _encoder_method(options, settings, limit), reasons)
+    return _scorer(options, [engine], _encoder_method(options, settings, limit), reasons)
 
 
-def _find_embedded(model: str, options: LocalOptions) -> FoundModel:
+def _load_embedded(model: str, options: LocalOptions) -> LocalScorer:
     from bge_rerank_integrations.local.onnx_backend.offline import (
         EMBEDDED,
         carrier_folder,
@@ -180,12 +177,10 @@ def _find_embedded(model: str, options: LocalOptions) -> FoundModel:
     family = Family.ENCODER if embedded.output == "logit" else Family.BI_ENCODER
     settings = FolderSettings(family, embedded.output, query_prompt=spec.query_instruction or "")
     make_method = _encoder_method(options, settings, spec.max_length)
-    return FoundModel(options, [engine], make_method, [embedded.about(spec.license)])
+    return _scorer(options, [engine], make_method, [embedded.about(spec.license)])
 
 
-def _encoder_method(
-    options: LocalOptions, settings: FolderSettings, limit: int
-) -> Callable[[TextTokenizer], Method]:
+def _encoder_method(options: LocalOptions, settings: FolderSettings, limit: int) -> MakeMethod:
     method = cross_encoding if settings.family is Family.ENCODER else bi_encoding
     return partial(method, text=options, settings=settings, limit=limit)
 

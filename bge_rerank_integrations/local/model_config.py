@@ -14,14 +14,12 @@ from bge_rerank_integrations.errors import UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import QUANTIZERS, Checkpoint, Keys, is_one_of
 
 # The architectures of the flat forward, each with its model_type.
+KINDS = {
+    "Bert": "bert", "Camembert": "camembert", "Roberta": "roberta", "XLMRoberta": "xlm-roberta",
+}  # fmt: skip
 MODEL_TYPES = {
-    f"{name}{head}": kind
-    for name, kind in (
-        ("Bert", "bert"),
-        ("Roberta", "roberta"),
-        ("XLMRoberta", "xlm-roberta"),
-        ("Camembert", "camembert"),
-    )
+    name + head: kind
+    for name, kind in KINDS.items()
     for head in ("Model", "ForSequenceClassification")
 }
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
@@ -109,29 +107,22 @@ def padding_id(config: Keys) -> int:
 
 def position_limit(config: Keys) -> int:
     """The most tokens an input may have."""
-    positions = config.whole("max_position_embeddings")
-    if config.get("model_type") not in OFFSET_POSITIONS:
-        return positions
-    limit = positions - padding_id(config) - 1
-    if limit < 1:
-        config.refuse(
-            "max_position_embeddings",
-            f"with pad_token_id={padding_id(config)} it leaves no position for a text",
-        )
+    limit = config.whole("max_position_embeddings")
+    if config.get("model_type") in OFFSET_POSITIONS:
+        limit -= (pad := padding_id(config)) + 1
+        if limit < 1:
+            why = f"with pad_token_id={pad} it leaves no position for a text"
+            config.refuse("max_position_embeddings", why)
     return limit
 
 
 def refuse_quantized(checkpoint: Checkpoint) -> None:
     """Raise `UnsupportedModel` for weights that need a scale to be read."""
-    remedy = "use the model that they were made from"
+    why = "quantized weights are not supported; use the model that they were made from"
     for file in QUANTIZERS:
         if (checkpoint.folder / file).is_file():
-            raise UnsupportedModel(
-                f"{checkpoint.model} holds quantized weights, as its {file} says; {remedy}"
-            )
-    config = checkpoint.config
+            raise UnsupportedModel(f"{checkpoint.model} has {file}; {why}")
     for key in ("quantization_config", "compression_config"):
-        if found := config.get(key):
+        if found := checkpoint.config.get(key):
             method = found.get("quant_method") if isinstance(found, dict) else found
-            why = f"quantized weights are not supported; {remedy}"
-            config.refuse(key, why, value=method, error=UnsupportedModel)
+            checkpoint.config.refuse(key, why, value=method, error=UnsupportedModel)

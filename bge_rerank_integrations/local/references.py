@@ -5,7 +5,7 @@ the CPU. None shares code with this package's own forward passes.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from bge_rerank_integrations.base.models import Family
+from bge_rerank_integrations.local.checkpoint import GRAPHS
 from bge_rerank_integrations.local.text.llm_prompt import YES_OR_NO
 from bge_rerank_integrations.types import FloatArray, Pair, Truncation
 
@@ -35,24 +36,26 @@ def transformers_scores(folder: Path, family: Family, pairs: Sequence[Pair]) -> 
         raise NotComparable("transformers does not read the settings of sentence-transformers")
     if family is not Family.ENCODER:
         raise NotComparable(f"transformers alone has no rule that scores a {family} model")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=torch.float32
     )
     model.eval()
-    limit = min(512, _positions(model.config))
-    scores = []
+    if model.config.num_labels != 1:
+        raise NotComparable(f"the model has {model.config.num_labels} labels, not one")
+    with torch.inference_mode():
+        logits = [model(**inputs).logits[0, 0] for inputs in _inputs(folder, pairs, "pt")]
+    return np.asarray(logits, dtype=np.float32)
+
+
+def _inputs(folder: Path, pairs: Sequence[Pair], tensors: str) -> Iterator[Mapping[str, Any]]:
+    """The model's inputs for each pair by itself, cut by `longest_first`."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    limit = min(512, _positions(transformers.AutoConfig.from_pretrained(folder)))
     for query, passage in pairs:
         # lists, because an empty second text by itself would be left out
-        inputs = tokenizer(
-            [query], [passage], truncation="longest_first", max_length=limit, return_tensors="pt"
+        yield tokenizer(
+            [query], [passage], truncation="longest_first", max_length=limit, return_tensors=tensors
         )
-        with torch.inference_mode():
-            scores.append(model(**inputs).logits[0])
-    logits = torch.stack(scores)
-    if logits.shape[1] != 1:
-        raise NotComparable(f"the model has {logits.shape[1]} labels, not one relevance logit")
-    return np.asarray(logits[:, 0], dtype=np.float32)
 
 
 def _causal_scores(folder: Path, pairs: Sequence[Pair]) -> FloatArray:
@@ -127,25 +130,17 @@ def onnx_runtime_scores(folder: Path, family: Family, pairs: Sequence[Pair]) -> 
     """The folder's ONNX graph in a plain session, with transformers' tokenizer."""
     import onnxruntime  # type: ignore[import-untyped]
 
-    graph = next(
-        (g for g in (folder / "onnx/model.onnx", folder / "model.onnx") if g.is_file()), None
-    )
-    if graph is None or family is not Family.ENCODER:
-        raise NotComparable("no graph of a cross-encoder under onnx/model.onnx or model.onnx")
+    graphs = [folder / name for name in GRAPHS if (folder / name).is_file()]
+    if not graphs or family is not Family.ENCODER:
+        raise NotComparable(f"no graph of a cross-encoder under {' or '.join(GRAPHS)}")
     options = onnxruntime.SessionOptions()
     # without it 8-bit kernels of CPUs without VNNI saturate
     options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    config = transformers.AutoConfig.from_pretrained(folder)
-    limit, names = min(512, _positions(config)), [given.name for given in session.get_inputs()]
+    session = onnxruntime.InferenceSession(graphs[0], options, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
     scores = []
-    for query, passage in pairs:
-        inputs = tokenizer(
-            [query], [passage], truncation="longest_first", max_length=limit, return_tensors="np"
-        )
-        types = inputs.get("token_type_ids", np.zeros_like(inputs["input_ids"]))
-        given = {**inputs, "token_type_ids": types}
+    for inputs in _inputs(folder, pairs, "np"):
+        given = {"token_type_ids": np.zeros_like(inputs["input_ids"]), **inputs}
         scores.append(np.ravel(session.run(None, {name: given[name] for name in names})[0])[0])
     return np.asarray(scores, dtype=np.float32)
 
@@ -154,13 +149,11 @@ GRAPH_REFERENCE = "ONNX Runtime"
 REFERENCES: dict[str, tuple[str, ReferenceScores, Truncation]] = {
     "transformers": ("transformers", transformers_scores, "longest_first"),
     "sentence-transformers": (
-        "sentence-transformers",
-        sentence_transformers_scores,
-        "longest_first",
+        "sentence-transformers", sentence_transformers_scores, "longest_first",
     ),
     GRAPH_REFERENCE: ("onnxruntime", onnx_runtime_scores, "longest_first"),
     "FlagEmbedding": ("FlagEmbedding", flag_embedding_scores, "only_second"),
-}
+}  # fmt: skip
 """By name: the distribution, its scores, and how it cuts a pair that is too long."""
 
 

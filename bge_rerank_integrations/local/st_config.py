@@ -230,7 +230,7 @@ class _Folder:
             return NO_HEAD
         index = label_index(self._config, self._model, label)
         independent = self._config.get("problem_type") == "multi_label_classification"
-        return Head((heads.one_label(index, independent=independent),), f"label={index}")
+        return Head((heads.one_label(index, independent=independent),), f",label={index}")
 
     def _prompts(self, *usual: str) -> dict[str, str]:
         """The prompts by name; the default must be one of them, or of the `usual` names."""

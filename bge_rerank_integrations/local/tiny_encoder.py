@@ -48,33 +48,29 @@ def build_tiny_encoder(folder: Path) -> None:
     }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     random = np.random.default_rng(0)
-    # wide: with the 0.02 of a fresh model all pairs would get almost the same score
-    weights = {
-        name: random.normal(scale=0.2, size=shape).astype(np.float32)
-        for name, shape in _shapes(len(pieces)).items()
-    }
-    for name in weights:
-        if "LayerNorm" in name:
-            weights[name] = np.full(SIZE, name.endswith("weight"), np.float32)
-    save_file(weights, folder / "model.safetensors")
+    weights = {}
 
+    def add(name: str, *shape: int) -> None:
+        # wide: with the 0.02 of a fresh model all pairs would get almost the same score
+        weights[f"{name}.weight"] = random.normal(scale=0.2, size=shape).astype(np.float32)
+        weights[f"{name}.bias"] = np.zeros(shape[0], np.float32)
 
-def _shapes(vocabulary: int) -> dict[str, tuple[int, ...]]:
-    linear = {"bert.pooler.dense": (SIZE, SIZE), "classifier": (1, SIZE)}
-    norms = ["bert.embeddings.LayerNorm"]
+    def add_norm(name: str) -> None:
+        weights[f"{name}.LayerNorm.weight"] = np.ones(SIZE, np.float32)
+        weights[f"{name}.LayerNorm.bias"] = np.zeros(SIZE, np.float32)
+
+    for kind, rows in (("word", len(pieces)), ("position", POSITIONS), ("token_type", 2)):
+        add(f"bert.embeddings.{kind}_embeddings", rows, SIZE)
+        del weights[f"bert.embeddings.{kind}_embeddings.bias"]
+    add_norm("bert.embeddings")
     for number in range(LAYERS):
         layer = f"bert.encoder.layer.{number}"
         for part in ("self.query", "self.key", "self.value", "output.dense"):
-            linear[f"{layer}.attention.{part}"] = (SIZE, SIZE)
-        linear |= {
-            f"{layer}.intermediate.dense": (INNER, SIZE),
-            f"{layer}.output.dense": (SIZE, INNER),
-        }
-        norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
-    tables = {"word": vocabulary, "position": POSITIONS, "token_type": 2}
-    return {
-        **{f"bert.embeddings.{kind}_embeddings.weight": (n, SIZE) for kind, n in tables.items()},
-        **{f"{name}.weight": shape for name, shape in linear.items()},
-        **{f"{name}.bias": shape[:1] for name, shape in linear.items()},
-        **{f"{name}.{part}": (SIZE,) for name in norms for part in ("weight", "bias")},
-    }
+            add(f"{layer}.attention.{part}", SIZE, SIZE)
+        add(f"{layer}.intermediate.dense", INNER, SIZE)
+        add(f"{layer}.output.dense", SIZE, INNER)
+        add_norm(f"{layer}.attention.output")
+        add_norm(f"{layer}.output")
+    add("bert.pooler.dense", SIZE, SIZE)
+    add("classifier", 1, SIZE)
+    save_file(weights, folder / "model.safetensors")

@@ -247,7 +247,9 @@ def test_modules_that_do_not_run_are_refused_by_name(embedder: Path, kind: str) 
     modules = json.loads((embedder / "modules.json").read_text(encoding="utf-8"))
     modules[0]["type"] = kind
     (embedder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
-    with pytest.raises(UnsupportedModel, match=f"modules.json of .* has type={kind!r}; supported values: Dense"):
+    with pytest.raises(
+        UnsupportedModel, match=f"modules.json of .* has type={kind!r}; supported values: Dense"
+    ):
         load_scorer(str(embedder))
 
 

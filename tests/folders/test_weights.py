@@ -253,7 +253,7 @@ def test_float8_is_refused_without_a_word_in_config(
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_a_quantizer_s_file_is_refused_by_name(folder: Path, name: str) -> None:
     (folder / name).write_text('{"quantization": {"quant_algo": "FP8"}}', encoding="utf-8")
-    with pytest.raises(UnsupportedModel, match=f"quantized weights, as its {name} says"):
+    with pytest.raises(UnsupportedModel, match=f"has {name}; quantized weights"):
         scores(folder)
 
 

@@ -74,9 +74,10 @@ def text_options(
 
     `lengths` are those of a pair and of a query, `instructions` those of a query and of a passage.
     """
-    own = given.query_instruction, given.passage_instruction
-    used = [text if mine is None else mine for mine, text in zip(own, instructions, strict=True)]
-    return TextOptions(*lengths, *used, given.special_tokens, truncation)
+    query, passage = given.query_instruction, given.passage_instruction
+    query = instructions[0] if query is None else query
+    passage = instructions[1] if passage is None else passage
+    return TextOptions(*lengths, query, passage, given.special_tokens, truncation)
 
 
 @dataclass(frozen=True, slots=True)
