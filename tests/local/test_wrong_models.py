@@ -156,7 +156,7 @@ def test_a_module_without_its_files_is_refused_by_name(bge_embedder: Path, tmp_p
         {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.Dense"}
     )
     (copy / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="3_Dense/config.json of .* has in_features=None"):
+    with pytest.raises(CheckpointError, match=r"3_Dense/config\.json of .* has in_features=None"):
         load_scorer(str(copy))
 
 
