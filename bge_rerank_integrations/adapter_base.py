@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, ClassVar, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
     ConfigDict,
@@ -33,13 +34,7 @@ from bge_rerank_integrations.options import (
     WrapperOptions,
     reject_inapplicable_options,
 )
-from bge_rerank_integrations.ranking.calibration import Calibration
-from bge_rerank_integrations.ranking.reranker import (
-    Reranker,
-    RerankerOptions,
-    about_blanks,
-    refuse_blanks,
-)
+from bge_rerank_integrations.ranking.reranker import Reranker, about_blanks, refuse_blanks
 from bge_rerank_integrations.types import RerankResult, Scorer
 
 logger = logging.getLogger("bge_rerank_integrations")
@@ -64,12 +59,33 @@ Stores take flat values alone, and the text says whether the offsets still lie i
 NOTE_KEYS = frozenset({RAW_SCORE_KEY, SCORED_KEY, *EVIDENCE_KEYS})
 
 OnTrace = Callable[[RerankTrace], object]
+Item = TypeVar("Item")
 
 
-def kind_of(given: object) -> str:
-    """The class with its module: both frameworks have a `Document`."""
-    kind = type(given)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+def read_items(
+    given: object, kind: type[Item], name: str, remedy: Callable[[Any], str]
+) -> list[Item]:
+    """The framework's objects in a list of its own; raises `InvalidInputError` for anything else.
+
+    `name` is the framework's word for one, and `remedy` says how to convert another object.
+    """
+    # all of these iterate, over characters, keys or fields: an error far from its cause
+    if isinstance(given, str | Mapping | kind) or not isinstance(given, Iterable):
+        raise InvalidInputError(
+            f"{name}s is {type(given).__name__}; pass a list of {kind.__name__}, [] for none"
+        )
+    items: list[Any] = list(given)
+    for index, item in enumerate(items):
+        if not isinstance(item, kind):
+            found, package = type(item), kind.__module__.partition(".")[0]
+            # with its module: both frameworks have a `Document`
+            place = "" if found.__module__ == "builtins" else f"{found.__module__}."
+            raise InvalidInputError(
+                f"the item at position {index} is {place}{found.__name__}, not a {kind.__name__} "
+                f"of {package}; {remedy(item)}",
+                index=index,
+            )
+    return items
 
 
 class ScorerFields(WrapperOptions, ScorerOptions):
@@ -130,7 +146,7 @@ class ScorerFields(WrapperOptions, ScorerOptions):
             self._loaded,
         )
         # The process is part of the key: a model loaded before a fork cannot be used after it.
-        key = (os.getpid(), self.model, options.values(), wrappers.values())
+        key = (os.getpid(), self.model, options, wrappers)
         if loaded is None or loaded[0] != key:
             loaded = self._loaded = (key, open_wrapped_scorer(self.model, options, wrappers))
         return loaded[1]
@@ -188,9 +204,9 @@ class RerankFields(RankingOptions, ScorerFields):
     _item: ClassVar[str] = "passage"
     """The framework's word for a passage, in messages."""
 
-    _built: tuple[tuple[Any, ...], Reranker] | None = PrivateAttr(default=None)
-    _read: tuple[str, Calibration] | None = PrivateAttr(default=None)
-    _told_of_no_text: bool = PrivateAttr(default=False)
+    _built: Reranker | None = PrivateAttr(default=None)
+    _said: set[str] = PrivateAttr(default_factory=set)
+    """Warnings that the log has; copies share it."""
 
     def warm_up(self) -> Self:
         """Load the model and the calibration now; returns the adapter itself.
@@ -205,20 +221,17 @@ class RerankFields(RankingOptions, ScorerFields):
         self._built = None
         super().close()
 
-    def reranker(self, on_trace: OnTrace | None = None, *, own_span: bool = True) -> Reranker:
+    def reranker(self, *, own_span: bool = True) -> Reranker:
         """A reranker with this adapter's present settings over its (shared) scorer.
 
         The same one comes back until a setting changes. `own_span=False` overrides `otel_span`.
         """
         scorer, ranking, built = self.loaded_scorer(), self.group(RankingOptions), self._built
-        ranking.otel_span = ranking.otel_span and own_span
-        key = (scorer, ranking.values(), on_trace)
-        if built is None or built[0][0] is not scorer or built[0][1:] != key[1:]:
-            options = RerankerOptions.model_construct(**dict(ranking), on_trace=on_trace)
-            options.calibration = self._calibration()
-            built = self._built = (key, Reranker.from_options(scorer, options))
-            built[1].told_of_blanks = True  # `rank` says it, with the framework's word
-        return built[1]
+        ranking.otel_span &= own_span
+        if built is None or built.scorer is not scorer or built.options != ranking:
+            built = self._built = Reranker.from_options(scorer, ranking)
+            built.told_of_blanks = True  # `rank` says it, with the framework's word
+        return built
 
     def rank(
         self,
@@ -226,7 +239,6 @@ class RerankFields(RankingOptions, ScorerFields):
         texts: Sequence[str],
         own_texts: Sequence[str],
         *,
-        top_n: int | None,
         on_trace: OnTrace | None = None,
         read_texts: Sequence[str] | None = None,
         ids: Sequence[str | None] | None = None,
@@ -238,22 +250,26 @@ class RerankFields(RankingOptions, ScorerFields):
         blank query has no best answer: the texts keep their order. No model is loaded where there
         is nothing to score.
         """
-        unscored: Sequence[int] = range(len(texts))
+        everything: Sequence[int] = range(len(texts))
         if is_blank(query):
             if texts:
                 logger.warning(
                     "The query is blank: %d %ss keep their order, unscored.", len(texts), self._item
                 )
-            return [(index, None) for index in unscored[:top_n]]
+            return [(index, None) for index in everything[: self.top_n]]
         blank = [index for index, text in enumerate(own_texts) if is_blank(text)]
-        if blank and self.no_text == "last" and not self._told_of_no_text:
-            self._told_of_no_text = True
+        if blank and self.no_text == "last" and "no text" not in self._said:
+            self._said.add("no text")
             about = about_blanks(len(blank), len(texts), f"{self._item}s")
             logger.warning("%s. Said once for this reranker.", about)
         if len(blank) == len(texts):
-            return [(index, None) for index in self.blanks_kept(unscored)[:top_n]]
-        results = self.reranker(on_trace, own_span=own_span).rerank(
-            query, texts, top_n, evidence_texts=own_texts, read_texts=read_texts, ids=ids
+            return [(index, None) for index in self.blanks_kept(everything)[: self.top_n]]
+        reranker = self.reranker(own_span=own_span)
+        if on_trace is not None:
+            reranker = copy(reranker)
+            reranker.on_trace = on_trace
+        results = reranker.rerank(
+            query, texts, evidence_texts=own_texts, read_texts=read_texts, ids=ids
         )
         return [(one.index, None if one.index in blank else one) for one in results]
 
@@ -262,26 +278,16 @@ class RerankFields(RankingOptions, ScorerFields):
         if self.no_text == "raise":
             refuse_blanks((i for i, text in enumerate(own_texts) if is_blank(text)), name)
 
-    def notes(self, result: RerankResult | None, metadata: Any) -> dict[str, Any]:
+    def notes(self, result: RerankResult | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """The metadata that a result adds to a passage that has `metadata` already."""
         notes: dict[str, Any] = {}
         if self.include_logit:
-            scored = result is not None and result.scored
-            notes[RAW_SCORE_KEY] = result.raw_score if result is not None and scored else None
+            notes[RAW_SCORE_KEY] = (
+                result.raw_score if result is not None and result.scored else None
+            )
         if result is not None and (not result.scored or SCORED_KEY in metadata):
             notes[SCORED_KEY] = result.scored
         if self.explain:
-            found = None if result is None else result.evidence
-            notes |= {
-                key: None if found is None else getattr(found, part)
-                for key, part in EVIDENCE_KEYS.items()
-            }
+            found = result and result.evidence
+            notes |= {key: found and getattr(found, part) for key, part in EVIDENCE_KEYS.items()}
         return notes
-
-    def _calibration(self) -> Calibration | None:
-        if self.calibration is None:
-            return None
-        file, read = str(self.calibration), self._read
-        if read is None or read[0] != file:
-            read = self._read = (file, Calibration.load(file))
-        return read[1]

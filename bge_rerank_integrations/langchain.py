@@ -5,9 +5,7 @@ compressor, and through `as_runnable()` a step of an LCEL chain. `BGECrossEncode
 `CrossEncoderReranker`. Documents are never changed: results are copies.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from bge_rerank_integrations.base.contract import (
@@ -30,62 +28,28 @@ with missing_extra("langchain"):
         adispatch_custom_event,
         dispatch_custom_event,
     )
+    from langchain_core.cross_encoders import BaseCrossEncoder
     from langchain_core.documents import BaseDocumentCompressor, Document
     from langchain_core.retrievers import BaseRetriever, RetrieverLike
     from langchain_core.runnables import Runnable, RunnableLambda
     from langchain_core.runnables.base import RunnableBindingBase
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import Field, model_validator
 from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
-from bge_rerank_integrations.adapter_base import (
-    EVIDENCE_KEYS,
-    NOTE_KEYS,
-    OnTrace,
-    RerankFields,
-    ScorerFields,
-    kind_of,
-)
+from bge_rerank_integrations.adapter_base import NOTE_KEYS, RerankFields, ScorerFields, read_items
 from bge_rerank_integrations.options import Count, Normalize, TopN, write_out
 from bge_rerank_integrations.ranking.reranker import check_top_n
 from bge_rerank_integrations.ranking.telemetry import under_run
 
 if TYPE_CHECKING:
-    from langchain_core.cross_encoders import BaseCrossEncoder
-    from langchain_core.prompts import BasePromptTemplate
     from langchain_core.tools import BaseTool
-else:
-    try:
-        from langchain_core.cross_encoders import BaseCrossEncoder
-    except ModuleNotFoundError:  # langchain-core before 1.2.19: langchain_classic has its own
-
-        class BaseCrossEncoder:
-            """Registers its subclasses with langchain_classic's when they are first built.
-
-            It does not inherit from that one, because importing it can take seconds and load
-            torch, which `BGERerank` alone does not need.
-            """
-
-            def __new__(cls, *_args: object, **_fields: object) -> Self:
-                if find_spec("langchain_classic"):
-                    from langchain_classic.retrievers.document_compressors import cross_encoder
-
-                    cross_encoder.BaseCrossEncoder.register(cls)
-                return super().__new__(cls)
-
 
 __all__ = [
     "TRACE_EVENT",
     "BGECrossEncoder",
     "BGERerank",
     "BGERerankRetriever",
-    "BaseCrossEncoder",
     "RerankInput",
 ]
 
@@ -126,14 +90,6 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
             "the document has, an empty line, the text."
         ),
     ] = []  # noqa: RUF012  # pydantic copies it
-    document_formatter: Annotated[
-        SkipJsonSchema[Callable[[Document], str] | None],
-        Field(
-            exclude=True,
-            description="Gives the text to score, instead of `metadata_keys`; called on the worker "
-            "thread in async use. Cannot be serialized.",
-        ),
-    ] = None
     score_key: Annotated[str, Field(min_length=1, description="Metadata key of the score.")] = (
         "relevance_score"
     )
@@ -153,7 +109,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         """
         request = _read_request({"documents": documents, "query": query})
         if _nothing_to_score(request):
-            return self._compress(request)
+            return self._ranked(request)[0]
         return self.as_runnable().invoke(request, {"callbacks": callbacks})
 
     async def acompress_documents(
@@ -162,105 +118,53 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         """`compress_documents` on a worker thread; cancelling the task stops it between batches."""
         request = _read_request({"documents": documents, "query": query})
         if _nothing_to_score(request):
-            return self._compress(request)
+            return self._ranked(request)[0]
         return await self.as_runnable().ainvoke(request, {"callbacks": callbacks})
 
-    def rerank(
-        self,
-        documents: Sequence[str | Document | Mapping[str, Any]],
-        query: str,
-        *,
-        top_n: int | None = -1,
-    ) -> list[dict[str, Any]]:
-        """Return `{"index": ..., "relevance_score": ...}` for the best documents, best first.
-
-        A document may be a string, a `Document`, a mapping with "text" whose other keys are its
-        metadata, or a mapping with "page_content" and "metadata". `index` is its position in
-        `documents`. `top_n=-1` is the field's own, None is all. Scores, the order and what raises
-        are those of `compress_documents`; there is no run. With `explain` the keys of
-        the evidence are there too.
-        """
-        limit = self.top_n if top_n == -1 else check_top_n(top_n)
-        request = _read_request(
-            {
-                "documents": [_to_document(item, i) for i, item in enumerate(_items(documents))],
-                "query": query,
-            }
-        )
-        return [
-            {
-                "index": index,
-                "relevance_score": result.score if result is not None and result.scored else None,
-                **{
-                    key: note
-                    for key, note in self.notes(result, {}).items()
-                    if key in EVIDENCE_KEYS
-                },
-            }
-            for index, result in self._ranked(request, limit)
-        ]
-
-    def as_runnable(self, *, top_n: int | None = -1) -> Runnable[Any, list[Document]]:
+    def as_runnable(self) -> Runnable[Any, list[Document]]:
         """A step of a chain that does what this does, from `{"documents", "query"}` to documents.
 
         After a retriever: `{"documents": retriever, "query": RunnablePassthrough()} | step`.
-        Invalid input raises inside the step's run. `top_n=-1` is the field's own, None is all.
+        Invalid input raises inside the step's run.
         """
-        if top_n == -1:
-            return RunnableLambda(self._compress, self._acompress, name="BGERerank")
-        check_top_n(top_n)
-        return RunnableLambda(
-            partial(self._compress, top_n=top_n),
-            partial(self._acompress, top_n=top_n),
-            name="BGERerank",
-        )
+        return RunnableLambda(self._compress, self._acompress, name="BGERerank")
 
-    def _compress(
-        self,
-        request: RerankInput,
-        run_manager: Any = None,
-        top_n: int | None = -1,
-        send: OnTrace | None = None,
-    ) -> list[Document]:
-        request = _read_request(request)
-        # a trace is recorded where a handler of the run takes custom events
-        handlers = [] if run_manager is None else run_manager.handlers
-        listens = any(not handler.ignore_custom_event for handler in handlers)
-        limit = self.top_n if top_n == -1 else top_n
-        with under_run(handlers, getattr(run_manager, "run_id", None)):
-            ranked = self._ranked(request, limit, (send or _send_trace) if listens else None)
-        return [self._with_score(request["documents"][index], result) for index, result in ranked]
+    def _compress(self, request: RerankInput, run_manager: Any) -> list[Document]:
+        ranked, traces = self._ranked(request, run_manager)
+        for trace in traces:
+            dispatch_custom_event(TRACE_EVENT, trace.as_dict())
+        return ranked
 
-    async def _acompress(
-        self, request: RerankInput, run_manager: Any = None, top_n: int | None = -1
-    ) -> list[Document]:
-        traces: list[RerankTrace] = []
-        ranked = await in_worker(self._compress, request, run_manager, top_n, traces.append)
+    async def _acompress(self, request: RerankInput, run_manager: Any) -> list[Document]:
+        ranked, traces = await in_worker(self._ranked, request, run_manager)
         for trace in traces:  # on the loop of the async handlers, like the run's other events
             await adispatch_custom_event(TRACE_EVENT, trace.as_dict())
         return ranked
 
     def _ranked(
-        self, request: RerankInput, top_n: int | None, on_trace: OnTrace | None = None
-    ) -> list[tuple[int, RerankResult | None]]:
+        self, request: RerankInput, run_manager: Any = None
+    ) -> tuple[list[Document], list[RerankTrace]]:
+        """The best documents, and the trace where a handler of the run takes custom events."""
+        request = _read_request(request)
         query, documents = request["query"], request["documents"]
         own_texts = [document.page_content for document in documents]
-        if _nothing_to_score(request):
-            return self.rank(query, own_texts, own_texts, top_n=top_n)
-        self.check_texts(own_texts, lambda index: f"the document at position {index}")
-        return self.rank(
-            query,
-            [self._text(document, index) for index, document in enumerate(documents)],
-            own_texts,
-            top_n=top_n,
-            on_trace=on_trace,
-            read_texts=own_texts,
-            ids=[document.id for document in documents],
-        )
+        if not is_blank(query):
+            self.check_texts(own_texts, lambda index: f"the document at position {index}")
+        handlers = [] if run_manager is None else run_manager.handlers
+        listens = any(not handler.ignore_custom_event for handler in handlers)
+        traces: list[RerankTrace] = []
+        with under_run(handlers, getattr(run_manager, "run_id", None)):
+            order = self.rank(
+                query,
+                [self._text(document) for document in documents],
+                own_texts,
+                on_trace=traces.append if listens else None,
+                read_texts=own_texts,
+                ids=[document.id for document in documents],
+            )
+        return [self._with_score(documents[index], result) for index, result in order], traces
 
-    def _text(self, document: Document, index: int) -> str:
-        if self.document_formatter is not None:
-            return check_text(self.document_formatter(document), "formatted document", index)
+    def _text(self, document: Document) -> str:
         lines = [
             f"{key}: {document.metadata[key]}"
             for key in self.metadata_keys
@@ -270,17 +174,12 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
         return f"{heading}\n\n{document.page_content}" if heading else document.page_content
 
     def _with_score(self, document: Document, result: RerankResult | None) -> Document:
-        scored = result is not None and result.scored
-        scores = {self.score_key: result.score if result is not None and scored else None}
-        scores |= self.notes(result, document.metadata)
-        return document.model_copy(update={"metadata": {**document.metadata, **scores}})
+        score = result.score if result is not None and result.scored else None
+        notes = {self.score_key: score, **self.notes(result, document.metadata)}
+        return document.model_copy(update={"metadata": {**document.metadata, **notes}})
 
     @model_validator(mode="after")
-    def _text_is_settled(self) -> Self:
-        if self.document_formatter is not None and self.metadata_keys:
-            raise ValueError(
-                "give metadata_keys or document_formatter, not both: the formatter has the metadata"
-            )
+    def _reads_nothing_that_is_written(self) -> Self:
         written = NOTE_KEYS.union({self.score_key}).intersection(self.metadata_keys)
         if written:
             raise ValueError(
@@ -288,20 +187,6 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
                 "score another text; leave it out or change score_key"
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _only_what_can_be_read_back(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        if self.document_formatter is not None:
-            raise InvalidInputError(
-                "this adapter has a document_formatter, which cannot be written down and without "
-                "which the scores are others; use metadata_keys to serialize or pickle it"
-            )
-        return super()._only_what_can_be_read_back(handler)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, BGERerank):
-            return NotImplemented
-        return self.document_formatter == other.document_formatter and super().__eq__(other)
 
 
 def read_reranker(reranker: BGERerank | None, options: dict[str, Any]) -> BGERerank:
@@ -357,27 +242,16 @@ class BGERerankRetriever(BaseRetriever):
 
     write_out(__init__, BGERerank)
 
-    def to_tool(
-        self,
-        name: str,
-        description: str,
-        *,
-        document_prompt: "BasePromptTemplate[str] | None" = None,
-        document_separator: str = "\n\n",
-    ) -> "BaseTool":
+    def to_tool(self, name: str, description: str, **options: Any) -> "BaseTool":
         """A tool for an agent: from a query to texts, with the documents as the artifact.
 
-        The model sees each document as `document_prompt` writes it, by default its text.
+        `options` are those of `create_retriever_tool`, such as a `document_prompt`: without one the
+        model sees each document's text.
         """
         from langchain_core.tools import create_retriever_tool  # takes a while, and few need it
 
         return create_retriever_tool(
-            self,
-            name,
-            description,
-            document_prompt=document_prompt,
-            document_separator=document_separator,
-            response_format="content_and_artifact",
+            self, name, description, response_format="content_and_artifact", **options
         )
 
     def _get_relevant_documents(
@@ -388,10 +262,9 @@ class BGERerankRetriever(BaseRetriever):
         top_n: int | None = -1,
         **kwargs: Any,
     ) -> list[Document]:
-        step = self.reranker.as_runnable(top_n=top_n)
-        found = self._search().invoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
-        request = {"documents": self._first(found), "query": query}
-        return step.invoke(request, {"callbacks": run_manager.get_child()}) if found else []
+        search, reranker = self._search(), self._reranker(top_n)
+        found = search.invoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
+        return reranker.compress_documents(self._first(found), query, run_manager.get_child())
 
     async def _aget_relevant_documents(
         self,
@@ -401,18 +274,22 @@ class BGERerankRetriever(BaseRetriever):
         top_n: int | None = -1,
         **kwargs: Any,
     ) -> list[Document]:
-        step = self.reranker.as_runnable(top_n=top_n)
-        search = self._search()
+        search, reranker = self._search(), self._reranker(top_n)
         found = await search.ainvoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
-        request = {"documents": self._first(found), "query": query}
-        return await step.ainvoke(request, {"callbacks": run_manager.get_child()}) if found else []
+        first = self._first(found)
+        return await reranker.acompress_documents(first, query, run_manager.get_child())
 
     def _search(self) -> RetrieverLike:
         base = self.base_retriever
         return base if self.candidates is None else _asked_for(self.candidates, base)
 
-    def _first(self, found: Any) -> list[Any]:
-        return list(_items(found))[: self.candidates]
+    def _reranker(self, top_n: int | None) -> BGERerank:
+        if top_n == -1:
+            return self.reranker
+        return self.reranker.model_copy(update={"top_n": check_top_n(top_n)})
+
+    def _first(self, found: Any) -> list[Document]:
+        return _read_documents(found)[: self.candidates]
 
 
 def _asked_for(count: int, retriever: Any) -> Any:
@@ -454,10 +331,6 @@ class BGECrossEncoder(ScorerFields, BaseCrossEncoder):
         return [show_score(score, scorer.scale, normalize=self.normalize) for score in raw.tolist()]
 
 
-def _send_trace(trace: RerankTrace) -> None:
-    dispatch_custom_event(TRACE_EVENT, trace.as_dict())
-
-
 def _nothing_to_score(request: RerankInput) -> bool:
     return not request["documents"] or is_blank(request["query"])
 
@@ -469,62 +342,26 @@ def _read_request(request: Any) -> RerankInput:
         raise InvalidInputError(
             f'the input must be a mapping with "documents" and "query"; it is {has}'
         )
-    query, documents = request["query"], list(_items(request["documents"]))
+    query, documents = request["query"], _read_documents(request["documents"])
     if query is None:
         raise InvalidInputError("no query was given; reranking orders documents for a query")
-    for index, document in enumerate(documents):
-        if not isinstance(document, Document):
-            remedy = "wrap a text as Document(page_content=text)"
-            if hasattr(document, "get_content"):  # a node of LlamaIndex
-                remedy = "convert it: Document(page_content=node.get_content(), metadata=...)"
-            elif isinstance(document, Mapping) and "page_content" in document:
-                remedy = "rebuild it: Document(**item)"
-            raise InvalidInputError(
-                f"the item at position {index} is {kind_of(document)}, not a Document of "
-                f"langchain_core; {remedy}",
-                index=index,
-            )
-        text: object = document.page_content
-        if not isinstance(text, str):  # possible by model_construct
-            check_text(text, "page_content of the document", index)
     if not isinstance(query, str):
         check_text(query, "query")
     return {"documents": documents, "query": query}
 
 
-def _items(documents: Any) -> Iterable[Any]:
-    """The documents, which must be several things; raises `InvalidInputError`."""
-    # all of these but None iterate, over characters, keys or fields: an error far from its cause
-    if isinstance(documents, str | Mapping | Document) or not isinstance(documents, Iterable):
-        raise InvalidInputError(
-            f"documents is {type(documents).__name__}; pass a list of documents, [] for none"
-        )
+def _read_documents(given: Any) -> list[Document]:
+    documents = read_items(given, Document, "document", _remedy)
+    for index, document in enumerate(documents):
+        text: object = document.page_content
+        if not isinstance(text, str):  # possible by model_construct
+            check_text(text, "page_content of the document", index)
     return documents
 
 
-def _to_document(item: Any, index: int) -> Any:
-    """A string or mapping as a `Document`; anything else as it is, for `_read_request` to judge."""
-    if isinstance(item, str):
-        return Document(page_content=item)
-    if not isinstance(item, Mapping):
-        return item
-    if "page_content" in item:
-        text, metadata = item["page_content"], item.get("metadata") or {}
-    elif "text" in item:
-        text, metadata = item["text"], {key: item[key] for key in item if key != "text"}
-    else:
-        raise InvalidInputError(
-            f'the document at position {index} has neither "text" nor "page_content"; '
-            f"its keys are {sorted(map(str, item))}",
-            index=index,
-        )
-    # checked here: pydantic's own message would hold the value
-    if not isinstance(metadata, Mapping):
-        raise InvalidInputError(
-            f"the metadata of the document at position {index} is {type(metadata).__name__}, "
-            "not a mapping",
-            index=index,
-        )
-    return Document(
-        page_content=check_text(text, "text of the document", index), metadata=dict(metadata)
-    )
+def _remedy(item: Any) -> str:
+    if hasattr(item, "get_content"):  # a node of LlamaIndex
+        return "convert it: Document(page_content=node.get_content(), metadata=...)"
+    if isinstance(item, Mapping) and "page_content" in item:
+        return "rebuild it: Document(**item)"
+    return "wrap a text as Document(page_content=text)"

@@ -7,7 +7,7 @@ one `CBEventType.RERANKING`. When scoring fails or is cancelled the end event ho
 older callback holds the exception, and the surrounding span is dropped with it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from copy import copy
 from typing import Any, ClassVar, Literal
 
@@ -30,7 +30,7 @@ with missing_extra("llama-index"):
 
 from pydantic import Field
 
-from bge_rerank_integrations.adapter_base import NOTE_KEYS, RerankFields, kind_of
+from bge_rerank_integrations.adapter_base import NOTE_KEYS, RerankFields, read_items
 from bge_rerank_integrations.base.contract import is_blank
 from bge_rerank_integrations.base.deadline import in_worker
 from bge_rerank_integrations.base.trace import RerankTrace
@@ -132,13 +132,13 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
     def _reranked(
         self, nodes: Iterable[NodeWithScore], query_bundle: QueryBundle | str | None
     ) -> list[NodeWithScore]:
-        query = _check_query(query_bundle)
-        given = _check_nodes(nodes)
+        query = _read_query(query_bundle)
+        given = read_items(nodes, NodeWithScore, "node", _remedy)
         if not given:
             return []
         own_texts = [node_text(node, MetadataMode.NONE) for node in given]
         if is_blank(query.query_str):
-            order = self.rank(query.query_str, own_texts, own_texts, top_n=self.top_n)
+            order = self.rank(query.query_str, own_texts, own_texts)
             return [self._placed(given[index], result) for index, result in order]
         self.check_texts(
             own_texts, lambda index: f"the node at position {index} (id {given[index].node_id})"
@@ -147,42 +147,34 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
         top_n = len(given) if self.top_n is None else self.top_n
         model_name = self.model if self.scorer is None else self.scorer.name
         before = _snapshot(given)
+        payload: dict[str, Any] = {
+            EventPayload.NODES: before,
+            EventPayload.MODEL_NAME: model_name,
+            EventPayload.QUERY_STR: query.query_str,
+            EventPayload.TOP_K: top_n,
+        }
         dispatcher.event(
             ReRankStartEvent(query=copy(query), nodes=before, top_n=top_n, model_name=model_name)
         )
         ranked: list[NodeWithScore] = []
         try:
-            with self.callback_manager.event(
-                CBEventType.RERANKING,
-                payload={
-                    EventPayload.NODES: before,
-                    EventPayload.MODEL_NAME: model_name,
-                    EventPayload.QUERY_STR: query.query_str,
-                    EventPayload.TOP_K: top_n,
-                },
-            ) as callback:
-                ranked = self._ranked(query.query_str, given, own_texts)
+            with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as callback:
+                order = self.rank(
+                    query.query_str,
+                    [node_text(node, self.metadata_mode) for node in given],
+                    own_texts,
+                    on_trace=_send_trace if _someone_listens() else None,
+                    read_texts=[node_text(node, MetadataMode.LLM) for node in given]
+                    if self.token_budget
+                    else None,
+                    ids=[node.node_id for node in given],
+                    own_span=not _openinference_listens(),
+                )
+                ranked = [self._placed(given[index], result) for index, result in order]
                 callback.on_end(payload={EventPayload.NODES: _snapshot(ranked)})
         finally:
             dispatcher.event(ReRankEndEvent(nodes=_snapshot(ranked)))
         return ranked
-
-    def _ranked(
-        self, query: str, given: Sequence[NodeWithScore], own_texts: Sequence[str]
-    ) -> list[NodeWithScore]:
-        order = self.rank(
-            query,
-            [node_text(node, self.metadata_mode) for node in given],
-            own_texts,
-            top_n=self.top_n,
-            on_trace=_send_trace if _someone_listens() else None,
-            read_texts=[node_text(node, MetadataMode.LLM) for node in given]
-            if self.token_budget
-            else None,
-            ids=[node.node_id for node in given],
-            own_span=not _openinference_listens(),
-        )
-        return [self._placed(given[index], result) for index, result in order]
 
     def _placed(self, given: NodeWithScore, result: RerankResult | None) -> NodeWithScore:
         notes: dict[str, Any] = {}
@@ -209,7 +201,7 @@ def node_text(given: NodeWithScore, mode: MetadataMode) -> str:
     return node.get_content(metadata_mode=mode)
 
 
-def _check_query(query: QueryBundle | str | None) -> QueryBundle:
+def _read_query(query: QueryBundle | str | None) -> QueryBundle:
     text: Any = query
     while isinstance(text, QueryBundle):  # LlamaIndex wraps query_str=QueryBundle(...) once more
         query, text = text, text.query_str
@@ -221,24 +213,10 @@ def _check_query(query: QueryBundle | str | None) -> QueryBundle:
     return query if isinstance(query, QueryBundle) else QueryBundle(text)
 
 
-def _check_nodes(nodes: Iterable[NodeWithScore]) -> list[NodeWithScore]:
-    # a node iterates too, over its fields
-    if isinstance(nodes, str | Mapping | NodeWithScore) or not isinstance(nodes, Iterable):
-        raise InvalidInputError(
-            f"nodes is {type(nodes).__name__}; pass a list of NodeWithScore, [] if there are none"
-        )
-    given: list[Any] = list(nodes)
-    for index, node in enumerate(given):
-        if not isinstance(node, NodeWithScore):
-            remedy = "wrap a bare node: NodeWithScore(node=node)"
-            if hasattr(node, "page_content"):
-                remedy = "convert it: NodeWithScore(node=Document.from_langchain_format(document))"
-            raise InvalidInputError(
-                f"the item at position {index} is {kind_of(node)}, not LlamaIndex's "
-                f"NodeWithScore; {remedy}",
-                index=index,
-            )
-    return given
+def _remedy(item: Any) -> str:
+    if hasattr(item, "page_content"):
+        return "convert it: NodeWithScore(node=Document.from_langchain_format(document))"
+    return "wrap a bare node: NodeWithScore(node=node)"
 
 
 def _with_notes(node: BaseNode, notes: dict[str, Any]) -> BaseNode:
@@ -255,9 +233,13 @@ def _snapshot(nodes: Iterable[NodeWithScore]) -> list[NodeWithScore]:
     One level deep: a list or dict inside the metadata is shared, because metadata may hold what
     cannot be copied.
     """
-    return [given.model_copy(update={"node": _one_level_copy(given.node)}) for given in nodes]
-
-
-def _one_level_copy(node: BaseNode) -> BaseNode:
-    containers = {k: copy(v) for k, v in node if isinstance(v, dict | list | MediaResource)}
-    return node.model_copy(update=containers)
+    copies = []
+    for given in nodes:
+        containers = {
+            name: copy(value)
+            for name, value in given.node
+            if isinstance(value, dict | list | MediaResource)
+        }
+        node = given.node.model_copy(update=containers)
+        copies.append(given.model_copy(update={"node": node}))
+    return copies

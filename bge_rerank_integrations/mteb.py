@@ -5,15 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bge_rerank_integrations.base.contract import check_scorer, checked_scores
-from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
+from bge_rerank_integrations.errors import InvalidInputError, missing_extra
 from bge_rerank_integrations.types import FloatArray, Scorer
 
-try:
+with missing_extra("mteb"):
     from mteb.models.model_meta import ModelMeta
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "mteb":
-        raise
-    raise MissingExtra("mteb", "mteb") from error
 
 
 class MTEBReranker:
@@ -37,7 +33,7 @@ class MTEBReranker:
         if name.count("/") != 1 or not all(name.split("/")):
             raise InvalidInputError(f"name is {name!r}; mteb wants 'organization/model'")
         digest = hashlib.sha256(scorer.name.encode("utf-8", "backslashreplace")).hexdigest()
-        self._meta = ModelMeta.create_empty(
+        self.mteb_model_meta = ModelMeta.create_empty(
             overwrites={
                 "name": name,
                 "revision": digest[:40],
@@ -45,11 +41,6 @@ class MTEBReranker:
                 "modalities": ["text"],
             }
         )
-
-    @property
-    def mteb_model_meta(self) -> ModelMeta:
-        """The name and settings under which mteb files the results; no claims about the model."""
-        return self._meta
 
     def predict(
         self,

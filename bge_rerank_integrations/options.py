@@ -185,7 +185,7 @@ def _redacted(cls: type[BaseModel], line: ErrorDetails, caller: str) -> InitErro
     message, shown = line["msg"], None
     if kind == "extra_forbidden":
         message = _no_such_option(name, cls, caller)
-    elif (field := cls.model_fields.get(name)) is not None:
+    elif (field := cls.model_fields.get(name)) is not None and kind != "frozen_field":
         value, types = f"of type {type(given).__name__}", set(kinds(field.annotation))
         misplaced_text = isinstance(given, str) and str not in types
         if not field.exclude and (given is None or isinstance(given, Number) or misplaced_text):

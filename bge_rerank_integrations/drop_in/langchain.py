@@ -5,44 +5,35 @@ The original of the first is in langchain-community, which is being sunset. It w
 `CrossEncoderReranker` here keeps them.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from bge_rerank_integrations.drop_in.cross_encoder import adapter_fields, read_arguments
+from bge_rerank_integrations.drop_in.cross_encoder import cross_encoder_options
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.langchain import BaseCrossEncoder, BGECrossEncoder, BGERerank
-from bge_rerank_integrations.types import FloatArray, Pair, Scale, Scorer
+from bge_rerank_integrations.langchain import BGECrossEncoder, BGERerank
+from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
 # isort: split
 from langchain_core.callbacks import Callbacks
+from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
 
-class HuggingFaceCrossEncoder(BaseModel, BaseCrossEncoder):
+class HuggingFaceCrossEncoder(BGECrossEncoder):
     """`langchain_community.cross_encoders.HuggingFaceCrossEncoder` on this engine.
 
     `model_kwargs` are sentence-transformers' `CrossEncoder` arguments; a token among them is used
     and then in no dump, repr or pickle. Scores are those of `CrossEncoder.predict`: a sigmoid,
-    unless the model was saved with another activation.
+    unless the model was saved with another activation. The model is loaded at construction. It is a
+    `BGECrossEncoder` with the options that give these scores, and takes its other options too.
 
-    Raises `ValueError` for an argument that cannot be honoured, `UnsupportedModel` for a model
+    Raises `ValueError` for an argument that is not supported, `UnsupportedModel` for a model
     that is no cross-encoder of one label, and the errors of `load_scorer`.
     """
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
-
-    model_name: str = Field(
-        default="BAAI/bge-reranker-base", frozen=True, description="A hub id or a local folder."
-    )
-    model_kwargs: dict[str, Any] = Field(
-        default={}, frozen=True, description="Arguments of CrossEncoder, without a token."
-    )
-    _encoder: BGECrossEncoder = PrivateAttr()
 
     def __init__(
         self,
@@ -50,6 +41,7 @@ class HuggingFaceCrossEncoder(BaseModel, BaseCrossEncoder):
         model_name: str = "BAAI/bge-reranker-base",
         model_kwargs: dict[str, Any] | None = None,
         client: None = None,
+        **options: Any,
     ) -> None:
         if client is not None:
             raise InvalidInputError(
@@ -57,61 +49,16 @@ class HuggingFaceCrossEncoder(BaseModel, BaseCrossEncoder):
                 "made from model_name and model_kwargs: leave it out, or use "
                 "BGECrossEncoder(scorer=...) for a scorer of your own"
             )
-        arguments = read_arguments(model_kwargs or {}, where="model_kwargs")
-        super().__init__(model_name=model_name, model_kwargs=arguments.written)
-        self._encoder = BGECrossEncoder(**adapter_fields(model_name, arguments)).warm_up()
+        model = options.pop("model", model_name)  # a copy is made from the fields
+        super().__init__(
+            **cross_encoder_options(model, model_kwargs or {}, options, where="model_kwargs")
+        )
+        self.warm_up()
 
     @property
-    def encoder(self) -> BGECrossEncoder:
-        """The class of this package that scores."""
-        return self._encoder
-
-    def score(self, text_pairs: Sequence[Pair]) -> list[float]:
-        """Return one Python float per (query, passage) pair, in the same order.
-
-        Raises `InvalidInputError` with the position of anything but a pair of texts.
-        """
-        return self._encoder.score(text_pairs)
-
-    def __reduce__(
-        self,
-    ) -> tuple[Callable[[str, dict[str, Any]], HuggingFaceCrossEncoder], tuple[str, Any]]:
-        return _rebuild, (self.model_name, self.model_kwargs)
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return self.__copy__()  # the weights are shared by design
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, HuggingFaceCrossEncoder) and (
-            (self.model_name, self.model_kwargs) == (other.model_name, other.model_kwargs)
-        )
-
-
-def _rebuild(model_name: str, model_kwargs: dict[str, Any]) -> HuggingFaceCrossEncoder:
-    return HuggingFaceCrossEncoder(model_name=model_name, model_kwargs=model_kwargs)
-
-
-class _LastCompressor:
-    """The compressor of the last call, kept because it logs each warning once.
-
-    It is in no copy or pickle, and does not affect whether two rerankers are equal.
-    """
-
-    def __init__(self) -> None:
-        self._made = BGERerank()
-
-    def over(self, scorer: Scorer, *, normalize: bool, top_n: int) -> BGERerank:
-        wanted = {"scorer": scorer, "normalize": normalize, "top_n": top_n}
-        made = self._made
-        if any(getattr(made, name) != value for name, value in wanted.items()):
-            made = self._made = made.model_copy(update=wanted)
-        return made
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _LastCompressor)
-
-    def __reduce__(self) -> tuple[type[_LastCompressor], tuple[()]]:
-        return _LastCompressor, ()
+    def model_name(self) -> str:
+        """The original's name for `model`."""
+        return self.model
 
 
 class CrossEncoderReranker(BaseDocumentCompressor):
@@ -126,11 +73,10 @@ class CrossEncoderReranker(BaseDocumentCompressor):
         arbitrary_types_allowed=True, extra="forbid", validate_assignment=True
     )
 
-    # not BaseCrossEncoder, of which there are two before langchain-core 1.2.19
     model: Any = Field(description="A BaseCrossEncoder, or any object with its score(pairs).")
     top_n: int = Field(default=3, ge=1, description="How many to keep.")
 
-    _last: _LastCompressor = PrivateAttr(default_factory=_LastCompressor)
+    _rerank: BGERerank = PrivateAttr(default_factory=BGERerank)
 
     @field_validator("model")
     @classmethod
@@ -155,13 +101,18 @@ class CrossEncoderReranker(BaseDocumentCompressor):
         return await self._compressor().acompress_documents(documents, query, callbacks)
 
     def _compressor(self) -> BGERerank:
-        model = (
-            self.model.encoder if isinstance(self.model, HuggingFaceCrossEncoder) else self.model
+        update = {"scorer": _EncoderScores(self.model), "normalize": False, "top_n": self.top_n}
+        if isinstance(self.model, BGECrossEncoder):  # by raw scores: sigmoids make ties
+            update |= {"scorer": self.model.loaded_scorer(), "normalize": self.model.normalize}
+        return self._rerank.model_copy(update=update)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), model=self.model, top_n=self.top_n), ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CrossEncoderReranker) and (
+            (self.model, self.top_n) == (other.model, other.top_n)
         )
-        if isinstance(model, BGECrossEncoder):  # by raw scores: sigmoids make ties
-            scorer = model.loaded_scorer()
-            return self._last.over(scorer, normalize=model.normalize, top_n=self.top_n)
-        return self._last.over(_EncoderScores(model), normalize=False, top_n=self.top_n)
 
 
 class _EncoderScores:

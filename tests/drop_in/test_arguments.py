@@ -25,7 +25,7 @@ from bge_rerank_integrations import (
     UnsupportedModel,
     load_scorer,
 )
-from bge_rerank_integrations.drop_in.cross_encoder import READERS
+from bge_rerank_integrations.drop_in.cross_encoder import ARGUMENTS
 from bge_rerank_integrations.drop_in.langchain import CrossEncoderReranker, HuggingFaceCrossEncoder
 from bge_rerank_integrations.drop_in.llama_index import (
     FlagEmbeddingReranker,
@@ -87,7 +87,7 @@ def test_settings_can_change_where_no_score_hangs_on_them(kind: Kind, reranker_b
     assert len(reranker.postprocess_nodes(nodes(), query_str=QUERY)) == 1
     with pytest.raises(ValidationError, match="frozen"):
         reranker.model = "another"
-    for wrong in (0, -1, None):
+    for wrong in (0, -1):
         with pytest.raises(ValidationError, match="top_n"):
             kind(model=str(reranker_base), top_n=wrong)
 
@@ -118,17 +118,16 @@ def test_a_cross_encoder_survives_pickle_and_copies(reranker_base: Path) -> None
     for other in (pickle.loads(pickle.dumps(encoder)), copy.deepcopy(encoder)):
         assert other == encoder
         assert other.score(pairs) == encoder.score(pairs)
-    assert encoder.model_dump() == {
-        "model_name": str(reranker_base),
-        "model_kwargs": {"device": "cpu", "activation_fn": "torch.nn.Identity", "max_length": 40},
-    }
+    assert encoder.model_name == str(reranker_base)
+    dumped = encoder.model_dump()
+    assert (dumped["device"], dumped["normalize"], dumped["max_length"]) == ("cpu", False, 40)
 
 
 def test_a_token_is_told_nowhere(reranker_base: Path) -> None:
     given = {"token": TOKEN, "device": "cpu"}
     encoder = HuggingFaceCrossEncoder(model_name=str(reranker_base), model_kwargs=given)
     assert given["token"] == TOKEN  # the caller's own
-    held = encoder.encoder.token
+    held = encoder.token
     assert held is not None
     assert secret_text(held) == TOKEN
     reranker = SentenceTransformerRerank(
@@ -143,22 +142,28 @@ def test_a_token_is_told_nowhere(reranker_base: Path) -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"prompts": {"query": "q: "}}, r"model_kwargs holds 'prompts', .*leave it out"),
+    ({"prompts": {"query": "q: "}}, "model_kwargs: prompts has no counterpart here: leave it out"),
     ({"num_labels": 2}, "a reranker has one label"),
-    ({"activation_fn": torch.nn.Tanh()}, r"torch\.nn\.modules\.activation\.Tanh; use torch\.nn"),
+    ({"activation_fn": torch.nn.Tanh()}, r"torch\.nn\.modules\.activation\.Tanh'; use torch\.nn"),
     ({"activation_fn": torch.sigmoid}, r"use torch\.nn"),
-    ({"model_kwargs": {"attn_implementation": "eager"}}, "'attn_implementation'; of the model's"),
-    ({"model_kwargs": {"torch_dtype": "float64"}}, "number format float64"),
-    ({"processor_kwargs": {"use_fast": False}}, r"tokenizer\.json decides"),
+    (
+        {"model_kwargs": {"attn_implementation": "eager"}},
+        r"attn_implementation has no",
+    ),
+    (
+        {"model_kwargs": {"torch_dtype": "float64"}},
+        "torch_dtype is 'float64'; it must be float32",
+    ),
+    ({"processor_kwargs": {"use_fast": False}}, r"processor_kwargs\.use_fast has no counterpart"),
     ({"max_length": 0}, "number of tokens"),
     (
         {"max_length": 40, "processor_kwargs": {"model_max_length": 41}},
-        "max_length two values",
+        r"processor_kwargs\.model_max_length is given under another name too",
     ),
     ({"backend": "tensorflow"}, "'torch', 'onnx' or 'openvino'"),
     ({"local_files_only": "yes"}, "must be True or False"),
     ({"token": False}, "give a string"),
-    ({"device": 0}, "is a int; give a string"),
+    ({"device": 0}, "device is 0; it must be a string"),
     ({"device": "npu"}, "available: cpu"),
     ({"max_length": 100_000}, "this model takes"),
 ]
@@ -212,11 +217,23 @@ def test_backend_and_file_name_choose_a_graph(reranker_base: Path, tmp_path: Pat
     assert encoder.score(pairs) == pytest.approx((1 / (1 + np.exp(-logits))).tolist(), abs=1e-6)
     best = reranker.postprocess_nodes(nodes(), query_str=QUERY)[0]
     assert best.score == pytest.approx(max(encoder.score(pairs)), abs=1e-6)
-    assert encoder.model_dump()["model_kwargs"] == arguments
+    assert pickle.loads(pickle.dumps(encoder)).score(pairs) == encoder.score(pairs)
     with pytest.raises(InvalidInputError, match=r"file_name is 'other\.onnx'"):
         HuggingFaceCrossEncoder(
             model_name=str(folder), model_kwargs={"model_kwargs": {"file_name": "other.onnx"}}
         )
+
+
+@BOTH
+def test_options_of_this_package_are_taken_too(kind: Kind, reranker_base: Path) -> None:
+    reranker = kind(model=str(reranker_base), score_threshold=0.0, include_logit=True)
+    ranked = reranker.postprocess_nodes(nodes(), query_str=QUERY)
+    assert all(node.score is not None and node.score >= 0 for node in ranked)
+    assert all("rerank_raw_score" in node.metadata for node in ranked)
+    with pytest.raises(ValueError, match=r"has no option 'topn'; did you mean top_n\?"):
+        kind(model=str(reranker_base), topn=1)
+    encoder = HuggingFaceCrossEncoder(model_name=str(reranker_base), batch_size=1)
+    assert (encoder.batch_size, encoder.precision) == (1, "fp32")
 
 
 def test_every_argument_of_cross_encoder_is_known_or_refused_on_purpose() -> None:
@@ -225,7 +242,8 @@ def test_every_argument_of_cross_encoder_is_known_or_refused_on_purpose() -> Non
         "model_name_or_path", "modules", "prompts", "default_prompt_name", "config_kwargs",
         "model_card_data", "keep_in_fp32_modules",
     }  # fmt: skip
-    assert there - READERS.keys() <= refused
+    known = {alias.partition(".")[0] for alias in ARGUMENTS}
+    assert there - known <= refused
 
 
 def test_the_places_of_arguments_that_two_originals_order_differently() -> None:

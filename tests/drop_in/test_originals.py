@@ -113,7 +113,7 @@ def test_its_default_length_is_the_models_own(name: str, request: pytest.Fixture
     model = str(request.getfixturevalue(name))
     theirs = OriginalCrossEncoder(model_name=model, model_kwargs={"device": "cpu"})
     ours = HuggingFaceCrossEncoder(model_name=model, model_kwargs={"device": "cpu"})
-    assert ours.encoder.max_length == theirs.client.max_seq_length
+    assert ours.max_length == theirs.client.max_seq_length
     pairs = [(QUERY, "\n".join(LINES * times)) for times in (1, 2, 3)]  # up to 1500 tokens
     assert ours.score(pairs) == pytest.approx(list(theirs.score(pairs)), abs=CLOSE)
 

@@ -107,19 +107,6 @@ async def test_the_callers_context_reaches_the_scorer_on_its_thread() -> None:
     assert scorer.thread != threading.get_ident()
 
 
-async def test_a_formatter_is_called_off_the_loop() -> None:
-    threads: set[int] = set()
-
-    def formatted(document: Any) -> str:
-        threads.add(threading.get_ident())
-        return str(document.page_content)
-
-    reranker = word_overlap_rerank(document_formatter=formatted)
-    await reranker.acompress_documents(documents(), QUERY)
-    assert threading.get_ident() not in threads
-    assert len(threads) == 1
-
-
 def sequential(reranker: BGERerank) -> list[Any]:
     return [reranker.compress_documents(documents(), query) for query in QUERIES]
 

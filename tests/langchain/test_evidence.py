@@ -38,8 +38,6 @@ def quoted(ranked: list[Document]) -> list[str]:
     [
         {},
         {"metadata_keys": ["title"]},
-        {"document_formatter": lambda document: "red fox eats " + document.page_content},
-        {"document_formatter": lambda document: document.page_content[:5]},
     ],
 )
 async def test_offsets_point_into_the_page_content_whatever_was_scored(
@@ -73,11 +71,6 @@ def test_the_note_is_plain_data_on_the_scale_of_the_score() -> None:
     }
     assert all(isinstance(value, str | int | float) for value in best.metadata.values()), "storable"
     assert documents == titled()
-    reranker = explaining(top_n=1, normalize=False)
-    assert reranker.rerank([*TEXTS], QUERY) == [{"index": 1, "relevance_score": 3.0, **note}]
-    assert explaining(explain=False, top_n=1, normalize=False).rerank([*TEXTS], QUERY) == [
-        {"index": 1, "relevance_score": 3.0}
-    ]
 
 
 def test_none_where_nothing_was_scored(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,5 @@
 """What is refused, and that the message says where and what, and never quotes a text."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -58,29 +57,6 @@ def test_the_error_holds_the_position() -> None:
     assert error.value.index == 5
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ([{"title": SECRET}], "position 0 has neither"),
-        (["a", {"text": 5}], "position 1 is int, not str"),
-        (["a", {"page_content": None}], "position 1 is NoneType, not str"),
-        ([{"page_content": "a", "metadata": [SECRET]}], "metadata of the document at position 0"),
-        (["a", 3.5], "position 1 is float, not a Document"),
-        ("a", "documents is str"),
-    ],
-)
-def test_rerank_refuses_what_is_no_document(given: Any, message: str) -> None:
-    with pytest.raises(InvalidInputError, match=message) as error:
-        word_overlap_rerank().rerank(given, QUERY)
-    assert SECRET not in str(error.value)
-
-
-@pytest.mark.parametrize("top_n", [0, -2, True, 1.5])
-def test_rerank_refuses_a_top_n_that_is_no_count(top_n: Any) -> None:
-    with pytest.raises(InvalidInputError, match=re.escape(f"top_n is {top_n!r}")):
-        word_overlap_rerank().rerank(documents(), QUERY, top_n=top_n)
-
-
 @pytest.mark.parametrize("top_n", [0, -1, -5])
 def test_the_field_refuses_a_top_n_below_one_also_later(top_n: int) -> None:
     with pytest.raises(ValidationError, match=r"top_n is -?\d; it must be a whole number from 1"):
@@ -93,17 +69,6 @@ def test_the_field_refuses_a_top_n_below_one_also_later(top_n: int) -> None:
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(ValidationError, match="top_k"):
         BGERerank(top_k=3)  # type: ignore[call-arg]
-
-
-def test_a_formatter_must_give_text() -> None:
-    reranker = word_overlap_rerank(document_formatter=lambda document: None)
-    with pytest.raises(InvalidInputError, match="formatted document at position 0 is NoneType"):
-        reranker.compress_documents(documents(), QUERY)
-
-
-def test_metadata_keys_and_a_formatter_exclude_each_other() -> None:
-    with pytest.raises(ValidationError, match="not both"):
-        BGERerank(metadata_keys=["title"], document_formatter=str)
 
 
 @pytest.mark.parametrize("key", ["relevance_score", "rerank_raw_score"])

@@ -160,16 +160,6 @@ def test_metadata_keys_put_the_values_that_are_there_before_the_text() -> None:
     assert scores(ranked) == [sigmoid(3), sigmoid(0)]
 
 
-def test_a_formatter_gives_the_text_to_score() -> None:
-    scorer = Recorder()
-    reranker = word_overlap_rerank(
-        scorer=scorer, document_formatter=lambda document: f"jumps {document.metadata['position']}"
-    )
-    ranked = reranker.compress_documents(documents()[:2], QUERY)
-    assert scorer.passages == ["jumps 0", "jumps 1"]
-    assert [document.page_content for document in ranked] == ["a lazy dog", "the red fox jumps"]
-
-
 class TestWithoutText:
     given = (
         Document(page_content="", metadata={"position": 0, "relevance_score": 0.9}),
@@ -211,22 +201,19 @@ class TestWithoutText:
         assert (positions(ranked), scores(ranked)) == ([0, 2], [None, None])
 
     @pytest.mark.parametrize("blank", ["", " \n", "\u200b\x00\ufeff"], ids=ascii)
-    def test_neither_metadata_nor_a_formatter_stands_in_for_it(self, blank: str) -> None:
+    def test_metadata_does_not_stand_in_for_it(self, blank: str) -> None:
         given = [
             Document(page_content=blank, metadata={"title": "Red fox"}),
             Document(page_content="a fox", metadata={"title": "Zoo"}),
         ]
-        for asked in (
-            {"metadata_keys": ["title"]},
-            {"document_formatter": lambda d: f"{d.metadata['title']} {d.page_content}"},
-        ):
-            ranked = word_overlap_rerank(**asked).compress_documents(given, QUERY)
-            assert scores(ranked) == [sigmoid(1), None]
-            dropping = word_overlap_rerank(no_text="drop", **asked)
-            assert scores(dropping.compress_documents(given, QUERY)) == [sigmoid(1)]
-            refusing = word_overlap_rerank(no_text="raise", **asked)
-            with pytest.raises(InvalidInputError, match="document at position 0 has no text"):
-                refusing.compress_documents(given, QUERY)
+        asked = {"metadata_keys": ["title"]}
+        ranked = word_overlap_rerank(**asked).compress_documents(given, QUERY)
+        assert scores(ranked) == [sigmoid(1), None]
+        dropping = word_overlap_rerank(no_text="drop", **asked)
+        assert scores(dropping.compress_documents(given, QUERY)) == [sigmoid(1)]
+        refusing = word_overlap_rerank(no_text="raise", **asked)
+        with pytest.raises(InvalidInputError, match="document at position 0 has no text"):
+            refusing.compress_documents(given, QUERY)
 
 
 def test_nothing_relevant_is_an_empty_list() -> None:
@@ -275,73 +262,6 @@ def test_a_blank_query_passes_documents_through_without_loading(
         "The query is blank: 5 documents keep their order, unscored."
     ]
     assert caplog.records[0].levelno == logging.WARNING
-
-
-class TestRerank:
-    """`rerank`, which gives positions and scores, as LangChain's partner packages do."""
-
-    best_three = (
-        {"index": 1, "relevance_score": sigmoid(3)},
-        {"index": 3, "relevance_score": sigmoid(2)},
-        {"index": 2, "relevance_score": sigmoid(1)},
-    )
-
-    @pytest.mark.parametrize(
-        "given",
-        [
-            [document.page_content for document in documents()],
-            documents(),
-            [{"text": document.page_content} for document in documents()],
-            [document.model_dump() for document in documents()],
-            [
-                "a lazy dog",
-                documents()[1],
-                {"page_content": "a red car"},
-                {"text": "a fox jumps high", "page": 1},
-                Document(page_content="the red hen"),
-            ],
-        ],
-        ids=["str", "Document", "text", "page_content", "mixed"],
-    )
-    def test_takes_strings_documents_and_mappings(self, given: list[str]) -> None:
-        assert word_overlap_rerank().rerank(given, QUERY) == list(self.best_three)
-
-    def test_top_n_is_the_fields_own_unless_given(self) -> None:
-        reranker = word_overlap_rerank(top_n=2)
-        texts = [document.page_content for document in documents()]
-        assert len(reranker.rerank(texts, QUERY)) == 2
-        assert len(reranker.rerank(texts, QUERY, top_n=-1)) == 2
-        assert len(reranker.rerank(texts, QUERY, top_n=4)) == 4
-        assert [place["index"] for place in reranker.rerank(texts, QUERY, top_n=None)] == RANKED
-        assert reranker.top_n == 2
-
-    def test_is_the_ranking_of_compress_documents(self) -> None:
-        reranker = word_overlap_rerank(top_n=None, score_threshold=0.6)
-        ranked = reranker.compress_documents(documents(), QUERY)
-        places = reranker.rerank(documents(), QUERY)
-        assert [place["index"] for place in places] == positions(ranked) == [1, 3, 2, 4]
-        assert [place["relevance_score"] for place in places] == scores(ranked)
-
-    @pytest.mark.parametrize(
-        "given",
-        [
-            {"text": "It jumps.", "title": "Red fox"},
-            {"page_content": "It jumps.", "metadata": {"title": "Red fox"}},
-            Document(page_content="It jumps.", metadata={"title": "Red fox"}),
-        ],
-    )
-    def test_metadata_keys_are_found_in_every_kind(self, given: dict[str, str] | Document) -> None:
-        places = word_overlap_rerank(metadata_keys=["title"]).rerank([given], QUERY)
-        assert places == [{"index": 0, "relevance_score": sigmoid(3)}]
-
-    def test_can_be_written_as_json(self) -> None:
-        places = word_overlap_rerank().rerank(documents(), QUERY)
-        assert json.loads(json.dumps(places)) == places
-
-    def test_nothing_to_score_needs_no_model(self) -> None:
-        reranker = BGERerank(model=NO_SUCH_MODEL, top_n=1)
-        assert reranker.rerank([], QUERY) == []
-        assert reranker.rerank(["a dog", "a fox"], " ") == [{"index": 0, "relevance_score": None}]
 
 
 def test_the_scores_by_eye_are_those_of_the_fake() -> None:

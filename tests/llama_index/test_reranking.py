@@ -329,7 +329,7 @@ def test_a_query_bundle_in_a_query_bundle_is_unwrapped(nodes: list[NodeWithScore
 def test_a_document_of_langchain_is_named_with_what_to_do() -> None:
     wrong: Any = LangChainDocument(page_content="a fox")
     with pytest.raises(
-        InvalidInputError, match=r"langchain_core\.\S+Document, not Llama"
+        InvalidInputError, match=r"langchain_core\.\S+Document, not a NodeWithScore of llama_index"
     ) as refused:
         BGERerank(model=UNLOADABLE).postprocess_nodes([wrong], query_str=QUERY)
     assert "NodeWithScore(node=Document.from_langchain_format(document))" in str(refused.value)
