@@ -234,7 +234,7 @@ def test_documents_of_the_caller_are_unchanged() -> None:
         ({"topn": 2}, "BGERerank has no option 'topn'; did you mean top_n?"),
         ({"reranker": word_overlap_rerank(), "top_n": 2}, "top_n was given beside reranker="),
         ({"candidates": 0}, "greater than or equal to 1"),
-        ({"candidates": "5"}, "not a whole number"),
+        ({"candidates": "5"}, "not a number"),
         ({"base_retriever": "an index"}, "instance of Runnable"),
     ],
 )
