@@ -91,18 +91,13 @@ def read_items(
 class ScorerFields(WrapperOptions, ScorerOptions):
     """The options of `load_scorer`, which decide a score, as declared and checked fields."""
 
-    model_config = ConfigDict(validate_assignment=True, use_attribute_docstrings=False)
+    model_config = ConfigDict(validate_assignment=True)
 
     model: ModelName = DEFAULT_MODEL
-    lazy_load: Annotated[bool, Field(description="False loads the model at construction.")] = True
-    scorer: Annotated[
-        Any,
-        Field(
-            exclude=True,
-            repr=False,
-            description="A ready scorer to use instead of loading `model`; cannot be serialized.",
-        ),
-    ] = None
+    lazy_load: bool = True
+    """False loads the model at construction."""
+    scorer: Annotated[Any, Field(exclude=True, repr=False)] = None
+    """A ready scorer to use instead of loading `model`; cannot be serialized."""
 
     # No lock: loading is thread-safe in itself, and two threads that come first at once get two
     # light scorers over one shared engine.
@@ -194,13 +189,9 @@ def _rebuild(cls: type[ScorerFields], fields: dict[str, Any]) -> ScorerFields:
 class RerankFields(RankingOptions, ScorerFields):
     """The options of `Reranker`, which decide an ordering, on top of the scorer's."""
 
-    include_logit: Annotated[
-        bool,
-        Field(
-            description="Write the raw score, of a cross-encoder its logit, to "
-            "metadata['rerank_raw_score'] of the copy that comes back."
-        ),
-    ] = False
+    include_logit: bool = False
+    """Write the raw score, of a cross-encoder its logit, to metadata['rerank_raw_score'] of the
+    copy that comes back."""
     _item: ClassVar[str] = "passage"
     """The framework's word for a passage, in messages."""
 

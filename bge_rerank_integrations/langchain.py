@@ -34,7 +34,7 @@ with missing_extra("langchain"):
     from langchain_core.runnables import Runnable, RunnableLambda
     from langchain_core.runnables.base import RunnableBindingBase
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
 from bge_rerank_integrations.adapter_base import NOTE_KEYS, RerankFields, ScorerFields, read_items
@@ -83,16 +83,11 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
     """
 
     top_n: TopN = 3
-    metadata_keys: Annotated[
-        list[str],
-        Field(
-            description="Metadata to score with the text: a line 'key: value' for each key that "
-            "the document has, an empty line, the text."
-        ),
-    ] = []  # noqa: RUF012  # pydantic copies it
-    score_key: Annotated[str, Field(min_length=1, description="Metadata key of the score.")] = (
-        "relevance_score"
-    )
+    metadata_keys: list[str] = []  # noqa: RUF012  # pydantic copies it
+    """Metadata to score with the text: a line 'key: value' for each key that the document has, an
+    empty line, the text."""
+    score_key: Annotated[str, Field(min_length=1)] = "relevance_score"
+    """Metadata key of the score."""
 
     _item: ClassVar[str] = "document"
 
@@ -216,13 +211,14 @@ class BGERerankRetriever(BaseRetriever):
     `BGERerank`. Raises what the base retriever and `BGERerank.compress_documents` raise.
     """
 
-    base_retriever: Annotated[
-        RetrieverLike, Field(description="Finds the documents: from a query to a list of them.")
-    ]
-    reranker: Annotated[BGERerank, Field(description="Orders the documents and cuts the list.")]
-    candidates: Annotated[
-        Count, Field(description="Most documents to rerank; None: all that are found.")
-    ] = None
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    base_retriever: RetrieverLike
+    """Finds the documents: from a query to a list of them."""
+    reranker: BGERerank
+    """Orders the documents and cuts the list."""
+    candidates: Count = None
+    """Most documents to rerank; None: all that are found."""
 
     def __init__(
         self,

@@ -77,8 +77,7 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
     ) -> ToolMessage | Command[Any]:
         """Call the tool, and rerank what it found."""
         message = handler(request)
-        found = self._documents(request, message)
-        if not isinstance(message, ToolMessage) or not found:
+        if not (found := self._documents(request, message)):
             return message
         ranked = self.reranker.compress_documents(found, self._query(request))
         return self._rewritten(message, request, ranked)
@@ -90,8 +89,7 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
     ) -> ToolMessage | Command[Any]:
         """`wrap_tool_call` for async agents; reranks on a worker thread."""
         message = await handler(request)
-        found = self._documents(request, message)
-        if not isinstance(message, ToolMessage) or not found:
+        if not (found := self._documents(request, message)):
             return message
         ranked = await self.reranker.acompress_documents(found, self._query(request))
         return self._rewritten(message, request, ranked)
@@ -100,8 +98,9 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
         if self._tool_names is not None and request.tool_call["name"] not in self._tool_names:
             return []
         artifact = message.artifact if isinstance(message, ToolMessage) else None
-        found = list(artifact) if isinstance(artifact, list | tuple) else []
-        return found if all(isinstance(document, Document) for document in found) else []
+        if not isinstance(artifact, list | tuple):
+            return []
+        return [*artifact] if all(isinstance(one, Document) for one in artifact) else []
 
     def _query(self, request: ToolCallRequest) -> str:
         call = request.tool_call
@@ -119,7 +118,7 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
         return query
 
     def _rewritten(
-        self, message: ToolMessage, request: ToolCallRequest, ranked: list[Document]
+        self, message: Any, request: ToolCallRequest, ranked: list[Document]
     ) -> ToolMessage:
         name = request.tool_call["name"]
         if name not in self._named and message.content != self._content(message.artifact):

@@ -28,8 +28,6 @@ with missing_extra("llama-index"):
     from llama_index_instrumentation.base import BaseEvent
     from llama_index_instrumentation.event_handlers import NullEventHandler
 
-from pydantic import Field
-
 from bge_rerank_integrations.adapter_base import NOTE_KEYS, RerankFields, read_items
 from bge_rerank_integrations.base.contract import is_blank
 from bge_rerank_integrations.base.deadline import in_worker
@@ -99,16 +97,12 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
     """
 
     top_n: TopN = 2
-    metadata_mode: MetadataMode = Field(
-        default=MetadataMode.EMBED,
-        description="Which metadata stands before a node's text when it is scored; never the keys "
-        "that this class writes.",
-    )
-    keep_retrieval_score: bool = Field(
-        default=False,
-        description="Write the score a node came with to metadata['retrieval_score'] of a copy, "
-        "out of sight of embedder and LLM; one that is there already stays.",
-    )
+    metadata_mode: MetadataMode = MetadataMode.EMBED
+    """Which metadata stands before a node's text when it is scored; never the keys that this class
+    writes."""
+    keep_retrieval_score: bool = False
+    """Write the score a node came with to metadata['retrieval_score'] of a copy, out of sight of
+    embedder and LLM; one that is there already stays."""
     _item: ClassVar[str] = "node"
 
     @classmethod
