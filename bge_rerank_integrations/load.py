@@ -130,7 +130,7 @@ def open_wrapped_scorer(
         scorer = WindowedScorer(scorer)
     loaded = scorer
     if wrappers.score_cache is not None:
-        scorer = CachedScorer(scorer, _open_store(str(wrappers.score_cache), str(model)))
+        scorer = CachedScorer(scorer, open_store(str(wrappers.score_cache), str(model)))
     if wrappers.long_passages == "error":
         scorer = UncutScorer(scorer, measured_by=loaded)
     return scorer
@@ -214,7 +214,8 @@ def _read_model(model: str | Path) -> str:
     return model
 
 
-def _open_store(place: str, model: str) -> ScoreStore:
+def open_store(place: str, model: str) -> ScoreStore:
+    """Where `CachedScorer` keeps the scores of this model: a file, or ":memory:"."""
     if place == ":memory:":
         return MemoryStore()
     if is_address(model) and not may_be_tag(model):

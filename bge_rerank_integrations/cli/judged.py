@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from bge_rerank_integrations.base.address import refuse_address
+from bge_rerank_integrations.base.address import is_address, may_be_tag, refuse_address
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from bge_rerank_integrations.cli import options as option
+from bge_rerank_integrations.cli.table import print_table, printable
 from bge_rerank_integrations.errors import UnreadableInput
-from bge_rerank_integrations.load import load_scorer
+from bge_rerank_integrations.load import load_scorer, open_store
 from bge_rerank_integrations.options import LocalOptions, ScorerOptions
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.evaluate import JudgedQuery, Report, RerankerResult
 
+logger = logging.getLogger(__name__)
+
+_SCORES = "rerank-scores.sqlite"
 _BEIR = typer.Option(
     exists=True,
     file_okay=False,
@@ -54,6 +58,9 @@ def evaluate_models(
         list[str] | None,
         typer.Option(help=f"Hub id, folder or 'offline'; may be repeated. [{DEFAULT_MODEL}]"),
     ] = None,
+    max_length: Annotated[
+        list[int] | None, typer.Option(help="Most tokens of a pair; may be repeated.")
+    ] = None,
     measure: Annotated[
         list[str] | None,
         typer.Option(help="nDCG@10, AP, RR@10, R@5, Success@1; may be repeated, the main first."),
@@ -68,44 +75,81 @@ def evaluate_models(
     html: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write the report to this HTML page.")
     ] = None,
+    recommendation: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Write the recommended options to this JSON file."),
+    ] = None,
+    score_cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help=f"Keeps scores; {_SCORES} in the folder of --data by default."
+        ),
+    ] = None,
     as_json: option.AsJson = False,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
-    options: ScorerOptions,
+    options: Annotated[ScorerOptions, option.Except("max_length")],
     show_progress: option.ShowProgress = None,
 ) -> None:
     """Measure what reranking adds on judged questions.
 
     Recommends settings where it helps. Questions, passages and judgements are those of a BEIR
     folder; the candidates are those of your retriever's TREC run. Intervals are 95% bootstrap
-    intervals over the questions.
+    intervals over the questions. Each --model is compared at each --max-length.
 
-    A terminal gets tables. Otherwise, and with --json, one JSON object holds everything, the texts
-    of the questions that changed most included.
+    Scores are kept as they come, without texts: a run that was stopped goes on where it was, and
+    another with more models scores no pair again. ":memory:" keeps no file. Of scores from the file
+    no time is measured.
+
+    A terminal gets tables, and code to paste. Otherwise, and with --json, one JSON object holds
+    everything, the texts of the questions that changed most included. --recommendation writes what
+    BGERerank(**options) takes.
     """
     from bge_rerank_integrations.evaluate import comparison, page, read_beir
+    from bge_rerank_integrations.evaluate.report import code_to_paste
 
     models = model or [DEFAULT_MODEL]
     if len(set(models)) < len(models):
         raise UnreadableInput(f"--model names {models}; give each model once")
-    if html is not None:
-        page.check_output(html)
+    for file in (html, recommendation):
+        if file is not None:
+            page.check_output(file)
+    rerankers: dict[str, dict[str, Any]] = {}
+    lengths: Sequence[int | None] = max_length or [None]
+    for name, length in itertools.product(models, lengths):
+        label = f"{name} max_length={length}" if len(lengths) > 1 else name
+        limit = {} if length is None else {"max_length": length}
+        rerankers[label] = {"model": name, **options.given(), **limit}
+    # an address alone does not say which model scores, now and in another run
+    unnamed = any(is_address(name) and not may_be_tag(name) for name in models)
+    place = score_cache or (":memory:" if unnamed else str(data / _SCORES))
     report = comparison.evaluate(
         read_beir(data, run, qrels=qrels, depth=depth)[:queries],
-        {name: partial(load_scorer, name, **options.given()) for name in models},
+        {label: partial(load_scorer, **given) for label, given in rerankers.items()},
         measures=measure or comparison.MEASURES,
         resamples=resamples,
         seed=seed,
         examples=examples,
         title=f"Reranking on {data.resolve().name}",
         show_progress=sys.stderr.isatty() if show_progress is None else show_progress,
+        score_cache=[open_store(place, name) for name in models][-1],
     )
+    code = ""
+    chosen = {result.name: result.recommendation for result in report.rerankers}
+    if report.best is not None and (found := chosen[report.best]) is not None:
+        best = {**rerankers[report.best], **found.options}
+        code = code_to_paste(best, None if found.depth is None else int(found.depth.value))
+        if recommendation is not None:
+            recommendation.write_text(json.dumps(best, indent=1) + "\n", encoding="utf-8")
+    elif recommendation is not None:
+        logger.warning("no reranker measurably helps, so %s is not written", recommendation)
     if html is not None:
-        page.write_html(report, html)
+        page.write_html(report, html, code=code)
     if as_json or not sys.stdout.isatty():
         typer.echo(json.dumps(asdict(report), ensure_ascii=False, allow_nan=False))
     else:
-        _print_report(report, Console())
+        _print_report(report)
+        print(f"\n{code}".rstrip())
 
 
 @option.with_flags
@@ -216,6 +260,7 @@ def sweep_layers(
             "pairs": pairs,
         }
         for layer, result in zip(layers, report.rerankers, strict=True)
+        if result.latency is not None  # it is always there without a cache
     ]
     if chart is not None:
         page.draw_layers(rows, chart, title=Path(model).name if Path(model).is_dir() else model)
@@ -223,13 +268,16 @@ def sweep_layers(
         for row in rows:
             typer.echo(json.dumps(row))
         return
-    table = Table("layer", "nDCG@10", "seconds", "pairs/s", box=None, pad_edge=False)
-    for row in rows:
-        speed = row["pairs"] / row["seconds"]
-        table.add_row(
-            str(row["cutoff"]), f"{row['ndcg']:.4f}", f"{row['seconds']:.3f}", f"{speed:.1f}"
-        )
-    Console().print(table)
+    print_table(
+        [
+            ("layer", "nDCG@10", "seconds", "pairs/s"),
+            *(
+                (row["cutoff"], f"{row['ndcg']:.4f}", f"{row['seconds']:.3f}", f"{speed:.1f}")
+                for row in rows
+                for speed in [row["pairs"] / row["seconds"]]
+            ),
+        ]
+    )
 
 
 def _read_judged(
@@ -247,40 +295,31 @@ def _read_judged(
     return read_judged_lines(judged)
 
 
-def _print_report(report: Report, console: Console) -> None:
+def _print_report(report: Report) -> None:
     found = report.candidates
-    console.print(
-        Text(
-            f"{report.questions} questions, {found.mean:.0f} candidates each; these hold "
-            f"{found.recall:.1%} of the relevant passages, and at least one for "
-            f"{found.answerable:.1%} of the questions."
-        )
+    print(
+        f"{report.questions} questions, {found.mean:.0f} candidates each; these hold "
+        f"{found.recall:.1%} of the relevant passages, and at least one for "
+        f"{found.answerable:.1%} of the questions."
     )
     if report.left_out:
-        console.print(f"{report.left_out} questions without a relevant passage are left out.")
+        print(f"{report.left_out} questions without a relevant passage are left out.")
     if found.none_found:
-        console.print(f"{found.none_found} questions without candidates count as 0.")
-    table = Table("", "not reranked", box=None, pad_edge=False)
-    for result in report.rerankers:
-        table.add_column(Text(result.name))
-    table.add_column("best possible")
+        print(f"{found.none_found} questions without candidates count as 0.")
+    rows: list[tuple[object, ...]] = [
+        ("", "not reranked", *(result.name for result in report.rerankers), "best possible")
+    ]
     for name, before in report.first_stage.items():
         cells = [f"{r.measures[name].value:.3f} {r.gains[name]}" for r in report.rerankers]
-        table.add_row(name, Text(str(before)), *map(Text, cells), f"{found.best[name]:.3f}")
-    console.print(table)
+        rows.append((name, before, *cells, f"{found.best[name]:.3f}"))
+    print_table(rows)
     for result in report.rerankers:
-        console.print()
-        console.print(Text(result.name))
-        console.print(_depths(report, result))
-    console.print()
-    console.print(Text(report.verdict))
+        print(f"\n{printable(result.name)}")
+        print_table([("candidates", report.main, "gain", "recall", "seconds"), *_depths(result)])
+    print(f"\n{printable(report.verdict)}")
 
 
-def _depths(report: Report, result: RerankerResult) -> Table:
-    columns = ("candidates", report.main, "gain", "recall", "seconds")
-    table = Table(*columns, box=None, pad_edge=False)
+def _depths(result: RerankerResult) -> Iterator[tuple[object, ...]]:
     for row in result.depths:
-        quality = f"{row.quality.value:.3f}"
-        cells = (quality, Text(str(row.gain)), f"{row.recall:.3f}", f"{row.seconds:.3f}")
-        table.add_row(str(row.depth), *cells)
-    return table
+        seconds = "not timed" if row.seconds is None else f"{row.seconds:.3f}"
+        yield row.depth, f"{row.quality.value:.3f}", row.gain, f"{row.recall:.3f}", seconds

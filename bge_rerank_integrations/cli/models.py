@@ -1,18 +1,15 @@
 """`bge-rerank models`: BGE's models, which are here, and what is published of them."""
 
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from bge_rerank_integrations.base.models import known_models
 from bge_rerank_integrations.cli import options as option
+from bge_rerank_integrations.cli.table import print_table, printable
 from bge_rerank_integrations.options import HubOptions
 from bge_rerank_integrations.tools.model_cards import describe_model, list_models, side_by_side
 
@@ -20,8 +17,6 @@ if TYPE_CHECKING:
     from bge_rerank_integrations.tools.model_cards import ModelDescription
 
 STATED_NOWHERE = "none stated"
-_WIDE = 200
-"""A narrower terminal wraps the lines, where rich would cut the ids; it heeds no width alone."""
 
 
 @option.with_flags
@@ -45,43 +40,38 @@ def models(
     Any other cross-encoder with one label, or embedder, can be named by its hub id or folder.
     """
     place = None if hub.cache_dir is None else str(hub.cache_dir)
-    if names or compare:
-        wanted = names or [spec.id for spec in known_models()]
-        found = [
-            describe_model(
-                name, cache_dir=place, local_files_only=hub.local_files_only or not names
-            )
-            for name in dict.fromkeys(wanted)
-        ]
-        if as_json:
-            for description in found:
-                print(json.dumps(asdict(description), ensure_ascii=False))
-        elif compare:
-            _print_side_by_side(found)
-        else:
-            for description in found:
-                _print_description(description)
+    if not names and not compare:
+        _list_models(place, as_json=as_json)
         return
-    _list_models(place, as_json=as_json)
+    found = [
+        describe_model(name, cache_dir=place, local_files_only=hub.local_files_only or not names)
+        for name in dict.fromkeys(names or [spec.id for spec in known_models()])
+    ]
+    if as_json:
+        _print_json(asdict(description) for description in found)
+    elif compare:
+        _print_side_by_side(found)
+    else:
+        for description in found:
+            _print_description(description)
 
 
 def _list_models(cache_dir: str | None, *, as_json: bool) -> None:
     found = list_models(cache_dir)
     if as_json:
-        for spec, here in found:
-            print(json.dumps({**asdict(spec), "here": here}, ensure_ascii=False))
+        _print_json({**asdict(spec), "here": here} for spec, here in found)
         return
-    columns = ("model", "family", "size", "languages", "tokens", "licence", "here")
-    table = Table(*columns, box=None, pad_edge=False)
     words = {True: "yes", False: "no", None: "?"}
+    rows: list[tuple[object, ...]] = [
+        ("model", "family", "size", "languages", "tokens", "licence", "here")
+    ]
     for spec, here in found:
-        facts = (spec.family, spec.parameters, spec.languages, str(spec.max_length), spec.license)
-        table.add_row(spec.id, *facts, words[here])
-    Console(width=_WIDE, height=100).print(table)
+        facts = (spec.family, spec.parameters, spec.languages, spec.max_length, spec.license)
+        rows.append((spec.id, *facts, words[here]))
+    print_table(rows)
 
 
 def _print_description(description: "ModelDescription") -> None:
-    console = _console()
     facts = {
         "model": description.id,
         "family": description.family,
@@ -91,53 +81,39 @@ def _print_description(description: "ModelDescription") -> None:
         "licence": description.license,
         "card": description.card,
     }
-    table = Table.grid(padding=(0, 2))
-    for name, fact in facts.items():
-        table.add_row(name, _plain("not stated" if fact is None else str(fact)))
-    if not description.results:
-        table.add_row("results", STATED_NOWHERE)
-    console.print(table)
+    stated = [(name, "not stated" if fact is None else fact) for name, fact in facts.items()]
+    print_table(stated if description.results else [*stated, ("results", STATED_NOWHERE)])
     for results in description.results:
-        figures = Table(box=None, pad_edge=False, show_header=False)
-        for name, value in results.figures.items():
-            figures.add_row(_plain(f"  {name}"), _plain(_figure(value)))
-        console.print(_plain(f"results: {results.benchmark} ({results.metric})"))
-        console.print(figures)
-        console.print(_plain(f"  stated in: {results.source}"))
+        print(printable(f"results: {results.benchmark} ({results.metric})"))
+        print_table([(name, _figure(v)) for name, v in results.figures.items()], indent="  ")
+        print(printable(f"  stated in: {results.source}"))
         if results.note:
-            console.print(_plain(f"  {results.note}"))
-    console.print()
+            print(printable(f"  {results.note}"))
+    print()
 
 
 def _print_side_by_side(found: "Sequence[ModelDescription]") -> None:
-    console = Console(width=_WIDE, height=100)  # ids are never cut
     for (benchmark, metric), by_model in side_by_side(found).items():
         columns = list(dict.fromkeys(name for r in by_model.values() for name in r.figures))
-        table = Table(box=None, pad_edge=False)
-        for name in ("model", *columns):
-            table.add_column(_plain(name))
-        for model, results in by_model.items():
-            cells = [_figure(results.figures[c]) if c in results.figures else "-" for c in columns]
-            table.add_row(*map(_plain, (model, *cells)))
-        console.print(_plain(f"{benchmark} ({metric})"))
-        console.print(table)
+        print(printable(f"{benchmark} ({metric})"))
+        rows = [
+            (model, *(_figure(results.figures.get(column, "-")) for column in columns))
+            for model, results in by_model.items()
+        ]
+        print_table([("model", *columns), *rows])
         for source in dict.fromkeys(results.source for results in by_model.values()):
-            console.print(_plain(f"stated in: {source}"))
+            print(printable(f"stated in: {source}"))
         for model, results in by_model.items():
             if results.note:
-                console.print(_plain(f"{model}: {results.note}"))
-        console.print()
+                print(printable(f"{model}: {results.note}"))
+        print()
     if silent := [description.id for description in found if not description.results]:
-        console.print(_plain(f"{STATED_NOWHERE}: {', '.join(silent)}"))
+        print(printable(f"{STATED_NOWHERE}: {', '.join(silent)}"))
 
 
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _WIDE)
-
-
-def _plain(text: str) -> Text:
-    """A text as it is; a card must not be able to send escape sequences to the terminal."""
-    return Text("".join(character for character in text if character.isprintable()))
+def _print_json(rows: Iterable[dict[str, Any]]) -> None:
+    for row in rows:
+        print(json.dumps(row, ensure_ascii=False))
 
 
 def _figure(value: float | str) -> str:

@@ -15,7 +15,6 @@ from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.evaluate.judged import JudgedQuery
 from bge_rerank_integrations.evaluate.measures import (
     Orders,
-    Scored,
     first_stage,
     measured,
     parse_measures,
@@ -24,10 +23,11 @@ from bge_rerank_integrations.evaluate.measures import (
     score_all,
 )
 from bge_rerank_integrations.evaluate.recommend import (
+    Recommendation,
+    choose_depth,
+    choose_threshold,
+    choose_top_n,
     depths_to_try,
-    recommend_depth,
-    recommend_threshold,
-    recommend_top_n,
 )
 from bge_rerank_integrations.evaluate.report import (
     Candidates,
@@ -46,6 +46,7 @@ from bge_rerank_integrations.evaluate.statistics import Array, Resampling
 from bge_rerank_integrations.options import listed, whole_number
 from bge_rerank_integrations.ranking.reranker import Reranker
 from bge_rerank_integrations.types import FloatArray, Scorer
+from bge_rerank_integrations.wrappers.cache import ScoreStore
 
 MEASURES = ("nDCG@10", "RR@10", "AP", "R@10", "Success@1", "Success@5")
 _BINS = 40
@@ -65,17 +66,20 @@ def evaluate(
     examples: int = 10,
     title: str = "Reranking",
     show_progress: bool = False,
+    score_cache: ScoreStore | None = None,
 ) -> Report:
     """Compare rerankers, by the names given them, with each other and with no reranking.
 
     Every candidate of every question is scored once, each question in a separate call. Only the
     scorer and scale of a `Reranker` matter, not its `top_n`, threshold, timeout or `on_error`. A
     function is called without arguments when its turn comes, and what it loads is closed
-    afterwards, so that only one model is in memory. The first of the `measures`, named as in
-    ir-measures, is the main one: the verdict, depths and wins use it. `depths` are the numbers of
-    candidates to try, by default round numbers; all candidates are always tried. Intervals are 95%
-    intervals from `resamples` bootstrap resamples of the questions. `examples` is the number of
-    wins and losses to keep, with their texts.
+    afterwards, so that only one model is in memory. With a `score_cache`, such as
+    `wrappers.sqlite_store.SqliteStore`, no pair is scored twice, also by a later or resumed run.
+
+    The first of the `measures`, named as in ir-measures, is the main one: the verdict, depths and
+    wins use it. `depths` are the numbers of candidates to try, by default round numbers; all
+    candidates are always tried. Intervals are 95% intervals from `resamples` bootstrap resamples of
+    the questions. `examples` is the number of wins and losses to keep, with their texts.
 
     A question without a relevant passage is left out, because no order is better than another. One
     without candidates counts as 0.
@@ -84,36 +88,35 @@ def evaluate(
     with a relevant passage has candidates; and what a scorer raises.
     """
     _check_rerankers(rerankers)
-    given_depths = None if depths is None else listed(depths, "depths")
-    if given_depths is not None and (
-        not given_depths or any((whole_number(depth) or 0) < 1 for depth in given_depths)
-    ):
-        raise InvalidInputError(
-            f"depths is {list(given_depths)}; they must be whole numbers from 1"
-        )
     resampling = Resampling(_at_least(100, "resamples", resamples), _at_least(0, "seed", seed))
     examples = _at_least(0, "examples", examples)
     queries = _checked_queries(queries)
-    parsed = parse_measures(measures)
     judged = [query for query in queries if any(grade >= 1 for grade in query.grades.values())]
     longest = max((len(query.candidates) for query in judged), default=0)
+    tried = _depths(depths, longest)
+    data = _Data(judged, parse_measures(measures), tuple(measures), tried, resampling, examples)
     if not longest:
         raise InvalidInputError(
             f"of {len(queries)} questions {len(judged)} have a relevant passage, and none of these "
             "has candidates: there is nothing to measure"
         )
-    tried = {min(depth, longest) for depth in given_depths or depths_to_try(longest)} | {longest}
-    data = _Data(judged, parsed, tuple(measures), tuple(map(int, sorted(tried))), resampling)
-    before = measured(judged, first_stage(judged), parsed)
+    before = measured(judged, first_stage(judged), data.measures)
     results, mains = [], {}
     for name, given in rerankers.items():
         with ExitStack() as stack:
-            reranker = _as_reranker(given() if _is_loader(given) else given)
+            loaded = given() if _is_loader(given) else given
+            reranker = loaded if isinstance(loaded, Reranker) else Reranker(cast("Scorer", loaded))
             if _is_loader(given) and isinstance(reranker.scorer, AbstractContextManager):
                 stack.enter_context(reranker.scorer)
-            scored = score_all(reranker.scorer, judged, name=name, show_progress=show_progress)
-            after = measured(judged, reranked(scored.scores, longest), parsed)
-            results.append(data.result(name, reranker, scored, (before, after), examples))
+            scored = score_all(
+                reranker.scorer,
+                judged,
+                name=name,
+                show_progress=show_progress,
+                score_cache=score_cache,
+            )
+            after = measured(judged, reranked(scored[0], longest), data.measures)
+            results.append(data.result(name, reranker, scored, (before, after)))
         mains[name] = after[:, :1]
     comparisons = tuple(
         Comparison(first, second, resampling.differences(mains[first], mains[second])[0])
@@ -126,6 +129,7 @@ def evaluate(
         result.name: why_not or verdict(result, main, before=estimates[main], questions=questions)
         for result in results
     }
+    overall, best = overall_verdict(results, comparisons, verdicts, main, questions=questions)
     return Report(
         title=title,
         questions=questions,
@@ -137,14 +141,20 @@ def evaluate(
         comparisons=comparisons,
         resamples=resampling.resamples,
         seed=resampling.seed,
-        verdict=why_not
-        or overall_verdict(results, comparisons, verdicts, main, questions=questions),
+        best=best,
+        verdict=why_not or overall,
         verdicts=verdicts,
     )
 
 
-def _as_reranker(given: object) -> Reranker:
-    return given if isinstance(given, Reranker) else Reranker(cast("Scorer", given))
+def _depths(given: Sequence[int] | None, longest: int) -> tuple[int, ...]:
+    """The numbers of candidates to try, ascending; the longest list is always tried."""
+    if given is None:
+        return depths_to_try(longest)
+    numbers = [whole_number(depth) or 0 for depth in listed(given, "depths")]
+    if min(numbers, default=0) < 1:
+        raise InvalidInputError(f"depths is {list(given)}; they must be whole numbers from 1")
+    return tuple(sorted({min(depth, longest) for depth in numbers} | {longest}))
 
 
 def _is_loader(given: Scorer | Reranker | Loader) -> TypeGuard[Loader]:
@@ -195,6 +205,7 @@ class _Data:
     names: tuple[str, ...]
     depths: tuple[int, ...]
     resampling: Resampling
+    examples: int
 
     @property
     def counts(self) -> Array:
@@ -227,61 +238,77 @@ class _Data:
         self,
         name: str,
         reranker: Reranker,
-        scored: Scored,
+        scored: tuple[Sequence[FloatArray], Array],
         values: tuple[Array, Array],
-        examples: int,
     ) -> RerankerResult:
         """One reranker's results; `values` are each question's measures before and after."""
-        before, after = values
-        by_depth = np.column_stack(
+        (scores, seconds), (before, after) = scored, values
+        main = np.column_stack(
             [
-                before[:, 0],
-                *(
-                    measured(self.queries, reranked(scored.scores, depth), self.measures[:1])[:, 0]
-                    for depth in self.depths
-                ),
+                measured(self.queries, reranked(scores, depth), self.measures[:1])
+                for depth in self.depths
             ]
         )
-        depth = recommend_depth(self.depths, by_depth, self.resampling)
-        used = self.depths[-1] if depth is None else depth.value
-        orders = reranked(scored.scores, used)
-        changes = self._changes(reranked(scored.scores, self.depths[-1]), before[:, 0], after[:, 0])
-        asked = scored.seconds[self.counts > 0]
+        gains = dict(zip(self.names, self.resampling.differences(before, after), strict=True))
+        helps = gains[self.names[0]].is_gain
+        changes = self._changes(reranked(scores, self.depths[-1]), before[:, 0], after[:, 0])
         return RerankerResult(
             name=name,
             scorer=reranker.scorer.name,
             scale=reranker.scorer.scale,
             measures=dict(zip(self.names, self.resampling.estimates(after), strict=True)),
-            gains=dict(zip(self.names, self.resampling.differences(before, after), strict=True)),
-            depths=self._depth_rows(by_depth, asked),
-            latency=Latency(
-                median=float(np.median(asked)),
-                p95=float(np.quantile(asked, 0.95)),
-                ms_per_candidate=float(1000 * asked.sum() / self.counts.sum()),
-            ),
-            depth=depth,
-            top_n=recommend_top_n(self.queries, orders, used, self.resampling),
-            threshold=recommend_threshold(
-                self.queries, scored.scores, used, reranker, self.resampling
-            ),
-            wins=tuple([c for c in changes if c.after > c.before][:examples]),
-            losses=tuple([c for c in reversed(changes) if c.after < c.before][:examples]),
+            gains=gains,
+            depths=self._depth_rows(before[:, :1], main, seconds),
+            latency=self._latency(seconds),
+            recommendation=self._recommendation(reranker, scores, main - before[:, :1])
+            if helps
+            else None,
+            wins=tuple([c for c in changes if c.after > c.before][: self.examples]),
+            losses=tuple([c for c in reversed(changes) if c.after < c.before][: self.examples]),
             differences=tuple(np.sort(after[:, 0] - before[:, 0]).tolist()),
-            histogram=self._histogram(scored.scores),
+            histogram=self._histogram(scores),
         )
 
-    def _depth_rows(self, by_depth: Array, seconds: Array) -> tuple[DepthRow, ...]:
-        counts = self.counts[self.counts > 0]
-        qualities = self.resampling.estimates(by_depth[:, 1:])
-        first = np.broadcast_to(by_depth[:, :1], by_depth[:, 1:].shape)
-        gains = self.resampling.differences(first, by_depth[:, 1:])
+    def _recommendation(
+        self, reranker: Reranker, scores: Sequence[FloatArray], gains: Array
+    ) -> Recommendation:
+        depth = choose_depth(self.depths, gains)
+        used = self.depths[-1] if depth is None else int(depth.value)
+        ranks, relevant, others = [], [], []
+        orders = reranked(scores, used)
+        for query, order, raw in zip(self.queries, orders, scores, strict=True):
+            found = np.flatnonzero(query.relevance[order][:used])
+            ranks += found[:1].tolist()
+            shown = np.array([reranker.shown(score) for score in raw[:used].tolist()])
+            relevant.append(shown[query.relevance[:used]])
+            others.append(shown[~query.relevance[:used]])
+        threshold, dropped = choose_threshold(relevant, others)
+        return Recommendation(depth, choose_top_n(np.array(ranks) + 1.0), threshold, dropped)
+
+    def _latency(self, seconds: Array) -> Latency | None:
+        timed = ~np.isnan(seconds)
+        if not timed.any():
+            return None
+        return Latency(
+            median=float(np.median(seconds[timed])),
+            p95=float(np.quantile(seconds[timed], 0.95)),
+            ms_per_candidate=float(1000 * seconds[timed].sum() / self.counts[timed].sum()),
+        )
+
+    def _depth_rows(self, before: Array, main: Array, seconds: Array) -> tuple[DepthRow, ...]:
+        timed = ~np.isnan(seconds)
+        each, counts = seconds[timed], self.counts[timed]
+        qualities = self.resampling.estimates(main)
+        gains = self.resampling.differences(np.broadcast_to(before, main.shape), main)
         return tuple(
             DepthRow(
                 depth=depth,
                 quality=quality,
                 gain=gain,
                 recall=self.recall(depth),
-                seconds=float(np.median(seconds * np.minimum(depth, counts) / counts)),
+                seconds=float(np.median(each * np.minimum(depth, counts) / counts))
+                if timed.any()
+                else None,
             )
             for depth, quality, gain in zip(self.depths, qualities, gains, strict=True)
         )

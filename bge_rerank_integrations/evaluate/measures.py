@@ -7,7 +7,6 @@ order it was given.
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import ir_measures
 import numpy as np
@@ -16,42 +15,44 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from bge_rerank_integrations.base.contract import checked_scores
+from bge_rerank_integrations.base.trace import recording
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.evaluate.judged import JudgedQuery
 from bge_rerank_integrations.evaluate.statistics import Array
 from bge_rerank_integrations.types import FloatArray, Scorer
+from bge_rerank_integrations.wrappers.cache import CachedScorer, ScoreStore
 
 Orders = Sequence[NDArray[np.intp]]
 """For each question, the positions of its candidates, best first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """The raw scores of every question's candidates, and the seconds each question took."""
-
-    scores: tuple[FloatArray, ...]
-    seconds: Array
-
-
 def score_all(
-    scorer: Scorer, queries: Sequence[JudgedQuery], *, name: str, show_progress: bool
-) -> Scored:
-    """Score and time each question's candidates in a separate call.
+    scorer: Scorer,
+    queries: Sequence[JudgedQuery],
+    *,
+    name: str,
+    show_progress: bool,
+    score_cache: ScoreStore | None,
+) -> tuple[list[FloatArray], Array]:
+    """The raw scores of each question's candidates, and the seconds that scoring them took.
 
-    One pair is scored before the clock starts, so that one-time work is not timed. Raises what the
-    scorer raises.
+    Each question is a call of its own. The seconds are NaN for a question without candidates or
+    with a score from the cache. One pair is scored before the clock starts, so that one-time work
+    is not timed. Raises what the scorer raises.
     """
     pairs = [[(query.text, text) for text in query.candidates.values()] for query in queries]
-    first = next((some for some in pairs if some), [])
-    checked_scores(scorer, first[:1])
+    checked_scores(scorer, next(some for some in pairs if some)[:1])
+    cached = scorer if score_cache is None else CachedScorer(scorer, score_cache)
     scores, seconds = [], []
     with tqdm(total=sum(map(len, pairs)), desc=name, unit="pair", disable=not show_progress) as bar:
         for some in pairs:
             begin = time.perf_counter()
-            scores.append(checked_scores(scorer, some))
-            seconds.append(time.perf_counter() - begin)
+            with recording() as recorder:
+                scores.append(checked_scores(cached, some))
+            timed = some and not recorder.counts.get("cached")
+            seconds.append(time.perf_counter() - begin if timed else np.nan)
             bar.update(len(some))
-    return Scored(tuple(scores), np.array(seconds))
+    return scores, np.array(seconds)
 
 
 def first_stage(queries: Sequence[JudgedQuery]) -> Orders:

@@ -1,13 +1,11 @@
 """The report as one HTML page, and the charts of every command, drawn by matplotlib.
 
 The page loads nothing from elsewhere: no script, font or image. jinja2 escapes every text, and the
-page's policy forbids scripts besides. No text from the data is in a chart, because matplotlib reads
-`$` as mathematics and lacks the glyphs of many scripts; so rerankers are lettered.
+page's policy forbids scripts besides.
 """
 
 import base64
 import io
-import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,8 +20,6 @@ from bge_rerank_integrations.ranking.calibration import Calibration
 LONGEST = 600
 """The most characters of a text that the page shows."""
 
-_COLOURS = ("#0b6e99", "#c4572e", "#3f7d3a", "#7a4fa3", "#9a7b0a", "#555555")
-
 
 def check_output(file: Path, *, image: bool = False) -> None:
     """Raise `InvalidInputError`, before hours of work, for a file that could not be written."""
@@ -34,15 +30,17 @@ def check_output(file: Path, *, image: bool = False) -> None:
         raise InvalidInputError(f"{file} cannot be drawn; it must end in .{', .'.join(kinds)}")
 
 
-def write_html(report: Report, file: str | Path) -> None:
+def write_html(report: Report, file: str | Path, *, code: str = "") -> None:
     """Write the report as a UTF-8 page, with the texts of the questions that changed most.
 
-    Raises `OSError` for a file that cannot be written.
+    `code` is shown below the verdict, such as `report.code_to_paste`. Raises `OSError` for a file
+    that cannot be written.
     """
-    Path(file).write_text(html_page(report), encoding="utf-8", errors="backslashreplace")
+    page = html_page(report, code=code)
+    Path(file).write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
-def html_page(report: Report) -> str:
+def html_page(report: Report, *, code: str = "") -> str:
     """The whole page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -50,23 +48,16 @@ def html_page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["letter"] = letter
     environment.filters["short"] = lambda text: (
         text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
     )
     return environment.get_template("report.html.j2").render(
         report=report,
-        letters={result.name: letter(place) for place, result in enumerate(report.rerankers)},
+        code=code,
         depth_chart=_depth_chart(report),
         difference_chart=_difference_chart(report),
         score_charts=[_score_chart(result) for result in report.rerankers],
     )
-
-
-def letter(place: int) -> str:
-    """A for the first reranker, B for the second; AA follows Z."""
-    letters = string.ascii_uppercase
-    return letters[place] if place < 26 else letter(place // 26 - 1) + letters[place % 26]
 
 
 def draw_layers(rows: Sequence[Mapping[str, float]], file: Path, *, title: str) -> None:
@@ -104,11 +95,10 @@ def _depth_chart(report: Report) -> str:
     for place, result in enumerate(report.rerankers):
         rows = [first, *(row.quality for row in result.depths)]
         x = [0, *(row.depth for row in result.depths)]
-        colour = _COLOURS[place % len(_COLOURS)]
-        values = [row.value for row in rows]
-        axes.plot(x, values, marker="o", markersize=4, color=colour, label=letter(place))
+        values, label = [row.value for row in rows], _label(result, place)
+        (line,) = axes.plot(x, values, marker="o", markersize=4, label=label)
         lows, highs = [row.low for row in rows], [row.high for row in rows]
-        axes.fill_between(x, lows, highs, color=colour, alpha=0.12, linewidth=0)
+        axes.fill_between(x, lows, highs, color=line.get_color(), alpha=0.12, linewidth=0)
     best = report.candidates.best[report.main]
     axes.axhline(first.value, color="#888888", linestyle=":", label="not reranked")
     axes.axhline(best, color="#888888", linestyle="--", label="best possible")
@@ -119,13 +109,9 @@ def _depth_chart(report: Report) -> str:
 def _difference_chart(report: Report) -> str:
     figure, axes = _chart()
     for place, result in enumerate(report.rerankers):
-        axes.plot(
-            range(1, len(result.differences) + 1),
-            result.differences,
-            drawstyle="steps-mid",
-            color=_COLOURS[place % len(_COLOURS)],
-            label=letter(place),
-        )
+        x = range(1, len(result.differences) + 1)
+        label = _label(result, place)
+        axes.plot(x, result.differences, drawstyle="steps-mid", label=label)
     axes.axhline(0, color="#888888", linewidth=0.8)
     axes.set(xlabel="questions, by their change", ylabel=f"change of {report.main}")
     return _uri(figure, axes)
@@ -139,12 +125,14 @@ def _score_chart(result: RerankerResult) -> str:
         whole = max(1, sum(counts))
         shares = [count / whole for count in counts]
         axes.stairs(shares, drawn.edges, fill=True, alpha=0.5, color=colour, label=label)
-    if result.threshold is not None:
-        raw = result.threshold.raw
-        axes.axvline(raw.value, color="#c4572e", label="threshold")
-        axes.axvspan(raw.low, raw.high, color="#c4572e", alpha=0.15, linewidth=0)
     axes.set(xlabel=f"raw score ({result.scale})", ylabel="share of its kind")
     return _uri(figure, axes)
+
+
+def _label(result: RerankerResult, place: int) -> str:
+    """The reranker's name, or its number where matplotlib's font may lack a glyph of the name."""
+    plain = result.name.isascii() and result.name.isprintable()
+    return result.name if plain and not result.name.startswith("_") else f"reranker {place + 1}"
 
 
 def _chart(width: float = 7, height: float = 3.6) -> tuple[Figure, Axes]:
@@ -155,7 +143,8 @@ def _chart(width: float = 7, height: float = 3.6) -> tuple[Figure, Axes]:
 
 
 def _uri(figure: Figure, axes: Axes) -> str:
-    axes.legend(fontsize="small")
+    for text in axes.legend(fontsize="small").get_texts():
+        text.set_parse_math(False)  # a dollar sign in a name is no mathematics
     drawn = io.BytesIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(drawn.getvalue()).decode("ascii")

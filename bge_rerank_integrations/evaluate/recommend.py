@@ -1,71 +1,65 @@
 """Recommended settings: candidates to rerank, results to keep, and a score threshold.
 
-Each rule is stated once, here. Its interval is the middle 95% of what it gives for resampled
-questions.
+A setting that is judged on the questions that chose it looks too good. So each is judged once more
+by cross-validation: every fifth of the questions with the setting that the other four chose.
 """
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bge_rerank_integrations.evaluate.judged import JudgedQuery
-from bge_rerank_integrations.evaluate.measures import Orders
-from bge_rerank_integrations.evaluate.statistics import (
-    Array,
-    Draw,
-    Estimate,
-    Resampling,
-    covering,
-)
-from bge_rerank_integrations.ranking.reranker import Reranker
-from bge_rerank_integrations.types import FloatArray
+from bge_rerank_integrations.evaluate.statistics import Array
 
 SHARE = 0.95
-"""The share that a recommendation keeps: of the gain, the questions, the relevant passages."""
+"""The share that a recommendation keeps: of the gain, the questions, the relevant candidates."""
 
 STEPS = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
+FOLDS = 5
+
+Questions = NDArray[np.intp]
+"""Positions of questions."""
 
 
 @dataclass(frozen=True, slots=True)
-class Depth:
-    """How many candidates to rerank: the smallest depth with 95% of the best depth's gain."""
+class Setting:
+    """A value chosen on all questions, and the share that it keeps.
 
-    value: int
-    low: int
-    high: int
-
-
-@dataclass(frozen=True, slots=True)
-class TopN:
-    """How many results to keep so that 95% of the answerable questions keep a relevant passage.
-
-    `questions` counts those whose candidates hold a relevant passage.
+    `kept` is the share on the questions that chose the value, `held_out` the one that is to be
+    expected on other questions. See `Recommendation` for what each setting keeps a share of.
     """
 
-    value: int
-    low: int
-    high: int
-    questions: int
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """The raw score that 95% of the relevant candidates reach.
-
-    `shown` is the same on the scale of `score_threshold`. `kept` is the share of relevant
-    candidates at or above it, `dropped` the share of other candidates below it, unjudged relevant
-    ones included; other questions will give other shares. `below` is the highest shown score of a
-    dropped candidate, None if all are kept: any threshold above it, up to `shown`, has the same
-    effect.
-    """
-
-    raw: Estimate
-    shown: Estimate
-    below: float | None
+    value: float
     kept: float
-    dropped: float
-    relevant: int
+    held_out: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """Settings for one reranker that measurably helps; None where the data cannot choose one.
+
+    `depth` is the smallest number of candidates to rerank that has 95% of the best depth's gain.
+    `top_n` is the smallest number of results that has a relevant passage for 95% of the questions
+    whose reranked candidates have one. `score_threshold`, on the shown scale, is the highest that
+    95% of the relevant reranked candidates reach; `dropped` is the held-out share of the other
+    candidates, unjudged relevant ones included, that it drops.
+    """
+
+    depth: Setting | None
+    top_n: Setting | None
+    score_threshold: Setting | None
+    dropped: float | None
+
+    @property
+    def options(self) -> dict[str, float]:
+        """The options of `BGERerank` and `Reranker` that are recommended."""
+        found = {"top_n": self.top_n, "score_threshold": self.score_threshold}
+        return {name: setting.value for name, setting in found.items() if setting is not None}
 
 
 def depths_to_try(longest: int) -> tuple[int, ...]:
@@ -73,69 +67,107 @@ def depths_to_try(longest: int) -> tuple[int, ...]:
     return (*(step for step in STEPS if step < longest), longest)
 
 
-def recommend_depth(depths: Sequence[int], values: Array, resampling: Resampling) -> Depth | None:
-    """See `Depth`; None if no depth gains anything.
+def choose_depth(depths: Sequence[int], gains: Array) -> Setting | None:
+    """See `Recommendation.depth`; `gains` over the first stage are [questions, depths]."""
+    best = int(np.argmax(gains.mean(axis=0)))
 
-    `values` is the quality of each question, [questions, 1 + depths], first without reranking.
+    def choose(questions: Questions) -> int | None:
+        means = gains[questions].mean(axis=0)
+        enough = means >= SHARE * means.max() - 1e-12
+        return int(np.argmax(enough)) if means.max() > 1e-12 else None
+
+    return _validated(
+        choose,
+        lambda column, questions: (gains[questions, column].sum(), gains[questions, best].sum()),
+        len(gains),
+        shown=lambda column: depths[column],
+    )
+
+
+def choose_top_n(ranks: Array) -> Setting | None:
+    """See `Recommendation.top_n`; `ranks` are those of each question's first relevant result."""
+    return _validated(
+        lambda questions: _covering(ranks[questions]),
+        lambda top_n, questions: (float(np.sum(ranks[questions] <= top_n)), len(questions)),
+        len(ranks),
+        shown=int,
+    )
+
+
+def choose_threshold(
+    relevant: Sequence[Array], others: Sequence[Array]
+) -> tuple[Setting | None, float | None]:
+    """`score_threshold` and `dropped` of a `Recommendation`.
+
+    The shown scores are each question's, of its relevant and its other candidates.
     """
 
-    def rule(draw: Draw) -> float:
-        means = values[draw].mean(axis=0)
-        gains = means[1:] - means[0]
-        best = gains.max()
-        return float(np.argmax(gains >= SHARE * best - 1e-12)) if best > 1e-12 else np.nan
+    def choose(questions: Questions) -> float | None:
+        covered = _covering(-_joined(relevant, questions))
+        return None if covered is None else -covered
 
-    now = rule(np.arange(len(values)))
-    if np.isnan(now):
+    def reached(scores: Sequence[Array]) -> Setting | None:
+        def judge(threshold: float, questions: Questions) -> tuple[float, float]:
+            joined = _joined(scores, questions)
+            return float(np.sum(joined >= threshold)), len(joined)
+
+        return _validated(choose, judge, len(scores), shown=short)
+
+    def short(threshold: float) -> float:
+        every = np.concatenate([*relevant, *others])
+        below = every[every < threshold].tolist()
+        return float(round_down(threshold, above=max(below, default=None)))
+
+    passed = reached(others)
+    return reached(relevant), None if passed is None else 1 - passed.held_out
+
+
+def round_down(number: float, *, above: float | None = None) -> str:
+    """Round down to four significant digits, so that a threshold still keeps what it should.
+
+    A number between 0 and 1 has four digits of its distance to the nearer end, where sigmoids
+    crowd. More digits are added until the result exceeds `above`, which it must drop.
+    """
+    if number == 0:
+        return "0"
+    distance = min(number, 1 - number) if 0 < number < 1 else abs(number)
+    for digits in itertools.count(3 - math.floor(math.log10(distance))):
+        rounded = Decimal(str(number)).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR)
+        if above is None or float(rounded) > above:
+            break
+    return f"{rounded:f}"
+
+
+def _validated(
+    choose: Callable[[Questions], Any],
+    judge: Callable[[Any, Questions], tuple[float, float]],
+    number: int,
+    *,
+    shown: Callable[[Any], float],
+) -> Setting | None:
+    """The setting that all questions choose, judged on them and by cross-validation.
+
+    `judge` gives a part and its whole, which are added up over the folds.
+    """
+    every = np.arange(number)
+    if number < FOLDS or (chosen := choose(every)) is None:
         return None
-    low, high = resampling.spread(len(values), rule)
-    return Depth(depths[int(now)], depths[int(low)], depths[int(high)])
-
-
-def recommend_top_n(
-    queries: Sequence[JudgedQuery], orders: Orders, depth: int, resampling: Resampling
-) -> TopN | None:
-    """See `TopN`; None if no question has a relevant passage among its first `depth` results."""
-    ranks, owners = [], []
-    for number, (query, order) in enumerate(zip(queries, orders, strict=True)):
-        found = np.flatnonzero(query.relevance[order][:depth])
-        if found.size:
-            ranks.append(float(found[0] + 1))
-            owners.append(number)
-    if not ranks:
+    sums = np.zeros(2)
+    for fold in np.array_split(np.random.default_rng(0).permutation(number), FOLDS):
+        if (setting := choose(np.setdiff1d(every, fold))) is not None:
+            sums += judge(setting, fold)
+    part, whole = judge(chosen, every)
+    if not whole or not sums[1]:
         return None
-    rule = covering(np.array(ranks), np.array(owners), SHARE)
-    low, high = resampling.spread(len(queries), rule)
-    return TopN(int(rule(np.arange(len(queries)))), int(low), int(high), len(ranks))
+    return Setting(shown(chosen), float(part / whole), float(sums[0] / sums[1]))
 
 
-def recommend_threshold(
-    queries: Sequence[JudgedQuery],
-    scores: Sequence[FloatArray],
-    depth: int,
-    reranker: Reranker,
-    resampling: Resampling,
-) -> Threshold | None:
-    """See `Threshold`, for the first `depth` candidates; None if none of them is relevant."""
-    raw = np.concatenate([some[:depth] for some in scores]).astype(np.float64)
-    relevant = np.concatenate([query.relevance[:depth] for query in queries])
-    counts = [min(depth, len(some)) for some in scores]
-    owners = np.repeat(np.arange(len(queries)), counts)
-    if not relevant.any():
-        return None
-    # the largest score that enough reach is minus the smallest that enough negatives do not exceed
-    rule = covering(-raw[relevant], owners[relevant], SHARE)
-    low, high = resampling.spread(len(queries), rule)
-    limit = Estimate(-rule(np.arange(len(queries))), -high, -low)
-    shown = Estimate(*(reranker.shown(end) for end in (limit.value, limit.low, limit.high)))
-    # compare on the shown scale: two neighbouring raw scores may have the same probability
-    every = np.array([reranker.shown(score) for score in raw.tolist()])
-    passed = every >= shown.value
-    return Threshold(
-        raw=limit,
-        shown=shown,
-        below=None if passed.all() else float(every[~passed].max()),
-        kept=float(passed[relevant].mean()),
-        dropped=0.0 if relevant.all() else 1 - float(passed[~relevant].mean()),
-        relevant=int(relevant.sum()),
-    )
+def _covering(values: Array) -> float | None:
+    """The smallest value that 95% of the values do not exceed; None of no values."""
+    # the slack absorbs the rounding of the product
+    place = int(np.ceil(SHARE * len(values) - 1e-9)) - 1
+    return float(np.sort(values)[place]) if len(values) else None
+
+
+def _joined(scores: Sequence[Array], questions: Questions) -> Array:
+    return np.concatenate([scores[question] for question in questions] or [np.empty(0)])

@@ -3,14 +3,11 @@
 Every figure in a table or page is a field here. The verdict claims no more than its intervals.
 """
 
-import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_FLOOR, Decimal
 
 from bge_rerank_integrations.evaluate.judged import JudgedQuery
-from bge_rerank_integrations.evaluate.recommend import Depth, Threshold, TopN
+from bge_rerank_integrations.evaluate.recommend import Recommendation
 from bge_rerank_integrations.evaluate.statistics import Difference, Estimate
 from bge_rerank_integrations.types import Scale
 
@@ -38,19 +35,22 @@ class DepthRow:
 
     `quality` and `gain` (over the first stage) are of the main measure. `recall` is that of the
     first `depth` candidates. `seconds` is an estimate: the median time of a question, in
-    proportion to the number of candidates.
+    proportion to the number of candidates; None if nothing was timed.
     """
 
     depth: int
     quality: Estimate
     gain: Difference
     recall: float
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Measured seconds for all candidates of a question, and milliseconds for one candidate."""
+    """Seconds for all candidates of a question, and milliseconds for one candidate.
+
+    Measured on the questions without a score from the cache.
+    """
 
     median: float
     p95: float
@@ -88,8 +88,9 @@ class Histogram:
 class RerankerResult:
     """One reranker over all candidates of every question.
 
-    `differences` are each question's main measure after minus before, ascending; `wins` and
-    `losses` are the questions that changed most, largest change first.
+    `latency` is None if every question had a score from the cache. `recommendation` is None
+    without a measurable gain. `differences` are each question's main measure after minus before,
+    ascending; `wins` and `losses` are the questions that changed most, largest change first.
     """
 
     name: str
@@ -98,10 +99,8 @@ class RerankerResult:
     measures: Mapping[str, Estimate]
     gains: Mapping[str, Difference]
     depths: tuple[DepthRow, ...]
-    latency: Latency
-    depth: Depth | None
-    top_n: TopN | None
-    threshold: Threshold | None
+    latency: Latency | None
+    recommendation: Recommendation | None
     wins: tuple[Change, ...]
     losses: tuple[Change, ...]
     differences: tuple[float, ...]
@@ -123,7 +122,8 @@ class Report:
 
     `questions` counts those with a relevant passage, `left_out` those without. `resamples` and
     `seed` are those of the intervals. `verdict` says which reranker to use, if any, and how to set
-    it; `verdicts` has one for each reranker by name.
+    it; `verdicts` has one for each reranker by name. `best` is the name of the best reranker that
+    measurably helps, None if none does.
     """
 
     title: str
@@ -136,6 +136,7 @@ class Report:
     comparisons: tuple[Comparison, ...]
     resamples: int
     seed: int
+    best: str | None
     verdict: str
     verdicts: Mapping[str, str]
 
@@ -146,7 +147,7 @@ _ENOUGH = 20
 
 def verdict(result: RerankerResult, main: str, *, before: Estimate, questions: int) -> str:
     """Say what one reranker does for these questions, and which settings to use."""
-    name, gain, latency = result.name, result.gains[main], result.latency
+    name, gain = result.name, result.gains[main]
     figures = f"{main} goes from {before.value:.3f} to {result.measures[main].value:.3f}, by {gain}"
     if not gain.wins + gain.losses:
         who = f"none of the {questions} questions"
@@ -161,15 +162,16 @@ def verdict(result: RerankerResult, main: str, *, before: Estimate, questions: i
         if questions < _ENOUGH
         else ""
     )
-    if not gain.is_clear:
-        return (
-            f"No measurable difference: with {name}, {figures}. On these questions nothing shows "
-            f"that it is worth its {_seconds(latency.median)} each." + _shallow(result) + narrow
-        )
-    if not gain.is_gain:
-        return f"{name} makes the order worse: {figures}." + _shallow(result) + narrow
-    helps = f"{name} helps: {figures}, for {_seconds(latency.median)} a question.{narrow}"
-    return " ".join([helps, *recommendations(result, main)])
+    if gain.is_gain:
+        cost = f", for {_seconds(result.latency)} a question" if result.latency else ""
+        return " ".join([f"{name} helps: {figures}{cost}.{narrow}", *recommended(result)])
+    if gain.is_clear:
+        return f"{name} makes the order worse: {figures}.{_shallow(result)}{narrow}"
+    cost = f"its {_seconds(result.latency)} each" if result.latency else "the time"
+    return (
+        f"No measurable difference: with {name}, {figures}. On these questions nothing shows that "
+        f"it is worth {cost}.{_shallow(result)}{narrow}"
+    )
 
 
 def unmeasurable(queries: Sequence[JudgedQuery]) -> str:
@@ -193,28 +195,25 @@ def unmeasurable(queries: Sequence[JudgedQuery]) -> str:
     )
 
 
-def recommendations(result: RerankerResult, main: str) -> list[str]:
-    """A sentence for each recommended setting; none unless reranking measurably helps."""
-    if not result.gains[main].is_gain:
-        return []
-    depth, top_n, threshold = result.depth, result.top_n, result.threshold
+def recommended(result: RerankerResult) -> list[str]:
+    """A sentence for each recommended setting."""
+    found = result.recommendation
     said = []
-    if depth is not None:
+    if found and found.depth:
         said.append(
-            f"Rerank the first {depth.value} candidates{_range(depth.low, depth.high)}: that has "
-            "95% of the gain."
+            f"Rerank the first {found.depth.value} candidates: that has {found.depth.kept:.0%} of "
+            f"the gain, {found.depth.held_out:.0%} on held-out questions."
         )
-    if top_n is not None:
+    if found and found.top_n:
         said.append(
-            f"top_n={top_n.value}{_range(top_n.low, top_n.high)} keeps a relevant passage for "
-            f"95% of the {top_n.questions} questions that have one."
+            f"top_n={found.top_n.value} keeps a relevant passage for {found.top_n.kept:.0%} of the "
+            f"questions that have one, {found.top_n.held_out:.0%} held out."
         )
-    if threshold is not None:
-        shown = threshold.shown
+    if found and (threshold := found.score_threshold):
+        others = "" if found.dropped is None else f", and drops {found.dropped:.0%} of the others"
         said.append(
-            f"score_threshold={round_down(shown.value, above=threshold.below)} "
-            f"[{round_down(shown.low)}, {round_down(shown.high)}] keeps {threshold.kept:.0%} of "
-            f"the relevant candidates and drops {threshold.dropped:.0%} of the others."
+            f"score_threshold={threshold.value} keeps {threshold.kept:.0%} of the relevant "
+            f"candidates, {threshold.held_out:.0%} held out{others}."
         )
     return said
 
@@ -226,17 +225,17 @@ def overall_verdict(
     main: str,
     *,
     questions: int,
-) -> str:
-    """Say which reranker to use; for a single one, its own verdict."""
-    if len(results) == 1:
-        return verdicts[results[0].name]
+) -> tuple[str, str | None]:
+    """Say which reranker to use, and give its name; for a single one, its own verdict."""
     helping = [result for result in results if result.gains[main].is_gain]
-    if not helping:
+    best = max(helping, key=lambda result: result.measures[main].value, default=None)
+    if len(results) == 1:
+        return verdicts[results[0].name], None if best is None else best.name
+    if best is None:
         return (
             f"None of the {len(results)} rerankers measurably improves {main} over these "
             f"{questions} questions."
-        )
-    best = max(helping, key=lambda result: result.measures[main].value)
+        ), None
     rivals = {
         name: comparison.difference
         for comparison in comparisons
@@ -248,11 +247,31 @@ def overall_verdict(
         said.append(f"It is measurably better than {', '.join(beaten)}.")
     if level := [name for name, difference in rivals.items() if not difference.is_clear]:
         said.append(f"No measurable difference between it and {', '.join(level)}.")
-        quick = [r for r in helping if r.name in level and r.latency.median < best.latency.median]
-        said += [f"{r.name} took {_seconds(r.latency.median)} a question." for r in quick]
+        said += [
+            f"{r.name} took {_seconds(r.latency)} a question."
+            for r in helping
+            if r.name in level and r.latency and best.latency
+            if r.latency.median < best.latency.median
+        ]
     if len(results) > 2:
         said.append("With so many comparisons a p-value near 0.05 may be chance.")
-    return " ".join(said)
+    return " ".join(said), best.name
+
+
+def code_to_paste(options: Mapping[str, object], depth: int | None = None) -> str:
+    """Python lines that use these options of `BGERerank` in LlamaIndex and in LangChain.
+
+    `depth` is the number of candidates that the retriever should find.
+    """
+    written = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    search = "" if depth is None else f"similarity_top_k={depth}, "
+    fetch = "" if depth is None else f"candidates={depth}, "
+    return (
+        "from bge_rerank_integrations.llama_index import BGERerank\n"
+        f"engine = index.as_query_engine({search}node_postprocessors=[BGERerank({written})])\n\n"
+        "from bge_rerank_integrations.langchain import BGERerankRetriever\n"
+        f"retriever = BGERerankRetriever(base_retriever=retriever, {fetch}{written})\n"
+    )
 
 
 def _shallow(result: RerankerResult) -> str:
@@ -267,25 +286,6 @@ def _shallow(result: RerankerResult) -> str:
     )
 
 
-def round_down(number: float, *, above: float | None = None) -> str:
-    """Round down to four significant digits, so that a threshold still keeps what it should.
-
-    A number between 0 and 1 has four digits of its distance to the nearer end, where sigmoids
-    crowd. More digits are added until the result exceeds `above`, which it must drop.
-    """
-    if number == 0:
-        return "0"
-    distance = min(number, 1 - number) if 0 < number < 1 else abs(number)
-    for digits in itertools.count(3 - math.floor(math.log10(distance))):
-        rounded = Decimal(str(number)).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR)
-        if above is None or float(rounded) > above:
-            break
-    return f"{rounded:f}"
-
-
-def _seconds(value: float) -> str:
+def _seconds(latency: Latency) -> str:
+    value = latency.median
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
-
-
-def _range(low: int, high: int) -> str:
-    return f" [{low} to {high}]" if low < high else ""

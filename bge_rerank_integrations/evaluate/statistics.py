@@ -6,7 +6,7 @@ samples (T. Hesterberg, What Teachers Should Know About the Bootstrap, The Ameri
 difference is as likely to have the opposite sign.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
-Draw = NDArray[np.intp]
-"""The positions of the questions in one resample, with repetitions."""
 
 CONFIDENCE = 0.95
 
@@ -110,14 +108,6 @@ class Resampling:
             )
         return found
 
-    def spread(self, questions: int, rule: Callable[[Draw], float]) -> tuple[float, float]:
-        """The middle 95% of what the rule gives for each resample; NaN counts as nothing."""
-        random = np.random.default_rng(self.seed)
-        found = [rule(random.integers(0, questions, questions)) for _ in range(self.resamples)]
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.nanquantile(found, [tail, 1 - tail], method="inverted_cdf")
-        return float(low), float(high)
-
     def _intervals(self, values: Array) -> tuple[Sequence[float], Sequence[float]]:
         questions = values.shape[1]
         if questions < 2:
@@ -152,22 +142,3 @@ class Resampling:
             batch=max(1, _CELLS // len(changed)),
         )
         return float(found.pvalue)
-
-
-def covering(values: Array, owners: Draw, share: float) -> Callable[[Draw], float]:
-    """A rule for a resample: the smallest value that at least `share` of the values do not exceed.
-
-    Each value belongs to a question, its owner, and comes as often as that is drawn. NaN where no
-    value is drawn.
-    """
-    order = np.argsort(values, kind="stable")
-    ordered, owned = values[order], owners[order]
-
-    def rule(draw: Draw) -> float:
-        reached = np.cumsum(np.bincount(draw, minlength=int(owned.max()) + 1)[owned])
-        if not reached[-1]:
-            return np.nan
-        # the slack absorbs the rounding of the product; the counts are whole numbers
-        return float(ordered[np.searchsorted(reached, share * reached[-1] - 1e-9)])
-
-    return rule

@@ -3,15 +3,31 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from langchain_core.documents import Document
+from langchain_core.runnables import RunnableLambda
+from llama_index.core.schema import NodeWithScore, TextNode
 
 from bge_rerank_integrations import load_scorer
 from bge_rerank_integrations.evaluate import evaluate, read_beir
-from tests.cli.command import BARE_COMMAND, COMMAND, ENVIRONMENT, installation, run, to_json_lines
+from bge_rerank_integrations.langchain import BGERerank as LangChainRerank
+from bge_rerank_integrations.llama_index import BGERerank as LlamaIndexRerank
+from tests.cli.command import (
+    BARE_COMMAND,
+    COMMAND,
+    ENVIRONMENT,
+    in_terminal,
+    installation,
+    run,
+    to_json_lines,
+)
 
 ANSWERS = {
     "what is a panda?": "A panda is a black and white bear.",
@@ -46,8 +62,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_json_is_the_report(folder: Path) -> None:
-    done = run("eval", "--data", str(folder), "--model", "offline", "--resamples", "500")
+    memory = ("--score-cache", ":memory:")
+    done = run("eval", "--data", str(folder), "--model", "offline", "--resamples", "500", *memory)
     assert done.returncode == 0, done.stderr
+    assert list(folder.glob("*.sqlite")) == []
     report = evaluate(
         read_beir(folder, depth=None),
         {"offline": load_scorer("offline")},
@@ -101,6 +119,62 @@ def test_options_reach_the_evaluation(folder: Path, tmp_path: Path, reranker_bas
     shorter = run("eval", "--data", str(folder), "--model", "offline", "--queries", "4")
     assert json.loads(shorter.stdout)["questions"] == 4
     assert shorter.stderr == ""
+
+
+def test_scores_are_kept_beside_the_data(folder: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(folder, tmp_path / "data")
+    (copied / "rerank-scores.sqlite").unlink(missing_ok=True)
+    arguments = ("eval", "--data", str(copied), "--model", "offline", "--resamples", "100")
+    first = json.loads(run(*arguments).stdout)
+    assert first["rerankers"][0]["latency"] is not None
+    assert (copied / "rerank-scores.sqlite").is_file()
+    lengths = ("--max-length", "16", "--max-length", "512")
+    again = json.loads(run(*arguments, *lengths).stdout)
+    short, whole = again["rerankers"]
+    assert (short["name"], whole["name"]) == ("offline max_length=16", "offline max_length=512")
+    assert "max_length=16" in short["scorer"]
+    assert short["latency"] is not None, "another length gives other scores"
+    assert whole["latency"] is None, "no pair is scored again"
+    assert whole["measures"] == first["rerankers"][0]["measures"]
+
+
+def test_the_recommendation_is_what_both_adapters_take(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "recommendation.json"
+    arguments = ("eval", "--data", str(folder), "--model", "offline", "--max-length", "64")
+    code, shown = in_terminal(*arguments, "--recommendation", str(file), columns=100)
+    assert code == 0
+    options = json.loads(file.read_text(encoding="utf-8"))
+    assert list(options) == ["model", "max_length", "top_n", "score_threshold"]
+    assert (options["model"], options["max_length"], options["top_n"]) == ("offline", 64, 1)
+    passages = ["Water boils at 100 degrees.", "A panda is a black and white bear."]
+    nodes = [NodeWithScore(node=TextNode(text=text)) for text in passages]
+    question = "what is a panda?"
+    (best,) = LlamaIndexRerank(**options).postprocess_nodes(nodes, query_str=question)
+    assert best.text == passages[1]
+    documents = [Document(page_content=text) for text in passages]
+    (kept,) = LangChainRerank(**options).compress_documents(documents, question)
+    assert kept.page_content == passages[1]
+    # and the printed lines build both
+    code_lines = shown[shown.index("from bge_rerank_integrations") :]
+    index = SimpleNamespace(as_query_engine=lambda **given: given)
+    found: RunnableLambda[str, list[Document]] = RunnableLambda(lambda _: documents)
+    made: dict[str, Any] = {"index": index, "retriever": found}
+    exec(code_lines, made)
+    assert made["engine"]["similarity_top_k"] == 2
+    assert made["engine"]["node_postprocessors"] == [LlamaIndexRerank(**options)]
+    assert made["retriever"].invoke(question) == [kept]
+
+
+def test_without_a_gain_nothing_is_recommended(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "recommendation.json"
+    done = run(
+        *("eval", "--data", str(folder), "--model", "offline", "--queries", "5"),
+        *("--recommendation", str(file)),
+    )
+    report = json.loads(done.stdout)
+    assert (report["best"], report["rerankers"][0]["recommendation"]) == (None, None)
+    assert done.stderr == f"bge-rerank: no reranker measurably helps, so {file} is not written\n"
+    assert not file.exists()
 
 
 def test_a_terminal_gets_tables_and_the_verdict(folder: Path) -> None:

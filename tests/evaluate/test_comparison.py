@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Self
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from bge_rerank_integrations import (
     InvalidInputError,
@@ -20,6 +19,9 @@ from bge_rerank_integrations import (
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.evaluate import JudgedQuery, Report, RerankerResult, evaluate
 from bge_rerank_integrations.evaluate.page import html_page
+from bge_rerank_integrations.evaluate.recommend import Setting
+from bge_rerank_integrations.types import FloatArray, Pair
+from bge_rerank_integrations.wrappers.cache import MemoryStore
 from tests.evaluate.data import StatedScorer, helped, hurt, stated
 from tests.fakes import FailingScorer, WordOverlapScorer
 
@@ -55,18 +57,17 @@ def test_where_reranking_helps_everywhere() -> None:
         (2, 0.5, 0),
         (3, 1, 1),
     ]
-    assert result.depth is not None
-    assert dataclasses.astuple(result.depth) == (3, 3, 3)
-    assert result.top_n is not None
-    assert dataclasses.astuple(result.top_n) == (1, 1, 1, 12)
-    threshold = result.threshold
-    assert threshold is not None
-    assert (threshold.raw.value, threshold.kept, threshold.dropped) == (2, 1, 1)
-    assert threshold.shown.value == pytest.approx(1 / (1 + math.exp(-2)))
+    found = result.recommendation
+    assert found is not None
+    assert (found.depth, found.top_n) == (Setting(3, 1, 1), Setting(1, 1, 1))
+    # the sigmoid of 2 is 0.88079...
+    assert (found.score_threshold, found.dropped) == (Setting(0.8807, 1, 1), 1)
+    assert found.options == {"top_n": 1, "score_threshold": 0.8807}
+    assert report.best == "words"
     assert report.verdict.startswith(
         "words helps: nDCG@10 goes from 0.500 to 1.000, by +0.500 [+0.500, +0.500], p = 0.004"
     )
-    assert "Rerank the first 3 candidates: " in report.verdict
+    assert "the first 3 candidates: that has 100% of the gain, 100% on held-out" in report.verdict
     assert "top_n=1 " in report.verdict
     assert "score_threshold=0.8807 " in report.verdict
 
@@ -81,6 +82,7 @@ def test_where_it_helps_some_and_hurts_others() -> None:
     assert (gain.wins, gain.losses) == (6, 6)
     assert report.verdict.startswith("No measurable difference: with words, nDCG@10")
     assert "score_threshold" not in report.verdict
+    assert (result.recommendation, report.best) == (None, None)
     assert {change.id for change in result.wins} == {f"helped-{n}" for n in range(6)}
     win, loss = result.wins[0], result.losses[0]
     assert (win.question, win.rank_before, win.rank_after) == ("red fox", 3, 1)
@@ -96,7 +98,7 @@ def test_where_it_hurts() -> None:
         "words makes the order worse: nDCG@10 goes from 1.000 to 0.631, by -0.369 [-0.369, -0.369],"
         " p = 0.004."
     )
-    assert result.depth is None
+    assert result.recommendation is None
     assert [row.gain.value for row in result.depths] == pytest.approx([0, SECOND - 1])
 
 
@@ -163,8 +165,6 @@ def test_what_no_reranker_can_mend_is_told_apart() -> None:
     assert found.best["nDCG@10"] == pytest.approx((1 + 0 + 0 + ideal) / 4)
     assert found.best["Success@1"] == 0.5
     assert result.measures["nDCG@10"].value == pytest.approx(found.best["nDCG@10"])
-    assert result.top_n is not None
-    assert result.top_n.questions == 2
 
 
 def test_grades_weigh_in_ndcg_and_in_the_best_order() -> None:
@@ -193,17 +193,51 @@ def test_every_candidate_is_scored_once_and_only_the_warm_up_twice() -> None:
     assert scorer.calls == 4
 
 
+def test_with_a_cache_no_pair_is_scored_twice() -> None:
+    queries, store = [helped(0), hurt(0), helped(1)], MemoryStore()
+    first, again, other = (WordOverlapScorer(name) for name in ("a", "a", "b"))
+    timed = evaluate(queries, {"first": first}, resamples=100, score_cache=store)
+    # helped(1) asks for the same pairs as helped(0); one pair is scored before the clock starts
+    assert first.pairs_scored == 3 + 2 + 1
+    assert timed.rerankers[0].latency is not None
+    assert timed.rerankers[0].depths[0].seconds is not None
+    both = {"again": again, "other": other}
+    report = evaluate(queries, both, resamples=100, score_cache=store)
+    assert (again.pairs_scored, other.pairs_scored) == (1, 3 + 2 + 1)
+    cached = report.rerankers[0]
+    assert cached.measures == timed.rerankers[0].measures
+    assert (cached.latency, cached.depths[0].seconds) == (None, None)
+    assert "not timed" in html_page(report)
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was() -> None:
+    class Stopped(WordOverlapScorer):
+        def score(self, pairs: Sequence[Pair]) -> FloatArray:
+            if self.calls == 2:
+                raise KeyboardInterrupt
+            return super().score(pairs)
+
+    queries = [helped(0), hurt(0), stated(0, 1, 2, relevant=[1])]
+    stopped, store = Stopped(), MemoryStore()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(queries, {"words": stopped}, resamples=100, score_cache=store)
+    assert stopped.pairs_scored == 1 + 3
+    resumed = WordOverlapScorer()
+    evaluate(queries, {"words": resumed}, resamples=100, score_cache=store)
+    assert resumed.pairs_scored == 1 + 2 + 2
+
+
 def test_a_rerankers_own_cuts_do_not_count() -> None:
-    queries = [helped(number) for number in range(3)]
+    queries = [helped(number) for number in range(12)]
     strict = Reranker(WordOverlapScorer(), top_n=1, score_threshold=0.99, on_error="keep")
     plain = Reranker(WordOverlapScorer(), normalize=False)
     report = evaluate(queries, {"strict": strict, "plain": plain}, resamples=100)
     first, second = report.rerankers
     assert first.measures == second.measures
-    assert first.threshold is not None
-    assert second.threshold is not None
-    assert first.threshold.raw == second.threshold.raw
-    assert second.threshold.shown.value == 2
+    assert first.recommendation is not None
+    assert second.recommendation is not None
+    assert first.recommendation.options == {"top_n": 1, "score_threshold": 0.8807}
+    assert second.recommendation.options == {"top_n": 1, "score_threshold": 2}
     assert (strict.options.top_n, strict.options.score_threshold) == (1, 0.99)
 
 
@@ -235,72 +269,6 @@ def test_rerankers_are_compared_with_each_other() -> None:
     assert report.verdict == (
         "None of the 2 rerankers measurably improves nDCG@10 over these 20 questions."
     )
-
-
-def test_top_n_leaves_an_answer_to_95_of_100() -> None:
-    first, fifth = (9.0, 1, 1, 1, 1), (9.0, 8, 7, 6, 5)
-    for late, wanted in ((1, 1), (2, 5)):
-        queries = [stated(n, *first, relevant=[0]) for n in range(20 - late)]
-        queries += [stated(n, *fifth, relevant=[4]) for n in range(20 - late, 20)]
-        report = evaluate(queries, {"stated": StatedScorer()}, resamples=500)
-        top_n = report.rerankers[0].top_n
-        assert top_n is not None
-        assert (top_n.value, top_n.low, top_n.high) == (wanted, 1, 5)
-
-
-@settings(max_examples=40)
-@given(
-    st.lists(
-        st.lists(st.tuples(st.floats(-20, 20, width=32), st.booleans()), min_size=1, max_size=8),
-        min_size=1,
-        max_size=6,
-    )
-)
-def test_the_threshold_keeps_what_it_says_when_it_is_used(
-    questions: list[list[tuple[float, bool]]],
-) -> None:
-    queries = [
-        stated(n, *(s for s, _ in row), relevant=[p for p, (_, good) in enumerate(row) if good])
-        for n, row in enumerate(questions)
-    ]
-    relevant = [score for row in questions for score, good in row if good]
-    if not relevant:
-        with pytest.raises(InvalidInputError, match="there is nothing to measure"):
-            evaluate(queries, {"stated": StatedScorer()}, resamples=100)
-        return
-    longest = max(map(len, questions))
-    report = evaluate(queries, {"stated": StatedScorer()}, resamples=100, depths=[longest])
-    threshold = report.rerankers[0].threshold
-    assert threshold is not None
-    judged = [query for query in queries if query.grades]
-    reranker = Reranker(StatedScorer(), score_threshold=threshold.shown.value)
-    kept = dropped = 0
-    for query in judged:
-        keys = list(query.candidates)
-        results = reranker.rerank(query.text, list(query.candidates.values()))
-        good = sum(keys[result.index] in query.grades for result in results)
-        kept += good
-        dropped += len(keys) - len(query.grades) - (len(results) - good)
-    assert kept == threshold.kept * len(relevant) >= 0.95 * len(relevant)
-    higher = [score for score in relevant if score > threshold.raw.value]
-    assert len(higher) < 0.95 * len(relevant), "a higher one would not do"
-    others = sum(len(query.candidates) - len(query.grades) for query in judged)
-    assert dropped == pytest.approx(threshold.dropped * others)
-
-
-def test_the_depth_is_the_smallest_that_has_95_of_100_of_the_gain() -> None:
-    # the answer is at place 2 for 19 questions and at place 5 for one: 2 candidates have 95.9%
-    queries = [stated(n, 1, 9, 1, 1, 1, relevant=[1]) for n in range(19)]
-    queries.append(stated(19, 1, 1, 1, 1, 9, relevant=[4]))
-    report = evaluate(queries, {"stated": StatedScorer()}, resamples=2000)
-    depth = report.rerankers[0].depth
-    assert depth is not None
-    shallow = 19 * (1 - SECOND)
-    assert shallow / (shallow + 1 - 1 / math.log2(6)) < 0.95
-    assert (depth.value, depth.low, depth.high) == (5, 2, 5)
-    report = evaluate(queries[:-1], {"stated": StatedScorer()}, resamples=500)
-    assert report.rerankers[0].depth is not None
-    assert report.rerankers[0].depth.value == 2
 
 
 def test_measures_are_named_as_in_ir_measures() -> None:

@@ -11,7 +11,12 @@ import pytest
 
 from bge_rerank_integrations import InvalidInputError
 from bge_rerank_integrations.evaluate import JudgedQuery, evaluate, write_html
-from bge_rerank_integrations.evaluate.page import check_output, html_page, letter
+from bge_rerank_integrations.evaluate.page import (
+    _depth_chart,
+    _difference_chart,
+    check_output,
+    html_page,
+)
 from tests.evaluate.data import StatedScorer, helped, hurt
 from tests.fakes import WordOverlapScorer
 
@@ -99,8 +104,8 @@ def test_it_says_what_the_report_says(tmp_path: Path) -> None:
     assert "12 questions, 3 candidates each on average, 3 at most." in text
     assert "hold 100.0% of the relevant passages" in text
     assert "0.500 [0.500, 0.500]" in text
-    assert "+0.500 [+0.500, +0.500], p = 0.004; 12 better, 0 worse" in text
-    assert "B over A +0.000 (0 questions changed: too few to tell); 0 better, 0 worse" in text
+    assert "+0.500 [+0.500, +0.500], p = 0.004 12 / 0" in text
+    assert "b over words +0.000 (0 questions changed: too few to tell) 0 / 0" in text
     assert "0.500 → 1.000" in text
     assert "3 → 1" in text
     assert report.rerankers[1].scorer in text
@@ -109,10 +114,10 @@ def test_it_says_what_the_report_says(tmp_path: Path) -> None:
 def test_what_is_not_there_is_not_made_up() -> None:
     missed = JudgedQuery("1", "q", {"p0": "a 1", "p1": "b 2"}, {"p9": 1})
     report = evaluate([missed], {"stated": StatedScorer()}, resamples=100)
-    assert (report.rerankers[0].top_n, report.rerankers[0].threshold) == (None, None)
+    assert report.rerankers[0].recommendation is None
     text = html_page(report)
     assert "score_threshold" not in text
-    assert "Greatest gains</h3><p>None." in text
+    assert "Greatest gains of stated</h3>\n<p>None.</p>" in text
     left_out = dataclasses.replace(report, left_out=3)
     assert "3 questions without a relevant passage are left out." in html_page(left_out)
     assert "left out" not in text
@@ -134,7 +139,27 @@ def test_it_is_checked_before_hours_of_work(tmp_path: Path) -> None:
         check_output(tmp_path / "chart.docx", image=True)
 
 
-def test_rerankers_are_lettered() -> None:
-    assert [letter(place) for place in (0, 1, 25, 26, 27, 51, 52, 701, 702)] == (
-        ["A", "B", "Z", "AA", "AB", "AZ", "BA", "ZZ", "AAA"]
+def test_charts_name_the_rerankers() -> None:
+    names = ["org/model $1$ \\x", "熊", "_hidden"]
+    report = evaluate([helped(0)], {name: WordOverlapScorer() for name in names}, resamples=100)
+    for chart in (_depth_chart(report), _difference_chart(report)):
+        drawn = base64.b64decode(chart.partition(",")[2]).decode()
+        for label in (names[0], "reranker 2", "reranker 3"):
+            assert f"<!-- {label} -->" in drawn, "matplotlib writes each text as a comment"
+
+
+def test_a_narrow_page_names_each_cell() -> None:
+    page = Page(html_page(evaluate([helped(0)], {"words": WordOverlapScorer()}, resamples=100)))
+    labels = [given["data-label"] for tag, given in page.elements if tag == "td"]
+    assert labels[:5] == ["", "nDCG@10", "gain, 95% interval", "better / worse", "time a question"]
+    assert None not in labels
+    assert "@media (max-width: 40rem)" in "".join(page.text)
+    assert "@media print" in "".join(page.text)
+
+
+def test_code_to_paste_stands_below_the_verdict() -> None:
+    report = evaluate([helped(0)], {"words": WordOverlapScorer()}, resamples=100)
+    assert "<pre>" not in html_page(report)
+    assert "<pre>BGERerank(model=&#39;a&#39;)</pre>" in html_page(
+        report, code="BGERerank(model='a')"
     )

@@ -1,14 +1,10 @@
 """Intervals and p-values: cases counted by hand, scipy's exact test, and a coverage simulation."""
 
-from random import Random
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
-from bge_rerank_integrations.evaluate.statistics import Array, Difference, Resampling, covering
+from bge_rerank_integrations.evaluate.statistics import Array, Difference, Resampling
 
 
 def both(first: list[float], second: list[float], resamples: int = 5000) -> Difference:
@@ -111,28 +107,3 @@ def test_the_same_seed_gives_the_same_figures() -> None:
 def test_one_question_has_no_spread() -> None:
     (found,) = Resampling(100, 0).estimates(np.array([[0.3]]))
     assert (found.value, found.low, found.high) == (0.3, 0.3, 0.3)
-    assert Resampling(100, 0).spread(1, lambda draw: 7 + draw[0]) == (7, 7)
-
-
-@given(
-    st.lists(st.integers(-20, 20), min_size=1, max_size=30),
-    st.sampled_from([0.5, 0.9, 0.95, 1.0]),
-    st.randoms(use_true_random=False),
-)
-def test_covering_is_the_smallest_value_that_covers(
-    values: list[int], share: float, random: Random
-) -> None:
-    owners = [random.randrange(5) for _ in values]
-    rule = covering(np.array(values, dtype=float), np.array(owners), share)
-    enough = [v for v in values if sum(w <= v for w in values) >= share * len(values) - 1e-9]
-    assert rule(np.arange(5)) == min(enough)
-    low, high = Resampling(100, 0).spread(5, rule)
-    assert min(values) <= low <= high <= max(values)
-
-
-def test_covering_resamples_questions_and_not_values() -> None:
-    # question 0 has a hundred values of 9 and is missing from a quarter of the resamples
-    values = np.array([9.0] * 100 + [1.0])
-    rule = covering(values, np.array([0] * 100 + [1]), 0.95)
-    assert rule(np.array([0, 1])) == 9
-    assert Resampling(4000, 0).spread(2, rule) == (1, 9)

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from bge_rerank_integrations import Reranker
 from bge_rerank_integrations.evaluate import JudgedQuery, evaluate
 from bge_rerank_integrations.evaluate.page import html_page
-from bge_rerank_integrations.evaluate.report import round_down
+from bge_rerank_integrations.evaluate.recommend import round_down
 from tests.evaluate.data import StatedScorer, stated
 from tests.fakes import WordOverlapScorer
 
-PRINTED = re.compile(r"score_threshold=(\S+) .* keeps (\d+)% .* drops (\d+)% of the others")
+PRINTED = re.compile(r"score_threshold=(\S+) keeps (\d+)% .* drops (\d+)% of the others")
 
 
 @pytest.mark.parametrize(("low", "high"), [(10, 12), (-12, -10), (30, 30.5), (0, 1e-5)])

@@ -1,0 +1,85 @@
+"""Recommended settings: chosen by their rules, and judged on questions that did not choose them."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bge_rerank_integrations.evaluate.recommend import (
+    FOLDS,
+    Setting,
+    choose_depth,
+    choose_threshold,
+    choose_top_n,
+)
+from bge_rerank_integrations.evaluate.statistics import Array
+
+SECOND, FIFTH = 1 / math.log2(3), 1 / math.log2(6)
+"""nDCG of a question whose one answer is second, or fifth."""
+
+
+def test_the_depth_is_the_smallest_that_has_95_of_100_of_the_gain() -> None:
+    # the answer moves to the top from place 2 for 18 questions, and from place 5 for 2
+    gains = np.array([[0, 1 - SECOND, 1 - SECOND]] * 18 + [[0, 0, 1 - FIFTH]] * 2)
+    for chosen, depth in ((gains, 5), (gains[:18], 2)):
+        found = choose_depth((1, 2, 5), chosen)
+        assert found is not None
+        assert dataclasses.astuple(found) == (depth, 1, pytest.approx(1))
+    assert choose_depth((1, 2, 5), -gains) is None
+    assert choose_depth((1, 2, 5), np.zeros((20, 3))) is None
+
+
+def test_the_top_n_leaves_an_answer_to_95_of_100() -> None:
+    assert choose_top_n(np.array([1.0] * 19 + [5.0])) == Setting(1, 0.95, 0.95)
+    found = choose_top_n(np.array([1.0] * 18 + [5.0] * 2))
+    assert found is not None
+    assert (found.value, found.kept) == (5, 1)
+    assert choose_top_n(np.array([1.0] * (FOLDS - 1))) is None
+    assert choose_top_n(np.empty(0)) is None
+
+
+def test_what_is_held_out_is_judged_with_what_the_others_chose() -> None:
+    # four questions in five have the answer first, and one fold or another has the rest
+    ranks = np.array([1.0] * 19 + [2.0])
+    folds = np.array_split(np.random.default_rng(0).permutation(20), FOLDS)
+    kept = 0
+    for fold in folds:
+        others = np.sort(np.delete(ranks, fold))
+        kept += np.sum(ranks[fold] <= others[math.ceil(0.95 * len(others)) - 1])
+    assert choose_top_n(ranks) == Setting(1, 0.95, kept / 20)
+
+
+def test_a_held_out_share_is_that_of_new_questions() -> None:
+    random = np.random.default_rng(5)
+    promised, held_out, true = [], [], []
+    for _ in range(200):
+        ranks = random.geometric(0.3, 100).astype(float)
+        found = choose_top_n(ranks)
+        assert found is not None
+        promised.append(found.kept)
+        held_out.append(found.held_out)
+        true.append(1 - 0.7**found.value)
+    assert np.mean(promised) > np.mean(true) + 0.004, "on its own questions it looks better"
+    assert np.mean(held_out) == pytest.approx(np.mean(true), abs=0.004)
+
+
+SCORES = st.lists(st.floats(-20, 20), max_size=4).map(np.array)
+
+
+@given(st.lists(st.tuples(SCORES, SCORES), min_size=FOLDS, max_size=8))
+def test_the_threshold_keeps_and_drops_what_it_says(questions: list[tuple[Array, Array]]) -> None:
+    relevant, others = [list(scores) for scores in zip(*questions, strict=True)]
+    threshold, dropped = choose_threshold(relevant, others)
+    good, rest = np.concatenate(relevant), np.concatenate(others)
+    if threshold is None:
+        assert sum(bool(scores.size) for scores in relevant) <= 1, "no fold leaves any to choose by"
+        return
+    assert np.mean(good >= threshold.value) == threshold.kept >= 0.95
+    higher = [score for score in good if score > min(good[good >= threshold.value])]
+    assert len(higher) < 0.95 * len(good), "a higher one would not do"
+    assert 0 <= threshold.held_out <= 1
+    assert (dropped is None) == (not rest.size)
+    assert dropped is None or 0 <= dropped <= 1
