@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter python3,$(PYTHON)),,-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 
-.PHONY: check test test-all test-oldest test-servers test-oldest-torch test-newest coverage docs lock demo chat bench setup clean
+.PHONY: check test test-all test-smoke test-pythons test-oldest test-servers test-oldest-torch test-newest coverage docs lock demo chat bench setup clean
 
 setup: $(VENV)/ready
 
@@ -33,8 +33,8 @@ check: $(VENV)/ready
 	$(BIN)/lint-imports
 
 # the tests' models are so small that threads would only wait for each other
-test test-all test-oldest test-servers test-oldest-torch test-newest coverage: export OMP_NUM_THREADS = 1
-test test-all test-oldest test-servers test-oldest-torch test-newest coverage: export HF_HUB_OFFLINE = 1
+test test-all test-smoke test-oldest test-servers test-oldest-torch test-newest coverage: export OMP_NUM_THREADS = 1
+test test-all test-smoke test-oldest test-servers test-oldest-torch test-newest coverage: export HF_HUB_OFFLINE = 1
 
 # processes side by side, each with whole files; PYTEST="-k cutoff" make test runs some of it
 test: $(VENV)/ready
@@ -44,11 +44,38 @@ test: $(VENV)/ready
 test-all: test .venv-transformers4/ready .venv-servers/llama.cpp/ready
 	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference tests/folders
 	$(MAKE) --no-print-directory test-oldest
+	$(MAKE) --no-print-directory test-pythons
 	@echo "Not run: make test-newest, the newest releases of the frameworks and libraries."
 	$(BIN)/pytest -m "slow and not servers"
 
 coverage: $(VENV)/ready
 	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not servers" --cov --cov-report=term:skip-covered
+
+# without torch, whose builds for other Pythons come with CUDA; two files need it as they are imported
+SMOKE := .venv-smoke-$(notdir $(PYTHON))
+
+$(SMOKE)/ready: pyproject.toml constraints.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(@D)/bin/python -m pip install --quiet -c constraints.txt \
+	  -e ".[offline,llama-index,langchain-agents,remote,cli,eval]" --group smoke
+	touch $@
+
+test-smoke: $(SMOKE)/ready
+	$(SMOKE)/bin/python -m pytest -n auto --dist loadfile -m "not torch and not slow" \
+	  tests/base tests/ranking tests/wrappers tests/remote tests/llama_index tests/langchain \
+	  tests/test_options.py tests/test_errors.py \
+	  --ignore tests/base/test_interrupt.py --ignore tests/wrappers/test_windows.py
+
+# on every Python that is installed besides, also by pyenv
+PYTHONS := python3.12 python3.13 python3.14 $(wildcard $(HOME)/.pyenv/versions/3.1[2-4].*/bin/python3.1[2-4])
+
+test-pythons:
+	@for python in $(PYTHONS); do \
+	  if $$python -c "" 2>/dev/null; then \
+	    $(MAKE) --no-print-directory test-smoke PYTHON=$$python || exit 1; \
+	  else echo "Not run: tests on $$python, which is not installed."; fi; \
+	done
 
 # their own pydantic models warn under a newer pydantic
 test-oldest: .venv-oldest/ready

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import tiny_models
 from tests.ray.processes import KEY, KEY_VARIABLE, running
 
 # no test fails because the machine was busy
@@ -31,10 +30,18 @@ SLOW = (
 """Folders and files that `make test` leaves to `make test-all`."""
 
 
+TINY_MODELS = {
+    *("reranker_base", "reranker_m3", "bert_reranker"),
+    *("bge_embedder", "mean_embedder", "m3_embedder", "damaged"),
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of `SLOW`."""
+    """Mark the tests of `SLOW`, and those that use a tiny model."""
     here = Path(__file__).parent
     for item in items:
+        if not TINY_MODELS.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.torch)
         if item.path.relative_to(here).as_posix().startswith(SLOW):
             item.add_marker(pytest.mark.slow)
 
@@ -48,39 +55,32 @@ def event_loop_of_the_main_thread() -> Iterator[None]:
     loop.close()
 
 
-@pytest.fixture(scope="session")
-def reranker_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.build_reranker_base(tmp_path_factory.mktemp("reranker_base"))
+def _tiny_model(name: str) -> Callable[[pytest.TempPathFactory], Path]:
+    """A fixture: the folder of a tiny model, built once; only then torch is imported."""
+
+    @pytest.fixture(scope="session", name=name)
+    def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        from tests import tiny_models
+
+        build: Callable[[Path], Path] = getattr(tiny_models, f"build_{name}")
+        return build(tmp_path_factory.mktemp(name))
+
+    return folder
 
 
-@pytest.fixture(scope="session")
-def reranker_m3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.build_reranker_m3(tmp_path_factory.mktemp("reranker_m3"))
-
-
-@pytest.fixture(scope="session")
-def bert_reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.build_bert_reranker(tmp_path_factory.mktemp("bert_reranker"))
-
-
-@pytest.fixture(scope="session")
-def bge_embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.build_bge_embedder(tmp_path_factory.mktemp("bge_embedder"))
-
-
-@pytest.fixture(scope="session")
-def mean_embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.build_mean_embedder(tmp_path_factory.mktemp("mean_embedder"))
-
-
-@pytest.fixture(scope="session")
-def m3_embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.build_m3_embedder(tmp_path_factory.mktemp("m3_embedder"))
+reranker_base = _tiny_model("reranker_base")
+reranker_m3 = _tiny_model("reranker_m3")
+bert_reranker = _tiny_model("bert_reranker")
+bge_embedder = _tiny_model("bge_embedder")
+mean_embedder = _tiny_model("mean_embedder")
+m3_embedder = _tiny_model("m3_embedder")
 
 
 @pytest.fixture(scope="session")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the folder of one of `tiny_models.DAMAGED`, which is not to be changed."""
+    from tests import tiny_models
+
     built: dict[str, Path] = {}
 
     def folder_of(kind: str) -> Path:

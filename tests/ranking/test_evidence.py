@@ -154,7 +154,7 @@ def test_the_text_to_look_in_can_be_another_than_the_passage() -> None:
     assert quoted(results, bodies) == ["A fox.", None]
     assert results[0].raw_score == 3
     again = asyncio.run(reranker.arerank(QUERY, titled, evidence_texts=bodies))
-    assert again == results
+    assert repr(again) == repr(results)  # a score is NaN
 
 
 @pytest.mark.parametrize(
