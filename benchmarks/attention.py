@@ -12,12 +12,12 @@ from bge_rerank_integrations.local.torch_backend.attention import (
     BuildAttention,
     Segment,
 )
-from bge_rerank_integrations.local.torch_backend.transfer import to_device
-from bge_rerank_integrations.local.torch_backend.varlen_attention import (
+from bge_rerank_integrations.local.torch_backend.cuda_attention import (
     ATTENTIONS,
     Trial,
     largest_error,
 )
+from bge_rerank_integrations.local.torch_backend.runtime import to_device
 
 
 def try_attentions(shape: Shape, device: str, *, tokens: int) -> dict[str, dict[str, Any]]:

@@ -45,6 +45,7 @@ from bge_rerank_integrations.base.contract import check_text
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.types import (
     Backend,
+    CudaAttention,
     HeadIndexing,
     LongPassages,
     OnError,
@@ -339,6 +340,8 @@ class DeviceOptions(Options):
     """cpu, cuda, cuda:1, xpu or mps, or several that share each call."""
     precision: Precision = "auto"
     """Number format of the forward pass; scores are float32."""
+    attention: CudaAttention | None = None
+    """Attention on CUDA; None: padded. No GPU has run the others."""
     use_fp16: bool | None = None
     """FlagEmbedding's name: True is precision='fp16', False 'fp32'."""
 

@@ -20,6 +20,9 @@ Scale = Literal["logit", "cosine", "probability"]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "fp16-autocast", "bf16-autocast"]
 """The number format asked for; `-autocast` keeps the weights in float32."""
 
+CudaAttention = Literal["padded", "varlen", "efficient"]
+"""The attention on CUDA: the default, or one of torch's kernels for texts of different lengths."""
+
 Backend = Literal["auto", "torch", "onnx", "openvino"]
 """The runtime: torch from safetensors, or ONNX Runtime or OpenVINO from an ONNX graph."""
 

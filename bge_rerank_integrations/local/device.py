@@ -7,7 +7,6 @@ answer, so it is tested without a GPU.
 import logging
 import os
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
@@ -16,10 +15,11 @@ import numpy as np
 
 from bge_rerank_integrations.base.html import html_table
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.types import Precision
+from bge_rerank_integrations.options import DeviceOptions
+from bge_rerank_integrations.types import CudaAttention, Precision
 
 Dtype = Literal["float32", "float16", "bfloat16"]
-Attention = Literal["runs", "padded", "varlen", "efficient", "nested"]
+Attention = CudaAttention | Literal["runs"]
 
 logger = logging.getLogger("bge_rerank_integrations")
 
@@ -69,7 +69,8 @@ class DevicePlan:
     @property
     def arithmetic(self) -> str:
         """The number format, and the kernels where scores depend on them, as in `Scorer.name`."""
-        return self.precision
+        usual = self.attention in ("runs", "padded")
+        return self.precision if usual else f"{self.precision}-{self.attention}"
 
     def __str__(self) -> str:
         head = (
@@ -95,6 +96,7 @@ def plan_device(
     *,
     device: str | None = None,
     precision: Precision = "auto",
+    attention: CudaAttention | None = None,
     prefer: Literal["fp16", "bf16"] = "fp16",
 ) -> DevicePlan:
     """Decide device, number format, attention path and batch budget.
@@ -102,49 +104,57 @@ def plan_device(
     `prefer` is the family's half format, the default where it is native: values of the LLM
     rerankers may exceed fp16's range.
 
-    Raises `InvalidInputError` for a missing device, naming the available ones. A half precision
-    that the device cannot run becomes float32, which is more exact: the plan and a warning say so.
+    Raises `InvalidInputError` for a missing device, naming the available ones, and for an attention
+    that only CUDA has. A half precision that the device cannot run becomes float32, which is more
+    exact: the plan and a warning say so.
     """
     check_precision(precision)
-    chosen, reasons = _choose_device(hardware, device)
+    chosen, reason = _choose_device(hardware, device)
     kind = chosen.partition(":")[0]
-    half = _half_formats(hardware, chosen)
-    wanted, reason = _choose_precision(kind, precision, half, prefer)
-    reasons.append(reason)
-    autocast = wanted.endswith("-autocast")
+    wanted, why = _choose_precision(kind, precision, _half_formats(hardware, chosen), prefer)
+    reasons = [reason, why]
+    if kind != "cpu":
+        reasons.append("not run on a GPU by its authors: compare scores with bge-rerank verify")
+    if attention is not None and kind != "cuda":
+        raise InvalidInputError(
+            f"attention is {attention!r}, and {chosen} has no other than its own: leave it out, or "
+            "use a CUDA device"
+        )
     formats: dict[str, Dtype] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
     return DevicePlan(
         device=chosen,
         dtype=formats[wanted.removesuffix("-autocast")],
-        autocast=autocast,
-        attention="runs" if kind == "cpu" else "padded",
+        autocast=wanted.endswith("-autocast"),
+        attention=attention or ("runs" if kind == "cpu" else "padded"),
         max_batch_tokens=CPU_BATCH_TOKENS if kind == "cpu" else ACCELERATOR_BATCH_TOKENS,
         reasons=tuple(reasons),
     )
 
 
 def plan_devices(
-    hardware: Hardware,
-    *,
-    devices: str | Sequence[str] | None = None,
-    precision: Precision = "auto",
-    prefer: Literal["fp16", "bf16"] = "fp16",
+    hardware: Hardware, options: DeviceOptions, *, prefer: Literal["fp16", "bf16"] = "fp16"
 ) -> list[DevicePlan]:
     """One plan per device; see `plan_device`.
 
     Also raises `InvalidInputError` for an empty list, and for devices that would compute in
     different number formats: a pair's score would depend on which of them was free.
     """
-    if devices is None or isinstance(devices, str):
-        return [plan_device(hardware, device=devices, precision=precision, prefer=prefer)]
-    if not devices:
+    given = options.device
+    devices = [given] if given is None or isinstance(given, str) else given
+    plans = [
+        plan_device(
+            hardware,
+            device=device,
+            precision=options.precision,
+            attention=options.attention,
+            prefer=prefer,
+        )
+        for device in devices
+    ]
+    if not plans:
         raise InvalidInputError(
             "device is an empty list; name the devices, or leave it out for one that is chosen"
         )
-    plans = [
-        plan_device(hardware, device=device, precision=precision, prefer=prefer)
-        for device in devices
-    ]
     if len({plan.precision for plan in plans}) > 1:
         formats = ", ".join(f"{plan.device} in {plan.precision}" for plan in plans)
         raise InvalidInputError(
@@ -162,7 +172,7 @@ def check_precision(precision: str) -> None:
         )
 
 
-def _choose_device(hardware: Hardware, device: str | None) -> tuple[str, list[str]]:
+def _choose_device(hardware: Hardware, device: str | None) -> tuple[str, str]:
     there = ["cpu"]
     there += [f"cuda:{number}" for number in range(len(hardware.cuda))]
     there += [f"xpu:{number}" for number in range(hardware.xpu)]
@@ -173,17 +183,17 @@ def _choose_device(hardware: Hardware, device: str | None) -> tuple[str, list[st
             raise InvalidInputError(
                 f"device {device!r} is not available here; available: {', '.join(there)}"
             )
-        return full, [f"device {full}: asked for"]
+        return full, f"device {full}: asked for"
     if hardware.cuda:
         kind = "ROCm" if hardware.rocm else "CUDA"
-        return "cuda:0", [f"device cuda:0: first {kind} device ({hardware.cuda[0].name})"]
+        return "cuda:0", f"device cuda:0: first {kind} device ({hardware.cuda[0].name})"
     if hardware.xpu:
-        return "xpu:0", ["device xpu:0: first XPU"]
+        return "xpu:0", "device xpu:0: first XPU"
     if hardware.mps:
         # torch's MPS caches a graph per input shape without bound and aborts the process when two
         # threads use it, so it has to be asked for.
-        return "cpu", ["device cpu: MPS is there but only used with device='mps'"]
-    return "cpu", [f"device cpu: no accelerator found; {hardware.cores} cores"]
+        return "cpu", "device cpu: MPS is there but only used with device='mps'"
+    return "cpu", f"device cpu: no accelerator found; {hardware.cores} cores"
 
 
 def _half_formats(hardware: Hardware, device: str) -> tuple[str, ...]:

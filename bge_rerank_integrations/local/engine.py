@@ -5,10 +5,14 @@ It is independent of torch and ONNX Runtime: a `Forward` computes the batches.
 
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Protocol
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -39,15 +43,8 @@ class Forward(Protocol):
     max_sequences: int | None
     """The most sequences a batch may hold, where that changes the numbers; None: any."""
 
-    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> Any:
-        """One float32 row per sequence, [sequences, width], wherever the device has them.
-
-        `exact` computes in float32.
-        """
-        ...
-
-    def fetch(self, rows: Sequence[Any]) -> FloatArray:
-        """The rows of several `run`s, concatenated, on the host; waits for the device."""
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
+        """One float32 row per sequence: [sequences, width]. `exact` computes in float32."""
         ...
 
     def is_out_of_memory(self, error: Exception) -> bool: ...
@@ -59,19 +56,16 @@ class Forward(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineCall:
-    """One call: sequences, the caller's pair that each came from, and limits of the batches.
-
-    `on_batch` is called with the number of sequences after each batch.
-    """
+    """One call; see `Engine.run`."""
 
     sequences: Sequence[TokenSequence]
     positions: Sequence[int]
     limits: BatchOptions
     on_batch: Callable[[int], object] | None = None
 
-
-BatchRows = tuple[list[int], FloatArray | None]
-"""Indices of sequences, and their rows in that order; None where there are none."""
+    def lengths(self, indices: Sequence[int]) -> list[int]:
+        """The tokens of these sequences."""
+        return [len(self.sequences[index].ids) for index in indices]
 
 
 class Engine:
@@ -123,16 +117,11 @@ class Engine:
         or infinite in float32 too, `ForkedModelError` in a forked child; any other error of the
         model is raised unchanged.
         """
-        call = EngineCall(sequences, positions, limits, on_batch)
-        rows = self.run_side_by_side(call)
-        if rows is None:
-            part = self.drain(call, iter(self.plan_batches(call)))
-            rows = in_order([part], len(sequences), f"{self.model} on {self.plan.device}")
-        return rows
+        return self.compute(EngineCall(sequences, positions, limits, on_batch))
 
-    def run_side_by_side(self, call: EngineCall) -> FloatArray | None:  # noqa: ARG002
-        """As `run`, with several batches at once; None where one at a time is faster."""
-        return None
+    def compute(self, call: EngineCall) -> FloatArray:
+        """The rows of a call; engines differ in the batches that they run side by side."""
+        return run_side_by_side([self], call, self.plan_batches(call), self.plan.device)
 
     def plan_batches(
         self, call: EngineCall, indices: Sequence[int] | None = None
@@ -140,10 +129,11 @@ class Engine:
         """Indices of all sequences, or of those given, in batches for this device."""
         if indices is None:
             indices = range(len(call.sequences))
+        most = [n for n in (call.limits.batch_size, self.forward.max_sequences) if n is not None]
         planned = plan_batches(
-            [len(call.sequences[index].ids) for index in indices],
+            call.lengths(indices),
             max_tokens=call.limits.max_batch_tokens or self.plan.max_batch_tokens,
-            max_sequences=_least(call.limits.batch_size, self.forward.max_sequences),
+            max_sequences=min(most, default=None),
             padded=self.forward.padded,
             # under a time limit the first are scored first: the retriever ranked them highest
             in_order=seconds_left() is not None,
@@ -151,12 +141,17 @@ class Engine:
         return [[indices[number] for number in batch] for batch in planned]
 
     def drain(
-        self, call: EngineCall, batches: Iterator[list[int]], *, exact: bool = False
-    ) -> BatchRows:
-        """Run the batches until there are none left or time is over.
+        self,
+        call: EngineCall,
+        take: Callable[[], list[int] | None],
+        found: dict[int, FloatArray],
+        *,
+        exact: bool = False,
+    ) -> None:
+        """Take batches until there are none left or time is over, and keep each sequence's row.
 
-        Rows leave the device once, at the end. Those that are not finite, and no others, are then
-        computed again in float32: a score must not depend on whether a neighbour overflowed.
+        Rows that are not finite, and no others, are then computed again in float32: a score must
+        not depend on whether a neighbour overflowed.
         """
         if os.getpid() != self._process:
             raise ForkedModelError(
@@ -165,9 +160,8 @@ class Engine:
             )
         split: list[list[int]] = []
         most = None  # tokens a batch may still hold, after memory has run out
-        done: list[int] = []
-        computed: list[Any] = []
-        while (batch := split.pop() if split else next(batches, None)) is not None:
+        overflown: list[int] = []
+        while (batch := split.pop() if split else take()) is not None:
             cost = self._cost(call, batch)
             if most is not None and cost > most and len(batch) > 1:
                 middle = len(batch) // 2
@@ -193,41 +187,34 @@ class Engine:
                 most = cost // 2
                 split.append(batch)
                 continue
-            done += batch
-            computed.append(rows)
+            found.update(zip(batch, rows, strict=True))
+            finite: list[bool] = np.isfinite(rows).all(axis=1).tolist()
+            overflown += [index for index, good in zip(batch, finite, strict=True) if not good]
             if call.on_batch is not None and not exact:
                 call.on_batch(len(batch))
-        if not done:
-            return [], None
-        with timed("computing"):  # the device may not have finished
-            rows = self.forward.fetch(computed)
-        return self._finite(call, done, rows, exact=exact)
+        if overflown:
+            self._compute_again(call, overflown, found, exact=exact)
 
     def _cost(self, call: EngineCall, batch: Sequence[int]) -> int:
         """Tokens of a batch, with padding if the forward pads."""
-        lengths = [len(call.sequences[index].ids) for index in batch]
+        lengths = call.lengths(batch)
         return len(batch) * max(lengths) if self.forward.padded else sum(lengths)
 
-    def _finite(
-        self, call: EngineCall, done: list[int], rows: FloatArray, *, exact: bool
-    ) -> BatchRows:
-        """The rows; those that are not finite are computed again in float32."""
-        finite: list[bool] = np.logical_and.reduce(np.isfinite(rows), axis=1).tolist()
-        if all(finite):
-            return done, rows
-        bad = sorted(index for index, good in zip(done, finite, strict=True) if not good)
+    def _compute_again(
+        self, call: EngineCall, bad: list[int], found: dict[int, FloatArray], *, exact: bool
+    ) -> None:
+        """Compute rows that are not finite in float32; raise if they were `exact` already."""
         if exact:
-            row = rows[done.index(bad[0])]
+            number = next(number for number in found[min(bad)] if not np.isfinite(number))
             raise NonFiniteScoreError(
-                f"the pair at position {call.positions[bad[0]]} gives "
-                f"{row[~np.isfinite(row)][0]} in {self.model} on {self.plan.device}, in "
-                f"{self.plan.precision} and again in fp32: its weights may be damaged; fetch the "
-                "model again"
+                f"the pair at position {call.positions[min(bad)]} gives {number} in {self.model} "
+                f"on {self.plan.device}, in {self.plan.precision} and again in fp32: its weights "
+                "may be damaged; fetch the model again"
             )
-        again, exact_rows = self.drain(call, iter(self.plan_batches(call, bad)), exact=True)
-        kept = [index for index, good in zip(done, finite, strict=True) if good]
-        found = [part for part in (rows[finite], exact_rows) if part is not None and len(part)]
-        return kept + again, np.concatenate(found) if found else None
+        for index in bad:
+            del found[index]
+        again = iter(self.plan_batches(call, sorted(bad)))
+        self.drain(call, lambda: next(again, None), found, exact=True)
 
     def _make_room(self, call: EngineCall, batch: Sequence[int]) -> None:
         """Release memory after a batch that did not fit; raise `OutOfMemoryError` if it was one.
@@ -237,7 +224,7 @@ class Engine:
         self.forward.release_memory()
         if len(batch) > 1:
             return
-        tokens = len(call.sequences[batch[0]].ids)
+        (tokens,) = call.lengths(batch)
         raise OutOfMemoryError(
             f"the pair at position {call.positions[batch[0]]}, of {tokens} tokens, does not fit "
             f"into the memory of {self.plan.device} by itself ({self.model}, "
@@ -246,26 +233,75 @@ class Engine:
         )
 
 
-def in_order(parts: Sequence[BatchRows], count: int, where: str) -> FloatArray:
-    """The rows of all parts in the caller's order, NaN where none came: [count, width] float32.
+def run_side_by_side(
+    engines: Sequence[Engine],
+    call: EngineCall,
+    batches: Sequence[list[int]],
+    device: str,
+    *,
+    within: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> FloatArray:
+    """The rows of all batches, [sequences, width] float32, NaN where time was over.
 
-    Raises `ScoringTimeout` if there is no row at all.
+    Each of several engines has a thread, which runs `within` a context and takes the next batch
+    when it is free. The first error in any thread ends the call in all.
     """
-    found = [(done, rows) for done, rows in parts if rows is not None]
+    left, count = deque(batches), len(call.sequences)
+    found: dict[int, FloatArray] = {}
+    if len(engines) == 1:
+        engines[0].drain(call, lambda: left.popleft() if left else None, found)
+    else:
+        _drain_together(engines, call, left, found, within)
     if not found:
         raise ScoringTimeout(
-            f"the time limit passed before the first of {count} texts was through {where}; allow "
-            "more time"
+            f"the time limit passed before the first of {count} texts was through "
+            f"{engines[0].model} on {device}; allow more time"
         )
-    result = np.full((count, found[0][1].shape[1]), np.nan, dtype=np.float32)
-    for done, rows in found:
-        result[done] = rows
+    result = np.full((count, len(next(iter(found.values())))), np.nan, dtype=np.float32)
+    result[list(found)] = list(found.values())
     return result
 
 
-def _least(first: int | None, second: int | None) -> int | None:
-    known = [number for number in (first, second) if number is not None]
-    return min(known, default=None)
+def _drain_together(
+    engines: Sequence[Engine],
+    call: EngineCall,
+    left: deque[list[int]],
+    found: dict[int, FloatArray],
+    within: Callable[[], AbstractContextManager[object]],
+) -> None:
+    errors: list[BaseException] = []
+    on_batch, turn = call.on_batch, threading.Lock()
+
+    def count_batch(sequences: int) -> None:
+        with turn:  # the caller's function is called by one thread at a time
+            if on_batch is not None:
+                on_batch(sequences)
+
+    call = replace(call, on_batch=count_batch)
+
+    def take() -> list[int] | None:
+        try:
+            return left.popleft()
+        except IndexError:
+            return None
+
+    def drain(engine: Engine) -> None:
+        try:
+            with within():
+                engine.drain(call, take, found)
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            errors.append(error)
+            left.clear()
+
+    with ThreadPoolExecutor(len(engines), "bge-rerank") as pool:
+        try:
+            # each thread sees the caller's cancellation and time limit
+            for part in [pool.submit(copy_context().run, drain, engine) for engine in engines]:
+                part.result()
+        finally:
+            left.clear()  # also when the wait itself is interrupted
+    if errors:
+        raise errors[0]
 
 
 def plan_batches(

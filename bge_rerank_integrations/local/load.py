@@ -88,12 +88,7 @@ def _load_checkpoint(model: str, options: LocalOptions) -> LocalScorer:
     llm = settings.family in LLM_FAMILIES
     if not llm:
         reject_inapplicable_options(options, "encoder", model=model)
-    plans = plan_devices(
-        read_hardware(),
-        devices=options.device,
-        precision=options.precision,
-        prefer="bf16" if llm else "fp16",
-    )
+    plans = plan_devices(read_hardware(), options, prefer="bf16" if llm else "fp16")
     use: ModelOutput | DecoderSpec = settings.output
     make_method = _encoder_method(options, settings, limit)
     if llm:
@@ -112,7 +107,7 @@ def _load_checkpoint(model: str, options: LocalOptions) -> LocalScorer:
         )
     engines: list[KeyedLoader] = [
         (
-            (checkpoint.signature, plan.device, plan.precision, use),
+            (checkpoint.signature, plan.device, plan.arithmetic, use),
             # the reasons are this caller's, and the engine has others
             partial(load_engine, checkpoint, settings, use, replace(plan, reasons=())),
         )
@@ -186,8 +181,9 @@ def _encoder_method(options: LocalOptions, settings: FolderSettings, limit: int)
 
 
 def _check_cpu(options: LocalOptions, subject: str, other: str) -> None:
-    if options.device not in (None, "auto", "cpu"):
-        raise InvalidInputError(
-            f"device is {options.device!r}; {subject} runs on the CPU only: leave device out, or "
-            f"use {other}"
-        )
+    for name, fitting in (("device", (None, "auto", "cpu")), ("attention", (None,))):
+        if (given := getattr(options, name)) not in fitting:
+            raise InvalidInputError(
+                f"{name} is {given!r}; {subject} runs on the CPU only: leave {name} out, or use "
+                f"{other}"
+            )

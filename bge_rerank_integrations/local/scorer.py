@@ -22,7 +22,6 @@ from bge_rerank_integrations.errors import (
     missing_extra,
 )
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.device_group import EngineGroup
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.text.bi_encoder import BiEncoding
 from bge_rerank_integrations.local.text.cross_encoder import EncodedTexts, Method
@@ -31,22 +30,20 @@ from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 
 logger = logging.getLogger("bge_rerank_integrations")
 
-AnyEngine = Engine | EngineGroup
-
 
 class LocalScorer:
     """A loaded model with its text options; see `types.Scorer` for the laws it keeps."""
 
     def __init__(
         self,
-        engine: AnyEngine,
+        engine: Engine,
         method: Method,
         *,
         limits: BatchOptions,
         show_progress: bool,
         reasons: Sequence[str] = (),
     ) -> None:
-        self._engine: AnyEngine | None = engine
+        self._engine: Engine | None = engine
         self._model = engine.model
         self._fingerprint = engine.fingerprint
         self._arithmetic = engine.plan.arithmetic
@@ -75,7 +72,7 @@ class LocalScorer:
         """Device, precision and kernels that were chosen, with the reasons; print it."""
         return self._plan_on(self._loaded())
 
-    def _plan_on(self, engine: AnyEngine) -> DevicePlan:
+    def _plan_on(self, engine: Engine) -> DevicePlan:
         plan, limits = engine.plan, self._limits
         asked = [
             f"batches of at most {most} {what}: asked for"
@@ -248,7 +245,7 @@ class LocalScorer:
                 " or ".join(f"{name}={getattr(self._method.options, name)}" for name in cut),
             )
 
-    def _loaded(self) -> AnyEngine:
+    def _loaded(self) -> Engine:
         if self._engine is None:
             raise RerankError(f"the scorer of {self._model} was closed; load it again")
         return self._engine

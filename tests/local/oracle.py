@@ -60,7 +60,6 @@ class OracleForward:
         self.recomputed: Counter[tuple[int, ...]] = Counter()
         self.attempts = 0
         self.released = 0
-        self.fetches = 0
         self._lock = threading.Lock()
 
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
@@ -80,11 +79,6 @@ class OracleForward:
                 self.finished.update(keys)
                 self.batches.append(len(batch))
         return rows
-
-    def fetch(self, rows: Sequence[FloatArray]) -> FloatArray:
-        with self._lock:
-            self.fetches += 1
-        return np.concatenate(rows)
 
     def is_out_of_memory(self, error: Exception) -> bool:
         return isinstance(error, DeviceFull)

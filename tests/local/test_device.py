@@ -157,6 +157,24 @@ def test_a_printed_plan_gives_a_reason_for_device_and_precision() -> None:
     assert lines[2].startswith("  - precision fp16: ")
 
 
+def test_a_plan_for_a_gpu_says_that_no_gpu_ran_it() -> None:
+    said = "not run on a GPU by its authors: compare scores with bge-rerank verify"
+    for hardware, device in ((HOPPER, "cuda"), (XPU, "xpu"), (MPS, "mps")):
+        assert said in plan_device(hardware, device=device).reasons
+    assert said not in plan_device(HOPPER, device="cpu").reasons
+
+
+@pytest.mark.parametrize("attention", ["padded", "varlen", "efficient"])
+def test_an_attention_is_planned_on_cuda_and_refused_elsewhere(attention: Any) -> None:
+    plan = plan_device(HOPPER, attention=attention)
+    assert plan.attention == attention
+    # other kernels round differently, so scores kept under another name are not used
+    assert plan.arithmetic == ("fp16" if attention == "padded" else f"fp16-{attention}")
+    for hardware, device in ((HOPPER, "cpu"), (XPU, "xpu:0"), (MPS, "mps")):
+        with pytest.raises(InvalidInputError, match=f"'{attention}', and {device} has no other"):
+            plan_device(hardware, device=device, attention=attention)
+
+
 def test_plans_are_values() -> None:
     assert plan_device(AMPERE) == plan_device(dataclasses.replace(AMPERE))
     assert hash(plan_device(CPU)) == hash(plan_device(CPU))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -221,52 +220,27 @@ def test_the_forwards_own_limit_holds_beside_the_callers(reranker_base: Path) ->
         assert max(forward.batches) == expected
 
 
-class OnDevice:
-    """Rows that nobody can look at before they are fetched."""
-
-    def __init__(self, rows: np.ndarray) -> None:
-        self.rows = rows
-
-
-class Asynchronous(OracleForward):
-    """Gives what is still being computed, as a CUDA device does."""
-
-    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> Any:
-        return OnDevice(super().run(batch, exact=exact))
-
-    def fetch(self, rows: Sequence[Any]) -> np.ndarray:
-        return super().fetch([given.rows for given in rows])
-
-
-def test_rows_of_all_batches_leave_the_device_once(reranker_base: Path) -> None:
-    forward = Asynchronous()
-    rows = engine_over(forward, reranker_base).run(BATCH, POSITIONS, NO_LIMITS)
-    assert rows.tolist() == EXPECTED.tolist()
-    assert len(forward.batches) > 3
-    assert forward.fetches == 1
-
-
-def test_what_overflowed_is_found_at_the_end_and_computed_in_one_more_go(
-    reranker_base: Path,
-) -> None:
-    forward = Asynchronous(overflowing=frozenset({0, 6, 15}))
+def test_all_that_overflowed_is_computed_again_in_one_go(reranker_base: Path) -> None:
+    forward = OracleForward(overflowing=frozenset({0, 6, 15}))
     rows = engine_over(forward, reranker_base).run(BATCH, POSITIONS, BatchOptions(batch_size=1))
     for number, row in enumerate(rows):
         assert row.tolist() == row_of(BATCH[number], exact=number in {0, 6, 15}).tolist()
-    assert forward.fetches == 2
+    assert forward.finished.total() == len(BATCH)
     assert forward.recomputed.total() == 3
 
 
 def test_what_overflowed_and_came_too_late_is_no_score(reranker_base: Path) -> None:
     with ExitStack() as over:
 
-        class TimeIsOverWhenRowsAreThere(Asynchronous):
-            def fetch(self, rows: Sequence[Any]) -> np.ndarray:
+        class TimeIsOverWhenRowsAreThere(OracleForward):
+            def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> np.ndarray:
+                assert not exact, "time is over"
                 over.enter_context(time_limit(0))
-                return super().fetch(rows)
+                return super().run(batch, exact=exact)
 
         forward = TimeIsOverWhenRowsAreThere(overflowing=frozenset({3}))
-        rows = engine_over(forward, reranker_base).run(BATCH, POSITIONS, NO_LIMITS)
+        limits = BatchOptions(max_batch_tokens=sum(LENGTHS))
+        rows = engine_over(forward, reranker_base).run(BATCH, POSITIONS, limits)
     assert np.isnan(rows[3]).all()
     others = [number for number in POSITIONS if number != 3]
     assert rows[others].tolist() == EXPECTED[others].tolist()

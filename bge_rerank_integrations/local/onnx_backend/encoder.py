@@ -157,9 +157,6 @@ class GraphEncoder:
         found = self._workers.map(lambda part: self._rows([batch[index] for index in part]), parts)
         return in_order(list(zip(parts, found, strict=True)), len(batch), self._runtime.name)
 
-    def fetch(self, rows: Sequence[FloatArray]) -> FloatArray:
-        return np.concatenate(rows)
-
     def is_out_of_memory(self, error: Exception) -> bool:
         known = isinstance(error, self._runtime.errors)
         return isinstance(error, MemoryError) or (known and is_memory_message(error))

@@ -1,22 +1,24 @@
-"""Attention over sequences that lie end to end, without work for padding.
+"""Attention over sequences that lie end to end.
 
 A segment may follow a prefix: another segment that it attends to in full, computed once for all
 segments that share it. `RunAttention` computes adjacent segments of equal length in one product,
-which suits a CPU. `PaddedAttention` copies the batch into a rectangle with a mask: a few large
-products, for accelerators without a kernel for ragged sequences (see `varlen_attention.py`).
+without padding, which suits a CPU. `PaddedAttention` copies the batch into a rectangle: one large
+product, which suits other devices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bge_rerank_integrations.local.torch_backend.transfer import Array
+Array = np.ndarray[Any, Any]
+OnDevice = Mapping[str, Tensor]
+"""A batch's arrays on the device, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +52,7 @@ class PackedAttention(Protocol):
         ...
 
     def __call__(
-        self,
-        sent: Mapping[str, Tensor],
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        /,
-        *,
-        window: int | None = None,
+        self, sent: OnDevice, query: Tensor, key: Tensor, value: Tensor, window: int | None = None
     ) -> Tensor:
         """Attention's output, [rows, heads * size], with a row per token or one per segment.
 
@@ -70,19 +65,8 @@ class PackedAttention(Protocol):
 BuildAttention = Callable[[Sequence[Segment], AttentionShape], PackedAttention]
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentRun:
-    """Adjacent segments of equal length and prefix: their rows and indices."""
-
-    rows: slice
-    segments: slice
-    repeats: int
-    length: int
-    prefix: slice | None
-
-
 class RunAttention:
-    """One product for each run; see `PackedAttention`."""
+    """One product for each run of equal segments; see `PackedAttention`."""
 
     def __init__(self, segments: Sequence[Segment], shape: AttentionShape) -> None:
         self.arrays: Mapping[str, Array] = {}
@@ -90,33 +74,48 @@ class RunAttention:
         self._runs = group_runs(segments)
 
     def __call__(
-        self,
-        _sent: Mapping[str, Tensor],
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        /,
-        *,
-        window: int | None = None,
+        self, _sent: OnDevice, query: Tensor, key: Tensor, value: Tensor, window: int | None = None
     ) -> Tensor:
         single = len(query) != len(key)
         out = torch.empty_like(query)
         for run in self._runs:
             rows = run.segments if single else run.rows
-            k, v = (
-                _with_prefix(x[run.rows].view(run.repeats, run.length, -1), x, run)
-                for x in (key, value)
-            )
-            asked = query[rows].view(run.repeats, -1, query.shape[1])
-            out[rows] = mix(self._shape, asked, k, v, window).reshape(-1, query.shape[1])
+            k, v = (run.seen(x) for x in (key, value))
+            asked = query[rows].view(len(k), -1, query.shape[1])
+            out[rows] = mix(self._shape, asked, k, v, window=window).reshape(-1, query.shape[1])
         return out
 
 
-def _with_prefix(own: Tensor, every: Tensor, run: SegmentRun) -> Tensor:
-    if run.prefix is None:
-        return own
-    shared = every[run.prefix].expand(run.repeats, -1, -1)
-    return torch.cat([shared, own], dim=1)
+@dataclass(frozen=True, slots=True)
+class SegmentRun:
+    """Adjacent segments of equal length and prefix: their rows and indices."""
+
+    rows: slice
+    segments: slice
+    prefix: slice | None
+
+    def seen(self, x: Tensor) -> Tensor:
+        """The rows that each segment sees: [segments, rows, width]."""
+        count = self.segments.stop - self.segments.start
+        own = x[self.rows].view(count, -1, x.shape[1])
+        if self.prefix is None:
+            return own
+        return torch.cat([x[self.prefix].expand(count, -1, -1), own], dim=1)
+
+
+def group_runs(segments: Sequence[Segment]) -> list[SegmentRun]:
+    """Groups of adjacent segments with equal length and prefix, covering every row once."""
+    starts = np.cumsum([0, *(segment.length for segment in segments)]).tolist()
+    runs: list[SegmentRun] = []
+    number = 0
+    for segment, group in groupby(segments):
+        end = number + len(list(group))
+        prefix = None
+        if segment.prefix is not None:
+            prefix = slice(starts[segment.prefix], starts[segment.prefix + 1])
+        runs.append(SegmentRun(slice(starts[number], starts[end]), slice(number, end), prefix))
+        number = end
+    return runs
 
 
 def mix(
@@ -124,8 +123,8 @@ def mix(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    window: int | None,
     *,
+    window: int | None,
     mask: Tensor | None = None,
 ) -> Tensor:
     """[n, asking, heads * size] over [n, seen, kv_heads * size]: the last rows ask."""
@@ -154,89 +153,58 @@ def _causal_mask(asking: int, seen: int, window: int | None, device: torch.devic
     return (back >= 0) if window is None else (back >= 0) & (back < window)
 
 
-def group_runs(segments: Sequence[Segment]) -> list[SegmentRun]:
-    """Groups of adjacent segments with equal length and prefix, covering every row once."""
-    starts = [0]
-    for segment in segments:
-        starts.append(starts[-1] + segment.length)
-    runs: list[SegmentRun] = []
-    number = 0
-    for segment, group in groupby(segments):
-        repeats = len(list(group))
-        prefix = None
-        if segment.prefix is not None:
-            prefix = slice(starts[segment.prefix], starts[segment.prefix + 1])
-        rows = slice(starts[number], starts[number + repeats])
-        runs.append(
-            SegmentRun(rows, slice(number, number + repeats), repeats, segment.length, prefix)
-        )
-        number += repeats
-    return runs
+def seen_rows(segments: Sequence[Segment]) -> list[Array]:
+    """The rows that each segment sees: those of its prefix, then its own."""
+    ends = np.cumsum([segment.length for segment in segments])
+    own = [np.arange(end - s.length, end) for s, end in zip(segments, ends, strict=True)]
+    return [
+        rows if segment.prefix is None else np.concatenate([own[segment.prefix], rows])
+        for segment, rows in zip(segments, own, strict=True)
+    ]
 
 
 class PaddedAttention:
-    """Takes one prefix, before all segments, or none; see `PackedAttention`."""
+    """One product over [segments, longest]; see `PackedAttention`.
+
+    A segment is padded on the right with its own last row: zeros would do as well, another
+    segment's row could be infinite.
+    """
 
     def __init__(self, segments: Sequence[Segment], shape: AttentionShape) -> None:
-        shared = [number for number, s in enumerate(segments) if s.prefix is None]
-        prefixes = {s.prefix for s in segments} - {None}
-        if prefixes and not (prefixes == {0} and shared == [0]):
-            raise ValueError("padded attention takes one prefix, before all segments, or none")
+        rows = seen_rows(segments)
+        lengths = np.array([len(seen) for seen in rows])
+        places = np.arange(lengths.max())
+        there = places < lengths[:, None]
+        own = there & (places >= lengths[:, None] - [[segment.length] for segment in segments])
         self._shape = shape
-        self._prefix = segments[0].length if prefixes else 0
-        lengths = np.array([s.length for s in segments[1 if prefixes else 0 :]])
-        self._count, self._longest = len(lengths), int(lengths.max())
-        there = np.arange(self._longest) < lengths[:, None]
         self._full = bool(there.all())
         # places by number: a mask as an index would make the host wait for the device
         self.arrays: Mapping[str, Array] = {
-            "attention_places": np.flatnonzero(there),
+            "attention_rows": np.stack([seen[np.minimum(places, len(seen) - 1)] for seen in rows]),
             "attention_there": there,
-            "attention_ends": lengths - 1,
+            "attention_own": np.flatnonzero(own),
+            "attention_last": lengths - 1,
         }
 
     def __call__(
-        self,
-        sent: Mapping[str, Tensor],
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        /,
-        *,
-        window: int | None = None,
+        self, sent: OnDevice, query: Tensor, key: Tensor, value: Tensor, window: int | None = None
     ) -> Tensor:
-        p, shape = self._prefix, self._shape
-        places, there = sent["attention_places"], sent["attention_there"]
-        wide_key, wide_value = (self._widen(x[p:], places) for x in (key, value))
-        if p:
-            wide_key, wide_value = (
-                torch.cat([x[:p].expand(self._count, -1, -1), wide], dim=1)
-                for x, wide in ((key, wide_key), (value, wide_value))
-            )
-        if len(query) != len(key):
-            asked = query[1 if p else 0 :]
-            mask = self._single_mask(sent, window)
-            mixed = mix(shape, asked[:, None], wide_key, wide_value, window, mask=mask)[:, 0]
-            return torch.cat([query[:1], mixed]) if p else mixed
-        # causal and padded on the right: no token sees a pad, so no mask is needed for them
-        mask = None if shape.causal or self._full else there[:, None, None, :]
-        wide_query = self._widen(query[p:], places)
-        mixed = mix(shape, wide_query, wide_key, wide_value, window, mask=mask)
-        mixed = mixed.view(-1, query.shape[1]).index_select(0, places)
-        if not p:
-            return mixed
-        own = mix(shape, query[None, :p], key[None, :p], value[None, :p], window)[0]
-        return torch.cat([own, mixed])
+        rows = sent["attention_rows"]
+        single = len(query) != len(key)
+        asked = query[:, None] if single else query[rows]
+        mask = self._mask(sent, window, single=single)
+        mixed = mix(self._shape, asked, key[rows], value[rows], window=window, mask=mask)
+        mixed = mixed.view(-1, query.shape[1])
+        return mixed if single else mixed[sent["attention_own"]]
 
-    def _single_mask(self, sent: Mapping[str, Tensor], window: int | None) -> Tensor | None:
-        """The keys that the single query of each segment sees: [n, 1, 1, seen]."""
-        if not self._shape.causal:
-            return None if self._full else sent["attention_there"][:, None, None, :]
-        at = sent["attention_ends"][:, None] + self._prefix
-        back = at - torch.arange(self._prefix + self._longest, device=at.device)
-        seen = (back >= 0) if window is None else (back >= 0) & (back < window)
-        return seen[:, None, None, :]
-
-    def _widen(self, packed: Tensor, places: Tensor) -> Tensor:
-        wide = packed.new_zeros(self._count * self._longest, packed.shape[1])
-        return wide.index_copy_(0, places, packed).view(self._count, self._longest, -1)
+    def _mask(self, sent: OnDevice, window: int | None, *, single: bool) -> Tensor | None:
+        """The keys that a segment's queries see, [n, 1, 1, longest]; None where `mix` knows."""
+        if self._shape.causal and not single:
+            return None  # no token sees the padding, which follows it
+        there = sent["attention_there"]
+        if self._shape.causal and window is not None:
+            places = torch.arange(there.shape[1], device=there.device)
+            there = there & (sent["attention_last"][:, None] - places < window)
+        elif self._full:
+            return None
+        return there[:, None, None, :]

@@ -13,8 +13,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.device_group import drain_together
-from bge_rerank_integrations.local.engine import Engine, EngineCall
+from bge_rerank_integrations.local.engine import Engine, EngineCall, run_side_by_side
 from bge_rerank_integrations.types import FloatArray
 
 MOST_CORES = 4
@@ -39,19 +38,17 @@ class StreamedEngine(Engine):
         threads = torch.get_num_threads()
         return threads if 2 <= threads <= MOST_CORES and limits_one_thread() else 0
 
-    def run_side_by_side(self, call: EngineCall) -> FloatArray | None:
+    def compute(self, call: EngineCall) -> FloatArray:
         cores = self.cores()
-        lengths = [len(sequence.ids) for sequence in call.sequences]
+        lengths = call.lengths(range(len(call.sequences)))
         if not cores or len(lengths) < cores or sum(lengths) < cores * LEAST_TOKENS:
-            return None
+            return super().compute(call)
         # together the batches are as large as one on all cores
         most = call.limits.max_batch_tokens or self.forward.plan.max_batch_tokens // cores
         budget = {"max_batch_tokens": even_budget(lengths, cores, most)}
         call = replace(call, limits=call.limits.model_copy(update=budget))
-        where = f"{self.model} on {self.forward.plan.device}"
-        return drain_together(
-            [self] * cores, call, self.plan_batches(call), where, within=one_thread
-        )
+        batches = self.plan_batches(call)
+        return run_side_by_side([self] * cores, call, batches, "cpu", within=one_thread)
 
 
 def even_budget(lengths: Sequence[int], cores: int, most: int) -> int:

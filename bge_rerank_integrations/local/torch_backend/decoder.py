@@ -5,7 +5,7 @@ last token alone, and one dot product instead of a logit per token of the vocabu
 passages share is computed once per batch where that saves time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bge_rerank_integrations.base.fork import cached_property
 from bge_rerank_integrations.errors import CheckpointError
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec, LogitHead
@@ -22,25 +21,24 @@ from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.attention import (
     AttentionShape,
+    OnDevice,
     PackedAttention,
     Segment,
 )
-from bge_rerank_integrations.local.torch_backend.linear import GemmPath, LayerActivation, Linear
+from bge_rerank_integrations.local.torch_backend.cuda_attention import (
+    lay_out,
+    with_checked_attention,
+)
+from bge_rerank_integrations.local.torch_backend.linear import LayerActivation, Linear
 from bge_rerank_integrations.local.torch_backend.runtime import (
     TorchForward,
     autocast,
     exact_plan,
     gemm_path,
-    survive_forks,
+    to_device,
     weight_format,
     with_token_budget,
 )
-from bge_rerank_integrations.local.torch_backend.transfer import (
-    computed,
-    run_ahead,
-    to_device,
-)
-from bge_rerank_integrations.local.torch_backend.varlen_attention import lay_out, with_attention
 from bge_rerank_integrations.local.torch_backend.weights import Weights, check_tensors, misshapen
 
 # Below this share of tokens saved, the extra copies and masks of a shared prefix cost more.
@@ -64,12 +62,11 @@ class PromptPart:
 
 
 def split_batch(
-    batch: Sequence[TokenSequence], *, share: bool, one_prefix: bool
+    batch: Sequence[TokenSequence], *, share: bool
 ) -> tuple[list[PromptPart], list[int]]:
     """The parts to compute, and the number of each sequence's last part.
 
-    Sequences with the same query share its part where that saves enough; with `one_prefix` only if
-    all sequences have the same query.
+    With `share`, sequences with the same query share its part where that saves enough.
     """
     groups: dict[bytes, list[int]] = {}
     for number, sequence in enumerate(batch):
@@ -79,8 +76,7 @@ def split_batch(
     for members in groups.values():
         length = batch[members[0]].first_segment
         total = sum(len(batch[member].ids) for member in members)
-        worth = length * (len(members) - 1) >= LEAST_SHARED * total
-        shared = share and worth and (len(groups) == 1 or not one_prefix)
+        shared = share and length * (len(members) - 1) >= LEAST_SHARED * total
         prefix = len(parts) if shared else None
         if shared:
             parts.append(PromptPart(batch[members[0]].ids[:length], length, 0, None, length, 0))
@@ -106,16 +102,8 @@ def compress(x: Tensor, parts: Sequence[PromptPart], ratio: int) -> tuple[Tensor
         middle = np.arange(passage) // ratio
         sizes = np.minimum(ratio, passage - middle * ratio)
         length = part.kept + groups + part.tail
-        targets.append(
-            offset
-            + np.concatenate(
-                [
-                    np.arange(part.kept),
-                    part.kept + middle,
-                    np.arange(part.kept + groups, length),
-                ]
-            )
-        )
+        rest = (np.arange(part.kept), part.kept + middle, np.arange(part.kept + groups, length))
+        targets.append(offset + np.concatenate(rest))
         weights.append(np.concatenate([np.ones(part.kept), 1 / sizes, np.ones(part.tail)]))
         shorter.append(replace(part, length=length))
         offset += length
@@ -150,7 +138,7 @@ class PackedLayout:
     """Cosines and sines of each row's position: [2, rows, head size]."""
     ends: Tensor
     """The row of each part's last token."""
-    sent: Mapping[str, Tensor]
+    sent: OnDevice
     """Attention's arrays, on the device."""
 
 
@@ -160,92 +148,42 @@ class Decoder(TorchForward):
     `run` gives one column per layer that scores, ascending.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        plan: DevicePlan,
-        spec: DecoderSpec,
-        *,
-        share_prefix: bool = True,
-    ) -> None:
+    share_prefix = True
+    """Whether a query that passages share is computed once where that saves time."""
+
+    def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, spec: DecoderSpec) -> None:
         path, reason = gemm_path(plan)
         self._shape = AttentionShape(
             spec.query_heads, spec.kv_heads, causal=True, scale=spec.attention_scale
         )
-        plan = with_attention(
+        plan = with_checked_attention(
             plan, self._shape, head_size=spec.head_size, windowed=spec.window is not None
         )
-        self.plan = replace(plan, reasons=(*plan.reasons, reason))
+        plan = replace(plan, reasons=(*plan.reasons, reason))
+        super().__init__(checkpoint, plan, spec, batches_at_once=2)
         self.spec = spec
-        self._ahead = run_ahead(plan.device)
-        self.concurrency = 1 if plan.device != "cpu" else 2
-        self._checkpoint = checkpoint
-        self._share_prefix = share_prefix
         self._format = weight_format(plan)
-        survive_forks()
         check_tensors(checkpoint, spec.tensors, is_unread=spec.is_unread)
-        model = Weights(checkpoint, plan, "model.")
+        model = Weights(checkpoint, plan, "model.", path=path)
         exact = model.of_dtype(torch.float32, prefix="")
         with torch.inference_mode():
             self._words = model.read_table("embed_tokens.weight")
-            self._layers = [self._read_layer(model, number, path) for number in range(spec.depth)]
+            self._layers = [_read_layer(model, spec, number) for number in range(spec.depth)]
             self._final_norm = exact.read("model.norm.weight") + spec.norm_offset
             self._heads = torch.cat([_read_head(exact, head, checkpoint) for head in spec.heads])
         # the gate's, the other's, and their product
-        self.plan = with_token_budget(self.plan, self._layers[0].up, inner_copies=3)
+        self.plan = with_token_budget(plan, self._layers[0].up, inner_copies=3)
 
-    def _read_layer(self, model: Weights, number: int, path: GemmPath) -> DecoderLayer:
-        prefix, exact = f"layers.{number}.", model.of_dtype(torch.float32)
-
-        def linear(*names: str, activation: LayerActivation = "none") -> Linear:
-            full = (prefix + name for name in names)
-            return model.linear(*full, path=path, biased=False, activation=activation)
-
-        def norm(name: str) -> Tensor:
-            return exact.read(f"{prefix}{name}.weight") + self.spec.norm_offset
-
-        sandwich = self.spec.sandwich_norms
-        return DecoderLayer(
-            query=linear("self_attn.q_proj"),
-            key_value=linear("self_attn.k_proj", "self_attn.v_proj"),
-            attended=linear("self_attn.o_proj"),
-            gate=linear("mlp.gate_proj", activation=self.spec.activation),
-            up=linear("mlp.up_proj"),
-            down=linear("mlp.down_proj"),
-            before_attention=norm("input_layernorm"),
-            after_attention=norm("post_attention_layernorm") if sandwich else None,
-            before_feed_forward=norm(
-                "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
-            ),
-            after_feed_forward=norm("post_feedforward_layernorm") if sandwich else None,
-        )
-
-    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> Any:
-        if exact and self.plan.precision != "fp32":
-            return self._exact.run(batch)
-        parts, places = split_batch(
-            batch, share=self._share_prefix, one_prefix=self.plan.attention == "padded"
-        )
-        with torch.inference_mode():
-            with autocast(self.plan):
-                states = self._decode(parts, places)
-            with autocast(exact_plan(self.plan)):
-                logits = [
-                    self._norm(state.float(), self._final_norm) @ head
-                    for state, head in zip(states, self._heads, strict=True)
-                ]
-                rows = torch.stack(logits, dim=1)
-                if cap := self.spec.logit_cap:
-                    rows = cap * torch.tanh(rows / cap)
-        if self._ahead is not None:
-            self._ahead.launched()
-        return computed(rows)
-
-    @cached_property
-    def _exact(self) -> "Decoder":
-        self._checkpoint.check_unchanged()
-        plan = exact_plan(self.plan)
-        return Decoder(self._checkpoint, plan, self.spec, share_prefix=self._share_prefix)
+    def rows(self, batch: Sequence[TokenSequence]) -> Tensor:
+        states = self._decode(*split_batch(batch, share=self.share_prefix))
+        with autocast(exact_plan(self.plan)):
+            logits = [
+                self._norm(state.float(), self._final_norm) @ head
+                for state, head in zip(states, self._heads, strict=True)
+            ]
+            rows = torch.stack(logits, dim=1)
+            cap = self.spec.logit_cap
+            return cap * torch.tanh(rows / cap) if cap else rows
 
     def _decode(self, parts: list[PromptPart], places: Sequence[int]) -> list[Tensor]:
         """The hidden state of each scored part's last token at each layer that scores."""
@@ -285,7 +223,7 @@ class Decoder(TorchForward):
         if asking is not None:
             x, h, rotary = x[asking], h[asking], rotary[:, asking]
         query = rotate(layer.query(h), rotary, self.spec.head_size)
-        out = layer.attended(layout.attend(layout.sent, query, key, value, window=window))
+        out = layer.attended(layout.attend(layout.sent, query, key, value, window))
         if layer.after_attention is not None:
             out = self._norm(out, layer.after_attention)
         x = x + out * scale
@@ -303,15 +241,36 @@ class Decoder(TorchForward):
         lengths = [part.length for part in parts]
         positions = np.concatenate([part.start + np.arange(part.length) for part in parts])
         half = np.arange(0, spec.head_size, 2) / spec.head_size
-        angles = positions[:, None] / spec.rope_theta ** half[None]
-        angles = np.concatenate([angles, angles], axis=1)
+        angles = np.tile(positions[:, None] / spec.rope_theta**half, 2)
         rotary = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
-        attend = lay_out(
-            [Segment(part.length, part.prefix) for part in parts], self._shape, self.plan.attention
-        )
+        segments = [Segment(part.length, part.prefix) for part in parts]
+        attend = lay_out(segments, self._shape, self.plan.attention)
         arrays = {"rotary": rotary, "ends": np.cumsum(lengths) - 1, **attend.arrays}
         sent = to_device(arrays, self.plan.device)
         return PackedLayout(attend, sent["rotary"].to(dtype), sent["ends"], sent)
+
+
+def _read_layer(model: Weights, spec: DecoderSpec, number: int) -> DecoderLayer:
+    layer, exact, sandwich = f"layers.{number}.", model.of_dtype(torch.float32), spec.sandwich_norms
+
+    def linear(*names: str, activation: LayerActivation = "none") -> Linear:
+        return model.linear(*(layer + name for name in names), biased=False, activation=activation)
+
+    def norm(name: str) -> Tensor:
+        return exact.read(f"{layer}{name}_layernorm.weight") + spec.norm_offset
+
+    return DecoderLayer(
+        query=linear("self_attn.q_proj"),
+        key_value=linear("self_attn.k_proj", "self_attn.v_proj"),
+        attended=linear("self_attn.o_proj"),
+        gate=linear("mlp.gate_proj", activation=spec.activation),
+        up=linear("mlp.up_proj"),
+        down=linear("mlp.down_proj"),
+        before_attention=norm("input"),
+        after_attention=norm("post_attention") if sandwich else None,
+        before_feed_forward=norm("pre_feedforward" if sandwich else "post_attention"),
+        after_feed_forward=norm("post_feedforward") if sandwich else None,
+    )
 
 
 def _read_head(weights: Weights, head: LogitHead, checkpoint: Checkpoint) -> Tensor:

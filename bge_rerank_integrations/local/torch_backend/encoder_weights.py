@@ -11,7 +11,7 @@ from bge_rerank_integrations.base.models import label_count
 from bge_rerank_integrations.errors import CheckpointError
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.model_config import EncoderConfig
-from bge_rerank_integrations.local.torch_backend.linear import GemmPath, LayerActivation, Linear
+from bge_rerank_integrations.local.torch_backend.linear import LayerActivation, Linear
 from bge_rerank_integrations.local.torch_backend.weights import Weights, check_tensors
 
 # transformers' names to ours
@@ -47,46 +47,40 @@ class EncoderLayer:
     output_norm: Norm
 
 
-@dataclass(frozen=True, slots=True)
-class TensorNames:
-    """The names that BERT and XLM-R give their tensors."""
+def read_norm(weights: Weights, name: str, config: EncoderConfig) -> Norm:
+    """The LayerNorm of this name."""
+    weight, bias = (weights.read(f"{name}.{part}") for part in ("weight", "bias"))
+    return Norm(weight, bias, config.eps)
 
-    weights: Weights
-    norms: Weights
-    config: EncoderConfig
-    path: GemmPath
 
-    def norm(self, name: str) -> Norm:
-        weight, bias = (self.norms.read(f"{name}.{part}") for part in ("weight", "bias"))
-        return Norm(weight, bias, self.config.eps)
+def read_layer(
+    weights: Weights, residual: Weights, number: int, config: EncoderConfig
+) -> EncoderLayer:
+    """A layer whose norms are in the number format of `residual`."""
+    layer = f"encoder.layer.{number}."
+    activation = ACTIVATIONS[config.activation]
+    return EncoderLayer(
+        query=weights.linear(f"{layer}attention.self.query"),
+        key_value=weights.linear(f"{layer}attention.self.key", f"{layer}attention.self.value"),
+        attended=weights.linear(f"{layer}attention.output.dense"),
+        attention_norm=read_norm(residual, f"{layer}attention.output.LayerNorm", config),
+        up=weights.linear(f"{layer}intermediate.dense", activation=activation),
+        down=weights.linear(f"{layer}output.dense"),
+        output_norm=read_norm(residual, f"{layer}output.LayerNorm", config),
+    )
 
-    def table(self, name: str) -> Tensor:
-        """An embedding table."""
-        return self.weights.read_table(f"embeddings.{name}.weight")
 
-    def layer(self, prefix: str) -> EncoderLayer:
-        def linear(*names: str, activation: LayerActivation = "none") -> Linear:
-            full = (prefix + name for name in names)
-            return self.weights.linear(*full, path=self.path, biased=True, activation=activation)
+def read_head(weights: Weights, config: EncoderConfig) -> tuple[Linear, Linear]:
+    """The classifier in float32: tanh(dense(first token)), then one logit."""
+    exact = weights.of_dtype(torch.float32, prefix="", path="plain")
+    dense, out = (exact.linear(name) for name in _head_names(config, weights.prefix))
+    return dense, out
 
-        return EncoderLayer(
-            query=linear("attention.self.query"),
-            key_value=linear("attention.self.key", "attention.self.value"),
-            attended=linear("attention.output.dense"),
-            attention_norm=self.norm(f"{prefix}attention.output.LayerNorm"),
-            up=linear("intermediate.dense", activation=ACTIVATIONS[self.config.activation]),
-            down=linear("output.dense"),
-            output_norm=self.norm(f"{prefix}output.LayerNorm"),
-        )
 
-    def head(self) -> tuple[Linear, Linear]:
-        """The classifier in float32: tanh(dense(first token)), then one logit."""
-        names = ("classifier.dense", "classifier.out_proj")
-        if self.config.model_type == "bert":
-            names = (f"{self.weights.prefix}pooler.dense", "classifier")
-        exact = self.weights.of_dtype(torch.float32, prefix="")
-        dense, out = (exact.linear(name, path="plain", biased=True) for name in names)
-        return dense, out
+def _head_names(config: EncoderConfig, prefix: str) -> tuple[str, str]:
+    if config.model_type == "bert":
+        return f"{prefix}pooler.dense", "classifier"
+    return "classifier.dense", "classifier.out_proj"
 
 
 def tensor_prefix(checkpoint: Checkpoint, config: EncoderConfig) -> str:
@@ -106,9 +100,7 @@ def tensor_prefix(checkpoint: Checkpoint, config: EncoderConfig) -> str:
     roots = {body, "embeddings", "encoder", "pooler"}
     if checkpoint.config["architectures"][0].endswith("ForSequenceClassification"):
         labels, square = label_count(checkpoint.config), (config.hidden, config.hidden)
-        dense, out = "classifier.dense", "classifier.out_proj"
-        if body == "bert":
-            dense, out = f"{prefix}pooler.dense", "classifier"
+        dense, out = _head_names(config, prefix)
         expected |= {f"{dense}.weight": square, f"{dense}.bias": (config.hidden,)}
         expected |= {f"{out}.weight": (labels, config.hidden), f"{out}.bias": (labels,)}
         roots.add("classifier")

@@ -1,15 +1,15 @@
 """Matrix products: oneDNN with prepacked weights where it is correct and faster, else torch's own.
 
 On AMD processors torch's default product (MKL) is less than half as fast as the oneDNN in the same
-wheel; everywhere oneDNN fuses the activation into the product. The operators are private, so they
-are tried on real shapes before use and never required.
+wheel; everywhere oneDNN fuses the activation into the product. The operators are private and have
+no public equivalent, so they are tried on real shapes before use and never required.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,20 +18,13 @@ from torch import Tensor
 GemmPath = Literal["onednn", "plain"]
 LayerActivation = Literal["none", "gelu", "gelu_tanh", "relu", "silu"]
 
-PLAIN: dict[LayerActivation, Callable[[Tensor], Tensor]] = {
-    "none": lambda x: x,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-}
-# oneDNN's name and algorithm for each activation that it fuses
-FUSED: dict[LayerActivation, tuple[str, str]] = {
-    "none": ("none", ""),
-    "gelu": ("gelu", "none"),
-    "gelu_tanh": ("gelu", "tanh"),
-    "relu": ("relu", ""),
-    "silu": ("swish", ""),
+# torch's function for each activation, and oneDNN's name and algorithm, which fuses it
+ACTIVATIONS: dict[LayerActivation, tuple[Callable[[Tensor], Tensor], str, str]] = {
+    "none": (lambda x: x, "none", ""),
+    "gelu": (F.gelu, "gelu", "none"),
+    "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), "gelu", "tanh"),
+    "relu": (F.relu, "relu", ""),
+    "silu": (F.silu, "swish", ""),
 }
 # number of rows that the packed layout is tuned for; results do not depend on it
 HINT = 2048
@@ -49,10 +42,11 @@ class Linear:
     path: GemmPath
 
     def __call__(self, x: Tensor) -> Tensor:
+        activate, name, algorithm = ACTIVATIONS[self.activation]
         if self.path == "plain":
-            return PLAIN[self.activation](F.linear(x, self.weight, self.bias))
-        name, algorithm = FUSED[self.activation]
-        result: Tensor = _onednn().linear(x, self.weight, self.bias, name, [], algorithm)
+            return activate(F.linear(x, self.weight, self.bias))
+        fused = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
+        result: Tensor = fused(x, self.weight, self.bias, name, [], algorithm)
         return result
 
 
@@ -60,30 +54,13 @@ def linear(
     weight: Tensor, bias: Tensor | None, path: GemmPath, activation: LayerActivation = "none"
 ) -> Linear:
     """A layer over this weight, which is packed, and so copied, for oneDNN."""
-    packed = _onednn().pack(weight, HINT) if path == "onednn" else aligned(weight)
-    return Linear(packed, bias, activation, path)
-
-
-def aligned(weight: Tensor) -> Tensor:
-    """The same numbers at an aligned address.
-
-    A mapped tensor's address depends on its place in the file, and on some processors the last bit
-    of a product depends on the address: the same weights in another file would give other scores.
-    """
-    return weight.clone() if weight.data_ptr() % ALIGNMENT else weight
-
-
-@dataclass(frozen=True, slots=True)
-class _OneDnn:
-    pack: Callable[..., Any]
-    linear: Callable[..., Any]
-
-
-@cache
-def _onednn() -> _OneDnn:
-    ops = torch.ops.mkldnn
-    # private, with no public equivalent: hence the probe below
-    return _OneDnn(ops._reorder_linear_weight, ops._linear_pointwise)  # noqa: SLF001
+    if path == "onednn":
+        weight = torch.ops.mkldnn._reorder_linear_weight(weight, HINT)  # noqa: SLF001
+    elif weight.data_ptr() % ALIGNMENT:
+        # A mapped tensor's address depends on its place in the file, and on some processors the
+        # last bit of a product on the address: other files would give other scores.
+        weight = weight.clone()
+    return Linear(weight, bias, activation, path)
 
 
 @cache
@@ -105,8 +82,8 @@ def _probe(dtype: torch.dtype) -> tuple[GemmPath, str]:
     try:
         packed = linear(weight, bias, "onednn", "gelu")
         error = max(
-            _share_of_largest(replace(packed, activation=activation)(x), PLAIN[activation](exact))
-            for activation in FUSED
+            _share_of_largest(replace(packed, activation=activation)(x), activate(exact))
+            for activation, (activate, *_) in ACTIVATIONS.items()
         )
     except (AttributeError, RuntimeError, TypeError) as problem:
         # raised by releases without these operators, or with other ones

@@ -10,10 +10,7 @@ from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.engine import Engine, Forward
-from bge_rerank_integrations.local.model_config import (
-    position_limit,
-    why_not_flat,
-)
+from bge_rerank_integrations.local.model_config import position_limit, why_not_flat
 from bge_rerank_integrations.local.st_config import FolderSettings, ModelOutput
 from bge_rerank_integrations.local.text.tokenizer import (
     TextTokenizer,
@@ -113,4 +110,4 @@ def _cosines(vectors: FloatArray) -> FloatArray:
 
 def run_all(forward: Forward, inputs: Sequence[TokenSequence]) -> FloatArray:
     """The rows of each input by itself."""
-    return forward.fetch([forward.run([sequence]) for sequence in inputs])
+    return np.concatenate([forward.run([sequence]) for sequence in inputs])

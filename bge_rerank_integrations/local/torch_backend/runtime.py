@@ -1,22 +1,72 @@
-"""The state that this process shares with torch: memory, autocast and threads."""
+"""A forward on torch, and the state that this process shares with torch: memory and threads."""
 
 import os
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bge_rerank_integrations.base.deadline import thread_settings
+from bge_rerank_integrations.base.fork import cached_property
+from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan, bytes_per_token, token_budget
+from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.linear import GemmPath, Linear, choose_gemm_path
-from bge_rerank_integrations.local.torch_backend.transfer import fetch
 from bge_rerank_integrations.types import FloatArray
 
 # torch has one class for accelerators; the CPU's and MPS' allocators raise a plain RuntimeError.
 PLAIN_MESSAGES = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
+
+
+class TorchForward(ABC):
+    """One model on one device; see `engine.Forward`. `use` says how a subclass uses the model."""
+
+    padded = False
+    max_sequences: int | None = None
+
+    def __init__(
+        self, checkpoint: Checkpoint, plan: DevicePlan, use: Any, *, batches_at_once: int
+    ) -> None:
+        """`batches_at_once` is for a CPU: other devices run one batch at a time."""
+        survive_forks()
+        self.plan = plan
+        self.concurrency = batches_at_once if plan.device == "cpu" else 1
+        self._checkpoint = checkpoint
+        self._use = use
+
+    @abstractmethod
+    def rows(self, batch: Sequence[TokenSequence]) -> Tensor:
+        """The batch's rows on the device, in the plan's arithmetic."""
+        ...
+
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
+        if exact and self.plan.precision != "fp32":
+            return self._exact.run(batch)
+        with torch.inference_mode(), autocast(self.plan):
+            found: FloatArray = self.rows(batch).float().cpu().numpy()
+        return found
+
+    @cached_property
+    def _exact(self) -> "TorchForward":
+        """The same model in float32, for rows that overflowed in a half format."""
+        self._checkpoint.check_unchanged()
+        twin: Any = type(self)
+        found: TorchForward = twin(self._checkpoint, exact_plan(self.plan), self._use)
+        return found
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return is_out_of_memory(error)
+
+    def release_memory(self) -> None:
+        """Give memory that torch's cache holds unused back to the device; nothing on a CPU."""
+        kind = self.plan.device.partition(":")[0]
+        if kind in ("cuda", "xpu", "mps"):
+            getattr(torch, kind).empty_cache()
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -26,11 +76,9 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in PLAIN_MESSAGES)
 
 
-def release_memory(device: str) -> None:
-    """Give memory that torch's cache holds unused back to the device; nothing on a CPU."""
-    kind = device.partition(":")[0]
-    if kind in ("cuda", "xpu", "mps"):
-        getattr(torch, kind).empty_cache()
+def to_device(arrays: Mapping[str, Any], device: str) -> dict[str, Tensor]:
+    """The numpy arrays as tensors on the device, by the same names."""
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
 def with_token_budget(plan: DevicePlan, layer: Linear, *, inner_copies: int) -> DevicePlan:
@@ -73,8 +121,10 @@ def gemm_path(plan: DevicePlan) -> tuple[GemmPath, str]:
 
 
 def exact_plan(plan: DevicePlan) -> DevicePlan:
-    """The same device in float32, for rows that overflowed in a half format."""
-    return replace(plan, dtype="float32", autocast=False)
+    """The same device in float32, in an attention that has it."""
+    flat = plan.attention in ("varlen", "efficient")
+    attention = "padded" if flat else plan.attention
+    return replace(plan, dtype="float32", autocast=False, attention=attention)
 
 
 def autocast(plan: DevicePlan) -> AbstractContextManager[object]:
@@ -108,20 +158,3 @@ def survive_forks() -> None:
     """
     if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-
-
-class TorchForward:
-    """The methods that all forwards on torch share; see `engine.Forward`."""
-
-    plan: DevicePlan
-    padded = False
-    max_sequences: int | None = None
-
-    def fetch(self, rows: Sequence[Any]) -> FloatArray:
-        return fetch(rows)
-
-    def is_out_of_memory(self, error: Exception) -> bool:
-        return is_out_of_memory(error)
-
-    def release_memory(self) -> None:
-        release_memory(self.plan.device)

@@ -10,28 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from bge_rerank_integrations.base.fork import cached_property
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.model_config import position_limit
 from bge_rerank_integrations.local.padding import padded, padding_error, probe
+from bge_rerank_integrations.local.st_config import ModelOutput
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.runtime import (
     TorchForward,
-    autocast,
     exact_plan,
     is_out_of_memory,
-    survive_forks,
-    weight_format,
-)
-from bge_rerank_integrations.local.torch_backend.transfer import (
-    computed,
-    run_ahead,
     to_device,
+    weight_format,
 )
 from bge_rerank_integrations.local.torch_backend.weights import lacks, refuse_left_over
 
@@ -44,56 +40,40 @@ class LibraryEncoder(TorchForward):
 
     padded = True
 
-    def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, output: str) -> None:
-        self.concurrency = 1
-        self._ahead = run_ahead(plan.device)
-        self._checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> None:
+        super().__init__(checkpoint, plan, output, batches_at_once=1)
         self._output = output
-        survive_forks()
         # found in float32, where rounding hides nothing, and gone again before the half model comes
-        known: str | None = None
+        known = None
         if plan.precision != "fp32":
             known = LibraryEncoder(checkpoint, exact_plan(plan), output).why_alone
-        model = _load(checkpoint, plan, output)
-        self._model = model.to(plan.device).eval()
-        pad = model.config.pad_token_id
+        self._model = _load(checkpoint, plan, output).to(plan.device).eval()
         # FNet mixes all that it is given, and takes no mask
-        self._masked = "attention_mask" in inspect.signature(model.forward).parameters
+        self._inputs = inspect.signature(self._model.forward).parameters
+        self._segments = getattr(self._model.config, "type_vocab_size", 1) > 1
         self._vocabulary = checkpoint.config.whole("vocab_size")
+        pad = self._model.config.pad_token_id
         self._has_pad = isinstance(pad, int) and 0 <= pad < self._vocabulary
         self._pad = pad if self._has_pad else 0
-        self._segments = (
-            getattr(model.config, "type_vocab_size", 1) > 1
-            and "token_type_ids" in inspect.signature(model.forward).parameters
-        )
-        self.plan = plan
         self.why_alone: str | None = known if plan.precision != "fp32" else self._find_why_alone()
-        self.max_sequences = None if self.why_alone is None else 1
         if self.why_alone is not None:
+            self.max_sequences = 1
             self.plan = replace(plan, reasons=(*plan.reasons, f"one at a time: {self.why_alone}"))
 
-    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> Any:
-        if exact and self.plan.precision != "fp32":
-            return self._exact.run(batch)
-        inputs = padded(batch, self._pad)
-        if not self._masked:
-            del inputs["attention_mask"]
-        if not (self._segments and inputs["token_type_ids"].any()):
-            del inputs["token_type_ids"]
-        on_device = to_device(inputs, self.plan.device)
-        model = self._model
-        with torch.inference_mode(), autocast(self.plan):
-            out = model(**on_device)
-            if self._output == "logit":
-                rows = out.logits.float()
-            elif self._output == "cls":
-                rows = out.last_hidden_state[:, 0].float()
-            else:
-                own = zip(out.last_hidden_state.float(), batch, strict=True)
-                rows = torch.stack([row[: len(s.ids)].mean(dim=0) for row, s in own])
-        if self._ahead is not None:
-            self._ahead.launched()
-        return computed(rows)
+    def rows(self, batch: Sequence[TokenSequence]) -> Tensor:
+        arrays = padded(batch, self._pad)
+        if not (self._segments and arrays["token_type_ids"].any()):
+            del arrays["token_type_ids"]
+        given = {name: array for name, array in arrays.items() if name in self._inputs}
+        out = self._model(**to_device(given, self.plan.device))
+        if self._output == "logit":
+            logits: Tensor = out.logits
+            return logits
+        states: Tensor = out.last_hidden_state
+        if self._output == "cls":
+            return states[:, 0]
+        own = zip(states.float(), batch, strict=True)
+        return torch.stack([row[: len(sequence.ids)].mean(dim=0) for row, sequence in own])
 
     def _find_why_alone(self) -> str | None:
         """Why sequences must not share a batch, or None where they may; tried on two of them.
@@ -101,12 +81,15 @@ class LibraryEncoder(TorchForward):
         Raises `CheckpointError` for a model that cannot run them.
         """
         longest = position_limit(self._checkpoint.config)
-        short, long = (self._probe(length) for length in (min(5, longest), min(40, longest)))
+        # BART reads the row of the end of a text; MobileBERT has none
+        end = getattr(self._model.config, "eos_token_id", None)
+        end = end if isinstance(end, int) else None
+        probes = [probe(min(n, longest), self._vocabulary, self._pad, end) for n in (5, 40)]
         try:
-            alone = self.fetch([self.run([short]), self.run([long])])
+            alone = np.concatenate([self.run([sequence]) for sequence in probes])
             if not self._has_pad:
                 return "config.json has no pad_token_id"
-            together = self.fetch([self.run([short, long])])
+            return padding_error(self.run(probes), alone)
         except Exception as error:  # a config's wrong value raises whatever its first use raises
             if is_out_of_memory(error):
                 raise
@@ -114,20 +97,9 @@ class LibraryEncoder(TorchForward):
                 f"transformers cannot run {self._checkpoint.model} as its config.json says: "
                 f"{type(error).__name__}: {_first_line(error)}"
             ) from error
-        return padding_error(together, alone)
-
-    def _probe(self, length: int) -> TokenSequence:
-        # BART reads the row of the end of a text; MobileBERT has none
-        end = getattr(self._model.config, "eos_token_id", None)
-        return probe(length, self._vocabulary, self._pad, end if isinstance(end, int) else None)
-
-    @cached_property
-    def _exact(self) -> "LibraryEncoder":
-        self._checkpoint.check_unchanged()
-        return LibraryEncoder(self._checkpoint, exact_plan(self.plan), self._output)
 
 
-def _load(checkpoint: Checkpoint, plan: DevicePlan, output: str) -> Any:
+def _load(checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> Any:
     """Transformers' model with every weight of the folder, and none besides.
 
     Raises `UnsupportedModel` or `CheckpointError` where that cannot be had.

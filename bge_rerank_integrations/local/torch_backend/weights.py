@@ -26,7 +26,6 @@ from bge_rerank_integrations.local.torch_backend.runtime import weight_format
 # about one layer of an encoder; each mapping reads the file's table of tensors again
 PER_MAPPING = 16
 
-
 FLOATS = ("F64", "F32", "F16", "BF16")
 # Buffers that are computed anew, and a pooler that the forward does not use.
 DERIVED = re.compile(
@@ -106,18 +105,23 @@ class Weights:
         checkpoint: Checkpoint,
         plan: DevicePlan,
         prefix: str = "",
+        *,
         dtype: torch.dtype | None = None,
+        path: GemmPath = "plain",
     ) -> None:
         self.prefix = prefix
         self._checkpoint = checkpoint
         self._plan = plan
         self._dtype = dtype or weight_format(plan)
+        self._path = path
         self._mapped: tuple[Path, Any, int] | None = None
 
-    def of_dtype(self, dtype: torch.dtype, *, prefix: str | None = None) -> "Weights":
-        """The same checkpoint in another number format, and under another prefix if given."""
+    def of_dtype(
+        self, dtype: torch.dtype, *, prefix: str | None = None, path: GemmPath | None = None
+    ) -> "Weights":
+        """The same checkpoint in another number format, under another prefix or path if given."""
         prefix = self.prefix if prefix is None else prefix
-        return Weights(self._checkpoint, self._plan, prefix, dtype)
+        return Weights(self._checkpoint, self._plan, prefix, dtype=dtype, path=path or self._path)
 
     def read(self, name: str) -> Tensor:
         """The whole tensor; raises `CheckpointError` if the checkpoint lacks it."""
@@ -130,39 +134,37 @@ class Weights:
 
     def read_row(self, name: str, row: int) -> Tensor:
         """One row of a matrix, without reading the rest: [1, width]."""
-        part = self._open(name).get_slice(self._tensor(name).name)
-        return self._place(part[row : row + 1])
+        opened, tensor = self._open(name)
+        return self._place(opened.get_slice(tensor.name)[row : row + 1])
 
     def linear(
-        self, *names: str, path: GemmPath, biased: bool, activation: LayerActivation = "none"
+        self, *names: str, biased: bool = True, activation: LayerActivation = "none"
     ) -> Linear:
         """One linear layer, or several over the same input, stacked."""
         weight = _joined([self.read(f"{name}.weight") for name in names])
         bias = _joined([self.read(f"{name}.bias") for name in names]) if biased else None
-        return linear(weight, bias, path, activation)
+        return linear(weight, bias, self._path, activation)
 
     def _stored(self, name: str) -> Tensor:
-        tensor: Tensor = self._open(name).get_tensor(self._tensor(name).name)
-        return tensor
+        opened, tensor = self._open(name)
+        stored: Tensor = opened.get_tensor(tensor.name)
+        return stored
 
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(device=self._plan.device, dtype=self._dtype)
 
-    def _open(self, name: str) -> Any:
-        """The file that holds the tensor, mapped."""
-        file = self._tensor(name).file
-        if self._mapped is None or self._mapped[0] != file or self._mapped[2] == PER_MAPPING:
-            self._mapped = (file, safe_open(str(file), framework="pt"), 0)
-        _, opened, taken = self._mapped
-        self._mapped = (file, opened, taken + 1)
-        return opened
-
-    def _tensor(self, name: str) -> StoredTensor:
-        found = self._checkpoint.tensors.get(self.prefix + name)
-        if found is None:
+    def _open(self, name: str) -> tuple[Any, StoredTensor]:
+        """The file that holds the tensor, mapped, and the tensor's place in it."""
+        tensor = self._checkpoint.tensors.get(self.prefix + name)
+        if tensor is None:
             raise CheckpointError(lacks(self._checkpoint, self.prefix + name))
-        return found
+        if self._mapped is None or self._mapped[0] != tensor.file or self._mapped[2] == PER_MAPPING:
+            self._mapped = (tensor.file, safe_open(str(tensor.file), framework="pt"), 0)
+        file, opened, taken = self._mapped
+        self._mapped = (file, opened, taken + 1)
+        return opened, tensor
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:
+    # a single one stays mapped: a copy would take memory
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

@@ -25,7 +25,8 @@ def assemble(
     checkpoint = open_checkpoint(str(folder))
     chosen = replace(plan_device(read_hardware(), device="cpu", precision="fp32"), **(plan or {}))
     tokenizer, method = method_of(folder, **options)
-    forward = Decoder(checkpoint, chosen, method.spec, share_prefix=share_prefix)
+    forward = Decoder(checkpoint, chosen, method.spec)
+    forward.share_prefix = share_prefix
     engine = Engine(checkpoint.model, checkpoint.fingerprint, tokenizer, forward)
     return LocalScorer(engine, method, limits=BatchOptions(), show_progress=False)
 

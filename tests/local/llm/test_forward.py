@@ -56,7 +56,7 @@ def test_a_shared_query_and_the_attention_path_change_no_score(
 def parts_of(folder: Path, pairs: list[tuple[str, str]], **how: bool) -> tuple[list[Any], int]:
     tokenizer, method = method_of(folder)
     sequences = method.encode(pairs, range(len(pairs)), tokenizer).sequences
-    parts, _ = split_batch(sequences, **{"share": True, "one_prefix": False, **how})
+    parts, _ = split_batch(sequences, **{"share": True, **how})
     return parts, sum(len(sequence.ids) for sequence in sequences)
 
 
@@ -75,11 +75,9 @@ def test_a_query_is_shared_where_that_saves_a_fifth_of_the_tokens(
         parts, total = parts_of(llm("gemma"), pairs, **how)
         assert [part.prefix for part in parts] == [None] * len(pairs)
         assert sum(part.length for part in parts) == total
-    # two long queries are two prefixes, except where attention takes only one
+    # two long queries are two prefixes
     two = [*SHARED, *(("Who? " + query, passage) for query, passage in SHARED)]
     assert {part.prefix for part in parts_of(llm("gemma"), two)[0]} == {None, 0, 11}
-    alone, _ = parts_of(llm("gemma"), two, one_prefix=True)
-    assert {part.prefix for part in alone} == {None}
 
 
 def test_shards_score_as_one_file_does(llm: Callable[[str], Path], tmp_path: Path) -> None:

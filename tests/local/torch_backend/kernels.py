@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bge_rerank_integrations.local.torch_backend.varlen_attention import Rule, Spans
+from bge_rerank_integrations.local.torch_backend.cuda_attention import Rule, Spans
 
 
 def one_by_one(query: Tensor, key: Tensor, value: Tensor, spans: Spans, rule: Rule) -> Tensor:

@@ -31,8 +31,7 @@ NEEDED = {
     "hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
     "vocab_size",
 }  # fmt: skip
-ATTENTIONS: tuple[Attention, ...] = ("runs", "padded", "nested")
-pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+ATTENTIONS: tuple[Attention, ...] = ("runs", "padded")
 OUTPUTS: tuple[ModelOutput, ...] = get_args(ModelOutput)
 
 
