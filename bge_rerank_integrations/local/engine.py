@@ -188,8 +188,7 @@ class Engine:
                 split.append(batch)
                 continue
             found.update(zip(batch, rows, strict=True))
-            finite: list[bool] = np.isfinite(rows).all(axis=1).tolist()
-            overflown += [index for index, good in zip(batch, finite, strict=True) if not good]
+            overflown += [batch[row] for row in np.flatnonzero(~np.isfinite(rows).all(axis=1))]
             if call.on_batch is not None and not exact:
                 call.on_batch(len(batch))
         if overflown:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.device import DevicePlan, cpu_kernels
-from bge_rerank_integrations.local.engine import in_order, plan_batches
+from bge_rerank_integrations.local.engine import plan_batches
 from bge_rerank_integrations.local.onnx_backend.file import GraphFile
 from bge_rerank_integrations.local.padding import padded, padding_error, probe
 from bge_rerank_integrations.local.st_config import ModelOutput
@@ -155,7 +155,10 @@ class GraphEncoder:
             padded=True,
         )
         found = self._workers.map(lambda part: self._rows([batch[index] for index in part]), parts)
-        return in_order(list(zip(parts, found, strict=True)), len(batch), self._runtime.name)
+        rows = np.concatenate(list(found))
+        in_order = np.empty_like(rows)
+        in_order[[index for part in parts for index in part]] = rows
+        return in_order
 
     def is_out_of_memory(self, error: Exception) -> bool:
         known = isinstance(error, self._runtime.errors)

@@ -74,7 +74,12 @@ class RunAttention:
         self._runs = group_runs(segments)
 
     def __call__(
-        self, _sent: OnDevice, query: Tensor, key: Tensor, value: Tensor, window: int | None = None
+        self,
+        sent: OnDevice,  # noqa: ARG002 - it needs no arrays
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        window: int | None = None,
     ) -> Tensor:
         single = len(query) != len(key)
         out = torch.empty_like(query)

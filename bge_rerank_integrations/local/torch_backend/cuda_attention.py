@@ -133,7 +133,7 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, spans: Spans, rule: Rul
     return mixed[0]
 
 
-ATTENTIONS: dict[Attention, BuildAttention] = {
+ATTENTIONS: Mapping[Attention, BuildAttention] = {
     "runs": RunAttention,
     "padded": PaddedAttention,
     "varlen": partial(FlatAttention, kernel=varlen),
