@@ -9,8 +9,7 @@ from dataclasses import replace
 from itertools import count
 
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.engine import Engine, EngineCall, run_side_by_side
-from bge_rerank_integrations.types import FloatArray
+from bge_rerank_integrations.local.engine import Engine, EngineCall
 
 
 class EngineGroup(Engine):
@@ -40,12 +39,11 @@ class EngineGroup(Engine):
         for engine in self._engines:
             engine.release_memory()
 
-    def compute(self, call: EngineCall) -> FloatArray:
+    def share(self, call: EngineCall) -> tuple[Sequence[Engine], list[list[int]]]:
         batches = self.plan_batches(call)
         # else small calls, which one device can do, would all go to the first
         turn = next(self._calls) % len(self._engines)
-        engines = (self._engines[turn:] + self._engines[:turn])[: len(batches)]
-        return run_side_by_side(engines, call, batches, self.plan.device)
+        return (self._engines[turn:] + self._engines[:turn])[: len(batches)], batches
 
 
 def reasons_by_device(plans: Sequence[DevicePlan]) -> tuple[str, ...]:

@@ -117,11 +117,28 @@ class Engine:
         or infinite in float32 too, `ForkedModelError` in a forked child; any other error of the
         model is raised unchanged.
         """
-        return self.compute(EngineCall(sequences, positions, limits, on_batch))
+        call, count = EngineCall(sequences, positions, limits, on_batch), len(sequences)
+        engines, batches = self.share(call)
+        found: dict[int, FloatArray] = {}
+        if len(engines) == 1:
+            engines[0].drain(call, deque(batches), found)
+        else:
+            _drain_together(engines, call, deque(batches), found)
+        if not found:
+            raise ScoringTimeout(
+                f"the time limit passed before the first of {count} texts was through "
+                f"{self.model} on {self.plan.device}; allow more time"
+            )
+        rows = np.full((count, len(next(iter(found.values())))), np.nan, dtype=np.float32)
+        rows[list(found)] = list(found.values())
+        return rows
 
-    def compute(self, call: EngineCall) -> FloatArray:
-        """The rows of a call; engines differ in the batches that they run side by side."""
-        return run_side_by_side([self], call, self.plan_batches(call), self.plan.device)
+    def share(self, call: EngineCall) -> tuple["Sequence[Engine]", list[list[int]]]:
+        """The engines that compute a call side by side, and its batches."""
+        return [self], self.plan_batches(call)
+
+    within: Callable[[], AbstractContextManager[object]] = nullcontext
+    """A context for each thread, where several engines compute a call."""
 
     def plan_batches(
         self, call: EngineCall, indices: Sequence[int] | None = None
@@ -143,7 +160,7 @@ class Engine:
     def drain(
         self,
         call: EngineCall,
-        take: Callable[[], list[int] | None],
+        batches: deque[list[int]],
         found: dict[int, FloatArray],
         *,
         exact: bool = False,
@@ -161,7 +178,7 @@ class Engine:
         split: list[list[int]] = []
         most = None  # tokens a batch may still hold, after memory has run out
         overflown: list[int] = []
-        while (batch := split.pop() if split else take()) is not None:
+        while (batch := split.pop() if split else _first(batches)) is not None:
             cost = self._cost(call, batch)
             if most is not None and cost > most and len(batch) > 1:
                 middle = len(batch) // 2
@@ -212,8 +229,7 @@ class Engine:
             )
         for index in bad:
             del found[index]
-        again = iter(self.plan_batches(call, sorted(bad)))
-        self.drain(call, lambda: next(again, None), found, exact=True)
+        self.drain(call, deque(self.plan_batches(call, sorted(bad))), found, exact=True)
 
     def _make_room(self, call: EngineCall, batch: Sequence[int]) -> None:
         """Release memory after a batch that did not fit; raise `OutOfMemoryError` if it was one.
@@ -232,42 +248,20 @@ class Engine:
         )
 
 
-def run_side_by_side(
-    engines: Sequence[Engine],
-    call: EngineCall,
-    batches: Sequence[list[int]],
-    device: str,
-    *,
-    within: Callable[[], AbstractContextManager[object]] = nullcontext,
-) -> FloatArray:
-    """The rows of all batches, [sequences, width] float32, NaN where time was over.
-
-    Each of several engines has a thread, which runs `within` a context and takes the next batch
-    when it is free. The first error in any thread ends the call in all.
-    """
-    left, count = deque(batches), len(call.sequences)
-    found: dict[int, FloatArray] = {}
-    if len(engines) == 1:
-        engines[0].drain(call, lambda: left.popleft() if left else None, found)
-    else:
-        _drain_together(engines, call, left, found, within)
-    if not found:
-        raise ScoringTimeout(
-            f"the time limit passed before the first of {count} texts was through "
-            f"{engines[0].model} on {device}; allow more time"
-        )
-    result = np.full((count, len(next(iter(found.values())))), np.nan, dtype=np.float32)
-    result[list(found)] = list(found.values())
-    return result
+def _first(batches: deque[list[int]]) -> list[int] | None:
+    try:
+        return batches.popleft()
+    except IndexError:  # another thread may have taken the last one
+        return None
 
 
 def _drain_together(
     engines: Sequence[Engine],
     call: EngineCall,
-    left: deque[list[int]],
+    batches: deque[list[int]],
     found: dict[int, FloatArray],
-    within: Callable[[], AbstractContextManager[object]],
 ) -> None:
+    """Drain with a thread for each engine. The first error in any thread ends the call in all."""
     errors: list[BaseException] = []
     on_batch, turn = call.on_batch, threading.Lock()
 
@@ -276,21 +270,13 @@ def _drain_together(
             if on_batch is not None:
                 on_batch(sequences)
 
-    call = replace(call, on_batch=count_batch)
-
-    def take() -> list[int] | None:
-        try:
-            return left.popleft()
-        except IndexError:
-            return None
-
     def drain(engine: Engine) -> None:
         try:
-            with within():
-                engine.drain(call, take, found)
+            with engine.within():
+                engine.drain(replace(call, on_batch=count_batch), batches, found)
         except BaseException as error:  # noqa: BLE001 - raised again below
             errors.append(error)
-            left.clear()
+            batches.clear()
 
     with ThreadPoolExecutor(len(engines), "bge-rerank") as pool:
         try:
@@ -298,7 +284,7 @@ def _drain_together(
             for part in [pool.submit(copy_context().run, drain, engine) for engine in engines]:
                 part.result()
         finally:
-            left.clear()  # also when the wait itself is interrupted
+            batches.clear()  # also when the wait itself is interrupted
     if errors:
         raise errors[0]
 

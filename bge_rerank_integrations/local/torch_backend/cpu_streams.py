@@ -5,7 +5,7 @@ they wait once, at the end. `docs/speed.md` has the measured gain.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cache
 
@@ -13,8 +13,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.engine import Engine, EngineCall, run_side_by_side
-from bge_rerank_integrations.types import FloatArray
+from bge_rerank_integrations.local.engine import Engine, EngineCall
 
 MOST_CORES = 4
 """With more cores, a call's last batches would leave many idle; not measured."""
@@ -38,17 +37,19 @@ class StreamedEngine(Engine):
         threads = torch.get_num_threads()
         return threads if 2 <= threads <= MOST_CORES and limits_one_thread() else 0
 
-    def compute(self, call: EngineCall) -> FloatArray:
+    def share(self, call: EngineCall) -> tuple[Sequence[Engine], list[list[int]]]:
         cores = self.cores()
         lengths = call.lengths(range(len(call.sequences)))
         if not cores or len(lengths) < cores or sum(lengths) < cores * LEAST_TOKENS:
-            return super().compute(call)
+            return super().share(call)
         # together the batches are as large as one on all cores
         most = call.limits.max_batch_tokens or self.forward.plan.max_batch_tokens // cores
         budget = {"max_batch_tokens": even_budget(lengths, cores, most)}
-        call = replace(call, limits=call.limits.model_copy(update=budget))
-        batches = self.plan_batches(call)
-        return run_side_by_side([self] * cores, call, batches, "cpu", within=one_thread)
+        narrow = replace(call, limits=call.limits.model_copy(update=budget))
+        return [self] * cores, self.plan_batches(narrow)
+
+    def within(self) -> AbstractContextManager[object]:
+        return one_thread()
 
 
 def even_budget(lengths: Sequence[int], cores: int, most: int) -> int:

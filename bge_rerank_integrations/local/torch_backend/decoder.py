@@ -32,14 +32,16 @@ from bge_rerank_integrations.local.torch_backend.cuda_attention import (
 from bge_rerank_integrations.local.torch_backend.linear import LayerActivation, Linear
 from bge_rerank_integrations.local.torch_backend.runtime import (
     TorchForward,
-    autocast,
+    arithmetic,
     exact_plan,
     gemm_path,
     to_device,
+    to_host,
     weight_format,
     with_token_budget,
 )
 from bge_rerank_integrations.local.torch_backend.weights import Weights, check_tensors, misshapen
+from bge_rerank_integrations.types import FloatArray
 
 # Below this share of tokens saved, the extra copies and masks of a shared prefix cost more.
 LEAST_SHARED = 0.2
@@ -174,16 +176,20 @@ class Decoder(TorchForward):
         # the gate's, the other's, and their product
         self.plan = with_token_budget(plan, self._layers[0].up, inner_copies=3)
 
-    def rows(self, batch: Sequence[TokenSequence]) -> Tensor:
-        states = self._decode(*split_batch(batch, share=self.share_prefix))
-        with autocast(exact_plan(self.plan)):
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
+        if exact and self.exact is not self:
+            return self.exact.run(batch)
+        with arithmetic(self.plan):
+            states = self._decode(*split_batch(batch, share=self.share_prefix))
+        with arithmetic(exact_plan(self.plan)):
             logits = [
                 self._norm(state.float(), self._final_norm) @ head
                 for state, head in zip(states, self._heads, strict=True)
             ]
             rows = torch.stack(logits, dim=1)
-            cap = self.spec.logit_cap
-            return cap * torch.tanh(rows / cap) if cap else rows
+            if cap := self.spec.logit_cap:
+                rows = cap * torch.tanh(rows / cap)
+            return to_host(rows)
 
     def _decode(self, parts: list[PromptPart], places: Sequence[int]) -> list[Tensor]:
         """The hidden state of each scored part's last token at each layer that scores."""

@@ -37,14 +37,16 @@ from bge_rerank_integrations.local.torch_backend.encoder_weights import (
 )
 from bge_rerank_integrations.local.torch_backend.runtime import (
     TorchForward,
-    autocast,
+    arithmetic,
     exact_plan,
     gemm_path,
     to_device,
+    to_host,
     weight_format,
     with_token_budget,
 )
 from bge_rerank_integrations.local.torch_backend.weights import Weights
+from bge_rerank_integrations.types import FloatArray
 
 
 class FlatEncoder(TorchForward):
@@ -75,16 +77,19 @@ class FlatEncoder(TorchForward):
         # before and after the activation
         self.plan = with_token_budget(plan, self._layers[0].up, inner_copies=2)
 
-    def rows(self, batch: Sequence[TokenSequence]) -> Tensor:
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
+        if exact and self.exact is not self:
+            return self.exact.run(batch)
         lengths = [len(sequence.ids) for sequence in batch]
         attend = lay_out([Segment(n) for n in lengths], self._shape, self.plan.attention)
         arrays = {**input_arrays(batch, self._config), **attend.arrays}
-        pooled = self._encode(to_device(arrays, self.plan.device), attend, lengths)
-        if not self._head:
-            return pooled
-        dense, out = self._head
-        with autocast(exact_plan(self.plan)):
-            return out(torch.tanh(dense(pooled.float())))
+        with arithmetic(self.plan):
+            rows = self._encode(to_device(arrays, self.plan.device), attend, lengths).float()
+        with arithmetic(exact_plan(self.plan)):
+            if self._head:
+                dense, out = self._head
+                rows = out(torch.tanh(dense(rows)))
+            return to_host(rows)
 
     def _encode(self, sent: OnDevice, attend: PackedAttention, lengths: list[int]) -> Tensor:
         """The pooled vector of each sequence: [sequences, hidden]."""

@@ -2,8 +2,8 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -40,20 +40,15 @@ class TorchForward(ABC):
         self._use = use
 
     @abstractmethod
-    def rows(self, batch: Sequence[TokenSequence]) -> Tensor:
-        """The batch's rows on the device, in the plan's arithmetic."""
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
+        """See `engine.Forward`."""
         ...
 
-    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
-        if exact and self.plan.precision != "fp32":
-            return self._exact.run(batch)
-        with torch.inference_mode(), autocast(self.plan):
-            found: FloatArray = self.rows(batch).float().cpu().numpy()
-        return found
-
     @cached_property
-    def _exact(self) -> "TorchForward":
+    def exact(self) -> "TorchForward":
         """The same model in float32, for rows that overflowed in a half format."""
+        if self.plan.precision == "fp32":
+            return self
         self._checkpoint.check_unchanged()
         twin: Any = type(self)
         found: TorchForward = twin(self._checkpoint, exact_plan(self.plan), self._use)
@@ -127,12 +122,19 @@ def exact_plan(plan: DevicePlan) -> DevicePlan:
     return replace(plan, dtype="float32", autocast=False, attention=attention)
 
 
-def autocast(plan: DevicePlan) -> AbstractContextManager[object]:
-    """The plan's autocast, or none: the caller's must not change a score."""
+@contextmanager
+def arithmetic(plan: DevicePlan) -> Iterator[None]:
+    """Compute without gradients under the plan's autocast or none: the caller's must not count."""
     kind = plan.device.partition(":")[0]
-    if plan.autocast:
-        return torch.autocast(kind, getattr(torch, plan.dtype))
-    return torch.autocast(kind, enabled=False)
+    dtype = getattr(torch, plan.dtype) if plan.autocast else None
+    with torch.inference_mode(), torch.autocast(kind, dtype, enabled=plan.autocast):
+        yield
+
+
+def to_host(rows: Tensor) -> FloatArray:
+    """The rows as a float32 array; waits for the device."""
+    found: FloatArray = rows.float().cpu().numpy()
+    return found
 
 
 def _copy_thread_count() -> Callable[[], object]:

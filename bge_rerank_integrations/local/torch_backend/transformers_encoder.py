@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
@@ -24,12 +23,15 @@ from bge_rerank_integrations.local.st_config import ModelOutput
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.runtime import (
     TorchForward,
+    arithmetic,
     exact_plan,
     is_out_of_memory,
     to_device,
+    to_host,
     weight_format,
 )
 from bge_rerank_integrations.local.torch_backend.weights import lacks, refuse_left_over
+from bge_rerank_integrations.types import FloatArray
 
 # The first letters of safetensors' names of formats that mean nothing without a scale.
 QUANTIZED = ("F8", "F6", "F4", "I8", "U8")
@@ -60,20 +62,21 @@ class LibraryEncoder(TorchForward):
             self.max_sequences = 1
             self.plan = replace(plan, reasons=(*plan.reasons, f"one at a time: {self.why_alone}"))
 
-    def rows(self, batch: Sequence[TokenSequence]) -> Tensor:
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
+        if exact and self.exact is not self:
+            return self.exact.run(batch)
         arrays = padded(batch, self._pad)
         if not (self._segments and arrays["token_type_ids"].any()):
             del arrays["token_type_ids"]
         given = {name: array for name, array in arrays.items() if name in self._inputs}
-        out = self._model(**to_device(given, self.plan.device))
-        if self._output == "logit":
-            logits: Tensor = out.logits
-            return logits
-        states: Tensor = out.last_hidden_state
-        if self._output == "cls":
-            return states[:, 0]
-        own = zip(states.float(), batch, strict=True)
-        return torch.stack([row[: len(sequence.ids)].mean(dim=0) for row, sequence in own])
+        with arithmetic(self.plan):
+            out = self._model(**to_device(given, self.plan.device))
+            if self._output == "logit":
+                return to_host(out.logits)
+            if self._output == "cls":
+                return to_host(out.last_hidden_state[:, 0])
+            own = zip(out.last_hidden_state.float(), batch, strict=True)
+            return to_host(torch.stack([row[: len(s.ids)].mean(dim=0) for row, s in own]))
 
     def _find_why_alone(self) -> str | None:
         """Why sequences must not share a batch, or None where they may; tried on two of them.
