@@ -41,7 +41,7 @@ test: $(VENV)/ready
 	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not servers" $(PYTEST)
 
 # and what takes minutes: Ray, a browser, fresh environments, a real server, other versions
-test-all: test .venv-transformers4/ready .venv-servers/llama.cpp/ready
+test-all: test .venv-transformers4/ready .venv-clients/ready .venv-servers/llama.cpp/ready
 	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference tests/folders
 	$(MAKE) --no-print-directory test-oldest
 	$(MAKE) --no-print-directory test-pythons

@@ -1,7 +1,8 @@
 """A reranker as a Ray Serve application, for clients of TEI, Cohere, Jina and vLLM.
 
-Ray Serve provides the HTTP server, the replicas and their restarts. A replica adds batches over
-requests, a limit on waiting pairs, a key, and answers that existing clients read.
+Ray Serve provides the HTTP server, the replicas and their restarts. Requests first reach a front
+without a model, which reads them and outlives a replica of the model. A replica adds batches over
+requests and a limit on waiting pairs.
 """
 
 import asyncio
@@ -19,12 +20,15 @@ from bge_rerank_integrations.errors import (
     ScoringFailed,
     missing_extra,
 )
-from bge_rerank_integrations.types import FloatArray
+from bge_rerank_integrations.types import FloatArray, MeasuresPairs, PairLength
 
 with missing_extra("ray"):
     from pydantic import Field, model_validator
     from ray import serve
+    from ray.exceptions import RayActorError
     from ray.serve import metrics
+    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+    from ray.serve.handle import DeploymentHandle
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -36,14 +40,22 @@ from bge_rerank_integrations.serve.protocol import (
     RerankCall,
     answer_bytes,
     invalid,
+    model_list,
     read_call,
+    refuse_changed_texts,
     refuse_other_model,
+    tokens_read,
     write_answer,
 )
 
 __all__ = ["ServeSettings", "rerank_app"]
 
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
+HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    429: {"Retry-After": "1"},
+    503: {"Retry-After": "5"},
+}
 
 
 class ServeSettings(ScorerFields):
@@ -91,45 +103,129 @@ class ServeSettings(ScorerFields):
 def rerank_app(settings: ServeSettings) -> serve.Application:
     """The application, for `ray.serve.run` or as an `import_path` with `args` in a Serve config.
 
-    POST /rerank, /v1/rerank and /v2/rerank accept requests of TEI, Cohere, Jina and vLLM; GET /info
-    describes the model, GET /health checks it; all below the application's `route_prefix`. With
-    `api_key_variable`, all but /health require the key as a bearer token. Above
-    `max_waiting_pairs`, the answer is 429.
+    POST /rerank, /v1/rerank and /v2/rerank accept requests of TEI, Cohere, Jina, vLLM and Infinity;
+    GET /info describes the model, GET /v1/models and /models list its names, GET /health checks it;
+    all below the application's `route_prefix`. With `api_key_variable`, all but /health require the
+    key as a bearer token. Above `max_waiting_pairs`, the answer is 429. If a replica dies, its
+    requests are tried once more; the answer to the second failure is 503.
 
     Metrics are Ray's, at each node's metrics port: ray_bge_rerank_requests_total by status,
     ray_bge_rerank_batch_pairs, ray_bge_rerank_batch_seconds and ray_bge_rerank_waiting_pairs.
     """
-    deployed = serve.deployment(
-        name="reranker",
-        num_replicas=settings.replicas,
+    shared: dict[str, Any] = {
+        "num_replicas": settings.replicas,
+        # every request reaches the model, which refuses with 429; Serve would refuse with 503
+        "max_ongoing_requests": 2 * settings.max_waiting_pairs,
+        "max_queued_requests": 2 * settings.max_waiting_pairs,
+    }
+    model = serve.deployment(
+        name="model",
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
-        # every request reaches the replica, which refuses with 429; Serve would refuse with 503
-        max_ongoing_requests=2 * settings.max_waiting_pairs,
-        max_queued_requests=2 * settings.max_waiting_pairs,
         health_check_timeout_s=60,
-    )(_Replica)
-    return deployed.bind(settings)
+        **shared,
+    )(_Model)
+    front = serve.deployment(name="front", ray_actor_options={"num_cpus": 0}, **shared)(_Front)
+    return front.bind(settings, model.bind(settings))
 
 
-class _Replica:
-    """One copy of the model, called by Ray Serve for each request."""
+class _Front:
+    """Reads requests and writes answers; called by Ray Serve for each request."""
 
-    def __init__(self, settings: ServeSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: ServeSettings, model: DeploymentHandle[Any]) -> None:
+        self._settings, self._model = settings, model
         self._names = settings.names()
         self._key = _read_key(settings.api_key_variable)
-        self._scorer = settings.loaded_scorer()
-        if self._scorer.scale == "cosine":
-            raise InvalidInputError(
-                f"{self._names[0]} is an embedder: clients expect scores from 0 to 1, not cosines; "
-                "serve a reranker"
-            )
-        self._waiting = 0
-        self._batch.set_max_batch_size(settings.max_batch_pairs)  # type: ignore[attr-defined]
-        self._batch.set_batch_wait_timeout_s(settings.batch_wait)  # type: ignore[attr-defined]
         self._requests = metrics.Counter(
             "bge_rerank_requests_total", "Requests by HTTP status.", tag_keys=("status",)
         )
+
+    async def __call__(self, request: Request) -> Response:
+        try:
+            status, answer = 200, await self._answer(request)
+        except Refusal as refusal:
+            status, answer = refusal.status, answer_bytes(refusal.body())
+        self._requests.inc(tags={"status": str(status)})
+        return Response(answer, status, HEADERS.get(status), media_type="application/json")
+
+    async def _answer(self, request: Request) -> bytes:
+        # the path begins with the application's route_prefix, which ASGI calls the root path
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        if (request.method, path) == ("GET", "/health"):
+            await self._ask("check_health")
+            return answer_bytes({"status": "ok"})
+        self._check_key(request)
+        if (request.method, path) == ("GET", "/info"):
+            return answer_bytes(self._info())
+        if (request.method, path) in (("GET", "/v1/models"), ("GET", "/models")):
+            return answer_bytes(model_list(self._names))
+        if request.method != "POST" or path not in RERANK_PATHS:
+            served = "POST /rerank, GET /info, GET /v1/models and GET /health are served"
+            raise Refusal(404, "NotFound", served)
+        call = read_call(await self._read(request), max_passages=self._settings.max_passages)
+        refuse_other_model(call.model, self._names)
+        answer: bytes | Refusal = await self._ask("answer", call)
+        if isinstance(answer, Refusal):
+            raise answer
+        return answer
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        """Call the model, and another replica of it if the first one dies."""
+        for _ in range(2):
+            try:
+                return await getattr(self._model, method).remote(*arguments)
+            except RayActorError:
+                continue  # scoring has no effects, so it can be repeated
+            except (BackPressureError, DeploymentUnavailableError):
+                break
+        raise Refusal(503, "Unavailable", "the model is not available; try again later")
+
+    async def _read(self, request: Request) -> bytes:
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > self._settings.max_body_bytes:
+                limit = self._settings.max_body_bytes
+                raise Refusal(413, "Validation", f"the body exceeds {limit} bytes")
+        return bytes(body)
+
+    def _check_key(self, request: Request) -> None:
+        given = request.headers.get("authorization", "")
+        if self._key is not None and not hmac.compare_digest(
+            given.encode(), f"Bearer {self._key}".encode()
+        ):
+            raise Refusal(401, "Unauthorized", "the bearer key is missing or wrong")
+
+    def _info(self) -> dict[str, Any]:
+        """The fields of TEI's /info that apply here."""
+        return {
+            "model_id": self._names[0],
+            "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
+            "max_client_batch_size": self._settings.max_passages,
+            "auto_truncate": True,
+        }
+
+
+class _Model:
+    """One copy of the model."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self._name = settings.names()[0]
+        self._scorer = settings.loaded_scorer()
+        if self._scorer.scale == "cosine":
+            raise InvalidInputError(
+                f"{self._name} is an embedder: clients expect scores from 0 to 1, not cosines; "
+                "serve a reranker"
+            )
+        # the same engine, without the wrappers, which cannot measure
+        plain = settings.model_copy(update={"long_passages": "cut", "score_cache": None})
+        measuring = plain.loaded_scorer()
+        self._measuring: MeasuresPairs | None = None
+        if isinstance(measuring, MeasuresPairs):
+            self._measuring = measuring
+        self._waiting = 0
+        self._batch.set_max_batch_size(settings.max_batch_pairs)  # type: ignore[attr-defined]
+        self._batch.set_batch_wait_timeout_s(settings.batch_wait)  # type: ignore[attr-defined]
         self._batch_pairs = metrics.Histogram(
             "bge_rerank_batch_pairs", "Pairs scored together.", boundaries=[1, 8, 32, 128, 512]
         )
@@ -138,49 +234,44 @@ class _Replica:
         )
         self._waiting_pairs = metrics.Gauge("bge_rerank_waiting_pairs", "Pairs in the replica.")
 
-    async def __call__(self, request: Request) -> Response:
-        try:
-            status, answer = 200, await self._answer(request)
-        except Refusal as refusal:
-            status, answer = refusal.status, refusal.body()
-        self._requests.inc(tags={"status": str(status)})
-        headers = {"Retry-After": "1"} if status == 429 else {}
-        if status == 401:
-            headers = {"WWW-Authenticate": "Bearer"}
-        return Response(answer_bytes(answer), status, headers, media_type="application/json")
-
     async def check_health(self) -> None:
         """Called by Ray Serve, which replaces a replica that cannot score."""
         await in_worker(checked_scores, self._scorer, [("health", "check")])
 
-    async def _answer(self, request: Request) -> Any:
-        # the path begins with the application's route_prefix, which ASGI calls the root path
-        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-        if (request.method, path) == ("GET", "/health"):
-            await self.check_health()
-            return {"status": "ok"}
-        self._check_key(request)
-        if (request.method, path) == ("GET", "/info"):
-            return self._info()
-        if request.method != "POST" or path not in RERANK_PATHS:
-            raise Refusal(404, "NotFound", "POST /rerank, GET /info and GET /health are served")
-        call = read_call(await self._read(request), max_passages=self._settings.max_passages)
-        refuse_other_model(call.model, self._names)
+    async def answer(self, call: RerankCall) -> bytes | Refusal:
+        """The answer as JSON; a refusal is a value, which Ray does not wrap."""
         pairs = len(call.passages)
         if self._waiting + pairs > self._settings.max_waiting_pairs:
-            raise Refusal(429, "Overloaded", "too many pairs are waiting; try again later")
+            return Refusal(429, "Overloaded", "too many pairs are waiting; try again later")
         self._waiting += pairs
         self._waiting_pairs.set(self._waiting)
         try:
+            tokens = await self._check_texts(call)
             scores = await self._batch(call)
+            if isinstance(scores, RerankError):
+                raise scores
+            answer = write_answer(call, scores, self._scorer.scale, self._name, tokens)
+            return answer_bytes(answer)
+        except Refusal as refusal:
+            return refusal
+        except ScoringFailed as error:
+            return Refusal(424, "Backend", str(error))
+        except RerankError as error:
+            return invalid(str(error))
         finally:
             self._waiting -= pairs
             self._waiting_pairs.set(self._waiting)
-        if isinstance(scores, ScoringFailed):
-            raise Refusal(424, "Backend", str(scores))
-        if isinstance(scores, RerankError):
-            raise invalid(str(scores))
-        return write_answer(call, scores, self._scorer.scale, self._names[0])
+
+    async def _check_texts(self, call: RerankCall) -> int:
+        """The tokens that the model reads; raises `Refusal` if a limit would change a score."""
+        if call.tei and not call.limits:
+            return 0  # which its answer does not show
+        windows = self._settings.long_passages == "windows"
+        lengths: list[PairLength] | None = None
+        if self._measuring is not None:
+            lengths = await in_worker(self._measuring.measure, call.pairs)
+        refuse_changed_texts(call, lengths, windows=windows)
+        return sum(sum(tokens_read(length, windows=windows)) for length in lengths or ())
 
     @serve.batch(
         batch_size_fn=lambda calls: sum(len(call.passages) for call in calls),
@@ -210,31 +301,6 @@ class _Replica:
         self._batch_pairs.observe(len(pairs))
         self._batch_seconds.observe(time.perf_counter() - began)
         return np.split(scores, np.cumsum([len(call.passages) for call in calls[:-1]]))
-
-    async def _read(self, request: Request) -> bytes:
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > self._settings.max_body_bytes:
-                limit = self._settings.max_body_bytes
-                raise Refusal(413, "Validation", f"the body exceeds {limit} bytes")
-        return bytes(body)
-
-    def _check_key(self, request: Request) -> None:
-        given = request.headers.get("authorization", "")
-        if self._key is not None and not hmac.compare_digest(
-            given.encode(), f"Bearer {self._key}".encode()
-        ):
-            raise Refusal(401, "Unauthorized", "the bearer key is missing or wrong")
-
-    def _info(self) -> dict[str, Any]:
-        """The fields of TEI's /info that apply here."""
-        return {
-            "model_id": self._names[0],
-            "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
-            "max_client_batch_size": self._settings.max_passages,
-            "auto_truncate": True,
-        }
 
 
 def _read_key(variable: str | None) -> str | None:

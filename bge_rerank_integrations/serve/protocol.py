@@ -1,37 +1,44 @@
-"""Requests to the served reranker, and its answers: TEI's protocol, and Cohere's and Jina's.
+"""Requests to the served reranker, and its answers: TEI's protocol, and that of Cohere and Jina.
 
 Values in, values out; nothing here serves anything. The protocol is recognised by the request's
-keys, not by its path: TEI sends "texts", Cohere, Jina and vLLM send "documents". A known option
-that asks for scores we do not compute is refused, never ignored.
+keys, not by its path: TEI sends "texts", Cohere, Jina, vLLM and Infinity send "documents". An
+option that asks for other scores than ours is refused, never ignored; one that cannot change the
+answer is no error.
 
 Sources: text-embeddings-inference 1.9 (router/src/http: types.rs, server.rs), the API references of
-Cohere's /v2/rerank and Jina's /v1/rerank, vLLM 0.32 (entrypoints/pooling).
+Cohere's /v2/rerank, Jina's /v1/rerank and SiliconFlow's, vLLM 0.32 (entrypoints/pooling), Infinity
+0.0.77 (fastapi_schemas/pymodels.py).
 """
 
 from __future__ import annotations
 
 import json
+import time
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from bge_rerank_integrations.base.contract import check_text, show_score
-from bge_rerank_integrations.types import FloatArray, Pair, Scale
+from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 
 
 class Refusal(Exception):
     """An error answer: its HTTP status, TEI's error type, and a message without any text."""
 
     def __init__(self, status: int, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.kind = status, kind
+        super().__init__(status, kind, message)
+        self.status, self.kind, self.message = status, kind, message
+
+    def __str__(self) -> str:
+        return self.message
 
     def body(self) -> dict[str, str]:
         """The message under each key that clients read."""
-        message = str(self)
-        return {"error": message, "error_type": self.kind, "message": message, "detail": message}
+        error = dict.fromkeys(("error", "message", "detail"), self.message)
+        return error | {"error_type": self.kind}
 
 
 def invalid(message: str) -> Refusal:
@@ -41,7 +48,10 @@ def invalid(message: str) -> Refusal:
 
 @dataclass(frozen=True, slots=True)
 class RerankCall:
-    """One request: a query, its passages, and the form of the answer."""
+    """One request: a query, its passages, and the form of the answer.
+
+    `limits` are options that change the scores of some texts only, see `refuse_changed_texts`.
+    """
 
     query: str
     passages: list[str]
@@ -50,26 +60,34 @@ class RerankCall:
     raw: bool
     echo: bool
     top_n: int | None
+    limits: dict[str, Any] = field(default_factory=dict)
 
     @property
     def pairs(self) -> list[Pair]:
         return [(self.query, passage) for passage in self.passages]
 
 
-UNSUPPORTED = (
-    *("max_tokens_per_doc", "max_tokens_per_query", "max_chunks_per_doc", "overlap_tokens"),
-    *("rank_fields", "instruction", "instructions", "instruct", "prompt", "prompt_name"),
-)
-ACCEPTED: Mapping[str, tuple[Any, ...]] = {
-    **dict.fromkeys(UNSUPPORTED, ()),
+OURS: Mapping[str, tuple[Any, ...]] = {
     "truncate": (True, "end"),
     "truncation": (True,),
     "truncation_direction": ("right",),
     "truncate_prompt_tokens": (-1,),  # vLLM: at the model's own length
-    "parameters": ({}, {"truncate": "END"}),
     "normalize": (True,),
+    **dict.fromkeys(("rank_fields", "instruction", "instructions", "instruct"), ()),
+    **dict.fromkeys(("prompt", "prompt_name"), ()),
 }
 """Options of these and related protocols that change scores, with the values that mean ours."""
+
+UNCUT: Mapping[str, tuple[Any, ...]] = {
+    "truncate": (False, "none", "start"),
+    "truncation": (False,),
+    "truncation_direction": ("left",),
+}
+"""Their values that matter only for texts that the model does not read whole."""
+
+TOKENS = {"max_tokens_per_doc": 1, "max_tokens_per_query": 1}
+CHUNKS = {"max_chunks_per_doc": 1, "overlap_tokens": 0}
+"""Options that are numbers, each with the least: the tokens and the chunks to read of a text."""
 
 RAW_SCORES: Mapping[str, bool] = {"raw_scores": True, "use_activation": False, "activation": False}
 """Options, each with the value that asks for logits: TEI's, and those of vLLM's releases."""
@@ -94,32 +112,85 @@ def read_call(body: bytes, *, max_passages: int) -> RerankCall:
         raise Refusal(400, "Empty", "there are no passages")
     if len(given) > max_passages:
         raise invalid(f"{len(given)} passages are more than the {max_passages} of one request")
-    for key, accepted in ACCEPTED.items():
-        value = asked.get(key)
-        if value is None or (value.lower() if isinstance(value, str) else value) in accepted:
-            continue
-        raise invalid(
-            f'"{key}" is not supported here with this value: how texts are joined, and truncated '
-            'on the right, is set where the model is served; omit it, and send "raw_scores": true '
-            "for logits"
-        )
-    texts = [passage.get("text") if isinstance(passage, dict) else passage for passage in given]
-    asked_raw = {key: _of_type(asked, key, bool) for key in RAW_SCORES}
+    raw = [_flag(asked, key) is wanted for key, wanted in RAW_SCORES.items()]
+    echo = _flag(asked, "return_text" if tei else "return_documents")
     return RerankCall(
         query=_text(asked.get("query"), "query"),
-        passages=[_text(text, f"passage {i}") for i, text in enumerate(texts)],
+        passages=[_text(text, f"passage {i}") for i, text in enumerate(given)],
         model=_of_type(asked, "model", str),
         tei=tei,
-        raw=any(asked_raw[key] is wanted for key, wanted in RAW_SCORES.items()),
-        echo=_of_type(asked, "return_text" if tei else "return_documents", bool) or False,
-        top_n=_top_n(asked, tei=tei),
+        raw=any(raw),
+        # vLLM and Infinity always return the texts, and Jina by default
+        echo=not tei if echo is None else echo,
+        # 0, vLLM's default, means all
+        top_n=min(filter(None, (_number(asked, key, 0) for key in COUNTS)), default=None),
+        limits=_limits(asked),
     )
 
 
-def write_answer(call: RerankCall, raw: FloatArray, scale: Scale, model: str) -> Any:
+def _limits(asked: dict[str, Any]) -> dict[str, Any]:
+    """The options that change the scores of some texts only; raises for those that change all."""
+    found: dict[str, Any] = {}
+    parameters = _of_type(asked, "parameters", dict) or {}
+    for key, value in [*asked.items(), *parameters.items()]:
+        plain = _plain(value)
+        if value is None or plain in OURS.get(key, (plain,)):
+            continue
+        if plain not in UNCUT.get(key, ()):
+            raise invalid(
+                f'"{key}" is not supported here with this value: how texts are joined, and cut on '
+                'the right, is set where the model is served; omit it, and send "raw_scores": true '
+                "for logits"
+            )
+        found[key] = plain
+    for key, least in (TOKENS | CHUNKS).items():
+        number = _number(asked, key, least)
+        if number is not None:
+            found[key] = number
+    return found
+
+
+def refuse_changed_texts(
+    call: RerankCall, lengths: Sequence[PairLength] | None, *, windows: bool
+) -> None:
+    """Raise `Refusal` if one of the call's limits would change a score.
+
+    `lengths` are None if the scorer cannot measure texts; `windows` if it reads passages that are
+    too long in parts rather than cuts them.
+    """
+    if call.limits and lengths is None:
+        keys = ", ".join(f'"{key}"' for key in call.limits)
+        raise invalid(f"{keys}: the model cannot tell whether this changes a score; omit it")
+    for key, value in call.limits.items():
+        for place, length in enumerate(lengths or ()):
+            long_query = length.query > length.query_limit
+            long_passage = length.passage > length.passage_limit
+            query, passage = tokens_read(length, windows=windows)
+            if key in TOKENS:
+                changes = (query if key == "max_tokens_per_query" else passage) > value
+            elif key in CHUNKS:
+                changes = windows and long_passage
+            else:
+                changes = long_query or (long_passage and not windows)
+            if changes:
+                raise invalid(
+                    f'"{key}" would change the score of passage {place}: the model reads {query} '
+                    f"of {length.query} tokens of the query, and {passage} of {length.passage} of "
+                    "the passage; omit the option, or shorten the texts"
+                )
+
+
+def tokens_read(length: PairLength, *, windows: bool) -> tuple[int, int]:
+    """The tokens of query and passage that the model reads."""
+    passage = length.passage if windows else min(length.passage, length.passage_limit)
+    return min(length.query, length.query_limit), passage
+
+
+def write_answer(call: RerankCall, raw: FloatArray, scale: Scale, model: str, tokens: int) -> Any:
     """The results on the requested scale, best first; ties keep the request's order.
 
-    Raises `Refusal` if raw scores are requested of a scorer that gives only probabilities.
+    `tokens` is the number that the model read. Raises `Refusal` if raw scores are requested of a
+    scorer that gives only probabilities.
     """
     if call.raw and scale != "logit":
         raise invalid(f"{model} has no raw scores: it gives a {scale}")
@@ -132,13 +203,40 @@ def write_answer(call: RerankCall, raw: FloatArray, scale: Scale, model: str) ->
         else:
             document = {"document": {"text": text}} if call.echo else {}
             results.append({"index": i, "relevance_score": score} | document)
-    return results if call.tei else {"model": model, "results": results}
+    if call.tei:
+        return results
+    return {
+        "id": f"rerank-{uuid.uuid4().hex}",
+        "object": "rerank",
+        "created": int(time.time()),
+        "model": model,
+        "results": results,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "meta": {
+            "api_version": {"version": "2"},
+            "billed_units": {"search_units": 0},
+            "tokens": {"input_tokens": tokens, "output_tokens": 0},
+        },
+    }
+
+
+def model_list(names: Sequence[str]) -> dict[str, Any]:
+    """The names of the model as OpenAI's /v1/models lists them."""
+    models = [{"id": name, "object": "model", "created": 0, "owned_by": "BAAI"} for name in names]
+    return {"object": "list", "data": models}
 
 
 def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise invalid(f"the {what} is {type(value).__name__}, not text")
-    return check_text(value, what)
+    text = value.get("text") if isinstance(value, dict) else value
+    if not isinstance(text, str):
+        raise invalid(f"the {what} is {type(text).__name__}, not text")
+    return check_text(text, what)
+
+
+def _plain(value: Any) -> Any:
+    """A text in lower case, and as the truth value that it names."""
+    text = value.lower() if isinstance(value, str) else value
+    return {"true": True, "false": False}.get(text, text) if isinstance(text, str) else text
 
 
 def _of_type(asked: dict[str, Any], key: str, kind: type) -> Any:
@@ -148,14 +246,18 @@ def _of_type(asked: dict[str, Any], key: str, kind: type) -> Any:
     return value
 
 
-def _top_n(asked: dict[str, Any], *, tei: bool) -> int | None:
-    given = {key: asked[key] for key in COUNTS if asked.get(key) is not None}
-    for key, count in given.items():
-        if tei:
-            raise invalid(f'"{key}" is not supported with "texts": all results are returned')
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise invalid(f'"{key}" must be a whole number from 1')
-    return min(given.values(), default=None)
+def _flag(asked: dict[str, Any], key: str) -> bool | None:
+    flag: bool | None = _of_type({key: _plain(asked.get(key))}, key, bool)
+    return flag
+
+
+def _number(asked: dict[str, Any], key: str, least: int) -> int | None:
+    value = asked.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise invalid(f'"{key}" must be a whole number from {least}')
+    return value
 
 
 def answer_bytes(answer: Any) -> bytes:

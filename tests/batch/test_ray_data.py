@@ -174,6 +174,24 @@ def test_killed_workers_and_a_killed_driver_cost_no_row(
     assert failures(out) == {}
 
 
+def test_a_worker_is_replaced_after_its_arguments_were_dropped(
+    start: Start, tmp_path: Path, gate: Path
+) -> None:
+    passages = plain_passages(24)
+    passages[2] = "wait for the red fox"
+    pairs = write_pairs(tmp_path / "in.parquet", passages)
+    out = tmp_path / "out"
+    options: dict[str, Any] = {"shard_rows": 12, "workers": 1, "columns": {"carry": ["id"]}}
+    process = start(tmp_path / "in.parquet", out, gate=str(gate), forget=True, **options)
+    first = next_worker(gate, process)
+    os.kill(first, signal.SIGKILL)
+    assert next_worker(gate, process) != first
+    (gate / "go").write_text("")
+    report = report_of(process)
+    assert (report["rows"], report["failed"], report["shards_before"]) == (24, 0, 0)
+    assert_each_row_once(out, pairs, set())
+
+
 def test_a_run_ends_with_our_error_where_no_row_is_to_blame(start: Start, tmp_path: Path) -> None:
     write_pairs(tmp_path / "in.parquet", plain_passages(8))
     source, out = tmp_path / "in.parquet", tmp_path / "out"

@@ -1,4 +1,7 @@
-"""A served reranker as a process: PORT SETTINGS, at / and at /second, until its input ends."""
+"""A served reranker as a process: PORT SETTINGS, at / and at /second, until its input ends.
+
+The second one has a name of its own and needs no key.
+"""
 
 import json
 import sys
@@ -15,7 +18,7 @@ def main() -> None:
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
     given = json.loads(settings)
     serve.run(rerank_app(ServeSettings(**given)))
-    given["served_names"] = ["second"]
+    given |= {"served_names": ["second"], "api_key_variable": None}
     serve.run(rerank_app(ServeSettings(**given)), name="second", route_prefix="/second")
     (node,) = ray.nodes()  # type: ignore[no-untyped-call]
     sys.stdout.write(f"up {node['NodeManagerAddress']}:{node['MetricsExportPort']}\n")

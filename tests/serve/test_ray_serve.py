@@ -1,10 +1,17 @@
 """The served reranker on a cluster, asked by LlamaIndex's, LangChain's and our own clients."""
 
+import contextlib
 import json
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -20,9 +27,9 @@ from pydantic import SecretStr, ValidationError
 from bge_rerank_integrations import load_reranker, load_scorer
 from bge_rerank_integrations.errors import RemoteRefused
 from tests.ray.processes import KEY, KEY_VARIABLE, running
+from tests.serve.clients import CLIENTS, PASSAGES, QUERY
 
-QUERY = "what is a panda?"
-PASSAGES = ["Water boils at 100 degrees.", "The panda is a bear.", "A fox is red."]
+SERVED_NAME = "rerank-panda"
 BOUNDS = {"max_passages": 8, "max_batch_pairs": 8, "max_waiting_pairs": 16}
 
 
@@ -124,6 +131,59 @@ def test_two_rerankers_stand_beside_each_other(served: Served, expected: dict[st
     )
 
 
+def test_the_names_of_the_model_are_listed(served: Served) -> None:
+    for path in ("/v1/models", "/models"):
+        listed = httpx.get(served.url + path, headers={"authorization": f"Bearer {KEY}"}).json()
+        assert [model["id"] for model in listed["data"]] == ["offline", "rerank-panda"]
+    assert httpx.get(f"{served.url}/v1/models").status_code == 401
+
+
+def test_a_limit_is_refused_only_where_it_changes_a_score(
+    served: Served, expected: dict[str, float]
+) -> None:
+    long = ["panda " * 600]
+    for options, fits, long_too in (
+        ({"texts": PASSAGES, "truncate": False}, True, False),
+        ({"documents": PASSAGES, "max_tokens_per_doc": 4096}, True, True),
+        ({"documents": PASSAGES, "max_tokens_per_doc": 3}, False, False),
+    ):
+        key = next(iter(options))
+        for passages, answered in ((PASSAGES, fits), (long, long_too)):
+            answer = ask(served, "/rerank", {"query": QUERY, **options, key: passages})
+            assert answer.status_code == (200 if answered else 422), answer.text
+    usage = ask(served, "/rerank", {"query": "a b", "documents": ["c d e"]}).json()["usage"]
+    assert usage == {"prompt_tokens": 5, "total_tokens": 5}
+
+
+INSTALLED = Path(__file__).parents[2] / ".venv-clients"
+
+
+@pytest.fixture(scope="module")
+def answers(served: Served) -> dict[str, dict[str, float] | str]:
+    """What each client of `clients.py` reads, all in one process."""
+    path = f"{INSTALLED}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.serve.clients", served.url, KEY, SERVED_NAME],
+        cwd=INSTALLED.parent,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
+    return dict(map(json.loads, lines))
+
+
+@pytest.mark.skipif(not INSTALLED.is_dir(), reason="needs `make .venv-clients/ready`")
+@pytest.mark.parametrize("client", CLIENTS)
+def test_clients_of_other_projects_read_its_answers(
+    answers: dict[str, dict[str, float] | str], expected: dict[str, float], client: str
+) -> None:
+    scores = answers[client]
+    assert not isinstance(scores, str), scores
+    assert scores == pytest.approx(expected, abs=1e-6)
+
+
 def test_our_own_client_speaks_jina_with_it(served: Served, expected: dict[str, float]) -> None:
     with load_scorer("rerank-panda", base_url=served.url, api_key=KEY, dialect="jina") as scorer:
         scores = scorer.score([(QUERY, text) for text in PASSAGES])
@@ -173,17 +233,61 @@ def test_a_flood_is_answered_in_full_or_with_429_and_never_wrong(served: Served)
     assert ask(served, "/rerank", body).status_code == 200
 
 
+def replicas(deployment: str) -> set[int]:
+    """The processes of the deployment's replicas, by the title that Ray gives them."""
+    title = f"ray::ServeReplica:{deployment}".encode()
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if (process / "cmdline").read_bytes().startswith(title):
+                found.add(int(process.name))
+    return found
+
+
+def test_a_replica_that_dies_under_load_costs_no_answer(
+    served: Served, expected: dict[str, float]
+) -> None:
+    """Each request is answered rightly or with 503 in JSON, while its model is killed twice."""
+    body = {"query": QUERY, "documents": PASSAGES}
+    answered, killed = threading.Semaphore(0), []
+
+    def send(_: int) -> httpx.Response:
+        answer = ask(served, "/second/rerank", body)
+        answered.release()
+        return answer
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(send, number) for number in range(120)]
+        for count in (8, 40):
+            for _ in range(count):
+                answered.acquire()
+            (process,) = replicas("second:model")
+            os.kill(process, signal.SIGKILL)
+            killed.append(process)
+    for answer in [done.result() for done in answers]:
+        assert answer.headers["content-type"] == "application/json"
+        if answer.status_code == 503:
+            assert int(answer.headers["retry-after"]) > 0
+            assert answer.json()["error_type"] == "Unavailable"
+            continue
+        scores = {PASSAGES[r["index"]]: r["relevance_score"] for r in answer.json()["results"]}
+        assert answer.status_code == 200
+        assert scores == pytest.approx(expected, abs=1e-6)
+    assert len(set(killed)) == 2
+    assert ask(served, "/second/rerank", body).status_code == 200
+
+
 def test_metrics_are_ray_s(served: Served) -> None:
     ask(served, "/rerank", {"query": QUERY, "texts": PASSAGES})
     wanted = re.compile(
         r'^ray_bge_rerank_requests_total\{.*status="200".*\} ([\d.]+)', re.MULTILINE
     )
+    names = ("batch_pairs_bucket", "batch_seconds_count", "waiting_pairs")
     page = ""
-    while not wanted.search(page):  # replicas report every half second
+    # replicas report every half second, each for itself
+    while not wanted.search(page) or not all(f"ray_bge_rerank_{name}" in page for name in names):
         page = httpx.get(served.metrics, timeout=60).text
     assert float(wanted.findall(page)[0]) >= 1
-    for name in ("batch_pairs_bucket", "batch_seconds_count", "waiting_pairs"):
-        assert f"ray_bge_rerank_{name}" in page
 
 
 def test_a_text_that_cannot_be_scored_is_not_its_batch_s_error(

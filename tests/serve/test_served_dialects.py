@@ -5,16 +5,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
 
 from bge_rerank_integrations.remote.dialects import DIALECTS, request_body
 from bge_rerank_integrations.serve.protocol import (
     Refusal,
     RerankCall,
     answer_bytes,
+    model_list,
     read_call,
+    refuse_changed_texts,
     refuse_other_model,
+    tokens_read,
     write_answer,
 )
+from bge_rerank_integrations.types import FloatArray, PairLength, Scale
 
 RAW = np.array([0.0, 2.0, -2.0, 2.0], dtype=np.float32)
 HIGH, LOW = 1 / (1 + np.exp(-2.0)), 1 / (1 + np.exp(2.0))
@@ -24,6 +29,10 @@ def call(**asked: Any) -> RerankCall:
     return read_call(json.dumps(asked).encode(), max_passages=4)
 
 
+def written(asked: RerankCall, raw: FloatArray = RAW, scale: Scale = "logit") -> Any:
+    return write_answer(asked, raw, scale, "m", 7)
+
+
 def refusal(body: bytes) -> Refusal:
     with pytest.raises(Refusal) as refused:
         read_call(body, max_passages=4)
@@ -31,7 +40,7 @@ def refusal(body: bytes) -> Refusal:
 
 
 def test_tei_gets_every_passage_best_first_and_ties_as_sent() -> None:
-    answer = write_answer(call(query="q", texts=list("abcd")), RAW, "logit", "m")
+    answer = written(call(query="q", texts=list("abcd")))
     assert [item["index"] for item in answer] == [1, 3, 0, 2]
     assert [item["score"] for item in answer] == pytest.approx([HIGH, HIGH, 0.5, LOW])
     assert all(item.keys() == {"index", "score"} for item in answer)
@@ -39,7 +48,7 @@ def test_tei_gets_every_passage_best_first_and_ties_as_sent() -> None:
 
 def test_raw_scores_and_texts_come_only_if_asked_for() -> None:
     asked = call(query="q", texts=list("abcd"), raw_scores=True, return_text=True)
-    answer = write_answer(asked, RAW, "logit", "m")
+    answer = written(asked)
     assert answer[0] == {"index": 1, "score": 2.0, "text": "b"}
     assert [item["score"] for item in answer] == [2.0, 2.0, 0.0, -2.0]
 
@@ -53,7 +62,7 @@ def test_cohere_and_jina_get_the_best() -> None:
         max_tokens_per_doc=None,
     )
     assert asked.passages == ["a", "b", "c", "d"]
-    answer = write_answer(asked, RAW, "logit", "m")
+    answer = written(asked)
     assert answer["model"] == "m"
     assert [item["index"] for item in answer["results"]] == [1, 3]
     assert answer["results"][0]["document"] == {"text": "b"}
@@ -72,12 +81,18 @@ def test_cohere_and_jina_get_the_best() -> None:
         ({"texts": ["secret"]}, 422, "the query is NoneType"),
         ({"query": "q", "documents": ["a", None]}, 422, "passage 1 is NoneType"),
         ({"query": "q", "documents": [{"title": "secret"}]}, 422, "passage 0 is NoneType"),
-        ({"query": "q", "documents": ["a"], "top_n": 0}, 422, "top_n"),
         ({"query": "q", "documents": ["a"], "top_n": True}, 422, "top_n"),
-        ({"query": "q", "documents": ["a"], "max_tokens_per_doc": 9}, 422, "max_tokens_per_doc"),
+        ({"query": "q", "documents": ["a"], "top_n": -1}, 422, '"top_n" must be'),
+        ({"query": "q", "documents": ["a"], "top_k": "2"}, 422, '"top_k" must be'),
+        ({"query": "q", "documents": ["a"], "max_tokens_per_doc": 0}, 422, "max_tokens_per_doc"),
+        ({"query": "q", "documents": ["a"], "max_chunks_per_doc": "x"}, 422, "max_chunks_per_doc"),
+        ({"query": "q", "texts": ["a"], "truncate": "middle"}, 422, '"truncate"'),
+        ({"query": "q", "texts": ["a"], "truncate": 0.5}, 422, '"truncate"'),
+        ({"query": "q", "texts": ["a"], "truncate": []}, 422, '"truncate"'),
+        ({"query": "q", "texts": ["a"], "parameters": {"truncate": "MIDDLE"}}, 422, '"truncate"'),
+        ({"query": "q", "texts": ["a"], "parameters": "secret"}, 422, '"parameters" is str'),
+        ({"query": "q", "documents": ["a"], "return_documents": 1}, 422, '"return_documents"'),
         ({"query": "q", "documents": ["a"], "rank_fields": ["x"]}, 422, "rank_fields"),
-        ({"query": "q", "texts": ["a"], "truncate": False}, 422, '"truncate"'),
-        ({"query": "q", "texts": ["a"], "truncation_direction": "Left"}, 422, "right"),
         ({"query": "q", "texts": ["a"], "raw_scores": "yes"}, 422, '"raw_scores" is str'),
         (
             {"query": "q", "documents": ["a"], "use_activation": "no"},
@@ -86,20 +101,9 @@ def test_cohere_and_jina_get_the_best() -> None:
         ),
         ({"query": "q", "documents": ["a"], "activation": 0}, 422, '"activation" is int'),
         ({"query": "q", "documents": ["a"], "truncate_prompt_tokens": 9}, 422, "truncate_prompt"),
-        ({"query": "q", "documents": ["a"], "truncate": "NONE"}, 422, '"truncate"'),
-        ({"query": "q", "documents": ["a"], "truncate": "START"}, 422, '"truncate"'),
-        ({"query": "q", "documents": ["a"], "truncation": False}, 422, '"truncation"'),
-        (
-            {"query": "q", "documents": ["a"], "parameters": {"truncate": "NONE"}},
-            422,
-            '"parameters"',
-        ),
         ({"query": "q", "texts": ["a"], "instructions": "secret"}, 422, '"instructions"'),
         ({"query": "q", "texts": ["a"], "prompt": "secret"}, 422, '"prompt"'),
         ({"query": "q", "texts": ["a"], "normalize": False}, 422, '"normalize"'),
-        ({"query": "q", "documents": ["a"], "top_k": 0}, 422, '"top_k" must be'),
-        ({"query": "q", "texts": ["a"], "top_k": 1}, 422, '"top_k" is not supported with "texts"'),
-        ({"query": "q", "texts": ["a"], "top_n": 1}, 422, '"top_n" is not supported with "texts"'),
     ],
 )
 def test_what_cannot_be_answered_as_asked_is_refused(
@@ -128,6 +132,10 @@ def test_what_cannot_be_answered_as_asked_is_refused(
         {"truncate_prompt_tokens": -1},
         {"instructions": None},
         {"user": "somebody"},
+        {"return_documents": "true", "return_len": "true"},  # RAGFlow's client of Xinference
+        {"use_activation": "true"},
+        {"top_n": 0},  # vLLM's default, which means all
+        {"top_n": None, "top_k": 0},
     ],
     ids=str,
 )
@@ -138,13 +146,156 @@ def test_what_asks_for_our_own_scores_is_answered(also: dict[str, Any]) -> None:
 @pytest.mark.parametrize("key", ["use_activation", "activation"])
 def test_vllm_s_clients_get_logits_without_an_activation(key: str) -> None:
     asked = call(query="q", documents=list("abcd"), **{key: False})
-    scores = [one["relevance_score"] for one in write_answer(asked, RAW, "logit", "m")["results"]]
+    scores = [one["relevance_score"] for one in written(asked)["results"]]
     assert scores == [2.0, 2.0, 0.0, -2.0]
+
+
+SHORT, LONG = PairLength(10, 256, 100, 245), PairLength(10, 256, 400, 245)
+
+
+@pytest.mark.parametrize(
+    ("limits", "cut", "windows"),
+    [
+        # which of a long passage, cut or read in windows, gets another score from the option
+        ({"truncate": False}, True, False),
+        ({"truncate": "false"}, True, False),
+        ({"truncate": "NONE"}, True, False),
+        ({"parameters": {"truncate": "START"}}, True, False),
+        ({"truncation": False}, True, False),
+        ({"truncation_direction": "Left"}, True, False),
+        ({"max_tokens_per_doc": 4096}, False, False),
+        ({"max_tokens_per_doc": 245}, False, True),
+        ({"max_tokens_per_doc": 244}, True, True),
+        ({"max_tokens_per_query": 10}, False, False),
+        ({"max_chunks_per_doc": 1024, "overlap_tokens": 80}, False, True),  # SiliconFlow's client
+    ],
+    ids=str,
+)
+def test_an_option_is_refused_only_where_it_would_change_a_score(
+    limits: dict[str, Any], *, cut: bool, windows: bool
+) -> None:
+    asked = call(query="q", documents=["a", "b"], **limits)
+    for reads_windows, changes in ((False, cut), (True, windows)):
+        refuse_changed_texts(asked, [SHORT, SHORT], windows=reads_windows)
+        if changes:
+            with pytest.raises(Refusal, match=r"of passage 1: .* of 400 of the passage"):
+                refuse_changed_texts(asked, [SHORT, LONG], windows=reads_windows)
+        else:
+            refuse_changed_texts(asked, [SHORT, LONG], windows=reads_windows)
+    with pytest.raises(Refusal, match="cannot tell whether this changes"):
+        refuse_changed_texts(asked, None, windows=False)
+
+
+def test_a_long_query_and_a_short_limit_are_refused() -> None:
+    long_query = PairLength(300, 256, 10, 245)
+    asked = call(query="q", texts=["a"], truncate=False)
+    with pytest.raises(Refusal, match="reads 256 of 300 tokens of the query"):
+        refuse_changed_texts(asked, [long_query], windows=True)
+    asked = call(query="q", documents=["a"], max_tokens_per_query=9, max_tokens_per_doc=4096)
+    with pytest.raises(Refusal, match='"max_tokens_per_query" would change the score'):
+        refuse_changed_texts(asked, [SHORT], windows=False)
+
+
+def test_the_tokens_that_the_model_reads_are_counted() -> None:
+    assert tokens_read(SHORT, windows=False) == (10, 100)
+    assert tokens_read(LONG, windows=False) == (10, 245)
+    assert tokens_read(LONG, windows=True) == (10, 400)
+
+
+def test_an_answer_has_what_typed_clients_read() -> None:
+    answer = written(call(query="q", documents=list("abcd")))
+    assert answer["id"] != written(call(query="q", documents=list("abcd")))["id"]
+    assert answer["object"] == "rerank"
+    assert answer["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
+    assert answer["meta"]["tokens"] == {"input_tokens": 7, "output_tokens": 0}
+    assert [item["document"] for item in answer["results"][:2]] == [{"text": "b"}, {"text": "d"}]
+    bare = written(call(query="q", documents=list("abcd"), return_documents="False"))
+    assert all(item.keys() == {"index", "relevance_score"} for item in bare["results"])
+    assert [model["id"] for model in model_list(["m", "n"])["data"]] == ["m", "n"]
+
+
+class VllmDocument(BaseModel):
+    text: str | None
+
+
+class VllmResult(BaseModel):
+    index: int
+    document: VllmDocument
+    relevance_score: float
+
+
+class VllmUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class VllmAnswer(BaseModel):
+    """The fields that vLLM's own RerankResponse requires."""
+
+    id: str
+    model: str
+    usage: VllmUsage
+    results: list[VllmResult]
+
+
+def test_an_answer_fits_vllm_s_model() -> None:
+    answer = VllmAnswer.model_validate(written(call(query="q", documents=list("abcd"), top_n=0)))
+    assert [result.index for result in answer.results] == [1, 3, 0, 2]
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "Open WebUI": {"model": "m", "query": "q", "documents": ["a", "b"], "top_n": 2},
+    "RAGFlow, Xinference": {
+        "model": "m",
+        "query": "q",
+        "documents": ["a", "b"],
+        "return_documents": "true",
+        "return_len": "true",
+    },
+    "RAGFlow, SiliconFlow": {
+        "model": "m",
+        "query": "q",
+        "documents": ["a", "b"],
+        "top_n": 2,
+        "return_documents": False,
+        "max_chunks_per_doc": 1024,
+        "overlap_tokens": 80,
+    },
+    "Dify": {"model": "m", "query": "q", "documents": ["a", "b"], "top_n": None},
+    "Cohere 1, dictionaries": {"query": "q", "documents": [{"text": "a"}, {"text": "b"}]},
+    "Jina, dictionary": {"query": {"text": "q"}, "documents": ["a", "b"]},
+    "TEI": {"query": "q", "texts": ["a", "b"], "truncate": True, "raw_scores": False},
+    "TEI, every option": {
+        "query": "q",
+        "texts": ["a", "b"],
+        "truncate": False,
+        "raw_scores": False,
+        "truncation_direction": "Right",
+        "return_text": False,
+    },
+}
+"""The bodies that other clients send, as recorded."""
+
+
+@pytest.mark.parametrize("client", BODIES)
+def test_recorded_requests_are_answered(client: str) -> None:
+    asked = call(**BODIES[client])
+    refuse_changed_texts(asked, [SHORT, SHORT], windows=False)
+    assert asked.pairs == [("q", "a"), ("q", "b")]
+    answer = written(asked, RAW[:2])
+    results = answer if asked.tei else answer["results"]
+    key = "score" if asked.tei else "relevance_score"
+    assert {item["index"]: item[key] for item in results} == pytest.approx({0: 0.5, 1: HIGH})
+
+
+def test_top_n_beside_texts_is_honoured() -> None:
+    asked = call(query="q", texts=list("abcd"), top_n=2)  # as rerankers and LiteLLM send it
+    assert [item["index"] for item in written(asked)] == [1, 3]
 
 
 def test_voyage_s_top_k_is_a_count_too() -> None:
     asked = call(query="q", documents=list("abcd"), top_k=2)
-    assert [one["index"] for one in write_answer(asked, RAW, "logit", "m")["results"]] == [1, 3]
+    assert [one["index"] for one in written(asked)["results"]] == [1, 3]
     assert call(query="q", documents=["a"], top_k=3, top_n=2).top_n == 2
 
 
@@ -168,10 +319,10 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
 
 def test_a_probability_is_not_shown_as_a_logit() -> None:
     raw = np.array([0.25, 0.5], dtype=np.float32)
-    answer = write_answer(call(query="q", texts=["a", "b"]), raw, "probability", "m")
+    answer = written(call(query="q", texts=["a", "b"]), raw, "probability")
     assert [item["score"] for item in answer] == [0.5, 0.25]
     with pytest.raises(Refusal, match="no raw scores"):
-        write_answer(call(query="q", texts=["a", "b"], raw_scores=True), raw, "probability", "m")
+        written(call(query="q", texts=["a", "b"], raw_scores=True), raw, "probability")
 
 
 def test_another_model_is_refused() -> None:
@@ -184,5 +335,5 @@ def test_another_model_is_refused() -> None:
 
 def test_half_a_surrogate_pair_is_a_replacement_character_there_and_back() -> None:
     asked = call(query="q", texts=["\ud800"], return_text=True)
-    answer = write_answer(asked, RAW[:1], "logit", "m")
+    answer = written(asked, RAW[:1])
     assert json.loads(answer_bytes(answer))[0]["text"] == "\ufffd"
