@@ -6,23 +6,19 @@ computed: losing a cache costs time and never changes a score.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from bge_rerank_integrations.base.contract import (
-    CheckedPairs,
-    checked_scores,
-    like_input,
-    read_pairs,
-)
+from bge_rerank_integrations.base.contract import CheckedPairs, checked_partial, checked_scores
 from bge_rerank_integrations.base.fork import Lock
 from bge_rerank_integrations.base.trace import note
 from bge_rerank_integrations.errors import InvalidInputError, ScoringFailed
-from bge_rerank_integrations.options import whole_number
-from bge_rerank_integrations.types import CountsTokens, FloatArray, Pair, Scale, Scorer
+from bge_rerank_integrations.options import count_from
+from bge_rerank_integrations.types import FloatArray, Pair, Scorer
+from bge_rerank_integrations.wrappers import ScorerWrapper
 
 KEY_BYTES = 32
 
@@ -45,10 +41,7 @@ class MemoryStore:
     """Scores in this process's memory, about 200 bytes a pair; the least recently used go first."""
 
     def __init__(self, *, max_pairs: int = 100_000) -> None:
-        limit = whole_number(max_pairs)
-        if limit is None or limit < 1:
-            raise InvalidInputError(f"max_pairs is {max_pairs!r}; it must be a whole number from 1")
-        self._max_pairs = limit
+        self._max_pairs = count_from(1, max_pairs, "max_pairs")
         self._scores: OrderedDict[bytes, float] = OrderedDict()
         self._lock = Lock()
 
@@ -71,76 +64,46 @@ class MemoryStore:
                 self._scores.popitem(last=False)
 
 
-class CachedScorer:
+class CachedScorer(ScorerWrapper):
     """Scores each pair once, and returns the same float32 from the `store` afterwards.
 
     Name and scale are the scorer's own. Equal names mean equal scores, so one store may serve many
     scorers. Missing pairs are scored in one call, in the given order. If that fails
     (`ScoringFailed`), the scores that were computed are stored, and the error's `partial` contains
-    them and the stored ones. A local scorer's name contains a hash of the model's files, which is
-    computed at the first use and takes seconds for a large model.
+    them and the stored ones. Wrong scores raise `ScorerContractError` or `NonFiniteScoreError` and
+    are not stored. A local scorer's name contains a hash of the model's files, which is computed at
+    the first use and takes seconds for a large model.
     """
 
     def __init__(self, scorer: Scorer, store: ScoreStore) -> None:
-        self._scorer = scorer
+        super().__init__(scorer)
         self._store = store
 
     def __repr__(self) -> str:
         return f"CachedScorer({self._scorer!r}, {self._store!r})"
 
-    @property
-    def name(self) -> str:
-        return self._scorer.name
-
-    @property
-    def scale(self) -> Scale:
-        return self._scorer.scale
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """The scorer's token counts; raises `InvalidInputError` if it cannot count tokens."""
-        if not isinstance(self._scorer, CountsTokens):
-            raise InvalidInputError(f"{self.name} cannot count tokens")
-        return self._scorer.count_tokens(texts)
-
-    def score(self, pairs: Iterable[Any]) -> FloatArray:
-        """One raw score per pair, float32, in the given order; see `LocalScorer.score`.
-
-        Raises what the scorer raises, and `ScorerContractError` or `NonFiniteScoreError` for wrong
-        scores, which are not stored.
-        """
-        read = read_pairs(pairs)
-        return like_input(pairs, self._score(read) if read else np.empty(0, dtype=np.float32))
-
-    def _score(self, pairs: Sequence[Pair]) -> FloatArray:
+    def _score(self, pairs: CheckedPairs) -> FloatArray:
         keys = pair_keys(self.name, pairs)
         known = dict(self._store.get(list(dict.fromkeys(keys))))
         note({"cached": sum(key in known for key in keys)})
         missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
-        if missing:
-            try:
-                found = checked_scores(self._scorer, CheckedPairs(missing.values()))
-            except InvalidInputError:
-                # score all, so that the error names the position in the caller's list
-                return checked_scores(self._scorer, pairs)
-            except ScoringFailed as error:
-                known |= self._stored(missing, error.partial)
-                if known:
-                    error.partial = _in_order(keys, known)
-                raise
-            known |= self._stored(missing, found)
-        return _in_order(keys, known)
-
-    def _stored(
-        self, missing: Mapping[bytes, Pair], scores: FloatArray | None
-    ) -> Mapping[bytes, float]:
-        """Store the scores that are numbers, and return them by key."""
-        if scores is None or np.shape(scores) != (len(missing),) or np.isinf(scores).any():
-            return {}
-        listed = np.asarray(scores, dtype=np.float32).tolist()
-        found = {key: score for key, score in zip(missing, listed, strict=True) if not isnan(score)}
-        if found:
+        if not missing:
+            return _in_order(keys, known)
+        failure = None
+        try:
+            scores = checked_scores(self._scorer, CheckedPairs(missing.values()))
+        except InvalidInputError:
+            # score all, so that the error names the position in the caller's list
+            return checked_scores(self._scorer, pairs)
+        except ScoringFailed as error:
+            failure, scores = error, checked_partial(error, len(missing))
+        listed = zip(missing, scores.tolist(), strict=True)
+        if found := {key: score for key, score in listed if not isnan(score)}:
             self._store.put(found)
-        return found
+        if failure is not None:
+            failure.partial = _in_order(keys, known | found) if known or found else None
+            raise failure
+        return _in_order(keys, known | found)
 
 
 def pair_keys(name: str, pairs: Sequence[Pair]) -> list[bytes]:
@@ -148,16 +111,10 @@ def pair_keys(name: str, pairs: Sequence[Pair]) -> list[bytes]:
 
     The lengths distinguish ("ab", "c") from ("a", "bc").
     """
-    prefixes: dict[str, Any] = {}  # the hash of name and query is computed once per query
-    keys = []
-    for query, passage in pairs:
-        if query not in prefixes:
-            start = _with_length(name) + _with_length(query)
-            prefixes[query] = hashlib.blake2b(start, digest_size=KEY_BYTES)
-        digest = prefixes[query].copy()
-        digest.update(_with_length(passage))
-        keys.append(digest.digest())
-    return keys
+    return [
+        hashlib.blake2b(b"".join(map(_with_length, (name, *pair))), digest_size=KEY_BYTES).digest()
+        for pair in pairs
+    ]
 
 
 def _with_length(text: str) -> bytes:

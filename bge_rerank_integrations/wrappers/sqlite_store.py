@@ -20,7 +20,7 @@ from contextlib import contextmanager
 
 from bge_rerank_integrations.base.deadline import seconds_left
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.options import whole_number
+from bge_rerank_integrations.options import count_from
 
 logger = logging.getLogger("bge_rerank_integrations")
 
@@ -40,14 +40,17 @@ LOCK_PATIENCE_SECONDS = 30.0
 TABLE = """CREATE TABLE scores (
     number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, score BLOB NOT NULL
 )"""
-OBJECTS = {"scores": ("table", TABLE), "sqlite_autoindex_scores_1": ("index", None)}
+OURS = [
+    (APPLICATION_ID, VERSION, "scores", "table", TABLE),
+    (APPLICATION_ID, VERSION, "sqlite_autoindex_scores_1", "index", None),
+]
 SCORE = struct.Struct("<f")
 CHECKSUM_BYTES = 8
 MIN_DATABASE_BYTES = 512
 DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """UnicodeDecodeError: SQLite's message may quote a damaged file."""
 
-TEMPORARY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 _threads_in_sqlite: set[int] = set()
 _forked_in_sqlite = False
@@ -74,15 +77,10 @@ class SqliteStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 2**30) -> None:
-        limit = whole_number(max_bytes)
-        if limit is None or limit < MIN_BYTES:
-            raise InvalidInputError(
-                f"max_bytes is {max_bytes!r}; it must be a whole number from {MIN_BYTES}"
-            )
+        self._max_bytes = count_from(MIN_BYTES, max_bytes, "max_bytes")
         if "\0" in os.fspath(path):
             raise InvalidInputError(f"the score cache's path {path!r} has a NUL character")
         self._path = os.path.abspath(path)  # noqa: PTH100 - the working directory may change
-        self._max_bytes = limit
         self._reads = self._writes = True
         self._warned = False
         self._no_wait_until = -math.inf
@@ -92,55 +90,53 @@ class SqliteStore:
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, float]:
         found: dict[bytes, float] = {}
-        if not self._reads or self._unusable_after_fork():
+        if not self._reads:
             return found
         damaged = 0
-        try:
-            with self._open() as database:
-                with _transaction(database, "DEFERRED"):
-                    if not _is_ours(database):
-                        return found
-                for key in keys:
-                    if seconds_left() == 0:
-                        break
-                    row = database.execute("SELECT score FROM scores WHERE key = ?", [key])
-                    for (packed,) in row:
-                        score = _unpack(key, packed)
-                        if score is None:
-                            damaged += 1
-                        else:
-                            found[key] = score
-        except DATABASE_ERRORS as error:
-            if not self._is_temporary(error):
-                self._reads = self._writes = False
-            self._warn(error, "cannot be read")
+        with self._failures_logged(writing=False), self._open() as database:
+            if not _is_ours(database):
+                return found
+            for key in keys:
+                if seconds_left() == 0:
+                    break
+                for (packed,) in database.execute("SELECT score FROM scores WHERE key = ?", [key]):
+                    if (score := _unpack(key, packed)) is None:
+                        damaged += 1
+                    else:
+                        found[key] = score
         if damaged:
             self._warn(f"{damaged} of its scores are damaged", "is read without them")
         return found
 
     def put(self, scores: Mapping[bytes, float]) -> None:
-        if not self._writes or self._unusable_after_fork():
+        if not self._writes:
             return
         rows = [(key, _pack(key, score)) for key, score in scores.items()]
+        with self._failures_logged(writing=True), self._open() as database:
+            _create(database)
+            for start in range(0, len(rows), ROWS_PER_TRANSACTION):
+                if seconds_left() == 0:
+                    break
+                _insert(database, rows[start : start + ROWS_PER_TRANSACTION])
+
+    @contextmanager
+    def _failures_logged(self, *, writing: bool) -> Iterator[None]:
         try:
-            with self._open() as database:
-                _prepare(database)
-                for start in range(0, len(rows), ROWS_PER_TRANSACTION):
-                    if seconds_left() == 0:
-                        break
-                    _insert(database, rows[start : start + ROWS_PER_TRANSACTION])
+            yield
         except DATABASE_ERRORS as error:
-            if not self._is_temporary(error):
-                self._writes = False
-            self._warn(error, "cannot be written")
+            if _code(error) in LOCKED:
+                self._no_wait_until = time.monotonic() + LOCK_PATIENCE_SECONDS
+            else:
+                self._writes, self._reads = False, self._reads and writing
+            self._warn(error, "cannot be written" if writing else "cannot be read")
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        if _forked_in_sqlite:
+            raise sqlite3.OperationalError("this process was forked while another thread used it")
         _check_file(self._path)
         patience = LOCK_WAIT_SECONDS if time.monotonic() >= self._no_wait_until else 0.0
-        left = seconds_left()
-        thread = threading.get_ident()
-        database = None
+        left, thread, database = seconds_left(), threading.get_ident(), None
         try:
             _threads_in_sqlite.add(thread)
             database = sqlite3.connect(
@@ -157,18 +153,6 @@ class SqliteStore:
             if database is not None:
                 database.close()
             _threads_in_sqlite.discard(thread)
-
-    def _unusable_after_fork(self) -> bool:
-        if _forked_in_sqlite:
-            self._warn("this process was forked while another thread used it", "is not used")
-        return _forked_in_sqlite
-
-    def _is_temporary(self, error: Exception) -> bool:
-        """Whether another process has the file locked; later calls then do not wait for it."""
-        temporary = _code(error) in TEMPORARY
-        if temporary:
-            self._no_wait_until = time.monotonic() + LOCK_PATIENCE_SECONDS
-        return temporary
 
     def _warn(self, reason: object, effect: str) -> None:
         if not self._warned:
@@ -198,28 +182,27 @@ def _check_file(path: str) -> None:
 
 
 def _is_ours(database: sqlite3.Connection) -> bool:
-    """True if the file has our table and nothing else, False if it is empty; raises otherwise.
-
-    Call it within a transaction: another process may create the table between the queries.
-    """
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    rows = database.execute("SELECT name, type, sql FROM sqlite_master LIMIT 3").fetchall()
-    objects = {name: (kind, sql) for name, kind, sql in rows}
-    if (application, version, objects) == (APPLICATION_ID, VERSION, OBJECTS):
+    """True if the file has our table and nothing else, False if it is empty; raises otherwise."""
+    # one query, because another process may create the table between two
+    rows = database.execute(
+        "SELECT application_id, user_version, name, type, sql "
+        "FROM pragma_application_id, pragma_user_version LEFT JOIN sqlite_master "
+        "ORDER BY name LIMIT 3"
+    ).fetchall()
+    if rows == OURS:
         return True
-    if rows or application or version:
+    if rows != [(0, 0, None, None, None)]:
         raise sqlite3.DatabaseError(
             "it is a database of something else, or of another version of this package"
         )
     return False
 
 
-def _prepare(database: sqlite3.Connection) -> None:
-    with _transaction(database, "DEFERRED"):
-        if _is_ours(database):
-            return
-    with _transaction(database):
+def _create(database: sqlite3.Connection) -> None:
+    if _is_ours(database):
+        return
+    with database:
+        database.execute("BEGIN IMMEDIATE")
         if not _is_ours(database):  # another process may have been faster
             database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             database.execute(f"PRAGMA user_version = {VERSION}")
@@ -230,32 +213,20 @@ def _insert(database: sqlite3.Connection, rows: Sequence[tuple[bytes, bytes]]) -
     """Write the rows; if the file is full, delete its oldest quarter first, at most twice."""
     for quarters_left in (2, 1, 0):
         try:
-            with _transaction(database):
+            with database:
+                database.execute("BEGIN IMMEDIATE")
                 database.executemany(
                     "INSERT OR REPLACE INTO scores (key, score) VALUES (?, ?)", rows
                 )
-                return
         except sqlite3.Error as error:
             if _code(error) != sqlite3.SQLITE_FULL or not quarters_left:
                 raise
-        with _transaction(database):
-            database.execute(
-                "DELETE FROM scores WHERE number <= "
-                "(SELECT min(number) + (max(number) - min(number)) / 4 FROM scores)"
-            )
-
-
-@contextmanager
-def _transaction(database: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
-    """A transaction; DEFERRED for reading, which lets others read too."""
-    database.execute(f"BEGIN {kind}")
-    try:
-        yield
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
+        else:
+            return
+        database.execute(
+            "DELETE FROM scores WHERE number <= "
+            "(SELECT min(number) + (max(number) - min(number)) / 4 FROM scores)"
+        )
 
 
 def _pack(key: bytes, score: float) -> bytes:

@@ -5,37 +5,27 @@ window, as in MaxP (Dai and Callan, "Deeper Text Understanding for IR with Conte
 Language Modeling", SIGIR 2019).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_rerank_integrations.base.contract import (
-    CheckedPairs,
-    checked_scores,
-    like_input,
-    read_pairs,
-)
+from bge_rerank_integrations.base.contract import CheckedPairs, checked_scores, read_pairs
 from bge_rerank_integrations.base.deadline import check_time
 from bge_rerank_integrations.base.trace import note
 from bge_rerank_integrations.errors import InvalidInputError, ScoringFailed
-from bge_rerank_integrations.options import whole_number
-from bge_rerank_integrations.types import (
-    FloatArray,
-    MeasuresPairs,
-    PairLength,
-    Scale,
-    Scorer,
-)
+from bge_rerank_integrations.options import count_from
+from bge_rerank_integrations.types import FloatArray, MeasuresPairs, PairLength, Scorer
+from bge_rerank_integrations.wrappers import ScorerWrapper
 
 SENTENCE_ENDS = frozenset(".!?…")
 CHINESE_SENTENCE_ENDS = frozenset("。！？；")  # noqa: RUF001 - full-width, as they are written
 DEFAULT_OVERLAP = 64
 
 
-class WindowedScorer:
+class WindowedScorer(ScorerWrapper):
     """Splits a passage that is too long into overlapping windows, and returns the best score.
 
     A window has as many tokens as fit beside the query, or up to a quarter less, so that it ends at
@@ -44,17 +34,16 @@ class WindowedScorer:
     scored in one call. A passage that fits is scored as it is. A query that is too long is still
     truncated, with a warning.
 
-    Raises `InvalidInputError` for an overlap below 0, and for a scorer that cannot measure pairs,
-    such as one on a server, whose tokenizer is not available here.
+    In `ScoringFailed.partial`, a passage has a score only if all of its windows have. Raises
+    `InvalidInputError` for an overlap below 0, for a scorer that cannot measure pairs, such as one
+    on a server, whose tokenizer is not available here, and in `score` for a passage with a
+    character that has more tokens than fit beside its query.
     """
 
     def __init__(self, scorer: Scorer, *, overlap: int = DEFAULT_OVERLAP) -> None:
-        tokens = whole_number(overlap)
-        if tokens is None or tokens < 0:
-            raise InvalidInputError(f"overlap is {overlap!r}; it must be a number of tokens from 0")
-        self._scorer = scorer
+        super().__init__(scorer)
         self._measuring = _measuring(scorer)
-        self._overlap = tokens
+        self._overlap = count_from(0, overlap, "overlap", " of tokens")
 
     def __repr__(self) -> str:
         return f"WindowedScorer({self._scorer!r}, overlap={self._overlap})"
@@ -63,24 +52,8 @@ class WindowedScorer:
     def name(self) -> str:
         return f"{self._scorer.name}[windows,overlap={self._overlap}]"
 
-    @property
-    def scale(self) -> Scale:
-        return self._scorer.scale
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self._measuring.count_tokens(texts)
-
-    def score(self, pairs: Iterable[Any]) -> FloatArray:
-        """One raw score per pair, float32, in the given order; see `LocalScorer.score`.
-
-        Raises what the scorer raises; in `ScoringFailed.partial`, a passage has a score only if all
-        of its windows have. Raises `InvalidInputError` for a passage with a character that has more
-        tokens than fit beside its query.
-        """
-        read = read_pairs(pairs)
-        if not read:
-            return like_input(pairs, np.empty(0, dtype=np.float32))
-        split = self.windows(read)
+    def _score(self, pairs: CheckedPairs) -> FloatArray:
+        split = self.windows(pairs)
         first = np.cumsum([0, *map(len, split[:-1])])
         note({"windows": sum(len(windows) > 1 for windows in split)})
         try:
@@ -88,7 +61,7 @@ class WindowedScorer:
                 self._scorer,
                 CheckedPairs(
                     (query, passage[start:end])
-                    for (query, passage), windows in zip(read, split, strict=True)
+                    for (query, passage), windows in zip(pairs, split, strict=True)
                     for start, end in windows
                 ),
             )
@@ -97,7 +70,7 @@ class WindowedScorer:
                 error.partial = np.maximum.reduceat(error.partial, first)  # NaN stays NaN
             error.add_note("positions count windows; a long passage has several")
             raise
-        return like_input(pairs, np.maximum.reduceat(scores, first))
+        return np.maximum.reduceat(scores, first)
 
     def windows(self, pairs: Iterable[Any]) -> list[list[tuple[int, int]]]:
         """The windows of each passage, as (start, end) in characters, in order.
@@ -127,55 +100,37 @@ class WindowedScorer:
         return [sorted(windows) for windows in found]
 
 
-class UncutScorer:
+class UncutScorer(ScorerWrapper):
     """The same scorer, except that a pair it would truncate is an error.
 
     `measured_by` is the scorer whose limits apply, if `scorer` is a cache around it: the cache may
     hold scores of pairs that were truncated in other calls. Raises `InvalidInputError` if it cannot
-    measure pairs.
+    measure pairs, and in `score`, with position and number of tokens, for the first query or
+    passage that is too long.
     """
 
     def __init__(self, scorer: Scorer, *, measured_by: Scorer | None = None) -> None:
-        self._scorer = scorer
+        super().__init__(scorer)
         self._measuring = _measuring(scorer if measured_by is None else measured_by)
 
-    def __repr__(self) -> str:
-        return f"UncutScorer({self._scorer!r})"
-
-    @property
-    def name(self) -> str:
-        return self._scorer.name
-
-    @property
-    def scale(self) -> Scale:
-        return self._scorer.scale
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self._measuring.count_tokens(texts)
-
-    def score(self, pairs: Iterable[Any]) -> FloatArray:
-        """One raw score per pair, float32, in the given order; see `LocalScorer.score`.
-
-        Raises what the scorer raises, and `InvalidInputError`, with position and number of tokens,
-        for the first query or passage that is too long.
-        """
-        read = read_pairs(pairs)
-        for index, length in enumerate(self._measuring.measure(read)):
+    def _score(self, pairs: CheckedPairs) -> FloatArray:
+        for index, length in enumerate(self._measuring.measure(pairs)):
+            problem = None
             if length.query > length.query_limit:
-                raise InvalidInputError(
-                    f"the query of the pair at position {index} has {length.query} tokens, and "
+                problem = (
+                    f"query of the pair at position {index} has {length.query} tokens, and "
                     f"{length.query_limit} are read; shorten it, raise query_max_length, or use "
-                    "long_passages='cut'",
-                    index=index,
+                    "long_passages='cut'"
                 )
-            if length.passage > length.passage_limit:
-                raise InvalidInputError(
-                    f"the passage at position {index} has {length.passage} tokens, and beside its "
+            elif length.passage > length.passage_limit:
+                problem = (
+                    f"passage at position {index} has {length.passage} tokens, and beside its "
                     f"query {length.passage_limit} are read; split it, raise max_length, or use "
-                    "long_passages='windows' or 'cut'",
-                    index=index,
+                    "long_passages='windows' or 'cut'"
                 )
-        return like_input(pairs, checked_scores(self._scorer, read))
+            if problem is not None:
+                raise InvalidInputError(f"the {problem}", index=index)
+        return checked_scores(self._scorer, pairs)
 
 
 @dataclass(frozen=True, slots=True)
