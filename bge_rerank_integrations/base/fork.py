@@ -7,7 +7,7 @@ ever, unless it is made anew.
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 T = TypeVar("T")
@@ -55,14 +55,8 @@ class cached_property(Generic[T]):  # noqa: N801  # stands for functools' own
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    @overload
-    def __get__(self, instance: None, owner: type) -> "cached_property[T]": ...
-
-    @overload
-    def __get__(self, instance: object, owner: type) -> T: ...
-
-    def __get__(self, instance: object, owner: type) -> "cached_property[T] | T":
+    def __get__(self, instance: object, owner: type) -> T:
         if instance is None:
-            return self
+            return self  # type: ignore[return-value]  # of the class, where nobody computes with it
         value: T = vars(instance).setdefault(self._name, self._compute(instance))
         return value

@@ -4,13 +4,14 @@ The family is decided by the architecture that `config.json` declares, never by 
 The table only adds what no config says: sizes, licences, and the embedders' query instructions.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.types import Pair
@@ -76,18 +77,8 @@ class ModelSpec:
 @cache
 def known_models() -> tuple[ModelSpec, ...]:
     """Every model of the table, in its order."""
-    text = resources.files(__package__).joinpath("models.json").read_text(encoding="utf-8")
-    return tuple(_spec(row) for row in json.loads(text))
-
-
-def _spec(row: Mapping[str, Any]) -> ModelSpec:
-    results = tuple(PublishedResults(**table) for table in row.get("results", ()))
-    scores = row.get("published_scores")
-    if scores is not None:
-        pairs = tuple((query, passage) for query, passage in scores["pairs"])
-        scores = PublishedScores(**{**scores, "pairs": pairs, "scores": tuple(scores["scores"])})
-    read = {"family": Family(row["family"]), "results": results, "published_scores": scores}
-    return ModelSpec(**{**row, **read})
+    table = resources.files(__package__).joinpath("models.json").read_bytes()
+    return TypeAdapter(tuple[ModelSpec, ...]).validate_json(table)
 
 
 def find_model(model: str) -> ModelSpec | None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from bge_rerank_integrations.base.html import html_table
@@ -49,10 +49,10 @@ class RerankTrace:
 
     `counts` has the number of pairs that were computed, truncated, split into windows and found in
     a cache, of sentences that `explain` scored, which are also counted as pairs, and of passages
-    that `drop_duplicates` left out. `seconds` has
-    the "total", and the shares of tokenizing, waiting for the device, computing, and explaining,
-    which includes the other three; times of parallel cores and devices are added up. `facts` are
-    the scorers' own: model, device, precision, kernels.
+    that `drop_duplicates` left out. `seconds` has the "total", and the shares of tokenizing,
+    waiting for the device, computing, and explaining, which includes the other three; times of
+    parallel cores and devices are added up. `facts` are the scorers' own: model, device, precision,
+    kernels.
     """
 
     passages: tuple[PassageTrace, ...]
@@ -67,32 +67,11 @@ class RerankTrace:
 
     def as_dict(self) -> dict[str, Any]:
         """The trace as dictionaries, lists, numbers and strings, for JSON."""
-        return {
-            "passages": [
-                {
-                    "before": passage.before,
-                    "after": passage.after,
-                    "raw_score": passage.raw_score,
-                    "score": passage.score,
-                }
-                for passage in self.passages
-            ],
-            "scale": self.scale,
-            "calibrated": self.calibrated,
-            "kept_by": self.kept_by,
-            "failure": self.failure,
-            "evidence_failure": self.evidence_failure,
-            "counts": dict(self.counts),
-            "seconds": dict(self.seconds),
-            "facts": dict(self.facts),
-        }
+        return {**asdict(self), "passages": [asdict(passage) for passage in self.passages]}
 
     def _repr_html_(self) -> str:
         """Tables for a notebook: the passages with ranks from 0, and everything else."""
-        passages = [
-            [passage.before, passage.after, passage.score, passage.raw_score]
-            for passage in self.passages
-        ]
+        passages = [[p.before, p.after, p.score, p.raw_score] for p in self.passages]
         said = {
             "scale": self.scale,
             "calibrated": "yes" if self.calibrated else "no",
@@ -103,11 +82,8 @@ class RerankTrace:
             **{f"{stage}, seconds": seconds for stage, seconds in self.seconds.items()},
             **self.facts,
         }
-        tables = [
-            html_table(["before", "after", "score", "raw score"], passages),
-            html_table(["", ""], [row for row in said.items() if row[1] is not None]),
-        ]
-        return "".join(tables)
+        ranks = html_table(["before", "after", "score", "raw score"], passages)
+        return ranks + html_table(["", ""], [row for row in said.items() if row[1] is not None])
 
 
 @dataclass(slots=True)

@@ -10,12 +10,13 @@ import datetime as dt
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bge_rerank_integrations.errors import InvalidInputError, missing_extra
 
@@ -61,6 +62,14 @@ class Calibration:
     error: float
     made: str
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    def __post_init__(self) -> None:
+        if not self.curve or list(self.relevant_scores) != sorted(self.relevant_scores):
+            raise ValueError("there must be a curve, and relevant_scores in order")
+        if not _rises(self.method, self.curve):
+            raise ValueError("a larger score must not have a smaller probability")
+
     def probability(self, raw_score: float) -> float:
         """The probability that a passage with this raw score is relevant, in (0, 1)."""
         return float(_apply(self.method, self.curve, np.array([raw_score]))[0])
@@ -104,37 +113,14 @@ class Calibration:
     def load(cls, file: str | Path) -> Calibration:
         """Read what `save` wrote; raises `InvalidInputError` for anything else."""
         try:
-            given = json.loads(Path(file).read_text(encoding="utf-8"))
-            return cls._from_json(given)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InvalidInputError(
-                f"{file} is no calibration ({type(error).__name__}: {error}); make one with "
-                "bge-rerank calibrate"
-            ) from error
-
-    @classmethod
-    def _from_json(cls, given: dict[str, Any]) -> Calibration:
-        missing = {field.name for field in fields(cls)} ^ given.keys()
-        if missing:
-            raise ValueError(f"keys that are missing or unknown: {sorted(missing)}")
-        if given["method"] not in get_args(CalibrationMethod):
-            raise ValueError(f"method is {given['method']!r}")
-        curve = tuple((float(x), float(y)) for x, y in given["curve"])
-        relevant = tuple(float(score) for score in given["relevant_scores"])
-        numbers = np.array([*np.ravel(curve), *relevant])
-        if not curve or not np.isfinite(numbers).all() or list(relevant) != sorted(relevant):
-            raise ValueError("curve and relevant_scores must be finite numbers in order")
-        if not _rises(given["method"], curve):
-            raise ValueError("a larger score must not have a smaller probability")
-        return cls(
-            scorer=str(given["scorer"]),
-            method=given["method"],
-            curve=curve,
-            relevant_scores=relevant,
-            pairs=int(given["pairs"]),
-            bins=tuple(Bin(**some) for some in given["bins"]),
-            error=float(given["error"]),
-            made=str(given["made"]),
+            return TypeAdapter(cls).validate_json(Path(file).read_bytes())
+        except ValidationError as error:
+            lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            problem = "; ".join(lines)
+        except OSError as error:
+            problem = f"{type(error).__name__}: {error}"
+        raise InvalidInputError(
+            f"{file} is no calibration ({problem}); make one with bge-rerank calibrate"
         )
 
 

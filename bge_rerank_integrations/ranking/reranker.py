@@ -5,7 +5,8 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import (
     Annotated,
@@ -46,11 +47,10 @@ from bge_rerank_integrations.base.trace import (
 )
 from bge_rerank_integrations.errors import InvalidInputError, RerankError, ScoringFailed
 from bge_rerank_integrations.options import (
-    CutoffOptions,
     Place,
     RankingOptions,
+    count_from,
     read_options,
-    whole_number,
     write_out,
 )
 from bge_rerank_integrations.ranking.calibration import Calibration
@@ -183,8 +183,18 @@ class Reranker:
         return reranker
 
     def _set(self, options: RankingOptions) -> None:
-        self.calibration = _read_calibration(options.calibration, self.scorer)
-        highest = 1.0 if options.normalize or self.calibration is not None else math.inf
+        given: Calibration | str | Path | None = options.calibration
+        calibration = Calibration.load(given) if isinstance(given, str | Path) else given
+        if calibration is not None:
+            calibration.check_scorer(self.scorer.name)
+            if options.target_recall is not None:
+                calibration.threshold(options.target_recall)  # too few relevant pairs raise here
+        elif options.needs_calibration:
+            raise InvalidInputError(
+                "min_probability and target_recall need a calibration, which says what a raw score "
+                "means on your data: make one with bge-rerank calibrate"
+            )
+        highest = 1.0 if options.normalize or calibration is not None else math.inf
         threshold = options.score_threshold
         if threshold is not None and threshold > highest:
             raise InvalidInputError(
@@ -192,10 +202,12 @@ class Reranker:
                 "so nothing would be kept: give one on that scale, or normalize=False and no "
                 "calibration for a threshold on raw scores"
             )
-        _check_cutoff(options, self.scorer, self.calibration)
+        self.calibration = calibration
         self.options = options
         self.on_trace = options.on_trace if isinstance(options, RerankerOptions) else None
         self.told_of_blanks = False
+        if options.token_budget is not None:
+            self._count_tokens([])  # raises here for a scorer that cannot
 
     def __repr__(self) -> str:
         own = vars(self)  # not all is there where an option was refused
@@ -242,113 +254,154 @@ class Reranker:
         kept = list(range(len(pairs)))
         if self.options.drop_duplicates:
             kept = _first_of_equals(own, beside.get("ids"), blank)
-        scored = [index for index in kept if index not in blank]
-        late = self.options.blanks_kept([index for index in kept if index in blank])
-        asked = _Asked(pairs, own, read, scored, late, len(pairs) - len(kept), limit)
+        call = _Call(
+            pairs=pairs,
+            given=given,
+            own=own,
+            read=read,
+            scored=[index for index in kept if index not in blank],
+            late=self.options.blanks_kept([index for index in kept if index in blank]),
+            duplicates=len(pairs) - len(kept),
+            limit=limit,
+            raw=np.full(len(pairs), np.nan, dtype=np.float32),
+        )
         span = rerank_span(limit, pairs if self.options.trace_texts else None)
         with span if self.options.otel_span else nullcontext() as end_span:
             if self.on_trace is None and end_span is None:
-                return RerankResults(self._ranking(asked).results)
+                self._run(call)
+                return RerankResults(call.results)
             begin = time.perf_counter()
             with recording() as recorder:
-                done = self._ranking(asked)
-            trace = self._trace(done, recorder, time.perf_counter() - begin)
+                self._run(call)
+            trace = self._trace(call, recorder, time.perf_counter() - begin)
             if end_span is not None:
                 end_span(trace)
         if self.on_trace is not None:
             self.on_trace(trace)
-        return RerankResults(done.results)
+        return RerankResults(call.results)
 
-    def _trace(self, done: "_Ranking", recorder: Recorder, total: float) -> RerankTrace:
+    def _trace(self, call: "_Call", recorder: Recorder, total: float) -> RerankTrace:
         seconds = {"total": total, **recorder.seconds}
         if self.options.explain:
-            seconds["explaining"] = done.explaining
+            seconds["explaining"] = call.explaining
         return RerankTrace(
-            passages=passage_traces(done.raw, self.shown, done.results),
+            passages=passage_traces(call.raw, self.shown, call.results),
             # a server that was not reached has not said which scale it has
-            scale=None if np.isnan(done.raw).all() else self.scorer.scale,
+            scale=None if np.isnan(call.raw).all() else self.scorer.scale,
             calibrated=self.calibration is not None,
-            kept_by=done.kept_by,
-            failure=class_name(done.failure),
-            evidence_failure=class_name(done.evidence_failure),
+            kept_by=call.kept_by,
+            failure=class_name(call.failure),
+            evidence_failure=class_name(call.evidence_failure),
             counts=recorder.counts,
             seconds=seconds,
             facts=recorder.facts,
         )
 
-    def _ranking(self, asked: "_Asked") -> "_Ranking":
-        pairs, raw = asked.pairs, np.full(len(asked.pairs), np.nan, dtype=np.float32)
-        failure = None
-        if asked.duplicates:
-            note({"duplicates": asked.duplicates})
+    def _run(self, call: "_Call") -> None:
+        """Score, rank and explain within the time limit."""
+        if call.duplicates:
+            note({"duplicates": call.duplicates})
         with time_limit(self.options.timeout):
-            if asked.scored:
-                chosen = CheckedPairs([pairs[index] for index in asked.scored])
+            if call.scored:
+                chosen = CheckedPairs([call.pairs[index] for index in call.scored])
                 try:
-                    raw[asked.scored], failure = self._raw_scores(chosen)
+                    call.raw[call.scored], call.failure = self._raw_scores(chosen)
                 except RerankError as error:
                     if isinstance(error, ScoringFailed):
-                        raw[asked.scored] = checked_partial(error, len(chosen))
-                        error.partial = raw
-                    if len(chosen) < len(pairs):
+                        call.raw[call.scored] = checked_partial(error, len(chosen))
+                        error.partial = call.raw
+                    if len(chosen) < len(call.pairs):
                         error.add_note("positions do not count the passages that are not scored")
                     raise
-            if failure is not None:
+            if call.failure is not None:
                 logger.warning(
                     "%d of %d passages were not scored and keep the order they came in: %s: %s",
-                    int(np.isnan(raw[asked.scored]).sum()),
-                    len(pairs),
-                    type(failure).__name__,
-                    failure,
+                    int(np.isnan(call.raw[call.scored]).sum()),
+                    len(call.pairs),
+                    type(call.failure).__name__,
+                    call.failure,
                 )
-            results, kept_by = _best_first(
-                raw,
-                asked,
-                shown=self.shown,
-                options=self.options,
-                calibration=self.calibration,
-                count_tokens=lambda index: _token_counter(self.scorer)(
-                    [check_text(asked.read[index], "read text", index)]
-                )[0],
-            )
-            ranking = _Ranking(results, kept_by, raw, failure)
+            self._rank(call)
             # what just failed would fail again, and take its time again
-            if self.options.explain and failure is None:
-                self._add_evidence(ranking, pairs, asked.own)
-        return ranking
+            if self.options.explain and call.failure is None:
+                self._explain(call)
 
-    def _add_evidence(
-        self, ranking: "_Ranking", pairs: Sequence[Pair], texts: Sequence[str]
-    ) -> None:
+    def _rank(self, call: "_Call") -> None:
+        """Set the results, best first, and the rule that cut them.
+
+        Equal raw scores keep the caller's order. A passage without a score (NaN) follows with
+        `scored` False, whatever the other cut-offs, if limit and token_budget leave room, and then
+        blank ones.
+        """
+
+        def result(index: int) -> RerankResult:
+            raw = float(call.raw[index])
+            if math.isnan(raw):  # the same object, so that equal results compare equal
+                return RerankResult(index, math.nan, math.nan, scored=False)
+            return RerankResult(index, self.shown(raw), raw)
+
+        def tokens(some: Sequence[RerankResult], place: int) -> int:
+            index = some[place].index
+            return self._count_tokens([check_text(call.read[index], "read text", index)])[0]
+
+        scored = np.asarray(call.scored, dtype=np.intp)
+        order = scored[np.argsort(-call.raw[scored], kind="stable")].tolist()  # NaN goes last
+        found = [result(index) for index in [*order, *call.late]]
+        ranked, late = [r for r in found if r.scored], [r for r in found if not r.scored]
+        if (least := self.options.score_threshold) is not None:
+            # a score that is shown as it is has float32's digits: a server's 0.9 is not below 0.9
+            rounded = float(np.float32(least))
+            above = [r for r in ranked if r.score >= (rounded if r.score == r.raw_score else least)]
+            if len(above) < len(ranked):
+                call.kept_by = f"score_threshold {least} leaves {len(above)}"
+            ranked = above
+        kept = keep(
+            [result.raw_score for result in ranked],
+            self.options,
+            limit=call.limit,
+            calibration=self.calibration,
+            count_tokens=partial(tokens, ranked),
+        )
+        call.results = [*ranked[: kept.number], *late][: call.limit]
+        call.kept_by = kept.reason or call.kept_by
+        if late and (budget := self.options.token_budget) is not None:
+            fit = within_budget(len(call.results), budget, partial(tokens, call.results))
+            if (number := max(fit, kept.number)) < len(call.results):
+                del call.results[number:]
+                call.kept_by = f"token_budget {budget} leaves {number}"
+
+    def _explain(self, call: "_Call") -> None:
+        """Add evidence to the results."""
         begin = time.perf_counter()
 
         def score(sentences: Sequence[Pair]) -> FloatArray:
-            raw, ranking.evidence_failure = self._raw_scores(sentences)
+            raw, call.evidence_failure = self._raw_scores(sentences)
             return raw
 
         try:
-            ranking.results = with_evidence(
-                ranking.results, pairs, texts, score=score, shown=self.shown
+            call.results = with_evidence(
+                call.results, call.pairs, call.own, score=score, shown=self.shown
             )
         except RerankError as error:
-            if not isinstance(error, ScoringFailed) or self.options.on_error == "raise":
-                if isinstance(error, ScoringFailed):
-                    error.partial = ranking.raw
+            failed = error if isinstance(error, ScoringFailed) else None
+            if failed is None or self.options.on_error == "raise":
+                if failed is not None:
+                    failed.partial = call.raw
                 error.add_note(
                     "all passages were scored; scoring their sentences for explain failed, and "
                     "positions count sentences"
                 )
                 raise
-            ranking.evidence_failure = error
-        if ranking.evidence_failure is not None:
+            call.evidence_failure = failed
+        if call.evidence_failure is not None:
             logger.warning(
                 "%d of %d passages are left without evidence: %s: %s",
-                sum(result.evidence is None for result in ranking.results),
-                len(ranking.results),
-                type(ranking.evidence_failure).__name__,
-                ranking.evidence_failure,
+                sum(result.evidence is None for result in call.results),
+                len(call.results),
+                type(call.evidence_failure).__name__,
+                call.evidence_failure,
             )
-        ranking.explaining = time.perf_counter() - begin
+        call.explaining = time.perf_counter() - begin
 
     def _raw_scores(self, pairs: Sequence[Pair]) -> tuple[FloatArray, ScoringFailed | None]:
         """One raw score for each pair; NaN where scoring failed and `on_error` is "keep"."""
@@ -358,6 +411,13 @@ class Reranker:
             if self.options.on_error == "raise":
                 raise
             return checked_partial(error, len(pairs)), error
+
+    def _count_tokens(self, texts: Sequence[str]) -> list[int]:
+        if not isinstance(self.scorer, CountsTokens):
+            raise InvalidInputError(
+                f"token_budget needs a scorer that can count tokens; {self.scorer.name} cannot"
+            )
+        return self.scorer.count_tokens(texts)
 
     async def arerank(
         self,
@@ -382,117 +442,29 @@ class Reranker:
         return show_score(raw_score, self.scorer.scale, normalize=self.options.normalize)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """One rerank: every passage, the positions to score, those of blank ones that come last."""
+@dataclass(slots=True)
+class _Call:
+    """One rerank: each passage, the positions to score and those that come last, the outcome."""
 
-    pairs: Sequence[Pair]
+    pairs: CheckedPairs
+    given: Sequence[str]
     own: Sequence[str]
     read: Sequence[str]
     scored: Sequence[int]
     late: Sequence[int]
     duplicates: int
     limit: int | None
-
-
-@dataclass(slots=True)
-class _Ranking:
-    """The outcome of a rerank: results, the rule that cut them, every raw score, failures."""
-
-    results: list[RerankResult]
-    kept_by: str | None
     raw: FloatArray
-    failure: ScoringFailed | None
+    results: list[RerankResult] = field(default_factory=list)
+    kept_by: str | None = None
+    failure: ScoringFailed | None = None
     evidence_failure: ScoringFailed | None = None
     explaining: float = 0.0
 
 
-def _best_first(
-    raw: FloatArray,
-    asked: _Asked,
-    *,
-    shown: Callable[[float], float],
-    options: RankingOptions,
-    calibration: Calibration | None,
-    count_tokens: Callable[[int], int],
-) -> tuple[list[RerankResult], str | None]:
-    """The results, best first, and which rule decided how many.
-
-    Equal raw scores keep the caller's order. NaN is no score: such a passage follows with `scored`
-    False, whatever the other cut-offs, if limit and token_budget leave room, and then blank ones.
-    `shown` puts a raw score on the scale that is shown, which the threshold is on; `count_tokens`
-    gives the tokens of the passage at a position. The rule is None where all come back.
-    """
-    scored = np.asarray(asked.scored, dtype=np.intp)
-    order = scored[np.argsort(-raw[scored], kind="stable")].tolist()  # NaN goes last
-    results = [RerankResult(i, shown(float(raw[i])), float(raw[i])) for i in order]
-    late = [replace(result, scored=False) for result in results if math.isnan(result.raw_score)]
-    ranked = results[: len(results) - len(late)]
-    late += [RerankResult(index, math.nan, math.nan, scored=False) for index in asked.late]
-    kept_by = None
-    if (least := options.score_threshold) is not None:
-        # a score that is shown as it is has float32's digits: a server's 0.9 is not below 0.9
-        rounded = float(np.float32(least))
-        above = [r for r in ranked if r.score >= (rounded if r.score == r.raw_score else least)]
-        if len(above) < len(ranked):
-            kept_by = f"score_threshold {least} leaves {len(above)}"
-        ranked = above
-    kept = keep(
-        [result.raw_score for result in ranked],
-        options,
-        limit=asked.limit,
-        calibration=calibration,
-        count_tokens=lambda place: count_tokens(ranked[place].index),
-    )
-    chosen, kept_by = [*ranked[: kept.number], *late][: asked.limit], kept.reason or kept_by
-    if late and (budget := options.token_budget) is not None:
-        fit = within_budget(len(chosen), budget, lambda place: count_tokens(chosen[place].index))
-        if (number := max(fit, kept.number)) < len(chosen):
-            chosen, kept_by = chosen[:number], f"token_budget {budget} leaves {number}"
-    return chosen, kept_by
-
-
-def _read_calibration(given: Calibration | str | Path | None, scorer: Scorer) -> Calibration | None:
-    """The calibration, read if it is a file; raises `InvalidInputError` if of another scorer."""
-    if given is None:
-        return None
-    calibration = given if isinstance(given, Calibration) else Calibration.load(given)
-    calibration.check_scorer(scorer.name)
-    return calibration
-
-
-def _check_cutoff(cutoff: CutoffOptions, scorer: Scorer, calibration: Calibration | None) -> None:
-    """Raise `InvalidInputError` for a rule that cannot be applied."""
-    if cutoff.needs_calibration and calibration is None:
-        raise InvalidInputError(
-            "min_probability and target_recall need a calibration, which says what a raw score "
-            "means on your data: make one with bge-rerank calibrate"
-        )
-    if cutoff.target_recall is not None and calibration is not None:
-        calibration.threshold(cutoff.target_recall)  # too few relevant pairs raise here
-    if cutoff.token_budget is not None:
-        _token_counter(scorer)([])  # a cache has the method, and raises if its scorer has not
-
-
-def _token_counter(scorer: Scorer) -> Callable[[Sequence[str]], list[int]]:
-    """The scorer's `count_tokens`; raises `InvalidInputError` if it has none."""
-    if not isinstance(scorer, CountsTokens):
-        raise InvalidInputError(
-            f"token_budget needs a scorer that can count tokens; {scorer.name} cannot"
-        )
-    return scorer.count_tokens
-
-
 def check_top_n(top_n: object) -> int | None:
     """Return `top_n`; raise `InvalidInputError` unless it is None or a whole number from 1."""
-    if top_n is None:
-        return None
-    number = whole_number(top_n)
-    if number is None or number < 1:
-        raise InvalidInputError(
-            f"top_n is {top_n!r}; it must be a whole number from 1, or None for all"
-        )
-    return number
+    return None if top_n is None else count_from(1, top_n, "top_n", ", or None for all")
 
 
 def _one_for_each(texts: Iterable[str] | None, passages: list[str], what: str) -> list[str]:
