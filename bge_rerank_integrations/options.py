@@ -421,8 +421,9 @@ class CutoffOptions(Options):
     """Rules that each shorten a ranking further; None leaves a rule out.
 
     `min_probability` keeps passages that are at least so likely to be relevant, and `target_recall`
-    those that reach `Calibration.threshold`: each relevant one is kept with that probability. Both
-    need a calibration, and may leave nothing: then nothing relevant was found.
+    those that reach `Calibration.threshold`: of a query's relevant passages this share is kept, in
+    the mean over queries. Both need a calibration, and may leave nothing: then nothing relevant was
+    found.
 
     `min_n` cuts at the largest gap between two neighbouring raw scores, but keeps so many at least.
     `token_budget` keeps the best passages that together have no more tokens, by the reranker's own
@@ -433,7 +434,7 @@ class CutoffOptions(Options):
     min_probability: Share = None
     """Least calibrated probability to keep."""
     target_recall: Share = None
-    """Keep each relevant passage with this calibrated probability."""
+    """Share of a query's relevant passages to keep, in the mean over queries; calibrated."""
     min_n: Count = None
     """Cut at the largest score gap, keeping at least this many."""
     token_budget: Count = None

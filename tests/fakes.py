@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bge_rerank_integrations.errors import ScoringFailed, ScoringTimeout
+from bge_rerank_integrations.ranking.calibration import Calibration
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
 
@@ -49,3 +50,23 @@ class FailingScorer(WordOverlapScorer):
 
 def _words(text: str) -> set[str]:
     return {word.strip(".,:;!?") for word in text.lower().split()} - {""}
+
+
+def plain_calibration(relevant: Sequence[float] = (1.0,)) -> Calibration:
+    """The probability is the sigmoid itself; each relevant passage is of another query."""
+    return Calibration(
+        scorer="word-overlap",
+        slope=1.0,
+        rank_slope=0.0,
+        intercept=0.0,
+        relevant_scores=tuple((score,) for score in relevant),
+        percentiles=tuple(np.linspace(-10, 10, 101).tolist()),
+        pairs=100,
+        bins=(),
+        error=0.0,
+        floor=0.0,
+        top_error=0.0,
+        top_floor=0.0,
+        top_bias=0.0,
+        made="2026-01-01",
+    )

@@ -9,7 +9,7 @@ import contextvars
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -152,13 +152,13 @@ def class_name(error: BaseException | None) -> str | None:
 
 
 def passage_traces(
-    raw: FloatArray, shown: Callable[[float], float], results: Sequence[RerankResult]
+    raw: FloatArray, shown: Sequence[float], results: Sequence[RerankResult]
 ) -> tuple[PassageTrace, ...]:
     """Each passage of the caller's list, in order; `raw` is NaN if it was not scored."""
     after = {result.index: place for place, result in enumerate(results)}
     return tuple(
         PassageTrace(index, after.get(index), None, None)
         if math.isnan(number)
-        else PassageTrace(index, after.get(index), number, shown(number))
+        else PassageTrace(index, after.get(index), number, shown[index])
         for index, number in enumerate(raw.tolist())
     )

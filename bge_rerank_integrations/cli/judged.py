@@ -18,7 +18,7 @@ from bge_rerank_integrations.base.address import is_address, may_be_tag, refuse_
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.cli.table import print_table, printable
-from bge_rerank_integrations.errors import UnreadableInput
+from bge_rerank_integrations.errors import InvalidInputError, UnreadableInput
 from bge_rerank_integrations.load import load_scorer, open_store
 from bge_rerank_integrations.options import LocalOptions, ScorerOptions
 
@@ -194,11 +194,22 @@ def calibrate(
     calibration.save(out)
     if diagram is not None:
         page.draw_calibration(calibration, diagram)
-    typer.echo(
-        f"{out}: {calibration.method}, {calibration.pairs} pairs of {len(queries)} queries, "
-        f"{len(calibration.relevant_scores)} relevant; "
-        f"expected calibration error {calibration.error:.3f} on queries not fitted"
+    print(f"{out}: {calibration.pairs} pairs of {len(queries)} queries")
+    print_table(
+        [
+            ("on held-out queries", "calibration error", "at best"),
+            ("all passages", f"{calibration.error:.3f}", f"{calibration.floor:.3f}"),
+            ("first three", f"{calibration.top_error:.3f}", f"{calibration.top_floor:.3f}"),
+        ]
     )
+    print(f"first three: mean probability minus relevant share {calibration.top_bias:+.3f}")
+    for recall in (0.9, 0.95, 0.99):
+        try:
+            threshold = calibration.threshold(recall)
+        except InvalidInputError as error:
+            print(error)
+        else:
+            print(f"target_recall={recall} keeps {calibration.kept(threshold):.0%} of the passages")
 
 
 @option.with_flags

@@ -279,7 +279,7 @@ class _Data:
         for query, order, raw in zip(self.queries, orders, scores, strict=True):
             found = np.flatnonzero(query.relevance[order][:used])
             ranks += found[:1].tolist()
-            shown = np.array([reranker.shown(score) for score in raw[:used].tolist()])
+            shown = np.array(reranker.shown_scores(raw[:used]))
             relevant.append(shown[query.relevance[:used]])
             others.append(shown[~query.relevance[:used]])
         threshold, dropped = choose_threshold(relevant, others)

@@ -82,7 +82,7 @@ def draw_calibration(calibration: Calibration, file: Path) -> None:
         [some.probability for some in calibration.bins],
         [some.relevant for some in calibration.bins],
         marker="o",
-        label=f"{calibration.method}, error {calibration.error:.3f}",
+        label=f"error {calibration.error:.3f}, at best {calibration.floor:.3f}",
     )
     axes.set(xlabel="probability", ylabel="relevant share")
     axes.legend()

@@ -9,26 +9,27 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from numbers import Real
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bge_rerank_integrations.errors import InvalidInputError, missing_extra
 
-CalibrationMethod = Literal["platt", "isotonic"]
-
 LEAST = 10
 """The fewest relevant, and the fewest other, pairs for a fit."""
 
-ENOUGH_FOR_ISOTONIC = 500
-"""With this many relevant and this many other pairs, `"auto"` fits a curve of any shape."""
+FOLDS, BINS, TOP = 5, 10, 3
+DRAWS = 20
+"""Draws of judgements from the probabilities, for the floor of an error."""
 
-FOLDS, BINS = 5, 10
+WATCHED_QUERIES, UNLIKE = 20, 0.5
+"""From so many queries on, scores with a population stability index above this are unlike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,54 +48,80 @@ class Bin:
 class Calibration:
     """Map raw scores of the scorer named `scorer` to probabilities.
 
-    `curve` is ((slope, intercept),) of the logistic curve of Platt's method, or (raw score,
-    probability) at each corner of an isotonic regression. `relevant_scores` are the raw scores of
-    the relevant pairs in the fit, ascending. `error` is the expected calibration error: the mean
-    distance between probability and relevant share over the `bins`.
+    The probability is sigmoid(slope * raw score + rank_slope * log(1 + rank) + intercept), where
+    the rank of a query's best passage is 0: of two passages with one raw score, that of the better
+    rank is relevant more often. `relevant_scores` has a row for each query with relevant pairs,
+    their raw scores. `percentiles` are the 0th to 100th percentile of all raw scores.
+
+    `error` is the expected calibration error on queries that were not fitted: the mean distance
+    between probability and relevant share over the `bins`. `floor` is the error that exact
+    probabilities would show with as few pairs. `top_error` and `top_floor` are those of the first
+    three passages of each query, and `top_bias` is their mean probability minus their relevant
+    share.
     """
 
     scorer: str
-    method: CalibrationMethod
-    curve: tuple[tuple[float, float], ...]
-    relevant_scores: tuple[float, ...]
+    slope: float
+    rank_slope: float
+    intercept: float
+    relevant_scores: tuple[tuple[float, ...], ...]
+    percentiles: tuple[float, ...]
     pairs: int
     bins: tuple[Bin, ...]
     error: float
+    floor: float
+    top_error: float
+    top_floor: float
+    top_bias: float
     made: str
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     def __post_init__(self) -> None:
-        if not self.curve or list(self.relevant_scores) != sorted(self.relevant_scores):
-            raise ValueError("there must be a curve, and relevant_scores in order")
-        if not _rises(self.method, self.curve):
-            raise ValueError("a larger score must not have a smaller probability")
+        if len(self.percentiles) != 101 or list(self.percentiles) != sorted(self.percentiles):
+            raise ValueError("percentiles must be 101 numbers in order")
+        if not all(self.relevant_scores):
+            raise ValueError("each row of relevant_scores needs a score")
+        if self.slope < 0 or self.rank_slope > 0:
+            raise ValueError("a larger score or a better rank must not be less likely")
 
-    def probability(self, raw_score: float) -> float:
-        """The probability that a passage with this raw score is relevant, in (0, 1)."""
-        return float(_apply(self.method, self.curve, np.array([raw_score]))[0])
+    def probability(self, raw_score: float, rank: int = 0) -> float:
+        """The probability that a passage with this raw score and rank, from 0, is relevant."""
+        weights = np.array([self.slope, self.rank_slope, self.intercept])
+        return float(_apply(weights, np.array([raw_score]), np.array([rank]))[0])
 
     def threshold(self, recall: float) -> float:
-        """The raw score that a relevant passage reaches with a probability of at least `recall`.
+        """The raw score to cut at, so that a query keeps this share of its relevant passages.
 
-        Split conformal prediction (Vovk and others 2005; Angelopoulos and Bates, arXiv 2107.07511):
-        the k-th smallest of n relevant scores, k = floor((n + 1)(1 - recall)). It holds on average
-        if relevant passages are exchangeable with those of the calibration: the same kind of
-        queries, the same collection, the same first stage.
+        The promise is for the mean over queries, by conformal risk control (Angelopoulos and
+        others, arXiv 2208.02814): the highest score whose mean loss of recall over n queries is at
+        most (1 - recall)(n + 1) / n - 1 / n. It holds if the queries resemble those of the
+        calibration: the same kind, the same collection, the same first stage.
 
-        Raises `InvalidInputError` for a recall outside (0, 1) or too high for n scores.
+        Raises `InvalidInputError` for a recall outside (0, 1) or too high for n queries.
         """
         if not 0 < recall < 1:
             raise InvalidInputError(f"target_recall is {recall!r}; it must lie between 0 and 1")
-        known = len(self.relevant_scores)
+        queries = len(self.relevant_scores)
+        scores = np.concatenate(self.relevant_scores)
+        shares = np.concatenate([np.full(len(own), 1 / len(own)) for own in self.relevant_scores])
+        order = np.argsort(scores)
+        scores = scores[order]
+        # the share of a query's relevant passages below each score, summed over the queries
+        lost = np.append(0, np.cumsum(shares[order]))[np.searchsorted(scores, scores)]
         # the margin absorbs rounding: 0.05 * 20 may be 0.99999...
-        place = math.floor((known + 1) * (1 - recall) + 1e-9)
-        if place < 1:
+        held = lost + 1 <= (1 - recall) * (queries + 1) + 1e-9
+        if not held.any():
             raise InvalidInputError(
                 f"target_recall={recall} needs a calibration of at least "
-                f"{math.ceil(1 / (1 - recall) - 1e-9) - 1} relevant pairs; this one has {known}"
+                f"{math.ceil(1 / (1 - recall) - 1e-9) - 1} queries with a relevant passage; this "
+                f"one has {queries}"
             )
-        return self.relevant_scores[place - 1]
+        return float(scores[held][-1])
+
+    def kept(self, threshold: float) -> float:
+        """The share of all passages of the calibration that reach this raw score."""
+        return float(np.mean(np.array(self.percentiles) >= threshold))
 
     def check_scorer(self, name: str) -> None:
         """Raise `InvalidInputError` unless the calibration is for the scorer of this name."""
@@ -124,27 +151,54 @@ class Calibration:
         )
 
 
+class ScoreWatch:
+    """Compares the raw scores of recent queries with those that a calibration was fitted on.
+
+    By the population stability index over tenths of the fitted scores (S. Siddiqi, Credit Risk
+    Scorecards, 2006). Any number of threads may call it.
+    """
+
+    def __init__(self, calibration: Calibration) -> None:
+        self._edges = np.array(calibration.percentiles[10:100:10])
+        self._recent: deque[np.ndarray] = deque(maxlen=WATCHED_QUERIES)
+
+    def unlike(self, raw_scores: np.ndarray) -> float | None:
+        """Add a query's scores; the index if the recent scores are unlike the fitted ones."""
+        places = np.searchsorted(self._edges, raw_scores[~np.isnan(raw_scores)], side="right")
+        self._recent.append(np.bincount(places, minlength=10))
+        recent = list(self._recent)
+        if len(recent) < WATCHED_QUERIES:
+            return None
+        shares = np.sum(recent, axis=0) + 0.5
+        shares /= shares.sum()
+        index = float(np.sum((shares - 0.1) * np.log(shares / 0.1)))
+        return index if index > UNLIKE else None
+
+
+def ranks(raw_scores: np.ndarray) -> np.ndarray:
+    """How many of a query's passages have a higher raw score than each one."""
+    ascending = np.sort(raw_scores[~np.isnan(raw_scores)])
+    ranked: np.ndarray = len(ascending) - np.searchsorted(ascending, raw_scores, side="right")
+    return ranked
+
+
 def fit_calibration(
     scorer: str,
     raw_scores: Sequence[float] | np.ndarray,
     relevant: Sequence[bool | int] | np.ndarray,
     queries: Sequence[str],
-    *,
-    method: CalibrationMethod | Literal["auto"] = "auto",
 ) -> Calibration:
     """Fit a calibration for the scorer of this name on judged pairs, each with its query.
 
-    `"platt"` fits a logistic curve with smoothed targets (Platt 1999), `"isotonic"` any curve that
-    does not fall (Zadrozny and Elkan 2002); `"auto"` chooses the second from 500 relevant and 500
-    other pairs on. The error is that of five fits on held-out queries. A judgement is True or 1 for
-    a relevant pair, False or 0 for another.
+    A logistic regression on the raw score and the logarithm of its rank among the query's pairs,
+    with Platt's smoothed targets (Platt 1999); so the pairs of a query should be as many as one
+    call will rerank. The errors are those of five fits on held-out queries. A judgement is True or
+    1 for a relevant pair, False or 0 for another.
 
-    Raises `InvalidInputError` for another method or judgement, fewer than 10 relevant or 10 other
-    pairs, fewer than five queries, and relevant pairs that do not score higher than others;
-    `MissingExtra` without scikit-learn.
+    Raises `InvalidInputError` for another judgement, fewer than 10 relevant or 10 other pairs,
+    fewer than five queries, and relevant pairs that do not score higher than others; `MissingExtra`
+    without scikit-learn.
     """
-    if method not in ("auto", *get_args(CalibrationMethod)):
-        raise InvalidInputError(f"method is {method!r}; it must be 'auto', 'platt' or 'isotonic'")
     raw, labels = np.asarray(raw_scores, dtype=np.float64), _read_judgements(relevant)
     groups = np.unique(np.asarray(queries), return_inverse=True)[1]
     if not len(raw) == len(labels) == len(groups):
@@ -154,25 +208,36 @@ def fit_calibration(
         )
     if not np.isfinite(raw).all():
         raise InvalidInputError("a raw score is NaN or infinite; only scored pairs calibrate")
-    least = int(min(labels.sum(), (~labels).sum()))
-    if least < LEAST or groups.max() + 1 < FOLDS:
+    number = int(groups.max(initial=-1)) + 1
+    if min(labels.sum(), (~labels).sum()) < LEAST or number < FOLDS:
         raise InvalidInputError(
             f"{int(labels.sum())} relevant and {int((~labels).sum())} other pairs of "
-            f"{groups.max() + 1} queries are too few; a calibration needs {LEAST} of each and "
-            f"{FOLDS} queries"
+            f"{number} queries are too few; a calibration needs {LEAST} of each and {FOLDS} queries"
         )
-    if method == "auto":
-        method = "isotonic" if least >= ENOUGH_FOR_ISOTONIC else "platt"
-    curve = _fit(method, raw, labels)
-    bins = _reliability(method, raw, labels, groups)
+    places = np.empty(len(raw), dtype=np.intp)
+    members = [np.flatnonzero(groups == group) for group in range(number)]
+    for own in members:
+        places[own] = ranks(raw[own])
+    weights = _fit(raw, places, labels)
+    probability = _held_out(raw, places, labels, groups)
+    top, random = places < TOP, np.random.default_rng(0)
+    bins = _bins(probability, labels)
     return Calibration(
         scorer=scorer,
-        method=method,
-        curve=curve,
-        relevant_scores=tuple(np.sort(raw[labels]).tolist()),
+        slope=float(weights[0]),
+        rank_slope=float(weights[1]),
+        intercept=float(weights[2]),
+        relevant_scores=tuple(
+            tuple(np.sort(raw[own][labels[own]]).tolist()) for own in members if labels[own].any()
+        ),
+        percentiles=tuple(np.percentile(raw, np.arange(101)).tolist()),
         pairs=len(raw),
         bins=bins,
-        error=sum(b.pairs * abs(b.probability - b.relevant) for b in bins) / len(raw),
+        error=_error(bins),
+        floor=_floor(probability, random),
+        top_error=_error(_bins(probability[top], labels[top])),
+        top_floor=_floor(probability[top], random),
+        top_bias=float(probability[top].mean() - labels[top].mean()),
         made=dt.datetime.now(dt.UTC).date().isoformat(),
     )
 
@@ -189,65 +254,57 @@ def _read_judgements(relevant: Sequence[bool | int] | np.ndarray) -> np.ndarray:
     return np.asarray(relevant, dtype=bool)
 
 
-def _apply(
-    method: CalibrationMethod, curve: Sequence[tuple[float, float]], raw: np.ndarray
-) -> np.ndarray:
-    if method == "isotonic":
-        corners, probabilities = np.asarray(curve).T
-        likely: np.ndarray = np.interp(raw, corners, probabilities)
-        return likely
-    slope, intercept = curve[0]
+def _apply(weights: np.ndarray, raw: np.ndarray, places: np.ndarray) -> np.ndarray:
+    slope, rank_slope, intercept = weights
     # tanh saturates where exp would overflow
-    return 0.5 * (1 + np.tanh(0.5 * (slope * raw + intercept)))
+    likely: np.ndarray = 0.5 * (
+        1 + np.tanh(0.5 * (slope * raw + rank_slope * np.log1p(places) + intercept))
+    )
+    return likely
 
 
-def _rises(method: CalibrationMethod, curve: Sequence[tuple[float, float]]) -> bool:
-    if method == "platt":
-        return curve[0][0] > 0
-    return bool((np.diff(np.asarray(curve), axis=0) >= 0).all())
-
-
-def _fit(
-    method: CalibrationMethod, raw: np.ndarray, labels: np.ndarray
-) -> tuple[tuple[float, float], ...]:
+def _fit(raw: np.ndarray, places: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Slope, slope of the rank's logarithm, and intercept."""
     with missing_extra("eval"):
-        from sklearn.isotonic import IsotonicRegression
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import roc_auc_score
-    # a curve that cannot fall would hide reversed judgements: flat, with the right mean
     auc = float(roc_auc_score(labels, raw))
-    if auc <= 0.5:
-        raise _not_higher(f"AUC {auc:.3g}")
     # Platt's targets keep the slope finite where a score separates the data
     most, least = (labels.sum() + 1) / (labels.sum() + 2), 1 / ((~labels).sum() + 2)
-    if method == "isotonic":
-        model = IsotonicRegression(y_min=least, y_max=most, out_of_bounds="clip")
-        model.fit(raw, labels)
-        return tuple(zip(model.X_thresholds_.tolist(), model.y_thresholds_.tolist(), strict=True))
     targets = np.where(labels, most, least)
-    logistic = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
-    logistic.fit(
-        np.concatenate([raw, raw])[:, None],
-        np.repeat([1, 0], len(raw)),
-        sample_weight=np.concatenate([targets, 1 - targets]),
-    )
-    slope, intercept = float(logistic.coef_[0, 0]), float(logistic.intercept_[0])
-    if slope <= 0:
-        raise _not_higher(f"slope {slope:.3g}")
-    return ((slope, intercept),)
+    columns = np.column_stack([raw, np.log1p(places)])
+    scale = np.maximum(columns.std(axis=0), 1e-9)  # the solver needs columns of one size
+
+    def solve(*used: int) -> np.ndarray:
+        logistic = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
+        logistic.fit(
+            np.concatenate([columns, columns])[:, used] / scale[[*used]],
+            np.repeat([1, 0], len(raw)),
+            sample_weight=np.concatenate([targets, 1 - targets]),
+        )
+        weights = np.zeros(3)
+        weights[[*used, 2]] = [*(logistic.coef_[0] / scale[[*used]]), logistic.intercept_[0]]
+        return weights
+
+    weights = solve(0, 1)
+    # a larger score must not be less likely, nor a better rank: with few queries one column may
+    # take all from the other
+    if weights[0] < 0:
+        weights = solve(1)
+    elif weights[1] > 0:
+        weights = solve(0)
+    if auc <= 0.5 or weights[0] < 0 or weights[1] > 0:
+        raise InvalidInputError(
+            f"relevant pairs do not score higher than others (AUC {auc:.3g}): are the judgements "
+            "reversed, or those of other texts?"
+        )
+    return weights
 
 
-def _not_higher(measured: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"relevant pairs do not score higher than others ({measured}): are the judgements "
-        "reversed, or those of other texts?"
-    )
-
-
-def _reliability(
-    method: CalibrationMethod, raw: np.ndarray, labels: np.ndarray, groups: np.ndarray
-) -> tuple[Bin, ...]:
-    """Ten bins of probabilities, each fifth of the queries predicted by a fit on the others."""
+def _held_out(
+    raw: np.ndarray, places: np.ndarray, labels: np.ndarray, groups: np.ndarray
+) -> np.ndarray:
+    """Probabilities, those of each fifth of the queries by a fit on the others."""
     probability = np.empty(len(raw))
     fold = np.random.default_rng(0).permutation(groups.max() + 1)[groups] % FOLDS
     for number in range(FOLDS):
@@ -256,10 +313,26 @@ def _reliability(
             raise InvalidInputError(
                 "nearly all relevant pairs belong to a few queries: a calibration needs more"
             )
-        probability[held] = _apply(method, _fit(method, raw[~held], labels[~held]), raw[held])
+        weights = _fit(raw[~held], places[~held], labels[~held])
+        probability[held] = _apply(weights, raw[held], places[held])
+    return probability
+
+
+def _bins(probability: np.ndarray, labels: np.ndarray) -> tuple[Bin, ...]:
     place = np.minimum((probability * BINS).astype(int), BINS - 1)
     return tuple(
         Bin(int(here.sum()), float(probability[here].mean()), float(labels[here].mean()))
         for here in (place == number for number in range(BINS))
         if here.any()
     )
+
+
+def _error(bins: Sequence[Bin]) -> float:
+    distances = [one.pairs * abs(one.probability - one.relevant) for one in bins]
+    return sum(distances) / sum(one.pairs for one in bins)
+
+
+def _floor(probability: np.ndarray, random: np.random.Generator) -> float:
+    """The mean error of judgements that are drawn from the probabilities."""
+    draws = (random.random(len(probability)) < probability for _ in range(DRAWS))
+    return float(np.mean([_error(_bins(probability, labels)) for labels in draws]))

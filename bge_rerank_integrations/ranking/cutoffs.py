@@ -4,8 +4,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from bge_rerank_integrations.options import CutoffOptions
-from bge_rerank_integrations.ranking.calibration import Calibration
+from bge_rerank_integrations.ranking.calibration import Calibration, ranks
 
 logger = logging.getLogger("bge_rerank_integrations")
 
@@ -32,7 +34,7 @@ def keep(
     """
     kept = Kept(len(raw), None)
     if calibration is not None and raw:
-        likely = [calibration.probability(score) for score in raw]
+        likely = list(map(calibration.probability, raw, ranks(np.array(raw)).tolist()))
         if cutoff.min_probability is not None:
             number = sum(p >= cutoff.min_probability for p in likely)
             rule = f"min_probability {cutoff.min_probability}"

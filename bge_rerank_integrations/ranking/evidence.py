@@ -9,6 +9,7 @@ import numpy as np
 from bge_rerank_integrations.base.contract import CheckedPairs, check_text
 from bge_rerank_integrations.base.deadline import check_time
 from bge_rerank_integrations.base.trace import note
+from bge_rerank_integrations.ranking.calibration import ranks
 from bge_rerank_integrations.ranking.sentences import Span, split_sentences
 from bge_rerank_integrations.types import Evidence, FloatArray, Pair, RerankResult
 
@@ -19,15 +20,15 @@ def with_evidence(
     texts: Sequence[str],
     *,
     score: Callable[[Sequence[Pair]], FloatArray],
-    shown: Callable[[float], float],
+    shown: Callable[[float, int], float],
 ) -> list[RerankResult]:
     """The results, each with the highest-scoring sentence of its text, the first of equal ones.
 
     A result's `index` is that of its pair and text; all pairs have one query. `texts` are the
     caller's, and offsets refer to them. `score` is called once with every distinct sentence; a text
-    of one sentence has its pair's raw score already. `shown` converts a raw score to the scale of
-    the results. Evidence is None for a text without a letter or digit, and if a sentence was not
-    scored (NaN), because that could be the best one.
+    of one sentence has its pair's raw score already. `shown` converts a raw score and the rank of
+    its passage to the scale of the results. Evidence is None for a text without a letter or digit,
+    and if a sentence was not scored (NaN), because that could be the best one.
     """
     query = pairs[0][0]
     raw = {pairs[result.index]: result.raw_score for result in results}
@@ -46,9 +47,11 @@ def with_evidence(
     if asked:
         raw |= zip(asked, score(CheckedPairs(asked)).tolist(), strict=True)
     places = map(_places, given, read, found)
+    order = ranks(np.array([result.raw_score for result in results])).tolist()
+    rows = zip(results, given, places, sentences, order, strict=True)
     return [
-        replace(result, evidence=_best(text, spans, [raw[pair] for pair in own], shown))
-        for result, text, spans, own in zip(results, given, places, sentences, strict=True)
+        replace(result, evidence=_best(text, spans, [raw[pair] for pair in own], rank, shown))
+        for result, text, spans, own, rank in rows
     ]
 
 
@@ -76,10 +79,14 @@ def _places(given: str, read: str, spans: Sequence[Span]) -> Sequence[Span]:
 
 
 def _best(
-    text: str, spans: Sequence[Span], raw: Sequence[float], shown: Callable[[float], float]
+    text: str,
+    spans: Sequence[Span],
+    raw: Sequence[float],
+    rank: int,
+    shown: Callable[[float, int], float],
 ) -> Evidence | None:
     if not spans or np.isnan(raw).any():
         return None
     place = int(np.argmax(raw))
     start, end = spans[place]
-    return Evidence(start, end, shown(raw[place]), raw[place], text[start:end])
+    return Evidence(start, end, shown(raw[place], rank), raw[place], text[start:end])

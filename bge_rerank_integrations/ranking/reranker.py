@@ -53,7 +53,7 @@ from bge_rerank_integrations.options import (
     read_options,
     write_out,
 )
-from bge_rerank_integrations.ranking.calibration import Calibration
+from bge_rerank_integrations.ranking.calibration import Calibration, ScoreWatch, ranks
 from bge_rerank_integrations.ranking.cutoffs import keep, within_budget
 from bge_rerank_integrations.ranking.evidence import with_evidence
 from bge_rerank_integrations.ranking.telemetry import rerank_span
@@ -205,7 +205,8 @@ class Reranker:
         self.calibration = calibration
         self.options = options
         self.on_trace = options.on_trace if isinstance(options, RerankerOptions) else None
-        self.told_of_blanks = False
+        self.told_of_blanks = self.told_of_scores = False
+        self._watch = None if calibration is None else ScoreWatch(calibration)
         if options.token_budget is not None:
             self._count_tokens([])  # raises here for a scorer that cannot
 
@@ -285,7 +286,7 @@ class Reranker:
         if self.options.explain:
             seconds["explaining"] = call.explaining
         return RerankTrace(
-            passages=passage_traces(call.raw, self.shown, call.results),
+            passages=passage_traces(call.raw, call.shown, call.results),
             # a server that was not reached has not said which scale it has
             scale=None if np.isnan(call.raw).all() else self.scorer.scale,
             calibrated=self.calibration is not None,
@@ -321,10 +322,25 @@ class Reranker:
                     type(call.failure).__name__,
                     call.failure,
                 )
+            if call.scored and self._watch is not None:
+                self._note_unlike(self._watch.unlike(call.raw))
             self._rank(call)
             # what just failed would fail again, and take its time again
             if self.options.explain and call.failure is None:
                 self._explain(call)
+
+    def _note_unlike(self, index: float | None) -> None:
+        if index is None:
+            return
+        said = f"recent scores are unlike those of the fit, population stability index {index:.2f}"
+        note({}, {"calibration": said})
+        if not self.told_of_scores:
+            self.told_of_scores = True
+            logger.warning(
+                "calibration: %s. Probabilities may be wrong: calibrate again on queries and "
+                "passages like these. Said once for this reranker.",
+                said,
+            )
 
     def _rank(self, call: "_Call") -> None:
         """Set the results, best first, and the rule that cut them.
@@ -338,12 +354,13 @@ class Reranker:
             raw = float(call.raw[index])
             if math.isnan(raw):  # the same object, so that equal results compare equal
                 return RerankResult(index, math.nan, math.nan, scored=False)
-            return RerankResult(index, self.shown(raw), raw)
+            return RerankResult(index, call.shown[index], raw)
 
         def tokens(some: Sequence[RerankResult], place: int) -> int:
             index = some[place].index
             return self._count_tokens([check_text(call.read[index], "read text", index)])[0]
 
+        call.shown = self.shown_scores(call.raw)
         scored = np.asarray(call.scored, dtype=np.intp)
         order = scored[np.argsort(-call.raw[scored], kind="stable")].tolist()  # NaN goes last
         found = [result(index) for index in [*order, *call.late]]
@@ -433,12 +450,21 @@ class Reranker:
         with time_limit(self.options.timeout):
             return await in_worker(self.rerank, query, passages, top_n, **beside)
 
-    def shown(self, raw_score: float) -> float:
-        """The raw score on the scale that is shown: see `normalize` and `calibration`."""
+    def shown_scores(self, raw_scores: FloatArray) -> list[float]:
+        """All raw scores of a query on the scale that is shown; NaN stays."""
+        raw = raw_scores.tolist()
+        places = [0] * len(raw) if self.calibration is None else ranks(raw_scores).tolist()
+        return [self.shown(score, place) for score, place in zip(raw, places, strict=True)]
+
+    def shown(self, raw_score: float, rank: int = 0) -> float:
+        """The raw score on the scale that is shown: see `normalize` and `calibration`.
+
+        A calibration also reads the `rank`, from 0.
+        """
         if math.isnan(raw_score):
             return raw_score
         if self.calibration is not None:
-            return self.calibration.probability(raw_score)
+            return self.calibration.probability(raw_score, rank)
         return show_score(raw_score, self.scorer.scale, normalize=self.options.normalize)
 
 
@@ -455,6 +481,7 @@ class _Call:
     duplicates: int
     limit: int | None
     raw: FloatArray
+    shown: list[float] = field(default_factory=list)
     results: list[RerankResult] = field(default_factory=list)
     kept_by: str | None = None
     failure: ScoringFailed | None = None

@@ -33,9 +33,15 @@ def test_a_calibration_is_written_and_used(tmp_path: Path) -> None:
     arguments += ["--out", out, "--diagram", diagram]
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
-    assert "platt, 110 pairs of 10 queries, 20 relevant" in result.output
-    assert diagram.read_bytes().startswith(b"\x89PNG")
+    lines = result.output.splitlines()
     calibration = Calibration.load(out)
+    assert lines[0] == f"{out}: 110 pairs of 10 queries"
+    figures = [f"{calibration.top_error:.3f}", f"{calibration.top_floor:.3f}"]
+    assert lines[3].split() == ["first", "three", *figures]
+    kept = calibration.kept(calibration.threshold(0.9))
+    assert lines[5] == f"target_recall=0.9 keeps {kept:.0%} of the passages"
+    assert "0.95 needs a calibration of at least 19 queries with a relevant" in lines[6]
+    assert diagram.read_bytes().startswith(b"\x89PNG")
     assert calibration.scorer == load_scorer("offline").name
     reranker = load_reranker("offline", calibration=out, min_probability=0.5)
     passages = ["Stocks fell on Monday.", "The panda lives where it finds food.", "Bread is baked."]

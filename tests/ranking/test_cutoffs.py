@@ -12,22 +12,12 @@ from hypothesis import strategies as st
 from bge_rerank_integrations import InvalidInputError, Reranker
 from bge_rerank_integrations.base.trace import PassageTrace, RerankTrace
 from bge_rerank_integrations.options import CutoffOptions, read_options
-from bge_rerank_integrations.ranking.calibration import Calibration
 from bge_rerank_integrations.ranking.cutoffs import keep
 from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
-from tests.fakes import FailingScorer, WordOverlapScorer
+from tests.fakes import FailingScorer, WordOverlapScorer, plain_calibration
 
 # the probability is the sigmoid itself; nineteen relevant pairs scored 0 to 18
-PLAIN = Calibration(
-    scorer="word-overlap",
-    method="platt",
-    curve=((1.0, 0.0),),
-    relevant_scores=tuple(float(n) for n in range(19)),
-    pairs=100,
-    bins=(),
-    error=0.0,
-    made="2026-01-01",
-)
+PLAIN = plain_calibration([float(n) for n in range(19)])
 PASSAGES = ["a dog", "the red fox", "a fox", "red fox quick", "a red hat"]
 QUERY = "quick red fox"
 
@@ -147,7 +137,7 @@ def test_probabilities_need_a_calibration_and_tokens_a_scorer_that_counts() -> N
         Reranker(WordOverlapScorer(), token_budget=5)
     with pytest.raises(InvalidInputError, match="word-overlap cannot"):
         Reranker(CachedScorer(WordOverlapScorer(), MemoryStore()), token_budget=5)
-    with pytest.raises(InvalidInputError, match="at least 99 relevant pairs"):
+    with pytest.raises(InvalidInputError, match="at least 99 queries with a relevant passage"):
         Reranker(WordOverlapScorer(), calibration=PLAIN, target_recall=0.99)
 
 

@@ -21,20 +21,10 @@ from bge_rerank_integrations import (
 )
 from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import RemoteUnavailable
-from bge_rerank_integrations.ranking.calibration import Calibration
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
-from tests.fakes import WordOverlapScorer
+from tests.fakes import WordOverlapScorer, plain_calibration
 
-CERTAIN = Calibration(
-    scorer="word-overlap",
-    method="platt",
-    curve=((1.0, 0.0),),
-    relevant_scores=(1.0,),
-    pairs=2,
-    bins=(),
-    error=0.0,
-    made="2026-01-01",
-)
+CERTAIN = plain_calibration()
 
 finite = st.floats(-60, 60, width=32)
 
