@@ -111,7 +111,7 @@ def plan_device(
     check_precision(precision)
     chosen, reason = _choose_device(hardware, device)
     kind = chosen.partition(":")[0]
-    wanted, why = _choose_precision(kind, precision, _half_formats(hardware, chosen), prefer)
+    wanted, why = _choose_precision(kind, precision, half_formats(hardware, chosen), prefer)
     reasons = [reason, why]
     if kind != "cpu":
         reasons.append("not run on a GPU by its authors: compare scores with bge-rerank verify")
@@ -196,7 +196,7 @@ def _choose_device(hardware: Hardware, device: str | None) -> tuple[str, str]:
     return "cpu", f"device cpu: no accelerator found; {hardware.cores} cores"
 
 
-def _half_formats(hardware: Hardware, device: str) -> tuple[str, ...]:
+def half_formats(hardware: Hardware, device: str) -> tuple[str, ...]:
     """Half formats that the device computes natively, the preferred first."""
     kind, _, number = device.partition(":")
     if kind == "cuda":

@@ -194,7 +194,7 @@ def _plan(
     except RerankError as error:
         return hardware, None, [str(error)]
     except BROKEN as error:
-        return None, None, [f"torch fails: {_describe(error)}; install it again"]
+        return None, None, [f"torch fails: {describe_error(error)}; install it again"]
 
 
 def _self_test(
@@ -213,7 +213,7 @@ def _self_test(
     except MissingExtra as error:
         return SelfTest("not run" if model is None else "failed", name, str(error))
     except (RerankError, *BROKEN) as error:
-        return SelfTest("failed", name, _describe(error))
+        return SelfTest("failed", name, describe_error(error))
 
 
 @contextmanager
@@ -256,6 +256,7 @@ def _measured(name: str, scorer: "LocalScorer") -> SelfTest:
     )
 
 
-def _describe(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
+    """The error on one line, with its class unless it is this package's own."""
     name = "" if isinstance(error, RerankError) else f"{type(error).__name__}: "
     return " ".join(f"{name}{error}".split())

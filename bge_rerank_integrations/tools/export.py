@@ -73,8 +73,9 @@ def export_onnx(
     """Write an encoder as a folder with `onnx/model.onnx`, its tokenizer and config.
 
     `dtype` is the number format of the layers' matrices. int8 is dynamic quantization, with seven
-    bits for a weight and one scale for each output; embeddings and head stay in float32. The folder
-    appears at once, after the graph's scores were compared with torch's; a failure leaves nothing.
+    bits for a weight and one scale for each output; the table of words has eight bits and one
+    scale for each row, and the rest stays in float32. The folder appears at once, after the graph's
+    scores were compared with torch's; a failure leaves nothing.
 
     Raises `InvalidInputError` for the address of a server, and for a folder that exists, which
     only `overwrite` replaces, and only if nothing but an export is in it; `UnsupportedModel` for a

@@ -5,8 +5,9 @@ LayerNorm and head are those of `encoder.py`. Weights go one by one into a file 
 graph of more than 2 GB cannot be one file.
 
 int8 is dynamic quantization: each matrix of a layer has one scale for each output, and its input is
-quantized at each run (`DynamicQuantizeLinear`, `MatMulInteger` of the ONNX standard).
-Embeddings, LayerNorm, attention products and the head stay in float32.
+quantized at each run (`DynamicQuantizeLinear`, `MatMulInteger` of the ONNX standard). The table of
+words has one scale for each row; only the rows of a text become float32. The other embeddings,
+LayerNorm, attention products and the head stay in float32.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ OPSET, IR_VERSION = 20, 10
 # Seven bits of a weight's eight: two products of 8-bit inputs with larger weights do not fit into
 # the 16 bits in which processors without VNNI add them, and would be cut off without a word.
 # https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
-LARGEST_INT8 = 63
+LARGEST_FACTOR = 63
 # Far below any score of attention, and within the range of bfloat16 too.
 MASKED = -1e30
 ACTIVATIONS: dict[str, tuple[str, dict[str, str]]] = {
@@ -111,7 +112,7 @@ class _EncoderGraph:
 
     def _embed(self) -> str:
         config, tables = self._config, f"{self._prefix}embeddings."
-        x = self._op("Gather", self._read(f"{tables}word_embeddings.weight"), "input_ids")
+        x = self._words(f"{tables}word_embeddings.weight")
         table = self._read(f"{tables}position_embeddings.weight")
         if config.offset_positions:
             real = self._op("Not", self._op("Equal", "input_ids", config.pad))
@@ -125,6 +126,15 @@ class _EncoderGraph:
         kinds = self._op("Gather", types, "token_type_ids") if config.types > 1 else types[0]
         x = self._op("Add", self._op("Add", x, positions), kinds)
         return self._norm(f"{tables}LayerNorm", x)
+
+    def _words(self, name: str) -> str:
+        """The rows of the ids; a quantized table has a scale for each of its rows."""
+        table = self._read(name)
+        if not self._quantized:
+            return self._op("Gather", table, "input_ids")
+        whole, scale = _rounded(table, axis=1, largest=127)
+        rows = self._op("Cast", self._op("Gather", whole, "input_ids"), to=TensorProto.FLOAT)
+        return self._op("Mul", rows, self._op("Gather", scale, "input_ids"))
 
     def _layer(self, prefix: str, x: str, bias: str, *, first_only: bool) -> str:
         # the last layer of a reranker: keys and values of all tokens, a query of the first alone
@@ -161,11 +171,11 @@ class _EncoderGraph:
     def _linear(self, name: str, x: str) -> str:
         if not self._quantized:
             return self._float_linear(name, x)
-        whole, scale = _rounded(self._matrix(name), axis=0)
+        whole, scale = _rounded(self._matrix(name), axis=0, largest=LARGEST_FACTOR)
         given = self._op("DynamicQuantizeLinear", x, also=("scale", "zero_point"))
         product = self._op("MatMulInteger", given, whole, f"{given}.zero_point")
         product = self._op("Cast", product, to=TensorProto.FLOAT)
-        product = self._op("Mul", product, self._op("Mul", f"{given}.scale", scale))
+        product = self._op("Mul", product, self._op("Mul", f"{given}.scale", scale[0]))
         return self._op("Add", product, self._read(f"{name}.bias"))
 
     def _float_linear(self, name: str, x: str, result: str = "") -> str:
@@ -214,8 +224,9 @@ class _EncoderGraph:
         return name
 
 
-def _rounded(weight: Array, *, axis: int, largest: int = LARGEST_INT8) -> tuple[Array, Array]:
-    """Whole numbers up to `largest`, and the scale of each output along `axis`."""
-    scale = np.abs(weight).max(axis=axis) / np.float32(largest)
+def _rounded(weight: Array, *, axis: int, largest: int) -> tuple[Array, Array]:
+    """Whole numbers from -largest to largest, and the scale of each row or column of them."""
+    scale = np.abs(weight).max(axis=axis, keepdims=True) / np.float32(largest)
     scale[scale == 0] = 1  # zeros alone stay zeros
-    return np.rint(weight / scale).astype(np.int8), scale
+    scaled = weight / scale
+    return np.rint(scaled, out=scaled).astype(np.int8), scale

@@ -51,6 +51,9 @@ class OpenVino:
             f"device cpu: OpenVINO {VERSION}",
             f"precision {file.number_format}: as the file has it; activations in float32",
         )
+        if file.quantized:
+            slow = "on one machine slower than float32 here; bge-rerank doctor --race times both"
+            self.reasons += (f"{file.number_format}: {slow}",)
         self._file = file
         self._turn = Lock()
         self._compiled: tuple[Any, Requests] | None = None

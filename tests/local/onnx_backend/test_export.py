@@ -1,6 +1,7 @@
 """`export_onnx`: what it writes, measures, refuses, and leaves behind when it fails."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -79,16 +80,42 @@ def test_graphs_are_of_the_standard_alone(exported: Exported) -> None:
 
 
 def test_int8_weights_by_hand(exported: Exported, bert_reranker: Path) -> None:
-    """One scale for each output, the largest weight of it 63, none off by more than half a step."""
+    """No weight is off by more than half a step: one scale for each output, or row of the words."""
     model = onnx.load(str(exported("bert_reranker", "int8") / "onnx" / "model.onnx"))
     arrays = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
-    place = next(n for n, array in enumerate(arrays) if array.dtype == np.int8)
-    whole, scale = arrays[place], arrays[place + 1]
+    places = [number for number, array in enumerate(arrays) if array.dtype == np.int8]
     weights = load_file(bert_reranker / "model.safetensors")
+
+    words, scale = arrays[places[0]], arrays[places[0] + 1]
+    exact = weights["bert.embeddings.word_embeddings.weight"].numpy()
+    assert (np.abs(words).max(axis=1) == np.where(np.any(exact, axis=1), 127, 0)).all()
+    assert scale.shape == (len(exact), 1)
+    assert (np.abs(words * scale - exact) <= scale * 0.5001).all()
+
+    whole, scale = arrays[places[1]], arrays[places[1] + 1]
     exact = weights["bert.encoder.layer.0.attention.self.query.weight"].numpy().T
     assert (np.abs(whole).max(axis=0) == 63).all()
     assert scale.shape == (32,)
     assert (np.abs(whole * scale - exact) <= scale * 0.5001).all()
+
+
+def test_an_int8_file_has_a_byte_for_each_weight_of_words_and_layers(
+    exported: Exported, reranker_base: Path
+) -> None:
+    graph = exported("reranker_base", "int8") / "onnx"
+    shapes = {k: v.shape for k, v in load_file(reranker_base / "model.safetensors").items()}
+    layers = (
+        "word_embeddings.weight",
+        "query.weight",
+        "key.weight",
+        "value.weight",
+        "dense.weight",
+    )
+    rounded = {k for k in shapes if k.endswith(layers) and not k.startswith("classifier")}
+    sizes = {k: math.prod(shape) * (1 if k in rounded else 4) for k, shape in shapes.items()}
+    scales = 4 * sum(shapes[k][0] for k in rounded)
+    file = (graph / "model.onnx_data").stat().st_size
+    assert sum(sizes.values()) + scales <= file < 1.1 * (sum(sizes.values()) + scales)
 
 
 def test_int8_is_as_near_as_onnx_runtimes_own_quantization(

@@ -26,6 +26,13 @@ def test_it_computes_in_float32_whatever_the_processor_has(exported: Exported) -
     assert hint.get_type_name() == "f32"
 
 
+def test_the_plan_says_that_int8_may_be_slower_here(exported: Exported) -> None:
+    slow = "  - int8: on one machine slower than float32 here; bge-rerank doctor --race times both"
+    for dtype in ("fp32", "int8"):
+        plan = load_scorer(str(exported("bert_reranker", dtype)), backend="openvino").plan
+        assert (slow in str(plan).splitlines()) == (dtype == "int8")
+
+
 LOAD = """
 import json, sys
 from pathlib import Path
