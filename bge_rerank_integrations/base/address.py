@@ -8,8 +8,8 @@ from urllib.parse import quote, urlsplit
 from bge_rerank_integrations.errors import InvalidInputError
 
 _MEANT_AS_ADDRESS = re.compile(
-    r"""\s*(?: [^:./~\\][^:]+:/      # any scheme, even misspelt; one letter is a drive
-        | [^:/\\]+:[^/\\]*@       # user and password
+    r"""\s*(?: [^:./~\\][^:]+:[/\\]   # any scheme, even misspelt; one letter is a drive
+        | (?! [.~] | /(?!/) | \w:[/\\] | \\\\ ) @?[^@]+@   # user, password or key; not a clear path
         | [\w.-]+:\d{2,}(?:/|\s*$)   # host:port; a single digit is a model's tag
         | \[[\da-f:.%]+\]        # an IPv6 host
     )""",
@@ -107,5 +107,5 @@ def refuse_address(model: str) -> None:
 def _not_an_address(why: str) -> InvalidInputError:
     return InvalidInputError(
         f"base_url, or the address given as model, is not the address of a server: {why}; valid "
-        "addresses are http://host:port or https://host"
+        "addresses are http://host:port or https://host (prefix ./ if a folder has such a name)"
     )

@@ -26,7 +26,11 @@ from bge_rerank_integrations.errors import (
     missing_extra,
 )
 from bge_rerank_integrations.options import RequestOptions
-from bge_rerank_integrations.remote.redaction import describe_body, describe_status
+from bge_rerank_integrations.remote.redaction import (
+    describe_body,
+    describe_status,
+    hide_private,
+)
 
 with missing_extra("remote"):
     import httpx2
@@ -40,13 +44,14 @@ LONGEST_WAIT = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A POST of `body`, or without one a GET; no message shows a part of the `private` texts.
+    """A POST of `body`, or without one a GET; no message shows the `private` texts or the `key`.
 
     `status_header` names the header in which a gateway reports the status of the model behind it.
     """
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
+    key: str | None = field(repr=False)
     body: bytes | None = field(repr=False, default=None)
     private: Sequence[str] = field(repr=False, default=())
     status_header: str | None = None
@@ -257,9 +262,9 @@ def check_success(reply: Reply, request: Request) -> None:
     if status == 200:
         kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
+            shown = hide_private(kind, request.private, request.key) or "no content type"
             raise RemoteAnswerError(
-                f"answered with {kind or 'no content type'!r} instead of JSON; is it the address "
-                "of a rerank server?"
+                f"answered with {shown!r} instead of JSON; is it the address of a rerank server?"
             )
         return
     answered = f"answered {describe(reply, request)}"
@@ -277,7 +282,7 @@ def check_success(reply: Reply, request: Request) -> None:
 
 def describe(reply: Reply, request: Request) -> str:
     """The status and the error's own words, as far as they may be shown."""
-    said = describe_body(reply.body, request.private)
+    said = describe_body(reply.body, request.private, request.key)
     return describe_status(reply.status) + (f": {said}" if said else "")
 
 

@@ -35,7 +35,9 @@ class Dialect:
     `items` is the path to the list of results. `index` is None if results come in request order. In
     `score`, a 0 steps into a list of exactly one element. `too_large` lists the statuses that mean
     "send fewer passages". With `repeats_query`, each passage is sent with a copy of the query.
-    `self_hosted` servers may run any model, so they are tested before their scores are used.
+    `self_hosted` servers may run any model, so they are tested before their scores are used. If
+    servers of several `generations` speak it, one that refuses the `options` is asked without them,
+    and one that cannot give logits for its probabilities. Then its scale is `"probability"`.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Dialect:
     max_bytes: int = 4_000_000
     too_large: frozenset[int] = frozenset({413})
     self_hosted: bool = True
+    generations: bool = False
 
 
 _TEI = Dialect(
@@ -86,9 +89,11 @@ _VLLM = Dialect(
     name="vllm",
     path="/v1/rerank",  # the server's API key does not protect /rerank
     scale="logit",
-    options={"truncate_prompt_tokens": -1},
-    logits={"use_activation": False},
-    probabilities={"use_activation": True},
+    options={"truncate_prompt_tokens": -1},  # refused before 0.9
+    # neither before 0.10, then `activation`, and `use_activation` since 0.11.1
+    logits={"activation": False, "use_activation": False},
+    probabilities={"activation": True, "use_activation": True},
+    generations=True,
 )
 _HF_TOOLKIT = Dialect(
     name="hf-toolkit",

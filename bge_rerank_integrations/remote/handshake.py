@@ -6,14 +6,14 @@ gives 1 for a sentence and itself, and a switch between logits and probabilities
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from bge_rerank_integrations.errors import RemoteAnswerError, RemoteRefused, UnsupportedModel
-from bge_rerank_integrations.remote.dialects import DIALECTS
-from bge_rerank_integrations.types import FloatArray, Scale
+from bge_rerank_integrations.remote.dialects import DIALECTS, Dialect
+from bge_rerank_integrations.types import FloatArray
 
 SENTENCES = (
     "The giant panda is a bear that lives in the mountains of China and eats bamboo.",
@@ -112,51 +112,78 @@ PAGES: tuple[tuple[str, PageReader], ...] = (
 """The information pages, in the order in which they are requested."""
 
 
-def check_scores(
-    scale: Scale,
+def settle_scale(
+    dialect: Dialect,
     first: FloatArray | None,
     second: FloatArray | None,
     probabilities: FloatArray | None = None,
-) -> None:
-    """Raise `UnsupportedModel` if these are not a reranker's scores on that scale.
+) -> Dialect:
+    """The dialect, of probabilities if it has `generations` and this server gives no logits.
 
-    Each has the scores of both sentences as passages: `first` with the first sentence as the query,
-    `second` with the second. `probabilities` are those of `first` if the server offers both scales.
-    None is a request that was refused as too large.
+    Each array has the scores of both sentences as passages: `first` with the first sentence as the
+    query, `second` with the second. `probabilities` are those of `first` if the server offers both
+    scales. None is a request that was refused as too large. Raises `UnsupportedModel` if these are
+    not a reranker's scores on that scale.
     """
     if first is None or second is None:
         raise RemoteAnswerError("refuses two short passages as too large")
+    if _are_cosines(first, second):
+        raise UnsupportedModel(
+            "gives equal scores in both directions, and 1 for a sentence and itself: these are "
+            "cosines of an embedding model, not a reranker's scores"
+        )
+    if dialect.scale == "logit":
+        wrong = _not_logits(first, second, probabilities)
+        if wrong is None:
+            return dialect
+        if not dialect.generations or probabilities is None or not _separate(probabilities):
+            raise UnsupportedModel(wrong)
+        return replace(dialect, scale="probability", logits=dialect.probabilities)
+    if not _separate(first):
+        raise UnsupportedModel(
+            "gives a sentence with itself about the score that it gives it with an unrelated one: "
+            "these are not the probabilities of a reranker; they may be logits"
+        )
+    return dialect
+
+
+def _separate(scores: FloatArray) -> bool:
+    """Whether these are probabilities, and the odds of the first are seven times the other's."""
+    itself, other = map(float, scores)
+    return 0 <= other <= 1 and 0 <= itself <= 1 and itself * (1 - other) > 7 * other * (1 - itself)
+
+
+def _are_cosines(first: FloatArray, second: FloatArray) -> bool:
     (self_a, a_b), (b_a, self_b) = first.tolist(), second.tolist()
     # Half precision rounds a cosine of 1 by up to 0.004. Rerankers are not symmetric to four digits
     # unless both scores are near 0.
-    if (
-        abs(self_a - 1) < 0.01
-        and abs(self_b - 1) < 0.01
-        and abs(a_b) > 0.05
-        and abs(a_b - b_a) <= 1e-4 * abs(a_b)
-    ):
-        raise UnsupportedModel(
-            "gives equal scores in both directions, and 1 for a sentence and itself: "
-            "these are cosines of an embedding model, not a reranker's scores"
-        )
-    if scale != "logit":
-        return
+    ones = abs(self_a - 1) < 0.01 and abs(self_b - 1) < 0.01
+    return bool(ones and abs(a_b) > 0.05 and abs(a_b - b_a) <= 1e-4 * abs(a_b))
+
+
+def _not_logits(
+    first: FloatArray, second: FloatArray, probabilities: FloatArray | None
+) -> str | None:
+    """Why the scores cannot be logits; None if they can."""
     logits = first.astype(np.float64)
+    sigmoid = 1 / (1 + np.exp(-logits))  # in half precision, both vary by some percent
     if probabilities is None:
-        if all(0 <= score <= 1 for score in (self_a, a_b, b_a, self_b)):
-            raise UnsupportedModel(
-                "gives scores between 0 and 1 where its dialect has logits: its model "
-                "ends in an unknown activation"
+        scores = np.concatenate([first, second])
+        if scores.min() >= 0 and scores.max() <= 1:
+            return (
+                "gives scores between 0 and 1 where its dialect has logits: its model ends in an "
+                "unknown activation"
             )
     elif np.abs(probabilities - logits).max() < 1e-6:
         # a model whose config has no activation gives logits both times
         if np.abs(logits).max() <= 1:
-            raise UnsupportedModel(
-                "gives the same scores for logits and for probabilities: it serves an "
-                "embedding model, or is too old to support both"
+            return (
+                "gives the same scores for logits and for probabilities: it serves an embedding "
+                "model, or is too old to support both"
             )
-    elif np.abs(probabilities - 1 / (1 + np.exp(-logits))).max() > 0.02:
-        raise UnsupportedModel(
-            "gives probabilities that are not the sigmoid of its logits: its model has "
-            "another activation than a reranker"
+    elif (np.abs(probabilities - sigmoid) > np.minimum(0.02, 0.2 * sigmoid)).any():
+        return (
+            "gives probabilities that are not the sigmoid of its logits: its model has another "
+            "activation than a reranker, or the server leaves out a part of the model for logits"
         )
+    return None

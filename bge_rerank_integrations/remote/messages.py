@@ -1,12 +1,14 @@
 """Pairs to requests, and answers to scores. An answer that may be wrong is an error.
 
-Messages of errors continue the name of the server. They contain positions and counts, never any
-part of an answer.
+Messages of errors continue the name of the server. They contain positions and counts, never a part
+of an answer, not even a number: it may be one of a passage, or the key.
 """
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -72,16 +74,35 @@ def to_json(body: object) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def parse_json(body: bytes) -> Any:
-    """Parse strict JSON; raises `RemoteAnswerError`, also for NaN and duplicate keys."""
-    try:
-        return json.loads(body, parse_constant=_reject_constant, object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError):
-        pass
+MAX_DEPTH = 50
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[][{},]', re.DOTALL)
+_DEEPER = {"[": 1, "{": 1, "]": -1, "}": -1}
+
+
+def parse_json(body: bytes, results: int = 0) -> Any:
+    """Parse strict JSON; raises `RemoteAnswerError`, also for NaN and duplicate keys.
+
+    A list of small things takes a hundred times its bytes when parsed, and no other thread runs
+    meanwhile. So JSON with more parts than so many results need is refused before it is parsed.
+    """
+    wrong = "are not valid JSON (NaN and duplicate keys are not valid)"
+    with suppress(ValueError):
+        text = body.decode("utf-8-sig")
+        if _is_small(text, 20_000 + 200 * results):
+            return json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_unique_keys)
+        wrong = "are nested too deep, or have more parts than its results need"
     raise RemoteAnswerError(
-        f"answered with {len(body)} bytes that are not valid JSON (NaN and duplicate keys are not "
-        "valid); is it the address of a rerank server?"
+        f"answered with {len(body)} bytes that {wrong}; is it the address of a rerank server?"
     )
+
+
+def _is_small(text: str, max_parts: int) -> bool:
+    depth = 0
+    for parts, token in enumerate(_TOKEN.finditer(text)):
+        depth += _DEEPER.get(text[token.start()], 0)
+        if depth > MAX_DEPTH or parts > max_parts:
+            return False
+    return True
 
 
 def _reject_constant(constant: str) -> Any:
@@ -114,9 +135,9 @@ def read_answer(
     for place, item in enumerate(items):
         index = place if dialect.index is None else _read_index(dialect.index, item, place)
         if not 0 <= index < sent:
-            raise RemoteAnswerError(f"gave the index {index} among {sent} passages")
+            raise RemoteAnswerError(f"gave an index beyond the {sent} passages to result {place}")
         if not math.isnan(scores[index]):
-            raise RemoteAnswerError(f"gave the index {index} twice")
+            raise RemoteAnswerError(f"gave the index of another result to result {place}")
         scores[index] = _read_score(dialect, item, place)
         order.append(index)
     return separate_ties(scores, order) if break_ties else scores
@@ -167,8 +188,8 @@ def _read_score(dialect: Dialect, item: Any, place: int) -> np.float32:
         raise RemoteAnswerError(f"gave {score} for the score of result {place}")
     if dialect.scale == "probability" and not 0 <= found <= 1:
         raise RemoteAnswerError(
-            f"gave {found} for result {place}, but scores of {dialect.name!r} are probabilities; "
-            "set the dialect that the server speaks"
+            f"gave a score outside of 0 to 1 for result {place}, but scores of {dialect.name!r} "
+            "are probabilities; set the dialect that the server speaks"
         )
     return score
 

@@ -1,20 +1,25 @@
-"""Quotes from a server's error that are safe to show: its status, and words that are not private.
+"""Parts of a server's answer that are safe to show: words that are neither private nor a key's.
 
-Servers echo documents in their errors (FastAPI's 422 contains the whole input), so only message
-fields are read, and each word is checked before it is shown.
+Servers echo documents and keys in their errors (FastAPI's 422 contains the whole input), so only
+message fields are read, and each word is checked before it is shown.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from bge_rerank_integrations.errors import RemoteAnswerError
+from bge_rerank_integrations.remote.messages import parse_json
+
+MAX_BYTES = 1_000_000
 MAX_CHARACTERS = 200
 _MESSAGE_KEYS = ("error_type", "type", "code", "message", "error", "detail", "msg", "title")
-_WORD = re.compile(r"[^\s\"'`,;:()\[\]{}<>|=]+")
+_WORD = re.compile(r"[^\s\"'`;:()\[\]{}<>|=]+")
 # words, possibly joined by hyphens and the like, and short numbers
 _PLAIN = re.compile(r"[A-Za-z]{1,30}(?:[-_./][A-Za-z]{1,30}){0,4}|\d{1,6}")
+_JOINT = re.compile(r"[-_./,]+")
+_AROUND = ".,!?*"
 _HIDDEN = "***"
 
 
@@ -24,32 +29,63 @@ def describe_status(status: int) -> str:
     return f"{status} {HTTPStatus(status).phrase}" if known else str(status)
 
 
-def describe_body(body: bytes, private: Sequence[str]) -> str:
-    """At most 200 characters of the error's message, without words from the `private` texts.
+def describe_body(body: bytes, private: Sequence[str], key: str | None) -> str:
+    """At most 200 characters of the error's message, as `hide_private` shows them.
 
-    Anything that is not a plain word or a short number, such as a key or encoded text, is hidden.
-    Returns an empty string if nothing is left.
+    Returns an empty string if nothing is left, or if the answer is large.
     """
+    if len(body) > MAX_BYTES:
+        return ""
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
+        found = parse_json(body)
+    except RemoteAnswerError:
         # axum answers with a line of plain text; an HTML page says nothing useful
         text = body[:MAX_CHARACTERS].decode("utf-8", "replace")
         found = None if "<" in text else {"message": text}
-    folded = [text.casefold() for text in private]
-    words = {word.strip(".!?*") for text in folded for word in _WORD.findall(text)}
+    messages = dict.fromkeys(text[: 4 * MAX_CHARACTERS] for text in _messages(found, depth=0))
+    said = hide_private(" ".join(messages), private, key)
+    return said if len(said) <= MAX_CHARACTERS else said[: MAX_CHARACTERS - 1].rstrip() + "…"
+
+
+def hide_private(text: str, private: Sequence[str], key: str | None) -> str:
+    """The plain words and short numbers of `text`, without those of the private texts or the key.
+
+    Anything else, such as another key or encoded text, is hidden too.
+    """
+    folded = [one.casefold() for one in private]
+    words = {word.strip(_AROUND) for one in folded for word in _WORD.findall(one)}
+    words |= {part for word in words for part in _JOINT.split(word)}
+
+    def is_private(part: str) -> bool:
+        # servers cut texts anywhere, so a part of a private word counts, unless it is very short
+        return part in words or (len(part) > 3 and any(part in one for one in folded))
 
     def shown(word: str) -> str:
-        plain = word.strip(".!?*")
-        lowered = plain.casefold()
-        # servers cut texts anywhere, so a part of a private word counts, unless it is very short
-        is_private = lowered in words or (len(lowered) > 3 and any(lowered in t for t in folded))
-        return _HIDDEN if is_private or not _PLAIN.fullmatch(plain) else word
+        plain = word.strip(_AROUND)
+        hidden = not _PLAIN.fullmatch(plain) or holds_key(plain, key)
+        if hidden or any(map(is_private, _JOINT.split(plain.casefold()))):
+            return _HIDDEN
+        return word
 
-    messages = dict.fromkeys(text[: 4 * MAX_CHARACTERS] for text in _messages(found, depth=0))
-    said = " ".join(shown(word) for message in messages for word in _WORD.findall(message))
-    said = re.sub(r"(?:\*\*\*\s*){2,}", "*** ", said).strip()
-    return said if len(said) <= MAX_CHARACTERS else said[: MAX_CHARACTERS - 1].rstrip() + "…"
+    said = " ".join(map(shown, _WORD.findall(text)))
+    return re.sub(r"(?:\*\*\*\s*){2,}", "*** ", said).strip()
+
+
+def holds_key(text: str, key: str | None) -> bool:
+    """Whether the text has four characters in a row of the key, in either case, or is all of it."""
+    if key is None:
+        return False
+    text, key = text.casefold(), key.casefold()
+    return text == key or any(key[start : start + 4] in text for start in range(len(key) - 3))
+
+
+def without_key(page: Any, key: str | None) -> Any:
+    """Parsed JSON without the texts that may hold the key."""
+    if isinstance(page, dict):
+        return {without_key(name, key): without_key(value, key) for name, value in page.items()}
+    if isinstance(page, list):
+        return [without_key(value, key) for value in page]
+    return _HIDDEN if isinstance(page, str) and holds_key(page, key) else page
 
 
 def _messages(found: Any, *, depth: int) -> Iterator[str]:

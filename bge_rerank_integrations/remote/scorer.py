@@ -104,9 +104,14 @@ class RemoteScorer:
 
     @property
     def scale(self) -> Scale:
-        """The scale of the server's scores; with `dialect="auto"` the first use asks the server."""
-        if isinstance(self._options.dialect, Dialect):
-            return self._options.dialect.scale
+        """The scale of the server's scores.
+
+        With the dialects `"auto"` and those of vLLM, whose older versions give only probabilities,
+        the first use asks the server.
+        """
+        dialect = self._options.dialect
+        if isinstance(dialect, Dialect) and not dialect.generations:
+            return dialect.scale
         return event_loop.run(self._recognised())[0].scale
 
     def probe(self) -> ServerInfo:

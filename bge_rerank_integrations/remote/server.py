@@ -4,15 +4,22 @@ Created and used on the event loop of `event_loop.py`.
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from pydantic import InstanceOf
 
 from bge_rerank_integrations.base.address import Address
-from bge_rerank_integrations.errors import RemoteAnswerError, RemoteError, UnsupportedModel
+from bge_rerank_integrations.errors import (
+    RemoteAnswerError,
+    RemoteError,
+    RemoteRefused,
+    UnsupportedModel,
+)
 from bge_rerank_integrations.options import Count, RequestOptions, Seconds, secret_text
 from bge_rerank_integrations.remote.client import Client, Reply, Request, check_success
 from bge_rerank_integrations.remote.dialects import (
@@ -21,7 +28,7 @@ from bge_rerank_integrations.remote.dialects import (
     check_dialect_options,
     request_body,
 )
-from bge_rerank_integrations.remote.handshake import PAGES, SENTENCES, ServerInfo, check_scores
+from bge_rerank_integrations.remote.handshake import PAGES, SENTENCES, ServerInfo, settle_scale
 from bge_rerank_integrations.remote.messages import (
     Chunk,
     parse_json,
@@ -29,7 +36,10 @@ from bge_rerank_integrations.remote.messages import (
     split_pairs,
     to_json,
 )
+from bge_rerank_integrations.remote.redaction import without_key
 from bge_rerank_integrations.types import FloatArray, Pair
+
+logger = logging.getLogger("bge_rerank_integrations")
 
 
 class RemoteOptions(RequestOptions):
@@ -75,7 +85,7 @@ class Server:
                 # a gateway that speaks a hosted service's protocol may serve any model
                 elsewhere = dialect.hosts and self._address.host not in dialect.hosts
                 if dialect.self_hosted or elsewhere:
-                    await self._test(dialect, info)
+                    dialect = await self._test(dialect, info)
                 self._known = dialect, info
         return self._known
 
@@ -133,12 +143,11 @@ class Server:
         passages, options = list(chunk.passages), self._options
         model = options.model or (info.model if dialect.needs_model else None)
         body = request_body(dialect, chunk.query, passages, model=model, logits=logits)
-        request = Request(
+        request = self._request(
+            dialect,
             self._address.with_path(dialect.path, model=model),
-            self._headers(dialect),
-            to_json(body),
+            body=to_json(body),
             private=[chunk.query, *passages],
-            status_header=dialect.status_header,
         )
         with _naming(f"{dialect.name} at {request.url}"):
             reply = await self._client.send(request)
@@ -147,55 +156,82 @@ class Server:
             check_success(reply, request)
             return read_answer(
                 dialect,
-                parse_json(reply.body),
+                await _parse(reply, len(passages)),
                 len(passages),
                 break_ties=chunk.whole and dialect.order_breaks_ties,
             )
 
-    def _headers(self, dialect: Dialect) -> dict[str, str]:
-        headers = dict(dialect.headers)
+    def _request(
+        self,
+        dialect: Dialect,
+        url: str,
+        body: bytes | None = None,
+        private: Sequence[str] = (),
+    ) -> Request:
+        headers, key = dict(dialect.headers), secret_text(self._options.api_key)
         if dialect.deployment_header and self._options.deployment:
             headers[dialect.deployment_header] = self._options.deployment
-        key = secret_text(self._options.api_key)
         if key is not None:
             headers[dialect.key_header] = dialect.key_prefix + key
-        return headers
+        return Request(url, headers, key, body, private, dialect.status_header)
 
     async def _recognise(self) -> ServerInfo:
         for path, read_page in PAGES:
             # every server that has such a page takes its key in the same header
-            request = Request(self._address.with_path(path), self._headers(DIALECTS["tei"]))
+            request = self._request(DIALECTS["tei"], self._address.with_path(path))
             reply = await self._client.send(request)
             if reply.status in (401, 403):
                 check_success(reply, request)
-            info = read_page(_read_page(reply), self._options.model)
+            if reply.status != 200:
+                continue
+            try:
+                page = await _parse(reply, 0)
+            except RemoteAnswerError:
+                continue  # a page for people, at an address that only other servers use
+            info = read_page(without_key(page, request.key), self._options.model)
             if info is not None:
                 return info
         raise RemoteAnswerError(
             f"does not say what it is; set dialect to one of {', '.join(DIALECTS)}"
         )
 
-    async def _test(self, dialect: Dialect, info: ServerInfo) -> None:
-        passages = {sentence: [row] for row, sentence in enumerate(SENTENCES)}
+    async def _test(self, dialect: Dialect, info: ServerInfo) -> Dialect:
+        """The dialect as this server speaks it."""
+        try:
+            scores = await self._trial(dialect, info)
+        except RemoteRefused:
+            if not dialect.generations:
+                raise
+            dialect = replace(dialect, options={})
+            scores = await self._trial(dialect, info)
+        with _naming(f"{dialect.name} at {self._address.url}"):
+            settled = settle_scale(dialect, *scores)
+        if settled.scale != dialect.scale:
+            logger.warning(
+                "%s at %s gives no logits for its probabilities, so scores are probabilities",
+                dialect.name,
+                self._address.url,
+            )
+        return settled
+
+    async def _trial(self, dialect: Dialect, info: ServerInfo) -> list[FloatArray | None]:
+        """The scores of two sentences against each other; of the first also as probabilities."""
         asked = [(sentence, True) for sentence in SENTENCES]
         if dialect.probabilities:
             asked.append((SENTENCES[0], False))
+        passages = {sentence: [row] for row, sentence in enumerate(SENTENCES)}
         scores = []
-        for sentence, logits in asked:
-            chunk = Chunk(sentence, passages, whole=False)
+        for query, logits in asked:
+            chunk = Chunk(query, passages, whole=False)
             scores.append(await self._ask(dialect, info, chunk, logits=logits))
-        with _naming(f"{dialect.name} at {self._address.url}"):
-            check_scores(dialect.scale, *scores)
+        return scores
 
 
-def _read_page(reply: Reply) -> Any:
-    """The JSON of an answer; None if it is a failure, or a page for people."""
-    if reply.status != 200:
-        return None
-    try:
-        return parse_json(reply.body)
-    except RemoteAnswerError:
-        return None
+async def _parse(reply: Reply, results: int) -> Any:
+    """The JSON of an answer; that of a long one is parsed beside the event loop."""
+    if len(reply.body) < 100_000:
+        return parse_json(reply.body, results)
+    return await asyncio.to_thread(parse_json, reply.body, results)
 
 
 @contextmanager

@@ -83,7 +83,8 @@ class CachedScorer(ScorerWrapper):
         return f"CachedScorer({self._scorer!r}, {self._store!r})"
 
     def _score(self, pairs: CheckedPairs) -> FloatArray:
-        keys = pair_keys(self.name, pairs)
+        # a server's upgrade may change the scale behind the same name
+        keys = pair_keys(f"{self.scale}:{self.name}", pairs)
         known = dict(self._store.get(list(dict.fromkeys(keys))))
         note({"cached": sum(key in known for key in keys)})
         missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}

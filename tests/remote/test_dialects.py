@@ -98,6 +98,7 @@ def test_logits_are_asked_for_where_there_are_any(name: str) -> None:
                 "text_1": "q",
                 "text_2": ["a", "b"],
                 "truncate_prompt_tokens": -1,
+                "activation": False,
                 "use_activation": False,
             },
         ),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from bge_rerank_integrations.errors import (
     ScoringTimeout,
 )
 from bge_rerank_integrations.remote.dialects import DIALECTS
+from bge_rerank_integrations.remote.messages import parse_json
 from bge_rerank_integrations.remote.scorer import RemoteScorer
 from tests.remote.fault_server import (
     Asked,
@@ -59,9 +61,9 @@ WRONG: dict[str, tuple[Any, str]] = {
     "too few": (TRUE[:3], "3 results for 4 passages"),
     "too many": ([*TRUE, TRUE[0]], "5 results for 4 passages"),
     "none": ([], "0 results for 4 passages"),
-    "index repeated": (with_change(1, index=0), "the index 0 twice"),
-    "index too high": (with_change(3, index=4), "the index 4 among 4"),
-    "index negative": (with_change(3, index=-1), "the index -1 among 4"),
+    "index repeated": (with_change(1, index=0), "the index of another result to result 1"),
+    "index too high": (with_change(3, index=4), "an index beyond the 4 passages to result 3"),
+    "index negative": (with_change(3, index=-1), "an index beyond the 4 passages to result 3"),
     "index missing": ([{"score": 1.0}, *TRUE[1:]], "nothing for 'index' of result 0"),
     "index a string": (with_change(2, index="2"), "a str for 'index' of result 2"),
     "index a float": (with_change(2, index=2.0), "a float for 'index' of result 2"),
@@ -90,7 +92,13 @@ WRONG: dict[str, tuple[Any, str]] = {
     "nothing": (b"", "0 bytes that are not valid JSON"),
     "half": (json.dumps(TRUE).encode()[:-5], "not valid JSON"),
     "no UTF-8": (b'[{"index": 0, "score": 1, "text": "\xff\xfe\xfa"}]', "not valid JSON"),
-    "too deep": (b"[" * 100_000, "not valid JSON"),
+    "too deep": (b"[" * 100_000, "nested too deep"),
+    "too wide": (b"[" + b"[]," * 300_000 + b"[]]", "more parts than its results need"),
+    "too many texts": (b"[" + b'"",' * 300_000 + b'""]', "more parts than its results need"),
+    "too many keys": (
+        b"{" + b",".join(b'"%d":{}' % i for i in range(90_000)) + b"}",
+        "more parts than its results need",
+    ),
 }
 
 
@@ -417,3 +425,25 @@ def test_requests_stay_below_the_servers_bytes() -> None:
         assert scorer.score(pairs).tolist() == [-0.5] * 100
         assert max(len(asked.body) for asked in server.asked) <= 3000
         assert len(server.asked) < 20
+
+
+def test_texts_that_a_server_repeats_are_no_parts() -> None:
+    """Brackets, commas and quotes in a passage, which vLLM and others send back."""
+    text = '[{"a": [1, 2], "b\\": "\\"}, {}]' * 2000
+    items = [{"index": 0, "score": 0.5, "text": text}]
+    for body in (json.dumps(items), json.dumps(items, ensure_ascii=False, indent=1)):
+        with failing(answer(body.encode())) as server, scorer_at(server.url) as scorer:
+            assert scorer.score([("a", text)]).tolist() == [0.5]
+
+
+def test_an_answer_too_wide_is_refused_with_little_memory() -> None:
+    """Parsed whole, these 3.9 MB of JSON take about a gigabyte."""
+    wide = b"[" + b"[],".join([b""] * 1_300_000) + b"0]"
+    tracemalloc.start()
+    try:
+        for _ in range(2):
+            with pytest.raises(RemoteAnswerError, match="more parts than its results need"):
+                parse_json(wide, 64)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(wide)
+    finally:
+        tracemalloc.stop()

@@ -1,14 +1,17 @@
 """What a server is, and whether its scores can be a reranker's, before one is believed."""
 
 import copy
+import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bge_rerank_integrations import Reranker
 from bge_rerank_integrations.errors import (
     InvalidInputError,
     RemoteAnswerError,
@@ -17,11 +20,21 @@ from bge_rerank_integrations.errors import (
     UnsupportedModel,
 )
 from bge_rerank_integrations.remote.dialects import DIALECTS
-from bge_rerank_integrations.remote.handshake import PAGES, ServerInfo
+from bge_rerank_integrations.remote.handshake import PAGES, ServerInfo, settle_scale
 from bge_rerank_integrations.remote.scorer import RemoteScorer
+from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
 from tests.remote.fault_server import Asked, Connection, answer, failing
 from tests.remote.serving import serving
-from tests.remote.stand_ins import KEY, MODEL, MODELS, STAND_INS, StandIn, logit
+from tests.remote.stand_ins import (
+    KEY,
+    MODEL,
+    MODELS,
+    STAND_INS,
+    Refused,
+    StandIn,
+    logit,
+    probability,
+)
 
 PAIRS = [("a b", "a"), ("a b", "")]
 
@@ -231,7 +244,7 @@ def test_raw_scores_of_a_dialect_of_probabilities_are_an_error() -> None:
     raw = replace(STAND_INS["cohere"], plain=lambda q, p: 7.25)
     with serving(raw) as served:
         scorer = RemoteScorer(served.url, dialect="cohere", model="m")
-        with pytest.raises(RemoteAnswerError, match=r"7\.25 .* scores of 'cohere' are prob"):
+        with pytest.raises(RemoteAnswerError, match="score outside of 0 to 1"):
             scorer.score(PAIRS)
         scorer.close()
 
@@ -255,3 +268,100 @@ def test_an_option_that_the_recognised_server_lacks_is_refused() -> None:
         pytest.raises(InvalidInputError, match="tei has no deployments"),
     ):
         scorer.score(PAIRS)
+
+
+def vllm_of(generation: str, route: str) -> StandIn:
+    """VLLM before 0.9, before 0.10, before 0.11.1, since, and with poolers left out for logits."""
+
+    def texts(body: Any) -> tuple[str, list[str]]:
+        if generation == "0.6" and body.get("truncate_prompt_tokens", 1) < 1:
+            raise Refused(400, {"message": "Input should be greater than or equal to 1"})
+        return STAND_INS[route].texts(body)
+
+    switch = {"0.10.1": ("activation", False), "0.12": ("use_activation", False)}
+    found = replace(STAND_INS[route], texts=texts, raw=switch.get(generation))
+    if generation != "no pooler":
+        return found
+
+    def without_pooler(query: str, passage: str) -> float:
+        return 0.4 * logit(query, passage) - 0.3
+
+    @dataclass(frozen=True)
+    class NoPooler(StandIn):
+        def answer(self, body: Any) -> Any:
+            plain = self.plain if body["use_activation"] else without_pooler
+            return StandIn.answer(replace(found, plain=plain), body)
+
+    return NoPooler(**{part.name: getattr(found, part.name) for part in fields(StandIn)})
+
+
+@pytest.mark.parametrize("generation", ["0.6", "0.8", "0.10.1", "0.12", "no pooler"])
+@pytest.mark.parametrize("dialect", ["auto", "vllm", "vllm-score"])
+def test_every_vllm_scores_by_logits_or_by_probabilities(
+    generation: str, dialect: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    route = "vllm" if dialect == "vllm" else "vllm-score"
+    logits = generation in ("0.10.1", "0.12")
+    with (
+        serving(vllm_of(generation, route)) as served,
+        RemoteScorer(served.url, model=MODEL, dialect=dialect) as scorer,
+    ):
+        expected = [(logit if logits else probability)(*pair) for pair in PAIRS]
+        assert scorer.score(PAIRS).tolist() == pytest.approx(expected)
+        assert scorer.scale == ("logit" if logits else "probability")
+        sent = json.loads(served.requests[-1][3])
+        assert ("truncate_prompt_tokens" in sent) == (generation != "0.6")
+        assert sent["activation"] is sent["use_activation"] is not logits
+        shown = Reranker(scorer).rerank("a b", ["a"])[0].score
+    assert shown == pytest.approx(probability("a b", "a"))
+    assert ("scores are probabilities" in caplog.text) == (not logits)
+
+
+@pytest.mark.parametrize(
+    ("logits", "probabilities", "scale"),
+    [
+        ([8.0, -9.0], [0.99967, 0.00012339], "logit"),
+        ([8.03, -9.03], [0.99967, 0.00012339], "logit"),  # half precision
+        ([4.0, -4.0], [0.99967, 0.00004], "probability"),
+        ([8.0, -4.0], [0.99967, 0.00004], "probability"),
+        ([0.99967, 0.00004], [0.99967, 0.00004], "probability"),
+        ([8.0, -9.0], [8.0, -9.0], "logit"),  # no activation
+        ([8.0, -4.0], [8.0, -9.0], None),
+        ([0.6, 0.5], [0.6, 0.5], None),
+        ([0.6, 0.5], [1.0, 1.0], None),
+    ],
+)
+def test_the_scale_follows_from_two_sentences(
+    logits: list[float], probabilities: list[float], scale: str | None
+) -> None:
+    first, asked = np.array(logits, np.float32), np.array(probabilities, np.float32)
+    trial: Any = (first, first[::-1] - np.float32(0.01), asked)
+    for name in ("tei", "vllm"):
+        if scale == "logit" or (scale == "probability" and name == "vllm"):
+            assert settle_scale(DIALECTS[name], *trial).scale == scale
+        else:
+            with pytest.raises(UnsupportedModel):
+                settle_scale(DIALECTS[name], *trial)
+
+
+@pytest.mark.parametrize("name", ["vllm", "vllm-score", "xinference", "hf-toolkit", "cohere"])
+def test_scores_that_hardly_tell_two_sentences_apart_are_refused(name: str) -> None:
+    """Logits that happen to lie between 0 and 1, or a head of random weights."""
+    close = replace(STAND_INS[name], raw=None, plain=lambda q, p: 0.5 + logit(q, p) / 60)
+    with (
+        serving(close) as served,
+        RemoteScorer(served.url, dialect=name, model=MODEL) as scorer,
+        pytest.raises(UnsupportedModel, match=r"same scores for logits|with an unrelated one"),
+    ):
+        scorer.score(PAIRS)
+
+
+def test_a_cache_keeps_the_scores_of_each_scale_apart() -> None:
+    """An upgrade of vLLM turns probabilities into logits behind the same address and name."""
+    store = MemoryStore()
+    with serving(vllm_of("0.8", "vllm-score")) as served:
+        for generation, score in (("0.8", probability), ("0.12", logit)):
+            served.stand_in = vllm_of(generation, "vllm-score")
+            with RemoteScorer(served.url, dialect="vllm-score") as scorer:
+                found = CachedScorer(scorer, store).score(PAIRS)
+            assert found.tolist() == pytest.approx([score(*pair) for pair in PAIRS])

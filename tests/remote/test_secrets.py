@@ -15,12 +15,12 @@ import pytest
 from bge_rerank_integrations import InvalidInputError, load_reranker, load_scorer
 from bge_rerank_integrations.adapter_base import ScorerFields
 from bge_rerank_integrations.base.address import is_address, may_be_tag, read_address
-from bge_rerank_integrations.errors import RemoteError
+from bge_rerank_integrations.errors import RemoteError, RerankError
 from bge_rerank_integrations.langchain import BGECrossEncoder
 from bge_rerank_integrations.langchain import BGERerank as LangChainRerank
 from bge_rerank_integrations.llama_index import BGERerank as LlamaIndexRerank
 from bge_rerank_integrations.remote.dialects import DIALECTS
-from bge_rerank_integrations.remote.redaction import describe_body
+from bge_rerank_integrations.remote.redaction import describe_body, hide_private
 from bge_rerank_integrations.remote.scorer import RemoteScorer
 from tests.remote.fault_server import Fault, answer, failing, reset_at_once, right, silence
 from tests.remote.serving import serving
@@ -88,13 +88,77 @@ def seen_in(error: BaseException) -> list[str]:
 
 def test_what_a_server_says_in_plain_words_is_passed_on() -> None:
     said = {"error": "batch size 40 > maximum allowed batch size 32", "error_type": "Validation"}
-    shown = describe_body(json.dumps(said).encode(), [QUERY])
+    shown = describe_body(json.dumps(said).encode(), [QUERY], KEY)
     assert shown == "Validation batch size 40 maximum allowed batch size 32"
-    shown = describe_body(b'{"error": {"message": "The model `m` does not exist."}}', ["a model!"])
-    assert shown == "The *** m does not exist."
-    assert describe_body(b"Unauthorized", []) == "Unauthorized"
-    assert describe_body(b"", []) == ""
-    assert len(describe_body(json.dumps({"error": "word " * 1000}).encode(), [])) <= 200
+    shown = describe_body(b'{"error": {"message": "No model `m` here."}}', ["a model!"], None)
+    assert shown == "No *** m here."
+    assert describe_body(b"Unauthorized", [], KEY) == "Unauthorized"
+    assert describe_body(b"", [], None) == ""
+    assert len(describe_body(json.dumps({"error": "word " * 1000}).encode(), [], None)) <= 200
+    assert describe_body(json.dumps({"error": "no", "x": "y" * 1_000_000}).encode(), [], None) == ""
+
+
+KEYS = ("sk-proj-AbCdEfGh", "AbCdEfGhIjKl", "jklmnopqrst", "90210317442", "sk-4f9a-77b2")
+SPOKEN = "Qponmlk Zyxwvut 704518 rstuvwx"
+"""Words that no message of ours has."""
+
+
+def told(text: str, secret: str) -> list[str]:
+    """The parts of four characters of the secret's words that the text shows."""
+    folded, words = text.casefold(), secret.casefold().replace("-", " ").split()
+    parts = {word[start : start + 4] for word in words for start in range(len(word) - 3)}
+    return sorted(part for part in parts if part in folded)
+
+
+@pytest.mark.parametrize("joint", [" ", "_", "-", ".", "/", ",", "-,", "+"])
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_or_a_passage_is_never_shown_however_it_is_joined(key: str, joint: str) -> None:
+    echoes = [key, key.upper(), key[:6], key[3:], f"Bearer{joint}{key}", *key.split("-")]
+    echoes += [joint.join(SPOKEN.split()), joint.join(["invalid", *SPOKEN.split()[:2]])]
+    for echo in echoes:
+        bodies = [
+            json.dumps({"error": echo}).encode(),
+            json.dumps({"error": {"message": f"wrong value: {echo}!", "code": echo}}).encode(),
+            f"refused: {echo}".encode(),
+        ]
+        for body in bodies:
+            shown = describe_body(body, [SPOKEN], key)
+            assert told(shown, key) == told(shown, SPOKEN) == []
+        shown = hide_private(f"text/{echo}", [SPOKEN], key)
+        assert told(shown, key) == told(shown, SPOKEN) == []
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_page_and_no_answer_tells_the_key(key: str, caplog: pytest.LogCaptureFixture) -> None:
+    info = {"model_id": "m", "model_type": {"reranker": {}}, "max_client_batch_size": 4}
+    entry = {"id": key, "owned_by": "vllm"}
+    number = int(key) if key.isdigit() else 5
+    faults = [
+        answer(info | {"model_id": key}),
+        answer(info | {"model_id": f"/data/{key.lower()}"}),
+        answer(info | {"model_type": key}),
+        answer(info | {"model_type": [f"{key}-reranker"]}),
+        answer(info | {"model_type": {key: {}}}),
+        answer({"data": [entry, entry]}),
+        answer({"data": [entry | {"capabilities": [key]}]}),
+        answer({"data": [entry | {"id": "other", "model_type": key}]}),
+        answer([{"index": number, "score": 1.0}]),
+        answer([{"index": 0, "score": number * 10**40}]),
+        answer({"error": key}, 401),
+        answer({"error": number}, 429, Retry_After=str(number)),
+        answer({}, kind=f"text/{key}"),
+        answer({}, kind=key),
+    ]
+    for fault in faults:
+        for dialect in ("auto", TEI, "cohere"):
+            options = {"model": "asked", "dialect": dialect, "api_key": key, "max_retries": 0}
+            with failing(fault) as server:
+                scorer = RemoteScorer(server.url, **options)  # type: ignore[arg-type]
+                with scorer, pytest.raises(RerankError) as failed:
+                    scorer.score([("a", "b")])
+                shown = "".join(seen_in(failed.value)).replace(server.url, "")
+            assert told(shown, key) == []
+    assert told(caplog.text, key) == []
 
 
 def test_a_scorer_is_not_pickled_and_shows_no_key() -> None:
@@ -222,6 +286,14 @@ def test_an_address_with_a_secret_is_refused_without_being_shown(url: str, said:
         " http://u:sk-canary@host",
         "http:/u:sk-canary@host/a/b",
         "u:sk-canary@host:80/v1",
+        "//u:sk-canary@host",
+        "http:\\\\u:sk-canary@host",
+        "https//u:sk-canary@host",
+        "https/u:sk-canary@host",
+        "sk-canary@host",
+        "sk/canary==@host/v1",
+        "u:sk/canary@host",
+        "@u:sk-canary@host",
         "localhost:8080",
         "[::1]:8080/v1",
     ],
@@ -239,7 +311,15 @@ def test_an_address_may_be_in_capitals_and_a_folder_is_none() -> None:
     assert read_address("HTTP://LocalHost:1/V1").url == "http://localhost:1/V1"
     assert load_scorer("HTTP://localhost:1").name == "auto:http://localhost:1[]"
     folders = ("BAAI/bge-m3", "offline", "./a:/b", "~/a:80", "/a:/b@c", "C:/models", "C:\\a@b", ".")
-    assert [place for place in folders if is_address(place)] == []
+    odd = (
+        "C:/a@b",
+        "\\\\server\\a@b",
+        "/a@b",
+        "./a@b",
+        "../a@b",
+        "@cf/baai/bge-reranker-base",
+    )
+    assert [place for place in folders + odd if is_address(place)] == []
 
 
 @pytest.mark.parametrize("model", ["bge-reranker:8", "bge-reranker:567", "bge-reranker:8080"])

@@ -421,8 +421,8 @@ def of_someone_else(file: Path, *statements: str) -> SqliteStore:
 def test_a_view_in_place_of_the_table_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wrong = sqlite_store._pack(pair_keys("word-overlap", PAIRS)[0], 7.0).hex()
-    key_ = pair_keys("word-overlap", PAIRS)[0].hex()
+    wrong = sqlite_store._pack(pair_keys("logit:word-overlap", PAIRS)[0], 7.0).hex()
+    key_ = pair_keys("logit:word-overlap", PAIRS)[0].hex()
     store = of_someone_else(
         tmp_path / "scores.db",
         f"CREATE VIEW scores AS SELECT 1 AS number, x'{key_}' AS key, x'{wrong}' AS score",
@@ -443,7 +443,7 @@ def test_a_score_that_is_not_finite_is_computed_anew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, bad: float
 ) -> None:
     store = SqliteStore(tmp_path / "scores.db")
-    store.put({pair_keys("word-overlap", PAIRS)[1]: bad})
+    store.put({pair_keys("logit:word-overlap", PAIRS)[1]: bad})
     assert CachedScorer(WordOverlapScorer(), store).score(PAIRS).tolist() == SCORES
     (warning,) = warnings(caplog)
     assert "1 of its scores are damaged" in warning
