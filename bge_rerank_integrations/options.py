@@ -8,7 +8,7 @@ flags from them, and a callee takes the group that it needs.
 import difflib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from inspect import Parameter, signature
 from numbers import Integral, Number, Real
 from pathlib import Path
@@ -185,7 +185,7 @@ def _redacted(cls: type[BaseModel], line: ErrorDetails, caller: str) -> InitErro
     name = str(place[0]) if place else ""
     message, shown = line["msg"], None
     if kind == "extra_forbidden":
-        message = _no_such_option(name, cls, caller)
+        message = no_such_option(name, cls.model_fields, caller)
     elif (field := cls.model_fields.get(name)) is not None and kind != "frozen_field":
         value, types = f"of type {type(given).__name__}", set(kinds(field.annotation))
         misplaced_text = isinstance(given, str) and str not in types
@@ -198,7 +198,8 @@ def _redacted(cls: type[BaseModel], line: ErrorDetails, caller: str) -> InitErro
     return InitErrorDetails(type=said, loc=(name,) if name else (), input=shown)
 
 
-def _no_such_option(name: str, cls: type[BaseModel], caller: str) -> str:
+def no_such_option(name: str, options: Collection[str], caller: str) -> str:
+    """A message that names the nearest of the caller's options."""
     said = f"{caller} has no option {name!r}"
     if name == "passage_max_length":
         return (
@@ -206,8 +207,8 @@ def _no_such_option(name: str, cls: type[BaseModel], caller: str) -> str:
             "query_max_length of the query; FlagEmbedding's rerankers ignore it as well"
         )
     near = KNOWN_ELSEWHERE.get(name)
-    if near not in cls.model_fields:
-        near = next(iter(difflib.get_close_matches(name, cls.model_fields, n=1)), None)
+    if near not in options:
+        near = next(iter(difflib.get_close_matches(name, options, n=1)), None)
     return f"{said}; did you mean {near}?" if near else said
 
 
@@ -260,6 +261,16 @@ class Options(BaseModel):
         hide_input_in_errors=True,
         use_attribute_docstrings=True,
     )
+
+    if not TYPE_CHECKING:  # type checkers know the fields
+
+        def __new__(cls, *given: object, **_: object) -> Self:
+            if given:
+                first = "model" if "model" in cls.model_fields else next(iter(cls.model_fields))
+                raise InvalidInputError(
+                    f"{cls.__name__} takes its options by name: {first}={given[0]!r:.60}"
+                )
+            return super().__new__(cls)
 
     _errors = model_validator(mode="wrap")(redact_validation_errors)
 

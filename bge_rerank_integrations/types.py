@@ -5,8 +5,8 @@ and everything that wraps a scorer is one again.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,7 +121,8 @@ class RerankResult:
     `index` is the passage's position in the caller's list, `score` the score on the scale that was
     asked for, `raw_score` the scorer's own number (a logit or a cosine), which decided the order.
     Both are NaN where `scored` is False: scoring failed, and the caller's order was kept instead.
-    `evidence` is None unless it was asked for with `explain` and found.
+    `evidence` is None unless it was asked for with `explain` and found. `passage` is the caller's
+    text; it is not part of the repr, which logs may show, and does not count in comparisons.
     """
 
     index: int
@@ -129,3 +130,9 @@ class RerankResult:
     raw_score: float
     scored: bool = True
     evidence: Evidence | None = None
+    passage: str | None = field(default=None, repr=False, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result and its evidence as dictionaries for `json.dumps`, with None for NaN."""
+        found = asdict(self)
+        return found if self.scored else {**found, "score": None, "raw_score": None}

@@ -1,10 +1,12 @@
 """`missing_extra`: only a library that is not installed is reported as a missing extra."""
 
 import importlib
+import pickle
 
 import pytest
 
-from bge_rerank_integrations import MissingExtra
+import bge_rerank_integrations
+from bge_rerank_integrations import MissingExtra, RerankError, errors
 from bge_rerank_integrations.errors import missing_extra
 
 
@@ -23,3 +25,21 @@ def test_other_failures_pass_through() -> None:
         raise MissingExtra("onnxruntime", "onnx")
     with pytest.raises(ValueError, match="broken"), missing_extra("eval"):
         raise ValueError("broken")
+
+
+def test_every_error_is_imported_from_the_root() -> None:
+    classes = [
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, RerankError)
+    ]
+    assert len(classes) == 17
+    for name in classes:
+        assert getattr(bge_rerank_integrations, name) is getattr(errors, name)
+        assert name in bge_rerank_integrations.__all__
+
+
+def test_a_missing_extra_names_what_works_without_it() -> None:
+    error = pickle.loads(pickle.dumps(MissingExtra("torch", "local", "model='offline'")))
+    assert str(error).endswith("[local]\"; or use model='offline'")
+    assert not str(MissingExtra("torch", "local")).endswith("use ")

@@ -91,6 +91,23 @@ def test_a_misspelt_option_names_the_function_and_the_nearest_option(
         function("offline", **{misspelt: 3})
 
 
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_model_without_its_name_is_explained(adapter: Any) -> None:
+    said = f"^{adapter.__name__} takes its options by name: model='offline'$"
+    with pytest.raises(InvalidInputError, match=said):
+        adapter("offline")
+
+
+@pytest.mark.parametrize(("misspelt", "nearest"), [("top_k", "top_n"), ("topn", "top_n")])
+async def test_a_misspelt_option_of_a_call_is_refused(misspelt: str, nearest: str) -> None:
+    reranker, options = PlainReranker(WordOverlapScorer()), {misspelt: 1}
+    said = f"^rerank has no option '{misspelt}'; did you mean {nearest}\\?$"
+    with pytest.raises(InvalidInputError, match=said):
+        reranker.rerank("red fox", ["a dog", "red fox"], **options)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match=said):
+        await reranker.arerank("red fox", ["a dog", "red fox"], **options)  # type: ignore[arg-type]
+
+
 def test_so_do_the_adapters_and_the_reranker() -> None:
     with pytest.raises(ValueError, match=r"BGECrossEncoder has no option 'url'; did you mean base"):
         BGECrossEncoder(url="http://h")  # type: ignore[call-arg]

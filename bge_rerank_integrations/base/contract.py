@@ -90,10 +90,10 @@ def check_str(text: object, what: str, index: int | None = None) -> str:
     """Return `text` as it is; raises `InvalidInputError` for anything but str."""
     if not isinstance(text, str):
         where = "" if index is None else f" at position {index}"
+        own = [name for name in ("page_content", "text") if getattr_static(text, name, None)]
+        remedy = f"pass its .{own[0]}" if own else "convert or drop it before scoring"
         raise InvalidInputError(
-            f"the {what}{where} is {type(text).__name__}, not str; "
-            "convert or drop it before scoring",
-            index=index,
+            f"the {what}{where} is {type(text).__name__}, not str; {remedy}", index=index
         )
     return text
 

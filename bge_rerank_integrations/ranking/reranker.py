@@ -50,6 +50,7 @@ from bge_rerank_integrations.options import (
     Place,
     RankingOptions,
     count_from,
+    no_such_option,
     read_options,
     write_out,
 )
@@ -227,12 +228,16 @@ class Reranker:
     ) -> RerankResults:
         """Return the best passages first; `top_n` is the reranker's own unless given, and None all.
 
-        Each result's `index` points into `passages`, which are left as they are; for `beside` see
-        `Beside`. A passage without text is not scored: see `no_text`; a blank query is told to the
-        log once. No passages give no results, without touching the scorer.
+        Each result has its `passage`, and its `index` in `passages`, which are left as they are;
+        for `beside` see `Beside`. A passage without text is not scored: see `no_text`; a blank
+        query is told to the log once. No passages give no results, without touching the scorer.
         Raises `InvalidInputError` for a query or passage that is not text, for passages that have
-        no order or are a table, and for a `top_n` below 1, and whatever the scorer raises.
+        no order or are a table, for a `top_n` below 1 and for an option that it does not have, and
+        whatever the scorer raises.
         """
+        for name in beside.keys() - Beside.__annotations__.keys():
+            known = ["top_n", *Beside.__annotations__]
+            raise InvalidInputError(no_such_option(name, known, "rerank"))
         limit = self.options.top_n if top_n == "own" else check_top_n(top_n)
         query = check_text(query, "query")
         given = list(check_several(passages, "passages", REMEDY))
@@ -351,10 +356,10 @@ class Reranker:
         """
 
         def result(index: int) -> RerankResult:
-            raw = float(call.raw[index])
+            raw, passage = float(call.raw[index]), call.given[index]
             if math.isnan(raw):  # the same object, so that equal results compare equal
-                return RerankResult(index, math.nan, math.nan, scored=False)
-            return RerankResult(index, call.shown[index], raw)
+                return RerankResult(index, math.nan, math.nan, scored=False, passage=passage)
+            return RerankResult(index, call.shown[index], raw, passage=passage)
 
         def tokens(some: Sequence[RerankResult], place: int) -> int:
             index = some[place].index

