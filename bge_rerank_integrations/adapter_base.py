@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from typing import Annotated, Any, ClassVar, Self, TypeVar
@@ -22,13 +23,15 @@ from pydantic import (
     model_validator,
 )
 
-from bge_rerank_integrations.base.contract import check_scorer, is_blank
-from bge_rerank_integrations.base.models import DEFAULT_MODEL
+from bge_rerank_integrations.base.contract import check_scorer, check_several, is_blank
+from bge_rerank_integrations.base.models import DEFAULT_EMBEDDER, DEFAULT_MODEL
 from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.load import open_wrapped_scorer
+from bge_rerank_integrations.load import open_embedder, open_wrapped_scorer
 from bge_rerank_integrations.options import (
+    EmbedderOptions,
     ModelName,
+    Options,
     RankingOptions,
     ScorerOptions,
     WrapperOptions,
@@ -88,8 +91,8 @@ def read_items(
     return items
 
 
-class ScorerFields(WrapperOptions, ScorerOptions):
-    """The options of `load_scorer`, which decide a score, as declared and checked fields."""
+class ModelFields(Options):
+    """A model and its late loading, as declared and checked fields beside the model's options."""
 
     model_config = ConfigDict(validate_assignment=True)
 
@@ -101,7 +104,7 @@ class ScorerFields(WrapperOptions, ScorerOptions):
 
     # No lock: loading is thread-safe in itself, and two threads that come first at once get two
     # light scorers over one shared engine.
-    _loaded: tuple[tuple[Any, ...], Scorer] | None = PrivateAttr(default=None)
+    _loaded: tuple[tuple[Any, ...], Any] | None = PrivateAttr(default=None)
 
     @field_validator("scorer")
     @classmethod
@@ -130,21 +133,24 @@ class ScorerFields(WrapperOptions, ScorerOptions):
         """Give the model up; its memory goes when its last user does. The next use loads again."""
         self._loaded = None
 
-    def loaded_scorer(self) -> Scorer:
+    def loaded_scorer(self) -> Any:
         """The scorer behind this adapter, loaded on the first call from however many threads."""
         if self.scorer is not None:
-            scorer: Scorer = self.scorer
-            return scorer
-        options, wrappers, loaded = (
-            self.group(ScorerOptions),
-            self.group(WrapperOptions),
-            self._loaded,
-        )
+            return self.scorer
+        groups, loaded = self._groups(), self._loaded
         # The process is part of the key: a model loaded before a fork cannot be used after it.
-        key = (os.getpid(), self.model, options, wrappers)
+        key = (os.getpid(), self.model, *groups)
         if loaded is None or loaded[0] != key:
-            loaded = self._loaded = (key, open_wrapped_scorer(self.model, options, wrappers))
+            loaded = self._loaded = (key, self._open(*groups))
         return loaded[1]
+
+    @abstractmethod
+    def _groups(self) -> tuple[Options, ...]:
+        """The options that decide what is loaded."""
+
+    @abstractmethod
+    def _open(self, *groups: Any) -> Scorer:
+        """Load the model with these options."""
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         there = self.__dict__  # nothing yet where a traceback shows an object whose making failed
@@ -174,7 +180,7 @@ class ScorerFields(WrapperOptions, ScorerOptions):
     def __eq__(self, other: object) -> bool:
         # The settings alone: pydantic would also compare what happens to be loaded, and secrets
         # and callback managers, which no round trip brings back.
-        if type(self) is not type(other) or not isinstance(other, ScorerFields):
+        if type(self) is not type(other) or not isinstance(other, ModelFields):
             return NotImplemented
         written = [name for name, field in type(self).model_fields.items() if not field.exclude]
         return self.scorer is other.scorer and all(
@@ -182,8 +188,48 @@ class ScorerFields(WrapperOptions, ScorerOptions):
         )
 
 
-def _rebuild(cls: type[ScorerFields], fields: dict[str, Any]) -> ScorerFields:
+def _rebuild(cls: type[ModelFields], fields: dict[str, Any]) -> ModelFields:
     return cls(**fields)
+
+
+class EmbedderFields(EmbedderOptions, ModelFields):
+    """The options of an embedder, and its vectors as both frameworks take them."""
+
+    model: ModelName = DEFAULT_EMBEDDER
+
+    @field_validator("scorer")
+    @classmethod
+    def _check_vectors(cls, scorer: Any) -> Any:
+        if scorer is not None and not hasattr(scorer, "embed"):
+            raise InvalidInputError(
+                f"scorer is a {type(scorer).__name__}, which gives no vectors; give "
+                f"load_scorer({DEFAULT_EMBEDDER!r}) or another embedder"
+            )
+        return scorer
+
+    def _groups(self) -> tuple[EmbedderOptions]:
+        return (self.group(EmbedderOptions),)
+
+    def _open(self, options: EmbedderOptions) -> Scorer:
+        return open_embedder(self.model, options)
+
+    def embed(self, texts: Sequence[str], *, as_queries: bool = False) -> list[list[float]]:
+        """A vector of length 1 for each text; see `LocalScorer.embed`. No texts load no model."""
+        given = list(check_several(texts, "texts", "[text, ...]"))
+        if not given:
+            return []
+        vectors = self.loaded_scorer().embed(given, as_queries=as_queries)
+        return [vector.tolist() for vector in vectors]
+
+
+class ScorerFields(WrapperOptions, ScorerOptions, ModelFields):
+    """The options of `load_scorer`, which decide a score."""
+
+    def _groups(self) -> tuple[ScorerOptions, WrapperOptions]:
+        return self.group(ScorerOptions), self.group(WrapperOptions)
+
+    def _open(self, options: ScorerOptions, wrappers: WrapperOptions) -> Scorer:
+        return open_wrapped_scorer(self.model, options, wrappers)
 
 
 class RerankFields(RankingOptions, ScorerFields):

@@ -30,6 +30,7 @@ with missing_extra("langchain"):
     )
     from langchain_core.cross_encoders import BaseCrossEncoder
     from langchain_core.documents import BaseDocumentCompressor, Document
+    from langchain_core.embeddings import Embeddings
     from langchain_core.retrievers import BaseRetriever, RetrieverLike
     from langchain_core.runnables import Runnable, RunnableLambda
     from langchain_core.runnables.base import RunnableBindingBase
@@ -37,7 +38,13 @@ with missing_extra("langchain"):
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
-from bge_rerank_integrations.adapter_base import NOTE_KEYS, RerankFields, ScorerFields, read_items
+from bge_rerank_integrations.adapter_base import (
+    NOTE_KEYS,
+    EmbedderFields,
+    RerankFields,
+    ScorerFields,
+    read_items,
+)
 from bge_rerank_integrations.options import Count, Normalize, TopN, write_out
 from bge_rerank_integrations.ranking.reranker import check_top_n
 from bge_rerank_integrations.ranking.telemetry import under_run
@@ -48,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TRACE_EVENT",
     "BGECrossEncoder",
+    "BGEEmbeddings",
     "BGERerank",
     "BGERerankRetriever",
     "RerankInput",
@@ -325,6 +333,32 @@ class BGECrossEncoder(ScorerFields, BaseCrossEncoder):
         scorer = self.loaded_scorer()
         raw = checked_scores(scorer, pairs)
         return [show_score(score, scorer.scale, normalize=self.normalize) for score in raw.tolist()]
+
+
+class BGEEmbeddings(EmbedderFields, Embeddings):
+    """The vectors of a BGE embedder, of length 1, for a vector store and its queries.
+
+    A query has the `query_instruction`, by default the model card's. Weights are shared within the
+    process, and loaded at first use; a pickle holds the settings alone.
+
+    Raises `UnsupportedModel` for a reranker, and what loading and scoring raise.
+    """
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return one vector of Python floats for each text."""
+        return self.embed(texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return the query's vector."""
+        return self.embed([text], as_queries=True)[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """`embed_documents` on a worker thread; cancelling the task stops it between batches."""
+        return await in_worker(self.embed, texts)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """`embed_query` on a worker thread."""
+        return (await in_worker(self.embed, [text], as_queries=True))[0]
 
 
 def _nothing_to_score(request: RerankInput) -> bool:

@@ -128,7 +128,9 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
                 "document_prompt and document_separator to keep that way.",
                 name,
             )
-        return message.model_copy(update={"content": self._content(ranked), "artifact": ranked})
+        update = {"content": self._content(ranked), "artifact": ranked}
+        rewritten: ToolMessage = message.model_copy(update=update)
+        return rewritten
 
     def _content(self, documents: Sequence[Document]) -> str:
         return self._separator.join(format_document(one, self._prompt) for one in documents)

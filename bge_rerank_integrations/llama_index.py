@@ -9,11 +9,12 @@ older callback holds the exception, and the surrounding span is dropped with it.
 
 from collections.abc import Iterable
 from copy import copy
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from bge_rerank_integrations.errors import InvalidInputError, missing_extra
 
 with missing_extra("llama-index"):
+    from llama_index.core.base.embeddings.base import BaseEmbedding
     from llama_index.core.callbacks import CBEventType, EventPayload
     from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
@@ -28,7 +29,9 @@ with missing_extra("llama-index"):
     from llama_index_instrumentation.base import BaseEvent
     from llama_index_instrumentation.event_handlers import NullEventHandler
 
-from bge_rerank_integrations.adapter_base import NOTE_KEYS, RerankFields, read_items
+from pydantic import Field, model_validator
+
+from bge_rerank_integrations.adapter_base import NOTE_KEYS, EmbedderFields, RerankFields, read_items
 from bge_rerank_integrations.base.contract import is_blank
 from bge_rerank_integrations.base.deadline import in_worker
 from bge_rerank_integrations.base.trace import RerankTrace
@@ -182,6 +185,50 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
                 "score": result.score if result is not None and result.scored else None,
             }
         )
+
+
+class BGEEmbedding(EmbedderFields, BaseEmbedding):
+    """The vectors of a BGE embedder, of length 1, for an index and its queries.
+
+    `get_text_embedding_batch(texts)`, `get_query_embedding(query)` and their async twins. A query
+    has the `query_instruction`, by default the model card's. Weights are shared within the process,
+    and loaded at first use; a pickle holds the settings alone.
+
+    Raises `UnsupportedModel` for a reranker, and what loading and scoring raise.
+    """
+
+    embed_batch_size: int = Field(default=256, gt=0, le=2048)
+    """How many texts LlamaIndex hands over at once; the engine makes its own batches of them."""
+    # the model's name in LlamaIndex's events; not an option, which `model` is
+    model_name: str = Field(default="", validation_alias="model name", exclude=True, repr=False)
+
+    @model_validator(mode="after")
+    def _set_model_name(self) -> Self:
+        self.__dict__["model_name"] = self.model
+        return self
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name that LlamaIndex's serialized components carry."""
+        return "BGEEmbedding"
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self.embed([query], as_queries=True)[0]
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return (await in_worker(self.embed, [query], as_queries=True))[0]
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self.embed([text])[0]
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return (await in_worker(self.embed, [text]))[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return self.embed(texts)
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return await in_worker(self.embed, texts)
 
 
 def node_text(given: NodeWithScore, mode: MetadataMode) -> str:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, get_args, overload
 
 from bge_rerank_integrations.base.address import is_address, may_be_tag
-from bge_rerank_integrations.base.models import DEFAULT_MODEL, OFFLINE_MODELS
+from bge_rerank_integrations.base.models import DEFAULT_EMBEDDER, DEFAULT_MODEL, OFFLINE_MODELS
 from bge_rerank_integrations.errors import (
     InvalidInputError,
     MissingExtra,
     ModelNotFound,
+    UnsupportedModel,
     missing_extra,
 )
 from bge_rerank_integrations.options import (
+    EmbedderOptions,
     LocalOptions,
     RequestOptions,
     ScorerOptions,
@@ -99,9 +101,7 @@ def open_scorer(model: str | Path, options: ScorerOptions) -> LocalScorer | Remo
         raise InvalidInputError("model and base_url are both addresses; give one server")
     if base_url is None and not is_address(name):
         reject_inapplicable_options(options, "in this process")
-        local = options.group(LocalOptions)
-        local.precision, local.use_fp16 = options.number_format, None
-        return _open_local(name, local)
+        return _open_local(name, options.group(LocalOptions))
     reject_inapplicable_options(options, "on a server")
     from bge_rerank_integrations.remote.scorer import RemoteScorer
 
@@ -115,6 +115,7 @@ def open_scorer(model: str | Path, options: ScorerOptions) -> LocalScorer | Remo
 
 def _open_local(model: str, options: LocalOptions) -> LocalScorer:
     backend, reason = _choose_backend(model, options.backend, options.file_name)
+    options.precision, options.use_fp16 = options.number_format, None
     try:
         with missing_extra("offline" if model in OFFLINE_MODELS else EXTRAS[backend]):
             from bge_rerank_integrations.local.load import load_model
@@ -124,6 +125,27 @@ def _open_local(model: str, options: LocalOptions) -> LocalScorer:
         if error.extra != "local":
             raise
         raise MissingExtra(str(error.name), error.extra, _installed_ways()) from error
+
+
+def open_embedder(model: str | Path, options: EmbedderOptions) -> LocalScorer:
+    """The scorer of an embedder in this process, for its `embed`.
+
+    Raises what `load_scorer` raises, `InvalidInputError` for an address, and `UnsupportedModel` for
+    a reranker.
+    """
+    name = _read_model(model)
+    if is_address(name) and not may_be_tag(name):
+        raise InvalidInputError(
+            f"model is the address of a server; embeddings are computed in this process: give a "
+            f"hub id or a folder, such as {DEFAULT_EMBEDDER}"
+        )
+    scorer = _open_local(name, LocalOptions.model_construct(**dict(options)))
+    if scorer.scale != "cosine":
+        raise UnsupportedModel(
+            f"{name} is a reranker, which reads query and passage together and has no vectors; use "
+            f"an embedder, such as {DEFAULT_EMBEDDER}"
+        )
+    return scorer
 
 
 def open_wrapped_scorer(

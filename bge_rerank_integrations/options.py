@@ -291,19 +291,24 @@ class Options(BaseModel):
         return tuple(getattr(self, name) for name in type(self).model_fields)
 
 
-class PairOptions(Options):
-    """How a pair becomes tokens; None leaves it to the model."""
+class EncodingOptions(Options):
+    """How texts become tokens; None leaves it to the model."""
 
     max_length: Count = None
-    """Most tokens of a pair; None: 512, or less if the model's own."""
+    """Most tokens of a pair, None: 512, or less if the model's own; of an embedder's text."""
     query_max_length: Count = None
-    """Most tokens of a query; None: three quarters of max_length."""
+    """Most tokens of a query; None: three quarters of max_length, all of it for an embedder."""
     query_instruction: Text | None = None
     """Text put before each query."""
     passage_instruction: Text | None = None
     """Text put before each passage."""
     special_tokens: SpecialTokens = "literal"
     """A control token such as </s> in a text: plain text, an error, or read."""
+
+
+class PairOptions(EncodingOptions):
+    """How a pair becomes tokens; None leaves it to the model."""
+
     truncation: Truncation | None = None
     """Cut the passage, or the longer text; None: the longer if sentence-transformers saved it."""
     label: Label | None = None
@@ -406,6 +411,10 @@ class RequestOptions(Options):
     """Retries of a request that the server failed."""
     max_concurrency: Annotated[Whole, Field(ge=1)] = 8
     """Most requests to the server at once."""
+
+
+class EmbedderOptions(EncodingOptions, BatchOptions, DeviceOptions, HubOptions):
+    """The options of an embedder that runs in this process."""
 
 
 class ServerOptions(RequestOptions):

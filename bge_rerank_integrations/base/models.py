@@ -17,6 +17,7 @@ from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, U
 from bge_rerank_integrations.types import Pair
 
 DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
+DEFAULT_EMBEDDER = "BAAI/bge-m3"
 
 OFFLINE_MODELS = ("offline", "offline-embedder")
 """Names of the models that come embedded with the `offline` extra."""

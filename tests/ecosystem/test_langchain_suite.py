@@ -1,10 +1,14 @@
-"""LangChain's own suite for retrievers, over our retriever."""
+"""LangChain's own suites for retrievers and embeddings, over ours."""
 
 from typing import Any
 
-from langchain_tests.integration_tests import RetrieversIntegrationTests
+from langchain_tests.integration_tests import (
+    EmbeddingsIntegrationTests,
+    RetrieversIntegrationTests,
+)
+from langchain_tests.unit_tests import EmbeddingsUnitTests
 
-from bge_rerank_integrations.langchain import BGERerankRetriever
+from bge_rerank_integrations.langchain import BGEEmbeddings, BGERerankRetriever
 from tests.fakes import WordOverlapScorer
 from tests.langchain.foxes import QUERY, documents
 from tests.langchain.test_inside_langchain import Foxes
@@ -30,3 +34,23 @@ class TestRerankRetriever(RetrieversIntegrationTests):
     @property
     def retriever_query_example(self) -> str:
         return QUERY
+
+
+class TestEmbeddingsUnit(EmbeddingsUnitTests):
+    @property
+    def embeddings_class(self) -> type[BGEEmbeddings]:
+        return BGEEmbeddings
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"model": "offline-embedder"}
+
+
+class TestEmbeddings(EmbeddingsIntegrationTests):
+    @property
+    def embeddings_class(self) -> type[BGEEmbeddings]:
+        return BGEEmbeddings
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"model": "offline-embedder"}

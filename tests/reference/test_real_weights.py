@@ -12,6 +12,8 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from bge_rerank_integrations import load_scorer
+from bge_rerank_integrations.langchain import BGEEmbeddings
+from bge_rerank_integrations.llama_index import BGEEmbedding
 from bge_rerank_integrations.local.scorer import LocalScorer
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -47,6 +49,18 @@ def test_cosines_equal_sentence_transformers(folder: Path, scorer: LocalScorer) 
     scores = scorer.score([(QUERY, passage) for passage in PASSAGES])
     np.testing.assert_allclose(scores, expected, atol=2e-6, rtol=0)
     assert scores.argmax() == 0
+
+
+def test_vectors_in_both_frameworks_equal_sentence_transformers(folder: Path) -> None:
+    reference = SentenceTransformer(str(folder), device="cpu")
+    expected = reference.encode([QUERY, *PASSAGES], batch_size=1, normalize_embeddings=True)
+    documents = BGEEmbeddings(model=str(folder), device="cpu")
+    nodes = BGEEmbedding(model=str(folder), device="cpu")
+    for vectors in (
+        [documents.embed_query(QUERY), *documents.embed_documents(PASSAGES)],
+        [nodes.get_query_embedding(QUERY), *nodes.get_text_embedding_batch(PASSAGES)],
+    ):
+        np.testing.assert_allclose(vectors, expected, atol=1e-5, rtol=0)
 
 
 def test_neighbours_change_nothing(scorer: LocalScorer) -> None:
