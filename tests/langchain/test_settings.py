@@ -25,6 +25,7 @@ SCORER_FIELDS: dict[str, Any] = {
     "file_name": "onnx/model_O3.onnx",
     "backend": "openvino",
     "precision": "bf16",
+    "attention": "varlen",
     "use_fp16": True,
     "max_length": 256,
     "query_max_length": 64,
