@@ -22,6 +22,7 @@ CHANGED: dict[str, Any] = {
     "backend": "onnx",
     "device": ("cuda:0", "cuda:1"),
     "precision": "bf16",
+    "attention": "varlen",
     "use_fp16": True,
     "max_length": 300,
     "query_max_length": 64,
