@@ -1,15 +1,13 @@
 """Model folders for the tests, each built once for a whole run (see `tiny_models.py`)."""
 
 import asyncio
-import os
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.ray.processes import KEY, KEY_VARIABLE, running
+from tests.ray.processes import shared_cluster
 
 # no test fails because the machine was busy
 settings.register_profile("untimed", deadline=None)
@@ -18,6 +16,7 @@ settings.load_profile("untimed")
 
 SLOW = (
     "batch",  # Ray clusters
+    "campaigns/test_ray.py",
     "serve/",
     "servers",  # real rerank servers
     "examples/test_browser.py",
@@ -94,12 +93,5 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[dict[str, str]]:
     """The environment of a process that uses the Ray cluster shared by all tests, with two CPUs."""
-    environment = {
-        **os.environ,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_metrics_report_interval_ms": "500",
-        KEY_VARIABLE: KEY,
-    }
-    with running("tests.ray.cluster", env=environment) as printed:
-        yield {**environment, "RAY_ADDRESS": printed.readline().strip()}
+    with shared_cluster() as environment:
+        yield environment

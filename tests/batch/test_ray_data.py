@@ -4,12 +4,9 @@ Each run is a process of its own. Where a test kills, the worker says who it is 
 nothing depends on how fast anything is.
 """
 
-import json
 import os
-import select
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,10 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.batch.processes import make_gate, next_worker, report_of, start_run
 from tests.fakes import WordOverlapScorer
-
-ROOT = Path(__file__).resolve().parents[2]
-
 
 Start = Callable[..., subprocess.Popen[str]]
 """Starts a run of (input, output, loader), with the options of `rerank_files`."""
@@ -38,29 +33,6 @@ def start(cluster: dict[str, str]) -> Iterator[Start]:
             return process
 
         yield begin
-
-
-def start_run(
-    source: Path, output: Path, loader: str = "overlap", *, cluster: dict[str, str], **options: Any
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "tests.batch.batch_run"),
-            *(str(source), str(output), loader, json.dumps({"cpus": 1, **options})),
-        ],
-        cwd=ROOT,
-        env=cluster,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def report_of(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    report: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return report
 
 
 def write_pairs(file: Path, passages: list[str]) -> list[tuple[str, str]]:
@@ -104,19 +76,7 @@ def assert_each_row_once(output: Path, pairs: list[tuple[str, str]], failed: set
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Path:
-    folder = tmp_path / "gate"
-    folder.mkdir()
-    os.mkfifo(folder / "who")
-    os.mkfifo(folder / "go")
-    return folder
-
-
-def next_worker(gate: Path, run: subprocess.Popen[str]) -> int:
-    """The process that waits at the gate, once there is one."""
-    with os.fdopen(os.open(gate / "who", os.O_RDONLY | os.O_NONBLOCK)) as who:
-        while not select.select([who], [], [], 1)[0] or not (said := who.readline()):
-            assert run.poll() is None, report_of(run)
-    return int(said)
+    return make_gate(tmp_path / "gate")
 
 
 def test_rows_that_cannot_be_scored_cost_themselves_alone(start: Start, tmp_path: Path) -> None:

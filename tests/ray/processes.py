@@ -1,5 +1,8 @@
 """Programs of these tests that run until their input ends."""
 
+import contextlib
+import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,3 +30,28 @@ def running(module: str, *arguments: str, env: dict[str, str]) -> Iterator[IO[st
         process.stdin.close()
         process.stdout.read()  # a full pipe would keep it from ending
         assert process.wait() == 0
+
+
+@contextmanager
+def shared_cluster() -> Iterator[dict[str, str]]:
+    """The environment of a process that uses a Ray cluster of its own, with two CPUs."""
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_metrics_report_interval_ms": "500",
+        KEY_VARIABLE: KEY,
+    }
+    with running("tests.ray.cluster", env=environment) as printed:
+        yield {**environment, "RAY_ADDRESS": printed.readline().strip()}
+
+
+def replicas(deployment: str) -> set[int]:
+    """The processes of the deployment's replicas, by the title that Ray gives them."""
+    title = f"ray::ServeReplica:{deployment}".encode()
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if (process / "cmdline").read_bytes().startswith(title):
+                found.add(int(process.name))
+    return found

@@ -1,6 +1,5 @@
 """The served reranker on a cluster, asked by LlamaIndex's, LangChain's and our own clients."""
 
-import contextlib
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from pydantic import SecretStr, ValidationError
 
 from bge_rerank_integrations import load_reranker, load_scorer
 from bge_rerank_integrations.errors import RemoteRefused
-from tests.ray.processes import KEY, KEY_VARIABLE, running
+from tests.ray.processes import KEY, KEY_VARIABLE, replicas, running
 from tests.serve.clients import CLIENTS, PASSAGES, QUERY
 
 SERVED_NAME = "rerank-panda"
@@ -231,17 +230,6 @@ def test_a_flood_is_answered_in_full_or_with_429_and_never_wrong(served: Served)
             assert [scores[place] for place in range(8)] == pytest.approx(raw.tolist(), abs=1e-4)
     # and nothing that was refused is still counted
     assert ask(served, "/rerank", body).status_code == 200
-
-
-def replicas(deployment: str) -> set[int]:
-    """The processes of the deployment's replicas, by the title that Ray gives them."""
-    title = f"ray::ServeReplica:{deployment}".encode()
-    found = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            if (process / "cmdline").read_bytes().startswith(title):
-                found.add(int(process.name))
-    return found
 
 
 def test_a_replica_that_dies_under_load_costs_no_answer(

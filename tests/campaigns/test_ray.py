@@ -1,0 +1,14 @@
+"""The campaigns on Ray, small."""
+
+from tests.campaigns import ray_data, ray_serve
+
+
+def test_ray_data(cluster: dict[str, str]) -> None:
+    counts = ray_data.campaign(2, 1, cluster)
+    assert counts["inputs"] == 2
+
+
+def test_ray_serve(cluster: dict[str, str]) -> None:
+    counts = ray_serve.campaign(80, 1, cluster)
+    assert counts["killed replicas"] == 1
+    assert counts["answers with 200"] > 40
