@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter python3,$(PYTHON)),,-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 
-.PHONY: check test test-all test-smoke test-pythons test-oldest test-servers test-oldest-torch test-newest coverage docs lock demo chat bench setup clean
+.PHONY: check test test-all test-smoke test-pythons test-oldest test-servers test-oldest-torch test-newest campaigns coverage docs lock demo chat bench setup clean
 
 setup: $(VENV)/ready
 

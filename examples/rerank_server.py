@@ -1,5 +1,6 @@
 """What two examples share: a reranker served by Ray Serve on this machine, while it is asked."""
 
+import logging
 import os
 import secrets
 import socket
@@ -27,14 +28,16 @@ def serving(model: str, *names: str) -> Iterator[Server]:
     """A server of that model, which requests may also call by these names."""
     # the replicas, which this process starts, find the key in their environment
     key = os.environ.setdefault(KEY_VARIABLE, secrets.token_hex(16))
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    ray.init(
+        address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
     try:
         port = free_port()
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         settings = ServeSettings(model=model, served_names=names, api_key_variable=KEY_VARIABLE)
         serve.run(rerank_app(settings))
         yield Server(f"http://127.0.0.1:{port}", key)
-        serve.shutdown()  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
 
