@@ -26,6 +26,12 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --target .venv-oldest -r $<
 	touch $@
 
+# clients of rerank servers, put before the environment's own packages for one process
+.venv-clients/ready: tests/serve/clients.txt $(VENV)/ready
+	rm -rf .venv-clients
+	$(BIN)/python -m pip install --quiet --no-deps --target .venv-clients -r $<
+	touch $@
+
 check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,8 +39,8 @@ check: $(VENV)/ready
 	$(BIN)/lint-imports
 
 # the tests' models are so small that threads would only wait for each other
-test test-all test-smoke test-oldest test-servers test-oldest-torch test-newest coverage: export OMP_NUM_THREADS = 1
-test test-all test-smoke test-oldest test-servers test-oldest-torch test-newest coverage: export HF_HUB_OFFLINE = 1
+test test-all test-smoke test-oldest test-servers test-oldest-torch test-newest campaigns coverage: export OMP_NUM_THREADS = 1
+test test-all test-smoke test-oldest test-servers test-oldest-torch test-newest campaigns coverage: export HF_HUB_OFFLINE = 1
 
 # processes side by side, each with whole files; PYTEST="-k cutoff" make test runs some of it
 test: $(VENV)/ready
@@ -126,6 +132,11 @@ test-servers: $(VENV)/ready $(SERVERS:%=.venv-servers/%/ready)
 test-oldest-torch: .venv-oldest-torch/ready .venv-transformers4/ready
 	PYTHONPATH=.venv-oldest-torch:.venv-transformers4 $(BIN)/pytest -W default \
 	  tests/local tests/reference/test_golden.py tests/reference/test_transformers.py
+
+# attacks at full size, each with its seed and what it counted; hours on two cores
+CAMPAIGNS := ray_data ray_serve
+campaigns: $(VENV)/ready
+	for name in $(CAMPAIGNS); do $(BIN)/python -m tests.campaigns.$$name || exit 1; done
 
 # both frameworks and the embedded models, without torch and without the tools of the tests
 .venv-demo/ready: pyproject.toml constraints.txt
