@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from bge_rerank_integrations import CheckpointError, InvalidInputError, load_scorer
+from bge_rerank_integrations.cli import app
 from bge_rerank_integrations.tools.export import export_onnx
 from bge_rerank_integrations.tools.verify import PAIRS, TOLERANCE, Comparison, verify
 from bge_rerank_integrations.types import GraphFormat
-from tests.cli.command import run
 from tests.local.hub import add_to_cache
 from tests.local.llm.tiny_llms import build_gemma, build_minicpm
 from tests.remote.serving import serving
@@ -124,12 +125,13 @@ def test_the_command_prints_a_line_for_each_reference_and_exits_by_the_verdict(
     reranker_base: Path, tmp_path: Path
 ) -> None:
     report = tmp_path / "report.json"
-    done = run("verify", str(reranker_base), "--json", str(report))
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, ["verify", str(reranker_base), "--json", str(report)])
+    assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[-1] == "the scores are right"
     assert sum(line.startswith("  equal ") for line in lines) >= 4
     assert json.loads(report.read_text(encoding="utf-8"))["verdict"] == "right"
-    done = run("verify", str(reranker_base), "--precision", "bf16", "--tolerance", "1e-7")
-    assert done.returncode == 1
+    rounded = ["verify", str(reranker_base), "--precision", "bf16", "--tolerance", "1e-7"]
+    done = CliRunner().invoke(app, rounded)
+    assert done.exit_code == 1
     assert "the scores are WRONG" in done.stdout

@@ -253,7 +253,7 @@ def _checked_output(runtime: Runtime, file: GraphFile, use: GraphUse) -> str:
         fitting = [name for name, shape in runtime.outputs.items() if len(shape) == 3]
     if len(fitting) != 1:
         wanted = f"[batch, {use.labels}]" if output == "logit" else "[batch, tokens, width]"
-        has = ", ".join(f"{name} {_written(shape)}" for name, shape in runtime.outputs.items())
+        has = ", ".join(f"{name} {list(shape)}" for name, shape in runtime.outputs.items())
         raise UnsupportedModel(f"{file.path} needs one output of shape {wanted}; it has {has}")
     if output == "logit" and (made_by := file.squashed.get(fitting[0])):
         raise UnsupportedModel(
@@ -261,7 +261,3 @@ def _checked_output(runtime: Runtime, file: GraphFile, use: GraphUse) -> str:
             "calibrated by: export the model again without it, or use backend='torch'"
         )
     return fitting[0]
-
-
-def _written(shape: tuple[int | None, ...]) -> str:
-    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"

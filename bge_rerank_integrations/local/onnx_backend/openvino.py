@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 
 from bge_rerank_integrations.base.fork import Lock
 from bge_rerank_integrations.errors import CheckpointError
-from bge_rerank_integrations.local.onnx_backend.encoder import is_memory_message, usable_cores
+from bge_rerank_integrations.local.onnx_backend.encoder import (
+    INPUTS,
+    is_memory_message,
+    usable_cores,
+)
 from bge_rerank_integrations.local.onnx_backend.file import GraphFile
 
 _TELEMETRY = "openvino_telemetry"
@@ -59,7 +63,11 @@ class OpenVino:
         self._compiled: tuple[Any, Requests] | None = None
         graph, _ = self._ready()
         self.inputs: Mapping[str, str] = {
-            node.get_any_name(): node.get_element_type().get_type_name() for node in graph.inputs
+            # a Cast that changes nothing gives an input a second name
+            next((name for name in INPUTS if name in node.get_names()), node.get_any_name()): (
+                node.get_element_type().get_type_name()
+            )
+            for node in graph.inputs
         }
         self.outputs: Mapping[str, tuple[int | None, ...]] = {
             node.get_any_name(): tuple(

@@ -71,20 +71,26 @@ def quantize(file: Path, into: Path) -> Path:
 def product_of_ids(
     file: Path,
     *,
+    first: int | None = None,
     integers: int = TensorProto.INT64,
     name: str = "input_ids",
     shape: tuple[int, ...] = (1, 1),
 ) -> Path:
-    """A graph whose logit is the product of all its ids.
+    """A graph whose logit is the product of all its ids, or of the first ones.
 
     It fills a tensor of that shape with ones and adds them up, so that it needs as much memory as
-    the ids say, and any padding or neighbour would change the logit.
+    the ids say, and any padding or neighbour would change the logit. OpenVINO runs it where the
+    number of the tensor's sides is known: with `first`.
     """
     one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
-    nodes = [
-        helper.make_node("Cast", [name], ["wide"], to=TensorProto.INT64),
-        helper.make_node("Reshape", ["wide", "flat"], ["sides"]),
-        helper.make_node("ConstantOfShape", ["sides"], ["ones"], value=one),
+    numbers = {"sides": [first or -1], "shape": list(shape)}
+    nodes = [helper.make_node("Cast", [name], ["ids"], to=TensorProto.INT64)]
+    if first is not None:
+        numbers |= {"start": [0], "end": [first], "axis": [1]}
+        nodes.append(helper.make_node("Slice", ["ids", "start", "end", "axis"], ["some"]))
+    nodes += [
+        helper.make_node("Reshape", [nodes[-1].output[0], "sides"], ["flat"]),
+        helper.make_node("ConstantOfShape", ["flat"], ["ones"], value=one),
         helper.make_node("ReduceSum", ["ones"], ["product"], keepdims=0),
         helper.make_node("Reshape", ["product", "shape"], ["logits"]),
     ]
@@ -93,7 +99,7 @@ def product_of_ids(
         "product of ids",
         [helper.make_tensor_value_info(name, integers, ["batch", "tokens"])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", *shape[1:]])],
-        [_constant("flat", [-1]), _constant("shape", list(shape))],
+        [_constant(name, values) for name, values in numbers.items()],
     )
     opset = helper.make_opsetid("", 17)
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), str(file))
