@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter python3,$(PYTHON)),,-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 
-.PHONY: check test test-all test-smoke test-pythons test-oldest test-servers test-oldest-torch test-newest campaigns coverage docs lock demo chat bench setup clean
+.PHONY: check test test-all test-smoke test-pythons test-oldest test-servers test-oldest-torch test-newest campaigns coverage docs gpu-check lock demo chat bench setup clean
 
 setup: $(VENV)/ready
 
@@ -169,6 +169,10 @@ chat: $(VENV)/ready
 bench: .venv-bench/ready .venv-bench-transformers4/ready
 	.venv-bench/bin/python -m benchmarks.race $(RACE)
 	.venv-bench/bin/python -m benchmarks.report
+
+# on a machine with an NVIDIA GPU, in less than nine minutes
+gpu-check: $(VENV)/ready
+	$(BIN)/python -m benchmarks.gpu $(GPU)
 
 # the guides and the API reference as a site in build/site
 docs: .venv-docs/ready

@@ -276,22 +276,18 @@ def _cpu_has_bf16() -> bool:
     return bool(probe()) if probe is not None else False
 
 
-# the rest is for fragments, kernels' own workspaces and whoever else uses the device
-SHARE_OF_FREE = 0.6
-STEP = 1024
-
-
 def token_budget(free: int, bytes_per_token: int, *, most: int) -> int:
-    """Tokens that a batch may hold: at most `most`, whole thousands (1024), at least one."""
-    fitting = int(SHARE_OF_FREE * free / bytes_per_token) // STEP * STEP
-    return max(STEP, min(most, fitting))
+    """Tokens that a batch may hold: at most `most`, whole thousands (1024), at least one.
+
+    They get 0.6 of the free memory: the rest is for fragments, kernels and other processes.
+    """
+    return max(1024, min(most, int(0.6 * free / bytes_per_token) // 1024 * 1024))
 
 
 def bytes_per_token(hidden: int, inner: int, *, inner_copies: int, bytes_each: int) -> int:
-    """Bytes that a token takes at a layer's peak, which is inside its feed-forward part.
+    """Bytes that a token takes at a layer's peak.
 
-    There the residual, what was made of it, and `inner_copies` of the widened vector are alive at
-    once. Attention has about eight vectors of `hidden` alive, which is less where `inner` is four
-    times `hidden` or more, as in all BGE rerankers.
+    In the feed-forward part, two vectors of `hidden` and `inner_copies` of the widened one are
+    alive at once; in attention, about eight of `hidden`.
     """
     return max(2 * hidden + inner_copies * inner, 8 * hidden) * bytes_each

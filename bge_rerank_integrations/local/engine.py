@@ -63,10 +63,6 @@ class EngineCall:
     limits: BatchOptions
     on_batch: Callable[[int], object] | None = None
 
-    def lengths(self, indices: Sequence[int]) -> list[int]:
-        """The tokens of these sequences."""
-        return [len(self.sequences[index].ids) for index in indices]
-
 
 class Engine:
     """A loaded model, shared by all scorers of the process for the same model.
@@ -144,18 +140,16 @@ class Engine:
         self, call: EngineCall, indices: Sequence[int] | None = None
     ) -> list[list[int]]:
         """Indices of all sequences, or of those given, in batches for this device."""
-        if indices is None:
-            indices = range(len(call.sequences))
         most = [n for n in (call.limits.batch_size, self.forward.max_sequences) if n is not None]
-        planned = plan_batches(
-            call.lengths(indices),
+        return plan_batches(
+            [len(sequence.ids) for sequence in call.sequences],
+            indices,
             max_tokens=call.limits.max_batch_tokens or self.plan.max_batch_tokens,
             max_sequences=min(most, default=None),
             padded=self.forward.padded,
             # under a time limit the first are scored first: the retriever ranked them highest
             in_order=seconds_left() is not None,
         )
-        return [[indices[number] for number in batch] for batch in planned]
 
     def drain(
         self,
@@ -179,7 +173,8 @@ class Engine:
         most = None  # tokens a batch may still hold, after memory has run out
         overflown: list[int] = []
         while (batch := split.pop() if split else _first(batches)) is not None:
-            cost = self._cost(call, batch)
+            sequences = [call.sequences[index] for index in batch]
+            cost = self._cost(sequences)
             if most is not None and cost > most and len(batch) > 1:
                 middle = len(batch) // 2
                 split += [batch[middle:], batch[:middle]]
@@ -193,7 +188,7 @@ class Engine:
             try:
                 check_cancelled()  # the wait at the gate may have been long
                 with timed("computing"):
-                    rows = self.forward.run([call.sequences[i] for i in batch], exact=exact)
+                    rows = self.forward.run(sequences, exact=exact)
             except Exception as error:  # each runtime has its own class for memory that ran out
                 if not self.forward.is_out_of_memory(error):
                     raise
@@ -211,9 +206,9 @@ class Engine:
         if overflown:
             self._compute_again(call, overflown, found, exact=exact)
 
-    def _cost(self, call: EngineCall, batch: Sequence[int]) -> int:
+    def _cost(self, batch: Sequence[TokenSequence]) -> int:
         """Tokens of a batch, with padding if the forward pads."""
-        lengths = call.lengths(batch)
+        lengths = [len(sequence.ids) for sequence in batch]
         return len(batch) * max(lengths) if self.forward.padded else sum(lengths)
 
     def _compute_again(
@@ -239,7 +234,7 @@ class Engine:
         self.forward.release_memory()
         if len(batch) > 1:
             return
-        (tokens,) = call.lengths(batch)
+        tokens = len(call.sequences[batch[0]].ids)
         raise OutOfMemoryError(
             f"the pair at position {call.positions[batch[0]]}, of {tokens} tokens, does not fit "
             f"into the memory of {self.plan.device} by itself ({self.model}, "
@@ -291,6 +286,7 @@ def _drain_together(
 
 def plan_batches(
     lengths: Sequence[int],
+    indices: Sequence[int] | None = None,
     *,
     max_tokens: int,
     max_sequences: int | None = None,
@@ -299,11 +295,11 @@ def plan_batches(
 ) -> list[list[int]]:
     """Pack indices, longest first or `in_order`, into batches of at most `max_tokens` tokens.
 
-    With `padded` a batch costs its longest sequence times their number, otherwise the sum of their
-    lengths. A sequence longer than the budget gets a batch of its own. Every index appears once;
-    equal lengths keep their order.
+    `indices` are those to pack; None: all. With `padded` a batch costs its longest sequence times
+    their number, otherwise the sum of their lengths. A sequence longer than the budget gets a batch
+    of its own. Every index appears once; equal lengths keep their order.
     """
-    order: Sequence[int] = range(len(lengths))
+    order = range(len(lengths)) if indices is None else indices
     if not in_order:
         order = sorted(order, key=lambda index: -lengths[index])
     batches: list[list[int]] = []

@@ -2,10 +2,9 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from types import TracebackType
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from bge_rerank_integrations.base.contract import check_text, like_input, read_pairs
 from bge_rerank_integrations.base.deadline import off_main_thread
-from bge_rerank_integrations.base.fork import Lock
 from bge_rerank_integrations.base.trace import is_recorded, note, timed
 from bge_rerank_integrations.errors import (
     RerankError,
@@ -51,8 +49,7 @@ class LocalScorer:
         self._limits = limits
         self._reasons = reasons
         self._show_progress = show_progress
-        self._warned = False
-        self._warning = Lock()
+        self._first_warning = iter([True])
 
     def __repr__(self) -> str:
         return f"LocalScorer({self._model!r}, {self._method.description})"
@@ -115,9 +112,7 @@ class LocalScorer:
                 positions.append(position)
         with timed("tokenizing"):
             encoded = method.encode(list(places), positions, engine.tokenizer)
-        with self._progress(encoded) as on_batch:
-            rows = engine.run(encoded.sequences, encoded.positions, self._limits, on_batch=on_batch)
-        scores = method.decode(rows, encoded)
+        scores = method.decode(self._run(engine, encoded), encoded)
         if is_recorded():
             plan = self._plan_on(engine)
             note(
@@ -161,11 +156,7 @@ class LocalScorer:
 
         def work() -> FloatArray:
             encoded = method.encode_texts(checked, engine.tokenizer, as_queries=as_queries)
-            with self._progress(encoded) as on_batch:
-                rows = engine.run(
-                    encoded.sequences, encoded.positions, self._limits, on_batch=on_batch
-                )
-            return method.vectors(rows)
+            return method.vectors(self._run(engine, encoded))
 
         vectors = off_main_thread(work)
         if np.isnan(vectors).any():  # the engine lets no other NaN through
@@ -212,32 +203,22 @@ class LocalScorer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    @contextmanager
-    def _progress(self, encoded: EncodedTexts) -> Iterator[Callable[[int], object] | None]:
-        """Give what is called with the number of texts of each batch: a progress bar, or None."""
+    def _run(self, engine: Engine, encoded: EncodedTexts) -> FloatArray:
+        """The model's rows, with a progress bar over the texts if one was asked for."""
+        run = partial(engine.run, encoded.sequences, encoded.positions, self._limits)
         if not self._show_progress:
-            yield None
-            return
+            return run()
         with missing_extra("cli"):
             from tqdm.auto import tqdm
 
         with tqdm(total=len(encoded.sequences), desc="reranking", unit="text") as bar:
-            yield bar.update
+            return run(on_batch=bar.update)
 
     def _warn_once(self, cut: Counter[str], pairs: int) -> None:
-        if not cut:
-            return
-        with self._warning:
-            first, self._warned = not self._warned, True
-        if first:
+        if cut and next(self._first_warning, False):
             logger.warning(
                 "%d of %d pairs were longer than %s tokens and were cut; said once for this scorer",
                 cut.total(),

@@ -5,6 +5,7 @@ Nothing is timed here.
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import gpu
 from benchmarks.callers import wrong_answers
 from benchmarks.measures import (
     decoder_flops,
@@ -337,3 +339,32 @@ def test_asking_for_help_starts_no_benchmark() -> None:
     assert done.stdout.startswith("usage: python -m benchmarks.streams")
     assert "Whole batches on each core" in done.stdout
     assert "side by side, " not in done.stdout
+
+
+def test_gpu_check_needs_a_gpu_and_says_so() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 2
+    assert done.stdout.startswith("no CUDA device here, so nothing was tested or measured")
+
+
+@pytest.mark.parametrize(
+    ("tests", "attention", "good"),
+    [
+        ({"failed": 0}, {"padded float16": {"error": 1e-3}}, True),
+        ({"failed": 0}, {"varlen float32": {"problem": "NotImplementedError"}}, True),
+        ({"failed": 1}, {}, False),
+        ("took longer than 180 s", {}, False),
+        ({"failed": 0}, {"padded float32": {"error": 1e-2}}, False),
+        ({"failed": 0}, {"padded float16": {"error": math.nan}}, False),
+    ],
+)
+def test_gpu_check_passes_if_tests_and_attentions_do(
+    tests: Any, attention: Any, good: bool
+) -> None:
+    assert gpu.passed({"tests": tests, "attention": attention}) == good

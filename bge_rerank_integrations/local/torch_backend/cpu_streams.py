@@ -39,7 +39,7 @@ class StreamedEngine(Engine):
 
     def share(self, call: EngineCall) -> tuple[Sequence[Engine], list[list[int]]]:
         cores = self.cores()
-        lengths = call.lengths(range(len(call.sequences)))
+        lengths = [len(sequence.ids) for sequence in call.sequences]
         if not cores or len(lengths) < cores or sum(lengths) < cores * LEAST_TOKENS:
             return super().share(call)
         # together the batches are as large as one on all cores
