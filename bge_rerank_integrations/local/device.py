@@ -42,7 +42,8 @@ class Hardware:
     """The machine's devices, as torch reports them."""
 
     cores: int
-    cpu_bf16: bool = False
+    cpu_bf16: bool | None = False
+    """None: this release of torch cannot tell, so bf16 is not used on the CPU."""
     cuda: tuple[CudaDevice, ...] = ()
     rocm: bool = False
     xpu: int = 0
@@ -71,6 +72,12 @@ class DevicePlan:
         """The number format, and the kernels where scores depend on them, as in `Scorer.name`."""
         usual = self.attention in ("runs", "padded")
         return self.precision if usual else f"{self.precision}-{self.attention}"
+
+    @property
+    def paths(self) -> str:
+        """The code paths that run, and why a faster one does not: those of the reasons."""
+        kinds = ("forward ", "gemm ", "attention ", "threads: ")
+        return "; ".join(reason for reason in self.reasons if reason.startswith(kinds))
 
     def __str__(self) -> str:
         head = (
@@ -111,7 +118,7 @@ def plan_device(
     check_precision(precision)
     chosen, reason = _choose_device(hardware, device)
     kind = chosen.partition(":")[0]
-    wanted, why = _choose_precision(kind, precision, half_formats(hardware, chosen), prefer)
+    wanted, why = _choose_precision(hardware, chosen, precision, prefer)
     reasons = [reason, why]
     if kind != "cpu":
         reasons.append("not run on a GPU by its authors: compare scores with bge-rerank verify")
@@ -212,14 +219,20 @@ def half_formats(hardware: Hardware, device: str) -> tuple[str, ...]:
 
 
 def _choose_precision(
-    kind: str, precision: Precision, half: tuple[str, ...], prefer: str
+    hardware: Hardware, device: str, precision: Precision, prefer: str
 ) -> tuple[str, str]:
+    kind, half = device.partition(":")[0], half_formats(hardware, device)
+    no_bf16 = "this CPU has no bf16 instructions"
+    if hardware.cpu_bf16 is None:
+        no_bf16 = "this torch cannot tell whether the CPU has bf16 instructions"
     if precision == "fp32":
         return "fp32", "precision fp32: asked for"
     if precision == "auto":
         # encoders prefer fp16, which no CPU computes: they stay exact there
         if prefer in half and kind != "mps":
             return prefer, f"precision {prefer}: native here, this family's default on {kind}"
+        if kind == "cpu" and prefer == "bf16":
+            return "fp32", f"precision fp32: {no_bf16}"
         return "fp32", f"precision fp32: exact, the default on {kind}"
     if precision.removesuffix("-autocast") in half:
         return precision, f"precision {precision}: asked for"
@@ -228,7 +241,7 @@ def _choose_precision(
     elif precision.startswith("fp16"):
         why = f"{precision} is never used on a CPU"
     else:
-        why = "this CPU has no bf16 instructions"
+        why = no_bf16
     _warn_once(f"{why}: scoring in fp32")
     return "fp32", f"precision fp32: {why}"
 
@@ -267,13 +280,12 @@ def cpu_kernels() -> str:
     return "avx2" if there & {"AVX2", "X86_V3"} else platform.machine().lower()
 
 
-def _cpu_has_bf16() -> bool:
+def _cpu_has_bf16() -> bool | None:
     import torch
 
-    # Private and missing in some releases, without a public equivalent. Without it a CPU counts as
-    # having no bf16 instructions, which costs speed but changes no score.
+    # private and missing in some releases, without a public equivalent
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(probe()) if probe is not None else False
+    return None if probe is None else bool(probe())
 
 
 def token_budget(free: int, bytes_per_token: int, *, most: int) -> int:

@@ -122,6 +122,7 @@ class LocalScorer:
                     "device": plan.device,
                     "precision": plan.precision,
                     "plan": str(plan).partition("\n")[0],
+                    "paths": plan.paths,
                 },
             )
         self._warn_once(encoded.cut, len(places))
@@ -218,7 +219,9 @@ class LocalScorer:
             return run(on_batch=bar.update)
 
     def _warn_once(self, cut: Counter[str], pairs: int) -> None:
-        if cut and next(self._first_warning, False):
+        if not cut:
+            return
+        if next(self._first_warning, False):
             logger.warning(
                 "%d of %d pairs were longer than %s tokens and were cut; said once for this scorer",
                 cut.total(),

@@ -26,11 +26,16 @@ class StreamedEngine(Engine):
 
     @property
     def plan(self) -> DevicePlan:
-        plan, cores = self.forward.plan, self.cores()
-        if not cores:
-            return plan
-        reason = f"threads: from {cores * LEAST_TOKENS} tokens on, a batch on each of {cores}"
-        return replace(plan, reasons=(*plan.reasons, reason))
+        plan, cores, threads = self.forward.plan, self.cores(), torch.get_num_threads()
+        if cores:
+            reason = f"from {cores * LEAST_TOKENS} tokens on, a batch on each of {cores}"
+        elif threads == 1:
+            reason = "one"
+        elif threads > MOST_CORES:
+            reason = f"{threads} share each product; a batch each is for at most {MOST_CORES}"
+        else:
+            reason = f"{threads} share each product; this torch lets none compute alone"
+        return replace(plan, reasons=(*plan.reasons, f"threads: {reason}"))
 
     def cores(self) -> int:
         """The number of batches side by side: the caller's number of threads, or 0 for none."""
