@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bge_rerank_integrations import Reranker, load_scorer
+from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.local.device import Hardware, plan_device, read_hardware
 from bge_rerank_integrations.local.torch_backend.cpu_streams import limits_one_thread
 from bge_rerank_integrations.local.torch_backend.linear import choose_gemm_path
@@ -48,7 +49,7 @@ def test_a_plan_and_a_trace_name_the_paths(reranker_base: Path, two_threads: Non
     ]
     assert scorer.plan.reasons[-3:] == tuple(paths)
     assert scorer.plan.paths.split("; ") == paths
-    traces = []
+    traces: list[RerankTrace] = []
     Reranker(scorer, on_trace=traces.append).rerank("panda", ["a bear", "bread"])
     assert traces[0].facts["paths"] == scorer.plan.paths
 
