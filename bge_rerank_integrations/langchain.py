@@ -1,8 +1,8 @@
-"""BGE rerankers in LangChain: a retriever, a document compressor and a cross-encoder.
+"""BGE models in LangChain: a retriever, a document compressor, a cross-encoder and embeddings.
 
 `BGERerankRetriever` reranks the documents of another retriever. `BGERerank` is a document
-compressor, and through `as_runnable()` a step of an LCEL chain. `BGECrossEncoder` is the model of a
-`CrossEncoderReranker`. Documents are never changed: results are copies.
+compressor and a step of an LCEL chain. `BGECrossEncoder` is the model of a `CrossEncoderReranker`,
+`BGEEmbeddings` that of a vector store. Documents are never changed: results are copies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ with missing_extra("langchain"):
     from langchain_core.documents import BaseDocumentCompressor, Document
     from langchain_core.embeddings import Embeddings
     from langchain_core.retrievers import BaseRetriever, RetrieverLike
-    from langchain_core.runnables import Runnable, RunnableLambda
+    from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
     from langchain_core.runnables.base import RunnableBindingBase
 
 from pydantic import ConfigDict, Field, model_validator
@@ -66,14 +66,18 @@ TRACE_EVENT = "bge_rerank_trace"
 
 
 class RerankInput(TypedDict):
-    """The input of `BGERerank.as_runnable()`; further keys are ignored."""
+    """The input of `BGERerank` in a chain; further keys are ignored."""
 
     documents: Sequence[Document]
     query: str
 
 
-class BGERerank(RerankFields, BaseDocumentCompressor):
+class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list[Document]]):
     """Keeps the documents that answer a query best, best first.
+
+    A document compressor, and a step of a chain from `{"documents", "query"}` to documents:
+    `{"documents": retriever, "query": RunnablePassthrough()} | BGERerank()`. A retriever's list
+    alone does not hold the query: `BGERerankRetriever` does both.
 
     Each document that comes back is a copy whose metadata holds its score under `score_key`: a
     sigmoid in (0, 1), or the raw logit with `normalize=False`. Everything else of it (id, class,
@@ -97,6 +101,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
     score_key: Annotated[str, Field(min_length=1)] = "relevance_score"
     """Metadata key of the score."""
 
+    name: ClassVar[str] = "BGERerank"  # type: ignore[misc]  # else an option, by Runnable
     _item: ClassVar[str] = "document"
 
     def compress_documents(
@@ -124,13 +129,27 @@ class BGERerank(RerankFields, BaseDocumentCompressor):
             return self._ranked(request)[0]
         return await self.as_runnable().ainvoke(request, {"callbacks": callbacks})
 
-    def as_runnable(self) -> Runnable[Any, list[Document]]:
-        """A step of a chain that does what this does, from `{"documents", "query"}` to documents.
+    def invoke(
+        self,
+        input: RerankInput,  # noqa: A002  # LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """`compress_documents` as a step of a chain; invalid input raises inside the step's run."""
+        return self.as_runnable().invoke(input, config, **kwargs)
 
-        After a retriever: `{"documents": retriever, "query": RunnablePassthrough()} | step`.
-        Invalid input raises inside the step's run.
-        """
-        return RunnableLambda(self._compress, self._acompress, name="BGERerank")
+    async def ainvoke(
+        self,
+        input: RerankInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """`acompress_documents` as a step of a chain."""
+        return await self.as_runnable().ainvoke(input, config, **kwargs)
+
+    def as_runnable(self) -> Runnable[Any, list[Document]]:
+        """The step alone, without the methods of a compressor."""
+        return RunnableLambda(self._compress, self._acompress, name=self.name)
 
     def _compress(self, request: RerankInput, run_manager: Any) -> list[Document]:
         ranked, traces = self._ranked(request, run_manager)
@@ -370,7 +389,9 @@ def _read_request(request: Any) -> RerankInput:
     if not isinstance(request, Mapping) or not {"documents", "query"} <= request.keys():
         has = sorted(map(str, request)) if isinstance(request, Mapping) else type(request).__name__
         raise InvalidInputError(
-            f'the input must be a mapping with "documents" and "query"; it is {has}'
+            f'the input must be a mapping with "documents" and "query"; it is {has}: write '
+            '{"documents": retriever, "query": RunnablePassthrough()} | BGERerank(...), or '
+            "BGERerankRetriever(base_retriever=retriever, ...)"
         )
     query, documents = request["query"], _read_documents(request["documents"])
     if query is None:

@@ -15,7 +15,9 @@ from langchain_core.runnables import Runnable, RunnablePassthrough
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langchain_text_splitters import CharacterTextSplitter
 
-from bge_rerank_integrations.langchain import BGERerank
+from bge_rerank_integrations import InvalidInputError
+from bge_rerank_integrations.langchain import BGERerank, BGERerankRetriever
+from tests.fakes import WordOverlapScorer
 from tests.langchain.foxes import (
     QUERY,
     documents,
@@ -150,10 +152,45 @@ async def test_the_step_takes_its_two_keys_out_of_a_larger_state(how: str) -> No
     assert state["documents"] == documents()
 
 
-def test_the_step_knows_its_types_and_name() -> None:
-    step = word_overlap_rerank().as_runnable()
+@sync_and_async
+async def test_the_reranker_itself_is_a_step(how: str) -> None:
+    runs, reranker = RunCollectorCallbackHandler(), word_overlap_rerank()
+    search = {"documents": Foxes(found=documents()), "query": RunnablePassthrough()}
+    chain = search | reranker | as_context
+    assert await invoke(chain, how, QUERY, {"callbacks": [runs]}) == ANSWER.partition("\n\n")[0]
+    (root,) = runs.traced_runs
+    (step,) = [run for run in root.child_runs if run.name == "BGERerank"]
+    assert (step.inputs["query"], step.child_runs) == (QUERY, [])
+    request: Any = {"documents": documents(), "query": QUERY}
+    assert await reranker.abatch([request]) == [reranker.compress_documents(documents(), QUERY)]
+
+
+@sync_and_async
+async def test_a_retriever_alone_before_it_is_told_the_lines_that_do(how: str) -> None:
+    retriever: Any = Foxes(found=documents())
+    chain = retriever | word_overlap_rerank()
+    with pytest.raises(InvalidInputError) as refused:
+        await invoke(chain, how, QUERY)
+    said = str(refused.value)
+    names = {"retriever": retriever, "RunnablePassthrough": RunnablePassthrough}
+    for line in (
+        '{"documents": retriever, "query": RunnablePassthrough()} | BGERerank(...)',
+        "BGERerankRetriever(base_retriever=retriever, ...)",
+    ):
+        assert line in said
+        written = line.replace(", ...)", ", scorer=scorer)").replace("(...)", "(scorer=scorer)")
+        classes = {"BGERerank": BGERerank, "BGERerankRetriever": BGERerankRetriever}
+        works = eval(written, {**names, **classes, "scorer": WordOverlapScorer()})
+        assert positions(await invoke(works, how, QUERY)) == [1, 3, 2]
+
+
+@pytest.mark.parametrize("kind", ["reranker", "step"])
+def test_the_step_knows_its_types_and_name(kind: str) -> None:
+    reranker = word_overlap_rerank()
+    step: Runnable[Any, Any] = reranker if kind == "reranker" else reranker.as_runnable()
     assert step.get_name() == "BGERerank"
-    properties = step.get_input_jsonschema()["$defs"]["RerankInput"]["properties"]
+    schema = step.get_input_jsonschema()
+    properties = schema.get("properties") or schema["$defs"]["RerankInput"]["properties"]
     assert set(properties) == {"documents", "query"}
     assert step.get_output_jsonschema()["type"] == "array"
 
