@@ -24,6 +24,7 @@ SLOW = (
     "ecosystem/test_processes.py",  # gunicorn
     "ecosystem/test_tracers.py",  # instruments a whole process, for good
     "examples/test_examples.py",  # whole programs
+    "examples/test_quickstart.py",
     "test_packaging.py",  # fresh environments
 )
 """Folders and files that `make test` leaves to `make test-all`."""
