@@ -26,6 +26,7 @@ from bge_rerank_integrations.errors import (
     missing_extra,
 )
 from bge_rerank_integrations.options import RequestOptions
+from bge_rerank_integrations.remote.proxy import Proxy
 from bge_rerank_integrations.remote.redaction import (
     describe_body,
     describe_status,
@@ -104,8 +105,11 @@ class Client:
     It never follows redirects, decompresses, or reads without a limit.
     """
 
-    def __init__(self, options: RequestOptions, *, first_wait: float) -> None:
+    def __init__(
+        self, options: RequestOptions, *, first_wait: float, proxy: Proxy | None = None
+    ) -> None:
         self._options, self._first_wait = options, first_wait
+        self._through = f" through the proxy of {proxy.variable}" if proxy else ""
         self._circuit = Circuit()
         self.slots = asyncio.Semaphore(options.max_concurrency)
         self._http = httpx2.AsyncClient(
@@ -123,6 +127,9 @@ class Client:
                 max_keepalive_connections=options.max_concurrency,
             ),
             verify=_tls(),
+            proxy=proxy
+            and httpx2.Proxy(proxy.url, ssl_context=_tls() if proxy.encrypted else None),
+            trust_env=False,  # `find_proxy` has read it
         )
 
     async def send(self, request: Request) -> Reply:
@@ -192,7 +199,7 @@ class Client:
 
     def _failure(self, error: Exception) -> str | RemoteError:
         if isinstance(error, httpx2.ConnectTimeout):
-            return "no connection within the connect_timeout"
+            return f"no connection within the connect_timeout{self._through}"
         if isinstance(error, httpx2.TimeoutException):
             waited = f"{self._options.read_timeout:g} s, the read_timeout"
             return RemoteUnavailable(f"cannot be used: no data for {waited}")
@@ -200,8 +207,8 @@ class Client:
             return RemoteUnavailable(
                 "cannot be used: TLS failed: the certificate is not valid here"
             )
-        if isinstance(error, httpx2.ConnectError):
-            return "no connection"
+        if isinstance(error, httpx2.ConnectError | httpx2.ProxyError):
+            return f"no connection{self._through}"
         if isinstance(error, httpx2.TransportError):
             return f"the connection broke ({type(error).__name__})"
         return RemoteAnswerError("has an address or needs a header that HTTP cannot carry")

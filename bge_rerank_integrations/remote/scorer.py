@@ -28,6 +28,7 @@ from bge_rerank_integrations.remote.dialects import (
     find_dialect,
 )
 from bge_rerank_integrations.remote.handshake import ServerInfo
+from bge_rerank_integrations.remote.proxy import find_proxy
 from bge_rerank_integrations.remote.server import RemoteOptions, Server
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 
@@ -60,28 +61,31 @@ class RemoteScorer:
     are retried up to `max_retries` times, after random waits below `first_wait`, then twice that,
     and so on, or after as long as `Retry-After` says.
 
-    Raises `InvalidInputError` for an invalid address or option, and if a hosted service's key is
-    missing. Nothing is sent yet: at the first use, a server of your own is tested with two
-    sentences, to see that it serves a reranker and on which scale.
+    Requests go through the proxy that the environment names for the address: docs/networks.md.
+
+    Raises `InvalidInputError` for an invalid address, option or proxy, and if a hosted service's
+    key is missing; `MissingExtra` for a SOCKS proxy without its package. Nothing is sent yet: at
+    the first use, a server of your own is tested with two sentences, to see that it serves a
+    reranker and on which scale.
     """
 
     @_with_keywords(RemoteOptions)
     def __init__(self, base_url: str, **options: Any) -> None:
         read = read_options(RemoteOptions, options, caller="RemoteScorer")
-        address, variable = read_address(base_url), KEY_VARIABLE
+        address, variable, hosted = read_address(base_url), KEY_VARIABLE, False
         if isinstance(read.dialect, str):
             read.dialect = find_dialect(read.dialect, address.host) or read.dialect
         if isinstance(read.dialect, Dialect):
             check_dialect_options(read.dialect, read.model, read.deployment)
             variable = read.dialect.key_variable
+            hosted = address.host in read.dialect.hosts
         read.api_key = _read_key(secret_text(read.api_key), variable)
-        if read.api_key is None:
-            if isinstance(read.dialect, Dialect) and address.host in read.dialect.hosts:
-                raise InvalidInputError(
-                    f"{address.host} needs a key: pass api_key, or set {variable}"
-                )
-        elif not (address.encrypted or address.on_this_machine):
-            logger.warning("the key for %s goes over the network unencrypted", address.url)
+        if hosted and read.api_key is None:
+            raise InvalidInputError(f"{address.host} needs a key: pass api_key, or set {variable}")
+        self._proxy = find_proxy(address)
+        if read.api_key and not (address.encrypted or address.on_this_machine):
+            hop = f"the proxy of {self._proxy.variable}" if self._proxy else "the network"
+            logger.warning("the key for %s goes over %s unencrypted", address.url, hop)
         self._address, self._options = address, read
         self._server: Server | None = None
         self._inherited: list[Server] = []
@@ -206,7 +210,7 @@ class RemoteScorer:
         if self._server is None or self._server.process != os.getpid():
             if self._server is not None:
                 self._inherited.append(self._server)  # its sockets belong to the parent process
-            self._server = Server(self._address, self._options)
+            self._server = Server(self._address, self._options, self._proxy)
             weakref.finalize(self, _close_abandoned, self._server)
         return self._server
 

@@ -36,6 +36,7 @@ from bge_rerank_integrations.remote.messages import (
     split_pairs,
     to_json,
 )
+from bge_rerank_integrations.remote.proxy import Proxy
 from bge_rerank_integrations.remote.redaction import without_key
 from bge_rerank_integrations.types import FloatArray, Pair
 
@@ -58,10 +59,10 @@ class RemoteOptions(RequestOptions):
 class Server:
     """A client, and what the first use found out about the server."""
 
-    def __init__(self, address: Address, options: RemoteOptions) -> None:
+    def __init__(self, address: Address, options: RemoteOptions, proxy: Proxy | None) -> None:
         self.process = os.getpid()
         self._address, self._options = address, options
-        self._client = Client(options, first_wait=options.first_wait)
+        self._client = Client(options, first_wait=options.first_wait, proxy=proxy)
         self._first_use = asyncio.Lock()
         self._known: tuple[Dialect, ServerInfo] | None = None
 

@@ -2,7 +2,7 @@
 
 The hub's models stand in a made-up hub cache as small random ones of the same architecture, so
 the snippets are run as they stand; only their scores differ. So are those of docs/remote.md: the
-server that they ask is a stand-in, reached as if it were a proxy. Each file's Python blocks run in
+server that they ask is a stand-in, at an address of its own. Each file's Python blocks run in
 order as one program, in a temporary directory; lines keep their numbers, so that a traceback
 points into the document.
 """
@@ -105,12 +105,9 @@ def test_python_blocks_run(document: Path, tmp_path: Path, hub_cache: Path) -> N
         run([sys.executable, str(program)], tmp_path, hub_cache)
         return
     with serving("tei") as served:
-        shown = run(
-            [sys.executable, str(program)],
-            *(tmp_path, hub_cache),
-            http_proxy=served.url,
-            no_proxy="",
-        )
+        snippets = program.read_text(encoding="utf-8")
+        program.write_text(snippets.replace("http://localhost:8080", served.url), encoding="utf-8")
+        shown = run([sys.executable, str(program)], tmp_path, hub_cache)
         # "the giant panda" has three of its words in the second passage and none in the first
         assert shown.splitlines() == ["1 0.818 1.5", "0 0.182 -1.5"]
         assert served.requests
