@@ -92,16 +92,18 @@ def read_passages(
     title of a BEIR corpus (a "title" beside a "text" or "contents") is put before it. `id_field` is
     carried as "id", the others under their own names.
     """
-    rows = list(read_rows(file, json_lines=json_lines))
-    passages = [_passage(place, row, text_field, id_field) for place, row in rows]
+    passages, objects = [], True
+    for place, row in read_rows(file, json_lines=json_lines):
+        objects = objects and isinstance(row, str) and _is_json_object(row)
+        passages.append(_passage(place, row, text_field, id_field))
     where = file or "standard input"
     if not passages:
         logger.warning("there are no passages in %s", where)
-    elif all(isinstance(row, str) and _is_json_object(row) for _, row in rows) and not json_lines:
+    elif objects:
         logger.warning(
             "each of the %d lines of %s is a JSON object and is scored as it stands, keys and all; "
             "give --jsonl to score the text in it",
-            len(rows),
+            len(passages),
             where,
         )
     return passages

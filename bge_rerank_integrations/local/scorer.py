@@ -2,10 +2,11 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +23,20 @@ from bge_rerank_integrations.errors import (
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.text.bi_encoder import BiEncoding
-from bge_rerank_integrations.local.text.cross_encoder import EncodedTexts, Method
+from bge_rerank_integrations.local.text.cross_encoder import EncodedTexts, JoinedPairs, Method
 from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 logger = logging.getLogger("bge_rerank_integrations")
+
+PART_CHARACTERS = 2_000_000
+"""Pairs are tokenized and computed in parts of so many characters.
+
+That bounds memory, moves the progress bar, and keeps the scores of earlier parts at a time limit.
+"""
 
 
 class LocalScorer:
@@ -110,13 +120,27 @@ class LocalScorer:
             if pair not in places:
                 places[pair] = len(places)
                 positions.append(position)
-        with timed("tokenizing"):
-            encoded = method.encode(list(places), positions, engine.tokenizer)
-        scores = method.decode(self._run(engine, encoded), encoded)
+        distinct, cut = list(places), Counter[str]()
+        found: list[FloatArray] = []
+        with self._progress(len(distinct)) as bar:
+            for part in self._parts(distinct):
+                try:
+                    with timed("tokenizing"):
+                        encoded = method.encode(distinct[part], positions[part], engine.tokenizer)
+                    rows = self._run(engine, encoded, part.stop - part.start, bar)
+                except ScoringTimeout:
+                    if not found:
+                        raise
+                    late_part = (len(distinct) - part.start, found[0].shape[1])
+                    found.append(np.full(late_part, np.nan, dtype=np.float32))
+                    break
+                found.append(method.decode(rows, encoded))
+                cut += encoded.cut
+        scores = np.concatenate(found)
         if is_recorded():
             plan = self._plan_on(engine)
             note(
-                {"computed": len(places), "cut": encoded.cut.total()},
+                {"computed": len(places), "cut": cut.total()},
                 {
                     "model": self._model,
                     "device": plan.device,
@@ -125,7 +149,7 @@ class LocalScorer:
                     "paths": plan.paths,
                 },
             )
-        self._warn_once(encoded.cut, len(places))
+        self._warn_once(cut, len(places))
         scores = scores[[places[pair] for pair in pairs]]
         if np.isnan(scores).any():  # the engine lets no other NaN through
             late = int(np.isnan(scores[:, -1]).sum())
@@ -136,6 +160,20 @@ class LocalScorer:
                 partial=scores[:, -1],
             )
         return scores
+
+    def _parts(self, pairs: Sequence[Pair]) -> Iterator[slice]:
+        """The pairs to tokenize and compute at once.
+
+        An embedder reads each distinct text once, so its pairs stay together.
+        """
+        start = size = 0
+        for place, (query, passage) in enumerate(pairs):
+            length = len(query) + len(passage)
+            size += length
+            if size > PART_CHARACTERS and place > start and isinstance(self._method, JoinedPairs):
+                yield slice(start, place)
+                start, size = place, length
+        yield slice(start, len(pairs))
 
     def embed(self, texts: Sequence[str], *, as_queries: bool = False) -> FloatArray:
         """An embedder's vectors of length 1, [texts, width] float32, to be kept in an index.
@@ -157,7 +195,8 @@ class LocalScorer:
 
         def work() -> FloatArray:
             encoded = method.encode_texts(checked, engine.tokenizer, as_queries=as_queries)
-            return method.vectors(self._run(engine, encoded))
+            with self._progress(len(checked)) as bar:
+                return method.vectors(self._run(engine, encoded, len(checked), bar))
 
         vectors = off_main_thread(work)
         if np.isnan(vectors).any():  # the engine lets no other NaN through
@@ -207,16 +246,23 @@ class LocalScorer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, engine: Engine, encoded: EncodedTexts) -> FloatArray:
-        """The model's rows, with a progress bar over the texts if one was asked for."""
-        run = partial(engine.run, encoded.sequences, encoded.positions, self._limits)
+    def _progress(self, texts: int) -> "AbstractContextManager[tqdm[Any] | None]":
+        """A progress bar, if one was asked for."""
         if not self._show_progress:
-            return run()
+            return nullcontext()
         with missing_extra("cli"):
             from tqdm.auto import tqdm
+        return tqdm(total=texts, desc="reranking", unit="text")
 
-        with tqdm(total=len(encoded.sequences), desc="reranking", unit="text") as bar:
-            return run(on_batch=bar.update)
+    def _run(
+        self, engine: Engine, encoded: EncodedTexts, expected: int, bar: "tqdm[Any] | None"
+    ) -> FloatArray:
+        """The model's rows. The bar expected so many; an embedder has one for each distinct text."""
+        run = partial(engine.run, encoded.sequences, encoded.positions, self._limits)
+        if bar is None:
+            return run()
+        bar.total += len(encoded.sequences) - expected
+        return run(on_batch=bar.update)
 
     def _warn_once(self, cut: Counter[str], pairs: int) -> None:
         if not cut:
