@@ -252,12 +252,13 @@ class LocalScorer:
             return nullcontext()
         with missing_extra("cli"):
             from tqdm.auto import tqdm
-        return tqdm(total=texts, desc="reranking", unit="text")
+        bar: tqdm[Any] = tqdm(total=texts, desc="reranking", unit="text")
+        return bar
 
     def _run(
         self, engine: Engine, encoded: EncodedTexts, expected: int, bar: "tqdm[Any] | None"
     ) -> FloatArray:
-        """The model's rows. The bar expected so many; an embedder has one for each distinct text."""
+        """The model's rows. The bar expected so many; an embedder has one for each text."""
         run = partial(engine.run, encoded.sequences, encoded.positions, self._limits)
         if bar is None:
             return run()
