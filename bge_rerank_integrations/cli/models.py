@@ -43,10 +43,10 @@ def models(
     if not names and not compare:
         _list_models(place, as_json=as_json)
         return
-    found = [
-        describe_model(name, cache_dir=place, local_files_only=hub.local_files_only or not names)
-        for name in dict.fromkeys(names or [spec.id for spec in known_models()])
-    ]
+    if not names:
+        hub = HubOptions(cache_dir=place, local_files_only=True)
+    wanted = dict.fromkeys(names or [spec.id for spec in known_models()])
+    found = [describe_model(name, hub) for name in wanted]
     if as_json:
         _print_json(asdict(description) for description in found)
     elif compare:

@@ -33,14 +33,12 @@ def verify(
     FlagEmbedding, and compared with the scores that the model's card publishes. With --url the
     scores of a server are compared. Exits with 1 if a score is wrong.
     """
-    from bge_rerank_integrations.tools.verify import report_lines
     from bge_rerank_integrations.tools.verify import verify as compare
 
     asked = options.given()
     url = asked.pop("base_url", None)
     found = compare(model, base_url=url, tolerance=tolerance, **asked)
-    for line in report_lines(found):
-        print(line)
+    print(found)
     if report is not None:
         found.save(report)
     if found.verdict == "wrong":

@@ -21,18 +21,11 @@ class CardFacts:
     results: tuple[EvalResult, ...]
 
 
-def read_card(
-    model: str,
-    *,
-    cache_dir: str | None = None,
-    local_files_only: bool = False,
-    token: str | None = None,
-) -> CardFacts | None:
+def read_card(model: str, hub: HubOptions) -> CardFacts | None:
     """The facts on the card of a folder or hub id, downloaded unless cached; None without any.
 
     Raises `ModelNotFound`, and `CheckpointError` for metadata that the hub's parser refuses.
     """
-    hub = HubOptions(cache_dir=cache_dir, local_files_only=local_files_only, token=token)
     file = find_folder(model, ("README.md",), hub) / "README.md"
     if not file.is_file():
         return None

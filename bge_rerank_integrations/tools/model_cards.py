@@ -17,6 +17,8 @@ from bge_rerank_integrations.base.models import (
     known_models,
 )
 from bge_rerank_integrations.errors import MissingExtra, ModelNotFound, missing_extra
+from bge_rerank_integrations.local.download import HUB_DEFAULTS
+from bge_rerank_integrations.options import HubOptions
 from bge_rerank_integrations.tools.doctor import CARRIER, installed_version
 
 if TYPE_CHECKING:
@@ -55,13 +57,7 @@ def list_models(cache_dir: str | None = None) -> list[tuple[ModelSpec, bool | No
     return [(spec, here.get(spec.id)) for spec in known]
 
 
-def describe_model(
-    model: str,
-    *,
-    cache_dir: str | None = None,
-    local_files_only: bool = False,
-    token: str | None = None,
-) -> ModelDescription:
+def describe_model(model: str, hub: HubOptions = HUB_DEFAULTS) -> ModelDescription:
     """Describe a hub id, a folder, or one of the offline models.
 
     The card's results come before the shipped ones. Shipped languages and licence are preferred to
@@ -76,9 +72,7 @@ def describe_model(
         try:
             with missing_extra("local"):
                 from bge_rerank_integrations.local.model_card import read_card
-            card = read_card(
-                model, cache_dir=cache_dir, local_files_only=local_files_only, token=token
-            )
+            card = read_card(model, hub)
             said = "read" if card is not None else "the model has none with metadata"
         except (MissingExtra, ModelNotFound) as error:
             if spec is None:

@@ -52,30 +52,53 @@ PAIRS: tuple[Pair, ...] = (
 
 HUB_OPTIONS = ("revision", "cache_dir", "local_files_only", "token")
 SELF_CHECKS = ("one pair at a time", "reversed")
+VERDICTS = {
+    "right": "the scores are right",
+    "wrong": "the scores are WRONG: please report this with --json report.json",
+    "not proven": "nothing to compare with; install transformers or sentence-transformers",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Our scores beside those of one reference.
+    """Our scores beside those of one reference, both in the order of `pairs`.
 
-    `difference` is the largest of any pair, in raw scores; `reference_scores` are in the order of
-    `pairs`. `detail` says why nothing was compared.
+    `detail` says why nothing was compared.
     """
 
     reference: str
     version: str | None
-    outcome: Literal["equal", "different", "not compared"]
     tolerance: float
     pairs: tuple[Pair, ...] = ()
     scores: tuple[float, ...] = ()
     reference_scores: tuple[float, ...] = ()
-    difference: float | None = None
     detail: str = ""
+
+    @property
+    def difference(self) -> float | None:
+        """The largest difference of a raw score."""
+        apart = np.abs(np.subtract(self.scores, self.reference_scores))
+        return float(apart.max()) if len(apart) else None
+
+    @property
+    def outcome(self) -> Literal["equal", "different", "not compared"]:
+        if self.difference is None:
+            return "not compared"
+        return "equal" if self.difference <= self.tolerance else "different"
+
+    def __str__(self) -> str:
+        name = " ".join(filter(None, (self.reference, self.version)))
+        if self.difference is None:
+            return f"{self.outcome:<13} {name}: {self.detail}"
+        return (
+            f"{self.outcome:<13} {name}: largest difference {self.difference:.1e} over "
+            f"{len(self.pairs)} pairs, {self.tolerance:.0e} allowed"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The comparisons of one model; see `verify`."""
+    """The comparisons of one model; see `verify`. Print it to read them."""
 
     model: str
     scorer: str
@@ -92,9 +115,17 @@ class Verification:
         others = [c.outcome for c in self.comparisons if c.reference not in SELF_CHECKS]
         return "right" if "equal" in others else "not proven"
 
+    def __str__(self) -> str:
+        rows = [f"  {comparison}" for comparison in self.comparisons]
+        return "\n".join([self.scorer, self.plan.partition("\n")[0], *rows, VERDICTS[self.verdict]])
+
     def save(self, path: str | Path) -> None:
         """Write everything as JSON, for a bug report; the pairs are this module's own."""
-        written = {**asdict(self), "verdict": self.verdict}
+        rows = [
+            {**asdict(c), "outcome": c.outcome, "difference": c.difference}
+            for c in self.comparisons
+        ]
+        written = {**asdict(self), "comparisons": rows, "verdict": self.verdict}
         Path(path).write_text(json.dumps(written, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
@@ -168,7 +199,7 @@ def _libraries(
         checkpoint = open_checkpoint(model, HubOptions(**hub))
         family = read_settings(checkpoint, options.get("label")).family
     except RerankError as error:
-        yield _not_compared("reference libraries", None, str(error), tolerance)
+        yield Comparison("reference libraries", None, tolerance, detail=str(error))
         return
     plan = cast("LocalScorer", scorer).plan
     graph = any(runtime in str(plan) for runtime in ("ONNX Runtime", "OpenVINO"))
@@ -188,7 +219,7 @@ def _libraries(
             except Exception as error:  # noqa: BLE001 - another library fails in any way it likes
                 why = f"it fails: {type(error).__name__}: {error}".splitlines()[0]
         if why:
-            yield _not_compared(name, version, why, tolerance)
+            yield Comparison(name, version, tolerance, detail=why)
             continue
         ours = scorer
         if family is Family.ENCODER:
@@ -203,12 +234,12 @@ def _own(model: str, scores: FloatArray, tolerance: float, *, scale: str) -> Com
         own = load_scorer(model, device="cpu", precision="fp32")
         expected = own.score(PAIRS)
     except RerankError as error:
-        return _not_compared(name, __version__, str(error), tolerance)
+        return Comparison(name, __version__, tolerance, detail=str(error))
     if (scale, own.scale) == ("probability", "logit"):
         expected = (1 / (1 + np.exp(-expected))).astype(np.float32)
     elif scale != own.scale:
         said = f"the server gives a {scale}, the model a {own.scale}"
-        return _not_compared(name, __version__, said, tolerance)
+        return Comparison(name, __version__, tolerance, detail=said)
     return _compared(name, scores, expected, tolerance, version=__version__)
 
 
@@ -221,38 +252,5 @@ def _compared(
     version: str | None = None,
     pairs: Sequence[Pair] = PAIRS,
 ) -> Comparison:
-    difference = float(np.abs(scores.astype(np.float64) - expected).max())
-    return Comparison(
-        reference,
-        version,
-        "equal" if difference <= tolerance else "different",
-        tolerance,
-        tuple(pairs),
-        tuple(scores.tolist()),
-        tuple(expected.tolist()),
-        difference,
-    )
-
-
-def _not_compared(reference: str, version: str | None, detail: str, tolerance: float) -> Comparison:
-    return Comparison(reference, version, "not compared", tolerance, detail=detail)
-
-
-def report_lines(found: Verification) -> list[str]:
-    """The verification for a terminal, a line for each reference, the verdict last."""
-    lines = [found.scorer, found.plan.partition("\n")[0]]
-    for comparison in found.comparisons:
-        name = " ".join(filter(None, (comparison.reference, comparison.version)))
-        if comparison.difference is None:
-            lines.append(f"  not compared  {name}: {comparison.detail}")
-            continue
-        lines.append(
-            f"  {comparison.outcome:<13} {name}: largest difference {comparison.difference:.1e} "
-            f"over {len(comparison.pairs)} pairs, {comparison.tolerance:.0e} allowed"
-        )
-    meaning: dict[str, str] = {
-        "right": "the scores are right",
-        "wrong": "the scores are WRONG: please report this with --json report.json",
-        "not proven": "nothing to compare with; install transformers or sentence-transformers",
-    }
-    return [*lines, meaning[found.verdict]]
+    ours, theirs = tuple(scores.tolist()), tuple(expected.tolist())
+    return Comparison(reference, version, tolerance, tuple(pairs), ours, theirs)

