@@ -86,7 +86,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert set(described.get_all("Provides-Extra", [])) == extras
 
 
-def test_numpy_and_pydantic_are_all_it_needs(bare_python: Path, tmp_path: Path) -> None:
+def test_numpy_pydantic_and_regex_are_all_it_needs(bare_python: Path, tmp_path: Path) -> None:
     listed = run(str(bare_python), "-m", "pip", "list", "--format=json", folder=tmp_path)
     installed = {package["name"] for package in json.loads(listed)}
     brought = {"pydantic_core", "annotated-types", "typing_extensions", "typing-inspection"}
@@ -94,6 +94,7 @@ def test_numpy_and_pydantic_are_all_it_needs(bare_python: Path, tmp_path: Path) 
         "bge-rerank-integrations",
         "numpy",
         "pydantic",
+        "regex",
     }
     program = """
 import math

@@ -5,13 +5,13 @@ columns. pandas is never imported: a DataFrame is recognised by its attributes.
 """
 
 import math
-import unicodedata
 from collections.abc import Iterable, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from inspect import getattr_static
 from typing import Any, cast
 
 import numpy as np
+import regex
 
 from bge_rerank_integrations.errors import (
     InvalidInputError,
@@ -98,18 +98,13 @@ def check_str(text: object, what: str, index: int | None = None) -> str:
     return text
 
 
-# letters, symbols and marks by category, which no font draws: fillers, selectors, joiners
-_UNDRAWN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0").union(
-    map(chr, (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
-)
+# controls, spaces, and letters, symbols and marks that no font draws: fillers, selectors, joiners
+_BLANK = regex.compile(r"[\p{Cc}\p{Cf}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]*")
 
 
 def is_blank(text: str) -> bool:
     """Whether a reader would see nothing: only spaces, controls and characters without a shape."""
-    return all(
-        unicodedata.category(character) in ("Cc", "Cf", "Zs", "Zl", "Zp") or character in _UNDRAWN
-        for character in text
-    )
+    return _BLANK.fullmatch(text) is not None
 
 
 def _read_pair(pair: Any, index: int) -> Pair:

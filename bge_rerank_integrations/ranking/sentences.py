@@ -1,11 +1,14 @@
-"""Split a text into sentences by punctuation, line breaks and length, without a dictionary.
+"""Split a text into sentences by punctuation, line breaks, mark-up and length, in any script.
 
-One set of rules covers English, Chinese and a mixture, because a passage does not name its
-language. In doubt, two sentences stay together.
+Sentence terminators, closing marks and marks after which a sentence goes on are Unicode's
+properties (UAX #29, Sentence_Break), as the `regex` library knows them. One set of rules covers all
+languages and mixtures, because a passage does not name its language. In doubt, two sentences stay
+together.
 """
 
-import re
 import unicodedata
+
+import regex
 
 Span = tuple[int, int]
 """Start and end in the characters of a text, the end exclusive."""
@@ -40,7 +43,7 @@ _SHORT = _words(
     jan jr jul jun kg km lb lbs ltd mfg misc mph mt nov oct rd sep sept sq sr st tel univ wk yr yrs
     """
 )
-_INITIALS = re.compile(r"[^\W\d_]|(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,2}")  # J, U.S, p.m, Ph.D
+_INITIALS = regex.compile(r"[^\W\d_]|(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,2}")  # J, U.S, p.m, Ph.D
 _OPENERS = _words(
     """
     After All Although An And As At Because But By During Each Every For From He Her Here His How
@@ -50,28 +53,39 @@ _OPENERS = _words(
     """
 )
 
-_CHINESE = re.compile("[\u3005-\u3007\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-_CLOSERS = "\"'\u2019\u201d\u00bb)\\]}\u300d\u300f\uff09\u3011\u300b\u3009"
-_OPENING = "\"'\u2018\u201c\u00ab([{\u300c\u300e\uff08\u3010\u300a*_"
-_GOES_ON = frozenset(",;:)]}\uff0c\u3001\uff1b\uff1a\uff09\u3011\u300b\u300d\u300f")
+# Scripts without spaces between sentences.
+_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}]")
+_CLOSERS = r"[\p{Sentence_Break=Close}--\p{Ps}--\p{Pi}]*"
+_OPENING = regex.compile(r"[\p{Ps}\p{Pi}\"'*_]*", regex.V1)
+_GOES_ON = regex.compile(r"[\p{Sentence_Break=SContinue}\p{Pe}]")
 _BULLETS = "\u2022\u2023\u25cf\u25aa\u25e6\u25a0\u25cb"
-_BREAKS = "\n\r\v\f\x85\u2028\u2029"
-_END = re.compile(
-    rf"(?P<full>[\u3002\uff01\uff1f\uff61\u06d4\u061f\u0964]+[{_CLOSERS}]*)"
-    rf"|(?P<dots>(?:\.{{2,}}|\u2026+)[{_CLOSERS}]*)"
-    rf"|(?P<mark>[!?][.!?]*[{_CLOSERS}]*)"
-    rf"|(?P<stop>\.[{_CLOSERS}]*)"
+_BREAKS = r"\n\r\v\f\x85\u2028\u2029"
+_BLOCKS = "article|blockquote|caption|dd|div|dl|dt|h[1-6]|li|ol|p|pre|section|table|title|tr|ul"
+_END = regex.compile(
+    # a row of a table, whole: of Markdown, and of HTML with the end tags that follow it
+    rf"(?P<row>^[ \t]*\|[^{_BREAKS}]*"
+    r"|(?i:<tr)\b[^<]*+(?:<(?!(?i:/?tr)\b)[^<]*+)*+(?i:</tr)\s*>(?:\s*</\w+\s*>)*+)"
+    rf"|(?P<block>(?i:</(?:{_BLOCKS})\s*>|<[bh]r\s*/?>)(?:\s*</\w+\s*>)*+)"
+    rf"|(?P<full>[\p{{Sentence_Break=STerm}}--[!?]]+{_CLOSERS})"
+    rf"|(?P<dots>(?:\.{{2,}}|\u2026+){_CLOSERS})"
+    rf"|(?P<mark>[!?][.!?]*{_CLOSERS})"
+    rf"|(?P<stop>\p{{Sentence_Break=ATerm}}{_CLOSERS})"
     rf"|(?P<line>\r\n|[{_BREAKS}])"
-    rf"|(?P<bullet>\s(?=[{_BULLETS}]\s))"
+    rf"|(?P<bullet>\s(?=[{_BULLETS}]\s))",
+    regex.V1 | regex.MULTILINE,
 )
-_LINE_BREAK = re.compile(rf"[{_BREAKS}]")
-_ITEM = re.compile(
+_LINE_BREAK = regex.compile(rf"[{_BREAKS}]")
+_ITEM = regex.compile(
     rf"\s*(?:[-*+\u2013\u2014\u00b7#>|{_BULLETS}]|\(?(?:\d{{1,3}}|[A-Za-z]|[ivx]+)[.)\u3001]\s"
     r"|[\u2460-\u2473]|[\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]+\u3001)"
 )
-_WORD_BEGINS = re.compile(r"[\s()\[\]{}\"'\u2018\u201c/\u2013\u2014]")
+_WORD_BEGINS = regex.compile(r"[\s()\[\]{}\"'\u2018\u201c/\u2013\u2014]")
 # A long text is divided after a clause, otherwise at a space.
-_WEAK = (re.compile(r"[;:]\s|[\uff1b\uff1a]"), re.compile(r",\s|[\uff0c\u3001]"), re.compile(r"\s"))
+_WEAK = (
+    regex.compile(r"[;:]\s|[\uff1b\uff1a]"),
+    regex.compile(r",\s|[\uff0c\u3001]"),
+    regex.compile(r"\s"),
+)
 
 
 def split_sentences(text: str) -> list[Span]:
@@ -94,24 +108,25 @@ def split_sentences(text: str) -> list[Span]:
     ]
 
 
-def _ends(text: str, begin: int, match: re.Match[str], *, cased: bool) -> bool:
+def _ends(text: str, begin: int, match: regex.Match[str], *, cased: bool) -> bool:
     """Whether a sentence that begins at `begin` ends with this mark."""
     kind, end = match.lastgroup, match.end()
     if kind == "line":
         return _line_ends(text, match.start(), end, cased=cased)
-    if kind == "bullet":
+    if kind in ("row", "block", "bullet"):
         return True
-    if kind == "full" or text[end : end + 1] in _GOES_ON:
-        return text[end : end + 1] not in _GOES_ON
-    following = text[end : end + 60].lstrip().lstrip(_OPENING)
-    if _CHINESE.match(text, end):
+    if kind == "full" or _GOES_ON.match(text, end):
+        return not _GOES_ON.match(text, end)
+    following = _OPENING.sub("", text[end : end + 60].lstrip(), count=1)
+    wide = match[0].startswith("\uff0e") and not text[end : end + 1].isalnum()
+    if wide or _UNSPACED.match(text, end):
         return kind != "dots" and not _abbreviates(text, begin, match, following)
     if not text[end : end + 1].isspace() or (cased and following[:1].islower()):
         return False
     return not _abbreviates(text, begin, match, following)
 
 
-def _abbreviates(text: str, begin: int, match: re.Match[str], following: str) -> bool:
+def _abbreviates(text: str, begin: int, match: regex.Match[str], following: str) -> bool:
     """Whether the full stop belongs to the word before it: "Dr.", "U.S.", "J.", the "1." of a list.
 
     A short form may also end a sentence; the word that follows decides.
@@ -124,7 +139,7 @@ def _abbreviates(text: str, begin: int, match: re.Match[str], following: str) ->
         return len(word) <= 3 and not text[begin : match.start() - len(word)].strip()
     if word in _TITLES or (word in _NUMBERED and following[:1].isdigit()):
         return True
-    opener = re.match(r"[A-Za-z]*", following)
+    opener = regex.match(r"[A-Za-z]*", following)
     return (word in _SHORT or _INITIALS.fullmatch(word) is not None) and not (
         opener is not None and opener.group() in _OPENERS
     )

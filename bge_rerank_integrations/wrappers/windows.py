@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from bge_rerank_integrations.base.contract import CheckedPairs, checked_scores, read_pairs
@@ -20,8 +21,11 @@ from bge_rerank_integrations.options import count_from
 from bge_rerank_integrations.types import FloatArray, MeasuresPairs, PairLength, Scorer
 from bge_rerank_integrations.wrappers import ScorerWrapper
 
-SENTENCE_ENDS = frozenset(".!?…")
-CHINESE_SENTENCE_ENDS = frozenset("。！？；")  # noqa: RUF001 - full-width, as they are written
+# Unicode's sentence terminators (UAX #29): some end a sentence only before a space.
+_ENDS = regex.compile(r"[\p{Sentence_Break=STerm}\p{Sentence_Break=ATerm}…]")
+_ENDED = regex.compile(
+    r"(?<=[\p{Sentence_Break=STerm}--[!?]\uff1b])|(?<=\uff0e)(?![\p{N}\p{Latin}])", regex.V1
+)
 DEFAULT_OVERLAP = 64
 
 
@@ -206,9 +210,9 @@ def _rank(text: str, end: int, start: int) -> int:
     last, gap = text[max(0, end - 1) : end], text[end:start] + text[start : start + 1]
     word_ends = start > end or last.isspace() or gap[:1].isspace()
     if (
-        last in CHINESE_SENTENCE_ENDS
+        _ENDED.match(text, end)
         or "\n" in last + gap
-        or (word_ends and text[max(0, end - 8) : end].rstrip()[-1:] in SENTENCE_ENDS)
+        or (word_ends and _ENDS.match(text[max(0, end - 8) : end].rstrip()[-1:]))
     ):
         return 2
     return int(word_ends)

@@ -15,6 +15,7 @@ COMMAND = [sys.executable, "-m", "bge_rerank_integrations.cli"]
 # as a user's shell has it, so that a missing flush or a failing last one shows
 ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": ""}
 ROOT = Path(__file__).resolve().parents[2]
+BASE = ("numpy", "pydantic", "regex")
 
 
 def run(
@@ -45,12 +46,12 @@ def to_json_lines(rows: Sequence[object]) -> str:
 
 
 def installation(folder: Path, *packages: str) -> dict[str, str]:
-    """What to run the command with so that only these packages, and what they need, are there.
+    """The environment in which only these packages, the base ones, and what they need, are there.
 
     Their files are linked into `folder` from the environment the tests run in, whose
     site-packages the interpreter is then kept from.
     """
-    for name in _closure(packages):
+    for name in _closure([*BASE, *packages]):
         for file in metadata.files(name) or ():
             top = file.parts[0]
             if top not in ("..", "__pycache__") and not (folder / top).exists():

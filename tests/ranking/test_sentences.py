@@ -69,8 +69,50 @@ LINES = [
     "第一章\n|大熊猫吃竹子，\n也喝水。\n\n\n|第二章",
 ]
 
+SCRIPTS = [
+    "本稿では手法を述べる．|次に結果を示す．|最後に考察する．",  # full-width stops of papers
+    "１．はじめに｡|値は３．５倍であり，図２．１に示す．|次の章へ．",
+    "本文提出一种方法．|结果见图３．１．|最后是结论．",
+    "Սա մեկն է։| Սա երկուսն է։| Սա երեքն է։",
+    "ဒါပထမပါ။| ဒါဒုတိယပါ။| ဒါတတိယပါ။",
+    "នេះជាមួយ។| នោះជាពីរ។| ចប់ហើយ។",
+    "ይህ አንድ ነው።| ያ ሁለት ነው።| ያ ሦስት ነው፧",
+    "यह एक है।| वह दो है॥| अंत।",
+    "هل هذا صحيح؟| نعم.| یہ ایک ہے۔| ختم۔",
+]
+MARKUP = [
+    "<p>One panda. |Two pandas.</p>|<p>Three.</p>\n|<h2>Diet</h2>|Bamboo<br/>|Water<BR>|"
+    "<ul><li>Sun</li>|<li>Air. |Wind</li></ul>|After",
+    "<table><tr><td>Pandas eat. They sleep.</td><td>No. 5</td></tr>\n|<tr class='b'><td>Foxes run!"
+    "</td></tr></tbody></table>|\nThe end. |It is.<TR>\n<td>a. B</td>\n</TR>",
+    "<tr>an open row. |It goes on. |<tr><td>A row. Again.</td></tr>| Is a < b? |Yes.",
+]
 
-@pytest.mark.parametrize("marked", [*ENGLISH, *CHINESE, *MIXED, *LINES])
+
+def test_rows_of_markdown_are_whole() -> None:
+    rows = ["| Panda. It eats. | 5. kg |", "|---|---|", "| Fox! | Yes? No. |"]
+    text = "\n".join(["Some rows:", *rows, "After it. The end."])
+    assert sentences(text) == ["Some rows:", *rows, "After it.", "The end."]
+
+
+def test_no_part_of_a_table_begins_inside_a_row() -> None:
+    row = "<tr><td>Item {0}. It costs</td><td>{0} dollars. No more!</td></tr>"
+    rows = [row.format(number) for number in range(60)]
+    assert sentences(f"<table>{''.join(rows)}</table>") == [
+        f"<table>{rows[0]}",
+        *rows[1:-1],
+        f"{rows[-1]}</table>",
+    ]
+
+
+def test_hostile_markup_is_split_in_linear_time() -> None:
+    for text in ("<tr " * 50_000, "<tr>" * 50_000, "</p " * 50_000, "</p>" + " " * 250_000):
+        assert "".join(sentences(text)).replace(" ", "") == text.replace(" ", "")
+    text = "<tr><td>" + "a < b. " * 25_000
+    assert len(sentences(text)) >= 2
+
+
+@pytest.mark.parametrize("marked", [*ENGLISH, *CHINESE, *MIXED, *LINES, *SCRIPTS, *MARKUP])
 def test_sentences_end_where_a_reader_ends_them(marked: str) -> None:
     text, expected = at_bars(marked)
     assert sentences(text) == expected
@@ -114,7 +156,9 @@ def test_a_long_word_is_divided_but_not_between_a_letter_and_its_accents() -> No
     assert "".join(sentences("\u0301" * 900)) == "\u0301" * 900
 
 
-WORDS = 'panda Panda Dr e.g 5 熊猫 . ... ! 。 ？ ” " ( ） ； 😀 - \u2022 1.'
+WORDS = (
+    'panda Panda Dr e.g 5 熊猫 . ... ! 。 ． । ？ ” " ( ） ； 😀 - \u2022 1. <tr> </tr> </p> | <'
+)
 SPACES = [" ", "  ", "\n", "\r\n", "\n\n", "\u3000", "\t", ", "]
 PIECES = st.sampled_from([*WORDS.split(), *SPACES])
 TEXTS = st.text() | st.lists(PIECES, max_size=300).map("".join)

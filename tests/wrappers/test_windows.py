@@ -99,6 +99,10 @@ def test_windows_as_a_reader_would_place_them() -> None:
     ]
     assert pieces("aa bbb cc", characters("aa bbb cc"), 8, 0) == ["aa bbb ", "cc"]
     assert pieces("pi is 3.1415", characters("pi is 3.1415"), 8, 0) == ["pi is 3.", "1415"]
+    for text in ("手法を述べる．次に結果", "यह एक है।वह दो है"):  # sentence terminators of any script
+        end = 1 + max(text.find("．"), text.find("।"))
+        assert pieces(text, characters(text), end + 1, 0) == [text[:end], text[end:]]
+    assert pieces("円周率３．１４", characters("円周率３．１４"), 6, 0) == ["円周率３．１", "４"]
 
 
 def test_a_window_begins_with_a_sentence_or_word_where_one_is_near() -> None:
