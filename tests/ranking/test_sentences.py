@@ -81,10 +81,14 @@ SCRIPTS = [
     "هل هذا صحيح؟| نعم.| یہ ایک ہے۔| ختم۔",
 ]
 MARKUP = [
-    "<p>One panda. |Two pandas.</p>|<p>Three.</p>\n|<h2>Diet</h2>|Bamboo<br/>|Water<BR>|"
-    "<ul><li>Sun</li>|<li>Air. |Wind</li></ul>|After",
-    "<table><tr><td>Pandas eat. They sleep.</td><td>No. 5</td></tr>\n|<tr class='b'><td>Foxes run!"
-    "</td></tr></tbody></table>|\nThe end. |It is.<TR>\n<td>a. B</td>\n</TR>",
+    (
+        "<p>One panda. |Two pandas.</p>|<p>Three.</p>\n|<h2>Diet</h2>|Bamboo<br/>|Water<BR>|"
+        "<ul><li>Sun</li>|<li>Air. |Wind</li></ul>|After"
+    ),
+    (
+        "<table><tr><td>Pandas eat. They sleep.</td><td>No. 5</td></tr>\n|<tr class='b'><td>Foxes run!"
+        "</td></tr></tbody></table>|\nThe end. |It is.<TR>\n<td>a. B</td>\n</TR>"
+    ),
     "<tr>an open row. |It goes on. |<tr><td>A row. Again.</td></tr>| Is a < b? |Yes.",
 ]
 
