@@ -86,7 +86,7 @@ MARKUP = [
         "<ul><li>Sun</li>|<li>Air. |Wind</li></ul>|After"
     ),
     (
-        "<table><tr><td>Pandas eat. They sleep.</td><td>No. 5</td></tr>\n|<tr class='b'><td>Foxes run!"
+        "<table><tr><td>Pandas eat. They sleep.</td><td>No. 5</td></tr>\n|<tr><td>Foxes run!"
         "</td></tr></tbody></table>|\nThe end. |It is.<TR>\n<td>a. B</td>\n</TR>"
     ),
     "<tr>an open row. |It goes on. |<tr><td>A row. Again.</td></tr>| Is a < b? |Yes.",
