@@ -58,6 +58,10 @@ def test_the_text_says_the_same(reranker_base: Path) -> None:
     assert f"  {'torch':<25}{metadata.version('torch')}" in lines
     assert "    - device cpu: asked for" in lines
     assert lines.count("    - device cpu: asked for") == 1
+    plan = lines.index(f"Device plan of {reranker_base}")
+    loaded = bge_rerank_integrations.load_scorer(str(reranker_base), device="cpu").plan
+    shown = str(loaded).splitlines()[:3]
+    assert lines[plan + 1 : plan + 4] == [f"  {line}" for line in shown]
     (outcome,) = [line for line in lines if line.startswith("  passed, ")]
     assert outcome.startswith(f"  passed, {reranker_base}: 8 pairs scored alone and in one batch")
     (speed,) = [line for line in lines if line.startswith("  1 query x 50 passages: ")]
@@ -89,6 +93,7 @@ def test_a_damaged_model_fails_with_what_is_wrong(
     code, report = report_of("--model", damaged(kind))
     assert (code, report["self_test"]["outcome"]) == (1, "failed")
     assert said in report["self_test"]["detail"]
+    assert report["problems"][-1].endswith(report["self_test"]["detail"])
     result = CliRunner().invoke(app, ["doctor", "--model", str(damaged(kind))])
     assert result.exit_code == 1
     assert f"  failed, {damaged(kind)}: {report['self_test']['detail']}" in result.stdout
@@ -220,7 +225,7 @@ def test_the_tiny_encoder_tells_pairs_apart_and_agrees_with_transformers(tmp_pat
 
 
 def test_a_server_is_not_this_machine() -> None:
-    done = run("doctor", "--model", "http://127.0.0.1:9")
-    assert done.returncode == 1
+    done = CliRunner().invoke(app, ["doctor", "--model", "http://127.0.0.1:9"])
+    assert done.exit_code == 1
     assert "failed, a server: only this machine is looked at" in done.stdout
     assert "bge-rerank rerank --url" in done.stdout
