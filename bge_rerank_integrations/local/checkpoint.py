@@ -332,7 +332,7 @@ def open_checkpoint(model: str, hub: HubOptions = HUB_DEFAULTS) -> Checkpoint:
 
     Raises `ModelNotFound` as `find_folder` does.
     """
-    return Checkpoint(model, find_folder(model, DOWNLOADED, hub))
+    return Checkpoint(model, find_folder(model, DOWNLOADED, hub, is_complete=is_complete))
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,12 +350,20 @@ def hub_cache() -> HubCache:
     return HubCache(str(constants.HF_HUB_CACHE), offline=bool(constants.HF_HUB_OFFLINE))
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether the folder has config, tokenizer and all weights."""
+    try:
+        files = Checkpoint(str(folder), folder).weight_files
+    except CheckpointError:
+        return False
+    files |= {folder / name for name in ("config.json", "tokenizer.json")}
+    return all(file.is_file() for file in files)
+
+
 def is_cached(model: str, cache_dir: str | None = None) -> bool:
     """Whether config, tokenizer and all weights are on this machine; never asks the network."""
+    hub = HubOptions(cache_dir=cache_dir, local_files_only=True)
     try:
-        checkpoint = open_checkpoint(model, HubOptions(cache_dir=cache_dir, local_files_only=True))
-        files = checkpoint.weight_files
-    except (ModelNotFound, CheckpointError):
+        return is_complete(find_folder(model, DOWNLOADED, hub, is_complete=is_complete))
+    except ModelNotFound:
         return False
-    files |= {checkpoint.folder / name for name in ("config.json", "tokenizer.json")}
-    return all(file.is_file() for file in files)

@@ -10,6 +10,8 @@ from bge_rerank_integrations.errors import CheckpointError
 from bge_rerank_integrations.local.download import find_folder
 from bge_rerank_integrations.options import HubOptions
 
+CARD = "README.md"
+
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
@@ -26,7 +28,7 @@ def read_card(model: str, hub: HubOptions) -> CardFacts | None:
 
     Raises `ModelNotFound`, and `CheckpointError` for metadata that the hub's parser refuses.
     """
-    file = find_folder(model, ("README.md",), hub) / "README.md"
+    file = find_folder(model, (CARD,), hub, is_complete=lambda at: (at / CARD).is_file()) / CARD
     if not file.is_file():
         return None
     try:

@@ -52,8 +52,8 @@ def build_tiny_encoder(folder: Path) -> None:
 
     def add(name: str, *shape: int) -> None:
         # wide: with the 0.02 of a fresh model all pairs would get almost the same score
-        weights[f"{name}.weight"] = random.normal(scale=0.2, size=shape).astype(np.float32)
-        weights[f"{name}.bias"] = np.zeros(shape[0], np.float32)
+        for part, size in (("weight", shape), ("bias", shape[:1])):
+            weights[f"{name}.{part}"] = random.normal(scale=0.2, size=size).astype(np.float32)
 
     def add_norm(name: str) -> None:
         weights[f"{name}.LayerNorm.weight"] = np.ones(SIZE, np.float32)

@@ -102,8 +102,14 @@ def open_graph_checkpoint(
         choices = [GRAPHS]
     else:  # one after the other: a repository may have both, each as large as the model
         choices = [DEFAULTS[backend][:2], GRAPHS]
+
+    def is_complete(folder: Path) -> bool:
+        graphs = ((folder / name).is_file() for names in choices for name in names)
+        needed = ((folder / name).is_file() for name in ("config.json", "tokenizer.json"))
+        return any(graphs) and all(needed)
+
     for names in choices:
-        folder = find_folder(model, downloaded(names), hub)
+        folder = find_folder(model, downloaded(names), hub, is_complete=is_complete)
         if any((folder / name).is_file() for name in names):
             break
     return GraphCheckpoint(model, folder, backend, file_name)
