@@ -61,13 +61,14 @@ MEANINGS = {
     "RemoteProtocolError|ReadError|ChunkedEncodingError|IncompleteRead": "the download broke off "
     "({said}): load again to go on",
     r"(?:PermissionError|NotADirectoryError|FileExistsError|OSError): .*: '|"
-    r"OSError: \[Errno (?:28|30|122)\]": "its files cannot be written ({said}): set HF_HOME, or "
-    "give cache_dir",
+    r"OSError: \[Errno (?:28|30|122)\]": "its files cannot be read or written "
+    "({said}): set HF_HOME, or give cache_dir",
     "RuntimeError: .*home": "this user has no home folder: set HF_HOME, or give cache_dir",
     "SSL": "TLS failed ({said}): if your network signs traffic anew, set SSL_CERT_FILE to its "
     "certificate (before huggingface-hub 1.0: REQUESTS_CA_BUNDLE)",
     "gaierror": "its name is not found ({said}){proxies}",
     r"\w*Timeout": "it gave no answer in time{proxies}",
+    r"IncompleteSnapshotError: .* missing (\(.*?\))": "files are missing {0}",
     r"Connect\w*Error": "it cannot be reached ({said}){proxies}",
 }
 
@@ -117,6 +118,13 @@ class _Request:
         revision = self.hub.revision
         return f"{self.model} at revision {revision}" if revision else self.model
 
+    def commit(self) -> str | None:
+        """The commit that the revision is now, by the hub."""
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=secret_text(self.hub.token))
+        return api.model_info(self.model, revision=self.hub.revision).sha
+
     def fetch(self, revision: str | None, *, local: bool) -> Path:
         from huggingface_hub import snapshot_download
 
@@ -147,16 +155,19 @@ def _find_on_hub(request: _Request, is_complete: Callable[[Path], bool]) -> Path
     if cached is not None and cached.name == hub.revision:
         return cached
     try:
-        return request.fetch(hub.revision, local=False)
+        # asked first, because a download that fails gives a snapshot of the cache without a word
+        commit = request.commit()
+        if cached is None or cached.name != commit:
+            return request.fetch(hub.revision, local=False)
     except Exception as error:
         reason = f"{constants.ENDPOINT} was asked for {at}: {_meaning(error)}"
-        if cached is not None:
-            _warn_once(f"{reason}. The copy in the cache is used: {cached}")
-            return cached
-        if answer := ANSWERS.get(type(error).__name__):
-            said = answer.format(at=at, model=request.model, revision=hub.revision, error=error)
+        if cached is None:
+            said = f"{lacks}; {reason}. {ELSEWHERE}"
+            if answer := ANSWERS.get(type(error).__name__):
+                said = answer.format(at=at, model=request.model, revision=hub.revision, error=error)
             raise ModelNotFound(said) from error
-        raise ModelNotFound(f"{lacks}; {reason}. {ELSEWHERE}") from error
+        _warn_once(f"{reason}. The copy in the cache is used: {cached}")
+    return cached
 
 
 def _find_in_cache(request: _Request, where: str) -> Path | str:
@@ -171,9 +182,7 @@ def _find_in_cache(request: _Request, where: str) -> Path | str:
             return f"{request.at} cannot be read from the cache {where}: {lacks}"
         return request.fetch(found[0].name, local=True)
     except (OSError, RuntimeError) as error:
-        missing = re.search(r"missing \(.*?\)", str(error))
-        why = missing[0] if missing else str(error)
-        return f"{request.at} is not whole in the cache {where}: {why}"
+        return f"{request.at} is not whole in the cache {where}: {_meaning(error)}"
 
 
 def _snapshots(home: Path, revision: str | None) -> list[Path]:
@@ -223,14 +232,14 @@ def _meaning(error: Exception) -> str:
         texts += [str(status)] if status else []
         texts.append(" ".join(f"{type(cause).__name__}: {cause}".split()))
         cause = cause.__cause__ or cause.__context__
-    proxies = [f"{name}={value}" for name, value in os.environ.items() if name.upper() in PROXIES]
+    variables = ((name, value) for name, value in os.environ.items() if name.upper() in PROXIES)
+    proxies = ", ".join(f"{name}={_without_secrets(value)}" for name, value in variables)
     for pattern, meaning in MEANINGS.items():
         for text in texts:
             if found := re.match(pattern, text):
-                said = text.partition(": ")[2] or text
-                listed = f" ({', '.join(proxies)})" if proxies else ""
-                whole = meaning.format(*found.groups(), said=said, proxies=listed)
-                return _without_secrets(whole)
+                said = _without_secrets(text.partition(": ")[2])
+                listed = proxies and f" ({proxies})"
+                return meaning.format(*found.groups(), said=said, proxies=listed)
     return _without_secrets(texts[0])
 
 

@@ -41,6 +41,8 @@ class Hub:
     """By id: each revision's model folder."""
     private: dict[str, str] = field(default_factory=dict)
     """By id: the token without which a repository does not exist."""
+    trouble: str = ""
+    """A status that it answers with, or one of "page", "redirect", "no commit", "cut", "short"."""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """Method, path and token of each request."""
 
@@ -107,12 +109,21 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    def _answer(self) -> None:
+    def _answer(self) -> None:  # noqa: PLR0911 - one for each kind of answer
         hub: Hub = self.server.hub  # type: ignore[attr-defined]
         address, _, _ = self.path.partition("?")
         path = unquote(address)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         hub.asked.append((self.command, path, token))
+        if hub.trouble == "redirect" and path != "/log-in":
+            self._send(302, b"", {"Location": f"{hub.address}/log-in"})
+            return
+        if hub.trouble in ("page", "redirect"):
+            self._send(200, b"<html>Log in to the network</html>", {"Content-Type": "text/html"})
+            return
+        if hub.trouble.isdigit():
+            self._send(int(hub.trouble), b"no")
+            return
         parts = path.strip("/").split("/")
         if parts[:2] == ["api", "models"]:
             repo, rest = "/".join(parts[2:4]), parts[4:]
@@ -159,14 +170,21 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
             return
         content = file.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        self._send(200, content, {"X-Repo-Commit": commit, "ETag": f'"{digest}"'})
+        trouble = self.server.hub.trouble  # type: ignore[attr-defined]
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
+        if trouble == "no commit":
+            del headers["X-Repo-Commit"]
+        if trouble == "cut":
+            headers["Content-Length"] = str(len(content))
+        if trouble in ("cut", "short") and self.command == "GET" and len(content) > 100_000:
+            content = content[: len(content) // 2]
+        self._send(200, content, headers)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+        usual = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        for name, value in {**usual, **(headers or {})}.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

@@ -180,4 +180,4 @@ def test_a_hub_that_cannot_be_reached(ask_hub: Callable[..., Any]) -> None:
         gone = hub.address
     message = ask_hub(gone, "org/reranker")
     assert message.startswith("org/reranker is not in the cache")
-    assert "the hub cannot be reached" in message
+    assert f"{gone} was asked for org/reranker: it cannot be reached" in message
