@@ -104,17 +104,17 @@ class ModelFields(Options):
 
     # No lock: loading is thread-safe in itself, and two threads that come first at once get two
     # light scorers over one shared engine.
-    _loaded: tuple[tuple[Any, ...], Any] | None = PrivateAttr(default=None)
+    _bge_loaded: tuple[tuple[Any, ...], Any] | None = PrivateAttr(default=None)
 
     @field_validator("scorer")
     @classmethod
-    def _check_scorer(cls, scorer: Any) -> Any:
+    def _bge_check_scorer(cls, scorer: Any) -> Any:
         if scorer is not None:
             check_scorer(scorer, "scorer")
         return scorer
 
     @model_validator(mode="after")
-    def _check_conflicts(self) -> Self:
+    def _bge_check_conflicts(self) -> Self:
         if self.scorer is not None:
             reject_inapplicable_options(self, "beside a scorer")
         return self
@@ -131,25 +131,25 @@ class ModelFields(Options):
 
     def close(self) -> None:
         """Give the model up; its memory goes when its last user does. The next use loads again."""
-        self._loaded = None
+        self._bge_loaded = None
 
     def loaded_scorer(self) -> Any:
         """The scorer behind this adapter, loaded on the first call from however many threads."""
         if self.scorer is not None:
             return self.scorer
-        groups, loaded = self._groups(), self._loaded
+        groups, loaded = self._bge_groups(), self._bge_loaded
         # The process is part of the key: a model loaded before a fork cannot be used after it.
         key = (os.getpid(), self.model, *groups)
         if loaded is None or loaded[0] != key:
-            loaded = self._loaded = (key, self._open(*groups))
+            loaded = self._bge_loaded = (key, self._bge_open(*groups))
         return loaded[1]
 
     @abstractmethod
-    def _groups(self) -> tuple[Options, ...]:
+    def _bge_groups(self) -> tuple[Options, ...]:
         """The options that decide what is loaded."""
 
     @abstractmethod
-    def _open(self, *groups: Any) -> Scorer:
+    def _bge_open(self, *groups: Any) -> Scorer:
         """Load the model with these options."""
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
@@ -162,7 +162,9 @@ class ModelFields(Options):
                 yield name, value
 
     @model_serializer(mode="wrap")
-    def _only_what_can_be_read_back(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _bge_only_what_can_be_read_back(
+        self, handler: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
         if self.scorer is not None:
             raise InvalidInputError(
                 f"this adapter was given a scorer object ({self.scorer.name}), which cannot be "
@@ -199,7 +201,7 @@ class EmbedderFields(EmbedderOptions, ModelFields):
 
     @field_validator("scorer")
     @classmethod
-    def _check_vectors(cls, scorer: Any) -> Any:
+    def _bge_check_vectors(cls, scorer: Any) -> Any:
         if scorer is not None and not hasattr(scorer, "embed"):
             raise InvalidInputError(
                 f"scorer is a {type(scorer).__name__}, which gives no vectors; give "
@@ -207,10 +209,10 @@ class EmbedderFields(EmbedderOptions, ModelFields):
             )
         return scorer
 
-    def _groups(self) -> tuple[EmbedderOptions]:
+    def _bge_groups(self) -> tuple[EmbedderOptions]:
         return (self.group(EmbedderOptions),)
 
-    def _open(self, options: EmbedderOptions) -> Scorer:
+    def _bge_open(self, options: EmbedderOptions) -> Scorer:
         return open_embedder(self.model, options)
 
     def embed(self, texts: Sequence[str], *, as_queries: bool = False) -> list[list[float]]:
@@ -225,10 +227,10 @@ class EmbedderFields(EmbedderOptions, ModelFields):
 class ScorerFields(WrapperOptions, ScorerOptions, ModelFields):
     """The options of `load_scorer`, which decide a score."""
 
-    def _groups(self) -> tuple[ScorerOptions, WrapperOptions]:
+    def _bge_groups(self) -> tuple[ScorerOptions, WrapperOptions]:
         return self.group(ScorerOptions), self.group(WrapperOptions)
 
-    def _open(self, options: ScorerOptions, wrappers: WrapperOptions) -> Scorer:
+    def _bge_open(self, options: ScorerOptions, wrappers: WrapperOptions) -> Scorer:
         return open_wrapped_scorer(self.model, options, wrappers)
 
 
@@ -238,11 +240,11 @@ class RerankFields(RankingOptions, ScorerFields):
     include_logit: bool = False
     """Write the raw score, of a cross-encoder its logit, to metadata['rerank_raw_score'] of the
     copy that comes back."""
-    _item: ClassVar[str] = "passage"
+    _bge_item: ClassVar[str] = "passage"
     """The framework's word for a passage, in messages."""
 
-    _built: Reranker | None = PrivateAttr(default=None)
-    _said: set[str] = PrivateAttr(default_factory=set)
+    _bge_built: Reranker | None = PrivateAttr(default=None)
+    _bge_said: set[str] = PrivateAttr(default_factory=set)
     """Warnings that the log has; copies share it."""
 
     def warm_up(self) -> Self:
@@ -255,7 +257,7 @@ class RerankFields(RankingOptions, ScorerFields):
 
     def close(self) -> None:
         """Give the model up; see `ScorerFields.close`."""
-        self._built = None
+        self._bge_built = None
         super().close()
 
     def reranker(self, *, own_span: bool = True) -> Reranker:
@@ -263,10 +265,10 @@ class RerankFields(RankingOptions, ScorerFields):
 
         The same one comes back until a setting changes. `own_span=False` overrides `otel_span`.
         """
-        scorer, ranking, built = self.loaded_scorer(), self.group(RankingOptions), self._built
+        scorer, ranking, built = self.loaded_scorer(), self.group(RankingOptions), self._bge_built
         ranking.otel_span &= own_span
         if built is None or built.scorer is not scorer or built.options != ranking:
-            built = self._built = Reranker.from_options(scorer, ranking)
+            built = self._bge_built = Reranker.from_options(scorer, ranking)
             built.told_of_blanks = True  # `rank` says it, with the framework's word
         return built
 
@@ -291,13 +293,15 @@ class RerankFields(RankingOptions, ScorerFields):
         if is_blank(query):
             if texts:
                 logger.warning(
-                    "The query is blank: %d %ss keep their order, unscored.", len(texts), self._item
+                    "The query is blank: %d %ss keep their order, unscored.",
+                    len(texts),
+                    self._bge_item,
                 )
             return [(index, None) for index in everything[: self.top_n]]
         blank = [index for index, text in enumerate(own_texts) if is_blank(text)]
-        if blank and self.no_text == "last" and "no text" not in self._said:
-            self._said.add("no text")
-            about = about_blanks(len(blank), len(texts), f"{self._item}s")
+        if blank and self.no_text == "last" and "no text" not in self._bge_said:
+            self._bge_said.add("no text")
+            about = about_blanks(len(blank), len(texts), f"{self._bge_item}s")
             logger.warning("%s. Said once for this reranker.", about)
         if len(blank) == len(texts):
             return [(index, None) for index in self.blanks_kept(everything)[: self.top_n]]

@@ -102,7 +102,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list
     """Metadata key of the score."""
 
     name: ClassVar[str] = "BGERerank"  # type: ignore[misc]  # else an option, by Runnable
-    _item: ClassVar[str] = "document"
+    _bge_item: ClassVar[str] = "document"
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -117,7 +117,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list
         """
         request = _read_request({"documents": documents, "query": query})
         if _nothing_to_score(request):
-            return self._ranked(request)[0]
+            return self._bge_ranked(request)[0]
         return self.as_runnable().invoke(request, {"callbacks": callbacks})
 
     async def acompress_documents(
@@ -126,7 +126,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list
         """`compress_documents` on a worker thread; cancelling the task stops it between batches."""
         request = _read_request({"documents": documents, "query": query})
         if _nothing_to_score(request):
-            return self._ranked(request)[0]
+            return self._bge_ranked(request)[0]
         return await self.as_runnable().ainvoke(request, {"callbacks": callbacks})
 
     def invoke(
@@ -149,21 +149,21 @@ class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list
 
     def as_runnable(self) -> Runnable[Any, list[Document]]:
         """The step alone, without the methods of a compressor."""
-        return RunnableLambda(self._compress, self._acompress, name=self.name)
+        return RunnableLambda(self._bge_compress, self._bge_acompress, name=self.name)
 
-    def _compress(self, request: RerankInput, run_manager: Any) -> list[Document]:
-        ranked, traces = self._ranked(request, run_manager)
+    def _bge_compress(self, request: RerankInput, run_manager: Any) -> list[Document]:
+        ranked, traces = self._bge_ranked(request, run_manager)
         for trace in traces:
             dispatch_custom_event(TRACE_EVENT, trace.as_dict())
         return ranked
 
-    async def _acompress(self, request: RerankInput, run_manager: Any) -> list[Document]:
-        ranked, traces = await in_worker(self._ranked, request, run_manager)
+    async def _bge_acompress(self, request: RerankInput, run_manager: Any) -> list[Document]:
+        ranked, traces = await in_worker(self._bge_ranked, request, run_manager)
         for trace in traces:  # on the loop of the async handlers, like the run's other events
             await adispatch_custom_event(TRACE_EVENT, trace.as_dict())
         return ranked
 
-    def _ranked(
+    def _bge_ranked(
         self, request: RerankInput, run_manager: Any = None
     ) -> tuple[list[Document], list[RerankTrace]]:
         """The best documents, and the trace where a handler of the run takes custom events."""
@@ -178,15 +178,15 @@ class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list
         with under_run(handlers, getattr(run_manager, "run_id", None)):
             order = self.rank(
                 query,
-                [self._text(document) for document in documents],
+                [self._bge_text(document) for document in documents],
                 own_texts,
                 on_trace=traces.append if listens else None,
                 read_texts=own_texts,
                 ids=[document.id for document in documents],
             )
-        return [self._with_score(documents[index], result) for index, result in order], traces
+        return [self._bge_with_score(documents[index], result) for index, result in order], traces
 
-    def _text(self, document: Document) -> str:
+    def _bge_text(self, document: Document) -> str:
         lines = [
             f"{key}: {document.metadata[key]}"
             for key in self.metadata_keys
@@ -195,13 +195,13 @@ class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list
         heading = "\n".join(lines)
         return f"{heading}\n\n{document.page_content}" if heading else document.page_content
 
-    def _with_score(self, document: Document, result: RerankResult | None) -> Document:
+    def _bge_with_score(self, document: Document, result: RerankResult | None) -> Document:
         score = result.score if result is not None and result.scored else None
         notes = {self.score_key: score, **self.notes(result, document.metadata)}
         return document.model_copy(update={"metadata": {**document.metadata, **notes}})
 
     @model_validator(mode="after")
-    def _reads_nothing_that_is_written(self) -> Self:
+    def _bge_reads_nothing_that_is_written(self) -> Self:
         written = NOTE_KEYS.union({self.score_key}).intersection(self.metadata_keys)
         if written:
             raise ValueError(
@@ -285,9 +285,9 @@ class BGERerankRetriever(BaseRetriever):
         top_n: int | None = -1,
         **kwargs: Any,
     ) -> list[Document]:
-        search, reranker = self._search(), self._reranker(top_n)
+        search, reranker = self._bge_search(), self._bge_reranker(top_n)
         found = search.invoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
-        return reranker.compress_documents(self._first(found), query, run_manager.get_child())
+        return reranker.compress_documents(self._bge_first(found), query, run_manager.get_child())
 
     async def _aget_relevant_documents(
         self,
@@ -297,21 +297,21 @@ class BGERerankRetriever(BaseRetriever):
         top_n: int | None = -1,
         **kwargs: Any,
     ) -> list[Document]:
-        search, reranker = self._search(), self._reranker(top_n)
+        search, reranker = self._bge_search(), self._bge_reranker(top_n)
         found = await search.ainvoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
-        first = self._first(found)
+        first = self._bge_first(found)
         return await reranker.acompress_documents(first, query, run_manager.get_child())
 
-    def _search(self) -> RetrieverLike:
+    def _bge_search(self) -> RetrieverLike:
         base = self.base_retriever
         return base if self.candidates is None else _asked_for(self.candidates, base)
 
-    def _reranker(self, top_n: int | None) -> BGERerank:
+    def _bge_reranker(self, top_n: int | None) -> BGERerank:
         if top_n == -1:
             return self.reranker
         return self.reranker.model_copy(update={"top_n": check_top_n(top_n)})
 
-    def _first(self, found: Any) -> list[Document]:
+    def _bge_first(self, found: Any) -> list[Document]:
         return _read_documents(found)[: self.candidates]
 
 

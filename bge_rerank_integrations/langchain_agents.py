@@ -64,9 +64,9 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
         self.reranker = read_reranker(reranker, options)
         self._tool_names = tool_names
         self._query_argument = query_argument
-        self._prompt = document_prompt or PromptTemplate.from_template("{page_content}")
-        self._separator = document_separator
-        self._named: set[str] = set()
+        self._bge_prompt = document_prompt or PromptTemplate.from_template("{page_content}")
+        self._bge_separator = document_separator
+        self._bge_named: set[str] = set()
 
     write_out(__init__, BGERerank)
 
@@ -77,10 +77,10 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
     ) -> ToolMessage | Command[Any]:
         """Call the tool, and rerank what it found."""
         message = handler(request)
-        if not (found := self._documents(request, message)):
+        if not (found := self._bge_documents(request, message)):
             return message
-        ranked = self.reranker.compress_documents(found, self._query(request))
-        return self._rewritten(message, request, ranked)
+        ranked = self.reranker.compress_documents(found, self._bge_query(request))
+        return self._bge_rewritten(message, request, ranked)
 
     async def awrap_tool_call(
         self,
@@ -89,12 +89,12 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
     ) -> ToolMessage | Command[Any]:
         """`wrap_tool_call` for async agents; reranks on a worker thread."""
         message = await handler(request)
-        if not (found := self._documents(request, message)):
+        if not (found := self._bge_documents(request, message)):
             return message
-        ranked = await self.reranker.acompress_documents(found, self._query(request))
-        return self._rewritten(message, request, ranked)
+        ranked = await self.reranker.acompress_documents(found, self._bge_query(request))
+        return self._bge_rewritten(message, request, ranked)
 
-    def _documents(self, request: ToolCallRequest, message: object) -> list[Document]:
+    def _bge_documents(self, request: ToolCallRequest, message: object) -> list[Document]:
         if self._tool_names is not None and request.tool_call["name"] not in self._tool_names:
             return []
         artifact = message.artifact if isinstance(message, ToolMessage) else None
@@ -102,7 +102,7 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
             return []
         return [*artifact] if all(isinstance(one, Document) for one in artifact) else []
 
-    def _query(self, request: ToolCallRequest) -> str:
+    def _bge_query(self, request: ToolCallRequest) -> str:
         call = request.tool_call
         texts = {name: text for name, text in call["args"].items() if isinstance(text, str)}
         query = texts.get(self._query_argument)
@@ -117,20 +117,20 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
             )
         return query
 
-    def _rewritten(
+    def _bge_rewritten(
         self, message: Any, request: ToolCallRequest, ranked: list[Document]
     ) -> ToolMessage:
         name = request.tool_call["name"]
-        if name not in self._named and message.content != self._content(message.artifact):
-            self._named.add(name)
+        if name not in self._bge_named and message.content != self._bge_content(message.artifact):
+            self._bge_named.add(name)
             logger.warning(
                 "The tool %r writes its documents in another way than BGERerankMiddleware; set its "
                 "document_prompt and document_separator to keep that way.",
                 name,
             )
-        update = {"content": self._content(ranked), "artifact": ranked}
+        update = {"content": self._bge_content(ranked), "artifact": ranked}
         rewritten: ToolMessage = message.model_copy(update=update)
         return rewritten
 
-    def _content(self, documents: Sequence[Document]) -> str:
-        return self._separator.join(format_document(one, self._prompt) for one in documents)
+    def _bge_content(self, documents: Sequence[Document]) -> str:
+        return self._bge_separator.join(format_document(one, self._bge_prompt) for one in documents)

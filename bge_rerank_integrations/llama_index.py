@@ -106,7 +106,7 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
     keep_retrieval_score: bool = False
     """Write the score a node came with to metadata['retrieval_score'] of a copy, out of sight of
     embedder and LLM; one that is there already stays."""
-    _item: ClassVar[str] = "node"
+    _bge_item: ClassVar[str] = "node"
 
     @classmethod
     def class_name(cls) -> str:
@@ -116,7 +116,7 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | str | None = None
     ) -> list[NodeWithScore]:
-        return self._reranked(nodes, query_bundle)
+        return self._bge_reranked(nodes, query_bundle)
 
     @dispatcher.span  # LlamaIndex wraps implementations of abstract methods only
     async def _apostprocess_nodes(
@@ -124,9 +124,9 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         # Events are sent from the worker too: its context is the caller's, so they carry the
         # caller's span and tags, and slow handlers do not block the loop.
-        return await in_worker(self._reranked, nodes, query_bundle)
+        return await in_worker(self._bge_reranked, nodes, query_bundle)
 
-    def _reranked(
+    def _bge_reranked(
         self, nodes: Iterable[NodeWithScore], query_bundle: QueryBundle | str | None
     ) -> list[NodeWithScore]:
         query = _read_query(query_bundle)
@@ -136,7 +136,7 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
         own_texts = [node_text(node, MetadataMode.NONE) for node in given]
         if is_blank(query.query_str):
             order = self.rank(query.query_str, own_texts, own_texts)
-            return [self._placed(given[index], result) for index, result in order]
+            return [self._bge_placed(given[index], result) for index, result in order]
         self.check_texts(
             own_texts, lambda index: f"the node at position {index} (id {given[index].node_id})"
         )
@@ -167,13 +167,13 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
                     ids=[node.node_id for node in given],
                     own_span=not _openinference_listens(),
                 )
-                ranked = [self._placed(given[index], result) for index, result in order]
+                ranked = [self._bge_placed(given[index], result) for index, result in order]
                 callback.on_end(payload={EventPayload.NODES: _snapshot(ranked)})
         finally:
             dispatcher.event(ReRankEndEvent(nodes=_snapshot(ranked)))
         return ranked
 
-    def _placed(self, given: NodeWithScore, result: RerankResult | None) -> NodeWithScore:
+    def _bge_placed(self, given: NodeWithScore, result: RerankResult | None) -> NodeWithScore:
         notes: dict[str, Any] = {}
         if self.keep_retrieval_score:
             score = None if given.score is None else float(given.score)
@@ -203,7 +203,7 @@ class BGEEmbedding(EmbedderFields, BaseEmbedding):
     model_name: str = Field(default="", validation_alias="model name", exclude=True, repr=False)
 
     @model_validator(mode="after")
-    def _set_model_name(self) -> Self:
+    def _bge_set_model_name(self) -> Self:
         self.__dict__["model_name"] = self.model
         return self
 

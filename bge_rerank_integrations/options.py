@@ -272,7 +272,7 @@ class Options(BaseModel):
                 )
             return super().__new__(cls)
 
-    _errors = model_validator(mode="wrap")(redact_validation_errors)
+    _bge_errors = model_validator(mode="wrap")(redact_validation_errors)
 
     def group(self, group: type[Group]) -> Group:
         """These options' values of a group that they are composed of."""
@@ -362,7 +362,7 @@ class DeviceOptions(Options):
     """FlagEmbedding's name: True is precision='fp16', False 'fp32'."""
 
     @model_validator(mode="after")
-    def _check_precision(self) -> Self:
+    def _bge_check_precision(self) -> Self:
         if self.use_fp16 is not None and self.precision != "auto":
             raise ValueError("give precision or use_fp16, not both: they say the same thing")
         return self

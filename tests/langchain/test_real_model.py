@@ -42,7 +42,7 @@ def test_a_rebuilt_adapter_gives_the_same_results(reranker: BGERerank) -> None:
     pickled = pickle.dumps(reranker)
     assert len(pickled) < 2048
     rebuilt = pickle.loads(pickled)
-    assert rebuilt._loaded is None
+    assert rebuilt._bge_loaded is None
     assert rebuilt.compress_documents(documents(), QUERY) == ranked
 
 
@@ -50,5 +50,5 @@ def test_after_close_the_next_use_loads_again(reranker: BGERerank) -> None:
     ranked = reranker.compress_documents(documents(), QUERY)
     reranker.close()
     gc.collect()
-    assert reranker._loaded is None
+    assert reranker._bge_loaded is None
     assert reranker.compress_documents(documents(), QUERY) == ranked

@@ -128,7 +128,7 @@ def test_lazy_load_false_loads_at_construction_and_survives(reranker_base: Path)
     assert len(pickle.dumps(given)) < 2048  # not the weights
     assert BGERerank(**given.model_dump()) == pickle.loads(pickle.dumps(given)) == given
     assert given.model_dump()["lazy_load"] is False
-    assert given._loaded is not None
+    assert given._bge_loaded is not None
 
 
 @pytest.mark.parametrize("cls", [BGERerank, BGECrossEncoder])

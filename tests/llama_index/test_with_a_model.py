@@ -33,12 +33,12 @@ async def test_the_scores_are_the_models(reranker: BGERerank, nodes: list[NodeWi
 
 
 def test_the_model_loads_at_first_use(reranker: BGERerank, nodes: list[NodeWithScore]) -> None:
-    assert reranker._loaded is None
+    assert reranker._bge_loaded is None
     reranker.postprocess_nodes(nodes, query_str=" ")
     reranker.postprocess_nodes([], query_str=QUERY)
-    assert reranker._loaded is None
+    assert reranker._bge_loaded is None
     reranker.postprocess_nodes(nodes, query_str=QUERY)
-    assert reranker._loaded is not None
+    assert reranker._bge_loaded is not None
 
 
 def test_it_loads_at_construction_if_asked(reranker_base: Path) -> None:
@@ -47,7 +47,7 @@ def test_it_loads_at_construction_if_asked(reranker_base: Path) -> None:
     unpickled = pickle.loads(pickle.dumps(eager))
     for one in (eager, read, unpickled):
         assert one.lazy_load is False
-        assert one._loaded is not None
+        assert one._bge_loaded is not None
 
 
 def test_a_pickle_holds_the_settings_and_no_weights(
@@ -57,5 +57,5 @@ def test_a_pickle_holds_the_settings_and_no_weights(
     pickled = pickle.dumps(reranker)
     assert len(pickled) < 2048
     again = pickle.loads(pickled)
-    assert again._loaded is None
+    assert again._bge_loaded is None
     assert again.postprocess_nodes(nodes, query_str=QUERY) == ranked

@@ -179,7 +179,7 @@ def test_an_adapter_writes_no_key_down(cls: type[ScorerFields]) -> None:
         adapter.model_dump_json(),
         pickle.dumps(adapter),
         pickle.loads(pickle.dumps(adapter)),
-        adapter._loaded,
+        adapter._bge_loaded,
         adapter.__getstate__(),
     ]
     if isinstance(adapter, LlamaIndexRerank):
