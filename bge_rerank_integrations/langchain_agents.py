@@ -62,8 +62,8 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
             )
         super().__init__()
         self.reranker = read_reranker(reranker, options)
-        self._tool_names = tool_names
-        self._query_argument = query_argument
+        self._bge_tool_names = tool_names
+        self._bge_query_argument = query_argument
         self._bge_prompt = document_prompt or PromptTemplate.from_template("{page_content}")
         self._bge_separator = document_separator
         self._bge_named: set[str] = set()
@@ -95,7 +95,10 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
         return self._bge_rewritten(message, request, ranked)
 
     def _bge_documents(self, request: ToolCallRequest, message: object) -> list[Document]:
-        if self._tool_names is not None and request.tool_call["name"] not in self._tool_names:
+        if (
+            self._bge_tool_names is not None
+            and request.tool_call["name"] not in self._bge_tool_names
+        ):
             return []
         artifact = message.artifact if isinstance(message, ToolMessage) else None
         if not isinstance(artifact, list | tuple):
@@ -105,13 +108,13 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
     def _bge_query(self, request: ToolCallRequest) -> str:
         call = request.tool_call
         texts = {name: text for name, text in call["args"].items() if isinstance(text, str)}
-        query = texts.get(self._query_argument)
+        query = texts.get(self._bge_query_argument)
         if query is None and len(texts) == 1:
             (query,) = texts.values()
         if query is None:
             raise InvalidInputError(
                 f"the tool {call['name']!r} found documents, and its call has no text "
-                f"{self._query_argument!r}; its arguments are {sorted(call['args'])}: set "
+                f"{self._bge_query_argument!r}; its arguments are {sorted(call['args'])}: set "
                 "query_argument to the one that holds the query, or leave the tool out of "
                 "tool_names"
             )
