@@ -128,7 +128,8 @@ class Client:
             ),
             verify=_tls(),
             proxy=proxy
-            and httpx2.Proxy(proxy.url, ssl_context=_tls() if proxy.encrypted else None),
+            if proxy is None
+            else httpx2.Proxy(proxy.url, ssl_context=_tls() if proxy.encrypted else None),
             trust_env=False,  # `find_proxy` has read it
         )
 
