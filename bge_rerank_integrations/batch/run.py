@@ -13,7 +13,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ with missing_extra("ray"):
 
 __all__ = ["BatchReport", "Columns", "rerank_files", "worker_size"]
 
+LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 MAX_TASKS = 4096
 CPUS_PER_WORKER = 4
 """The default on machines without GPUs: each worker has its own copy of the weights."""
@@ -276,12 +277,15 @@ def _outcomes(
 def _ray() -> Iterator[list[dict[str, float]]]:
     """Start or join Ray, quietly; gives the resources of each node."""
     logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    started = not ray.is_initialized()
-    if started:
-        cluster = os.environ.get("RAY_ADDRESS")
-        with _without_backend_errors():
+    with ExitStack() as afterwards:
+        afterwards.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL)
+        if not ray.is_initialized():
+            if LOG_LEVEL not in os.environ:
+                # or Ray reports the danger for restarts that `_outcomes` deals with
+                os.environ[LOG_LEVEL] = "fatal"
+                afterwards.callback(os.environ.pop, LOG_LEVEL)
+            cluster = os.environ.get("RAY_ADDRESS")
             ray.init(
                 # without "local", Ray would join any cluster that runs on this machine
                 address=cluster or "local",
@@ -289,24 +293,6 @@ def _ray() -> Iterator[list[dict[str, float]]]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    try:
+            afterwards.callback(ray.shutdown)
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
         yield [node["Resources"] for node in nodes if node["Alive"]]
-    finally:
-        logger.setLevel(level)
-        if started:
-            ray.shutdown()
-
-
-@contextmanager
-def _without_backend_errors() -> Iterator[None]:
-    """For Ray's start: it would report a danger for restarts that `_outcomes` deals with."""
-    name = "RAY_BACKEND_LOG_LEVEL"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = "fatal"
-    try:
-        yield
-    finally:
-        del os.environ[name]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bge_rerank_integrations.base.contract import check_text, checked_scores, show_score
 from bge_rerank_integrations.batch.attempts import DEATHS_OF_A_ROW, Attempts
@@ -39,7 +40,7 @@ Problem = tuple[str, str]
 """An error's class and a message that quotes no text."""
 
 Record = dict[str, Any]
-"""A row of a table of results or errors."""
+"""A row of a table of results or errors, with more columns than the table has."""
 
 
 def score_rows(
@@ -88,11 +89,10 @@ def score_rows(
         }
         if not layout.lists:
             columns = {name: values[0] for name, values in columns.items()}
-        scored.append(_record(rows[place], layout.copied) | columns)
-    key = layout.copied[:1] if layout.query_id else ()
+        scored.append(_record(rows[place], columns))
     return scored, [
-        _record(rows[place], key) | dict(zip(("error", "message"), failed[place], strict=True))
-        for place in sorted(failed)
+        _record(rows[place], {"error": error, "message": message})
+        for place, (error, message) in sorted(failed.items())
     ]
 
 
@@ -110,9 +110,8 @@ def schemas(layout: Layout, copied: Sequence[pa.Field]) -> tuple[pa.Schema, pa.S
     return pa.schema([number, *copied, *found]), pa.schema([number, *key, *error])
 
 
-def _record(row: Row, names: Sequence[str]) -> Record:
-    values = {} if isinstance(row.values, str) else row.values
-    return {"row": row.number, **{name: values.get(name) for name in names}}
+def _record(row: Row, columns: Record) -> Record:
+    return {**({} if isinstance(row.values, str) else row.values), "row": row.number, **columns}
 
 
 def _pairs(row: Row, layout: Layout, queries: dict[Any, str]) -> list[Pair]:
@@ -188,8 +187,7 @@ def _ranks(raw: dict[int, FloatArray], rows: Sequence[Row], layout: Layout) -> d
     found: dict[int, Any] = {}
     for places in groups.values():
         together = np.concatenate([raw[place] for place in places])
-        ranks = np.empty(len(together), dtype=np.int64)
-        ranks[np.argsort(-together, kind="stable")] = np.arange(1, len(together) + 1)
+        ranks = pc.rank(pa.array(together), "descending", tiebreaker="first").to_numpy()
         ends = np.cumsum([len(raw[place]) for place in places])
         found.update(zip(places, np.split(ranks, ends[:-1]), strict=True))
     return found

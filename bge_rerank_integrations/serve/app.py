@@ -5,7 +5,6 @@ without a model, which reads them and outlives a replica of the model. A replica
 requests and a limit on waiting pairs.
 """
 
-import asyncio
 import hmac
 import os
 import time
@@ -278,21 +277,16 @@ class _Model:
         max_concurrent_batches=2,
     )
     async def _batch(self, calls: list[RerankCall]) -> list[FloatArray | RerankError]:
+        return await self._outcomes(calls)
+
+    async def _outcomes(self, calls: list[RerankCall]) -> list[FloatArray | RerankError]:
         """The scores of each call; one call's error does not affect the others."""
         try:
             return list(await self._score(calls))
         except RerankError as error:
             if len(calls) == 1:
                 return [error]
-        alone = await asyncio.gather(
-            *(self._score([call]) for call in calls), return_exceptions=True
-        )
-        found: list[FloatArray | RerankError] = []
-        for outcome in alone:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, RerankError):
-                raise outcome
-            found += [outcome] if isinstance(outcome, RerankError) else outcome
-        return found
+        return [outcome for call in calls for outcome in await self._outcomes([call])]
 
     async def _score(self, calls: list[RerankCall]) -> list[FloatArray]:
         began = time.perf_counter()

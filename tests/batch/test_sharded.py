@@ -316,8 +316,8 @@ def test_what_no_scorer_should_raise_is_narrowed_down_to_its_row(tmp_path: Path)
     assert [row["row"] for row in scored] == [100, 102, 103]
     assert failed == [
         {
+            **values_of(rows[1]),
             "row": 101,
-            "query_id": 0,
             "error": "RuntimeError",
             "message": "raised twice while this row was scored alone",
         }
