@@ -20,7 +20,7 @@ from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.cli.table import print_table, printable
 from bge_rerank_integrations.errors import InvalidInputError, UnreadableInput
 from bge_rerank_integrations.load import load_scorer, open_store
-from bge_rerank_integrations.options import LocalOptions, ScorerOptions
+from bge_rerank_integrations.options import Count, LocalOptions, Options, Place, ScorerOptions
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.evaluate import JudgedQuery, Report, RerankerResult
@@ -28,32 +28,43 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SCORES = "rerank-scores.sqlite"
-_BEIR = typer.Option(
-    exists=True,
-    file_okay=False,
-    help="BEIR folder: corpus.jsonl, queries.jsonl, qrels, and a *.trec run.",
-)
-_Judged = Annotated[
-    Path | None,
-    typer.Option(exists=True, dir_okay=False, help="JSON lines of judged queries; see above."),
-]
-_Run = Annotated[
-    Path | None,
-    typer.Option(exists=True, dir_okay=False, help="TREC run of the BEIR folder's candidates."),
-]
-_Depth = Annotated[int, typer.Option(min=1, help="Candidates of each query of a BEIR folder.")]
-_Queries = Annotated[int | None, typer.Option(min=1, help="Use only the first N queries.")]
+
+
+class JudgedData(Options):
+    """Where judged queries are read from."""
+
+    data: Place | None = None
+    """BEIR folder: corpus.jsonl, queries.jsonl, qrels, and a *.trec run."""
+    run: Place | None = None
+    """TREC run of the BEIR folder's candidates."""
+    qrels: Place | None = None
+    """Judgements of the BEIR folder's queries, in BEIR's or TREC's format."""
+    judged: Place | None = None
+    """JSON lines of judged queries; see above."""
+    depth: Count = None
+    """Most candidates of each query of a BEIR folder; by default all for eval, else 20."""
+    queries: Count = None
+    """Use only the first N queries."""
+
+    def read(self, depth: int | None = None) -> list[JudgedQuery]:
+        """The queries of the folder or the file, whichever is given."""
+        from bge_rerank_integrations.evaluate.judged import read_beir, read_judged_lines
+
+        if (self.data is None) == (self.judged is None):
+            raise UnreadableInput("give judged data either as --data FOLDER or as --judged FILE")
+        if self.judged is not None:
+            if self.run is not None:
+                raise UnreadableInput("--run holds candidates of a BEIR folder: give it as --data")
+            return read_judged_lines(Path(self.judged))[: self.queries]
+        run, qrels = (None if place is None else Path(place) for place in (self.run, self.qrels))
+        found = read_beir(Path(str(self.data)), run, qrels=qrels, depth=self.depth or depth)
+        return found[: self.queries]
 
 
 @option.with_flags
 def evaluate_models(
     *,
-    data: Annotated[Path, _BEIR],
-    run: _Run = None,
-    qrels: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Judgements in BEIR's or TREC's format."),
-    ] = None,
+    given: Annotated[JudgedData, option.Except("judged")],
     model: Annotated[
         list[str] | None,
         typer.Option(help=f"Hub id, folder or 'offline'; may be repeated. [{DEFAULT_MODEL}]"),
@@ -65,10 +76,6 @@ def evaluate_models(
         list[str] | None,
         typer.Option(help="nDCG@10, AP, RR@10, R@5, Success@1; may be repeated, the main first."),
     ] = None,
-    depth: Annotated[
-        int | None, typer.Option(min=1, help="Candidates to rerank; all by default.")
-    ] = None,
-    queries: _Queries = None,
     examples: Annotated[
         int, typer.Option(min=0, help="Wins and losses to show, with their texts.")
     ] = 10,
@@ -105,26 +112,24 @@ def evaluate_models(
     everything, the texts of the questions that changed most included. --recommendation writes what
     BGERerank(**options) takes.
     """
-    from bge_rerank_integrations.evaluate import comparison, page, read_beir
+    from bge_rerank_integrations.evaluate import comparison, page
     from bge_rerank_integrations.evaluate.report import code_to_paste
 
+    if given.data is None:
+        raise UnreadableInput("give judged data as --data FOLDER")
     models = model or [DEFAULT_MODEL]
     if len(set(models)) < len(models):
         raise UnreadableInput(f"--model names {models}; give each model once")
     for file in (html, recommendation):
         if file is not None:
             page.check_output(file)
-    rerankers: dict[str, dict[str, Any]] = {}
-    lengths: Sequence[int | None] = max_length or [None]
-    for name, length in itertools.product(models, lengths):
-        label = f"{name} max_length={length}" if len(lengths) > 1 else name
-        limit = {} if length is None else {"max_length": length}
-        rerankers[label] = {"model": name, **options.given(), **limit}
+    queries, data = given.read(), Path(given.data)
+    rerankers = _each_length(models, max_length or [None], options)
     # an address alone does not say which model scores, now and in another run
     unnamed = any(is_address(name) and not may_be_tag(name) for name in models)
     place = score_cache or (":memory:" if unnamed else str(data / _SCORES))
     report = comparison.evaluate(
-        read_beir(data, run, qrels=qrels, depth=depth)[:queries],
+        queries,
         {label: partial(load_scorer, **given) for label, given in rerankers.items()},
         measures=measure or comparison.MEASURES,
         resamples=resamples,
@@ -152,13 +157,23 @@ def evaluate_models(
         print(f"\n{code}".rstrip())
 
 
+def _each_length(
+    models: Sequence[str], lengths: Sequence[int | None], options: ScorerOptions
+) -> dict[str, dict[str, Any]]:
+    """What `load_scorer` takes, by the name of each model at each length."""
+    found: dict[str, dict[str, Any]] = {}
+    for model, length in itertools.product(models, lengths):
+        name = f"{model} max_length={length}" if len(lengths) > 1 else model
+        limit = {} if length is None else {"max_length": length}
+        found[name] = {"model": model, **options.given(), **limit}
+    return found
+
+
 @option.with_flags
 def calibrate(
     *,
     out: Annotated[Path, typer.Option(dir_okay=False, help="Write the calibration to this file.")],
-    data: Annotated[Path | None, _BEIR] = None,
-    judged: _Judged = None,
-    depth: _Depth = 20,
+    given: JudgedData,
     diagram: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Draw the reliability diagram to this file.")
     ] = None,
@@ -177,7 +192,7 @@ def calibrate(
     page.check_output(out)
     if diagram is not None:
         page.check_output(diagram, image=True)
-    queries = _read_judged(data, judged, depth=depth)
+    queries = given.read(depth=20)
     rows = [
         (query.id, (query.text, text), relevant)
         for query in queries
@@ -219,14 +234,7 @@ def sweep_layers(
     cutoffs: Annotated[
         str, typer.Option(metavar="N,N,...", help="Layers to compare, separated by commas.")
     ],
-    data: Annotated[Path | None, _BEIR] = None,
-    run: _Run = None,
-    judged: _Judged = None,
-    queries: _Queries = None,
-    depth: _Depth = 20,
-    chart: Annotated[
-        Path | None, typer.Option(help="Draw nDCG@10 against seconds to this file.")
-    ] = None,
+    given: JudgedData,
     as_json: option.AsJson = False,
     options: Annotated[LocalOptions, option.Except("cutoff_layers")],
 ) -> None:
@@ -239,7 +247,7 @@ def sweep_layers(
     The model is loaded once per layer, no deeper than that layer, and scores all pairs; a query
     without a relevant passage is left out.
     """
-    from bge_rerank_integrations.evaluate import evaluate, page
+    from bge_rerank_integrations.evaluate import evaluate
 
     try:
         layers = sorted({int(number) for number in cutoffs.split(",")})
@@ -248,17 +256,15 @@ def sweep_layers(
             f"--cutoffs is {cutoffs!r}; it must be layers separated by commas, as in 8,16,24"
         ) from None
     refuse_address(model)
-    if chart is not None:
-        page.check_output(chart, image=True)
-    given = _read_judged(data, judged, depth=depth, run=run)[:queries]
+    queries = given.read(depth=20)
     chosen = options.given()
     with load_scorer(model, cutoff_layers=layers, **chosen):
         pass  # raises for layers that the model lacks
     report = evaluate(
-        given,
+        queries,
         {str(n): partial(load_scorer, model, cutoff_layers=[n], **chosen) for n in layers},
         measures=["nDCG@10"],
-        depths=[depth],
+        depths=[given.depth or 20],
         resamples=100,
         examples=0,
     )
@@ -273,8 +279,6 @@ def sweep_layers(
         for layer, result in zip(layers, report.rerankers, strict=True)
         if result.latency is not None  # it is always there without a cache
     ]
-    if chart is not None:
-        page.draw_layers(rows, chart, title=Path(model).name if Path(model).is_dir() else model)
     if as_json or not sys.stdout.isatty():
         for row in rows:
             typer.echo(json.dumps(row))
@@ -289,21 +293,6 @@ def sweep_layers(
             ),
         ]
     )
-
-
-def _read_judged(
-    data: Path | None, judged: Path | None, *, depth: int, run: Path | None = None
-) -> list[JudgedQuery]:
-    """The queries of the BEIR folder or of the judged file, whichever is given."""
-    from bge_rerank_integrations.evaluate.judged import read_beir, read_judged_lines
-
-    if data is not None and judged is None:
-        return read_beir(data, run, depth=depth)
-    if judged is None or data is not None:
-        raise UnreadableInput("give judged data either as --data FOLDER or as --judged FILE")
-    if run is not None:
-        raise UnreadableInput("--run holds candidates of a BEIR folder: give that as --data")
-    return read_judged_lines(judged)
 
 
 def _print_report(report: Report) -> None:

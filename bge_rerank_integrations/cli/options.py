@@ -29,6 +29,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "calibration": {"exists": True, "dir_okay": False},
     "score_cache": {"metavar": "FILE"},
     "cache_dir": {"metavar": "FOLDER"},
+    "data": {"metavar": "FOLDER"},
+    **{name: {"metavar": "FILE"} for name in ("run", "qrels", "judged")},
 }
 
 

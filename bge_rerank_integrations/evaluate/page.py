@@ -6,7 +6,6 @@ page's policy forbids scripts besides.
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
@@ -58,20 +57,6 @@ def html_page(report: Report, *, code: str = "") -> str:
         difference_chart=_difference_chart(report),
         score_charts=[_score_chart(result) for result in report.rerankers],
     )
-
-
-def draw_layers(rows: Sequence[Mapping[str, float]], file: Path, *, title: str) -> None:
-    """Draw nDCG@10 against seconds, a point for each cut-off layer."""
-    figure, axes = _chart(7, 4.5)
-    axes.plot([row["seconds"] for row in rows], [row["ndcg"] for row in rows], marker="o")
-    for row in rows:
-        place = (row["seconds"], row["ndcg"])
-        name = f"layer {row['cutoff']}"
-        axes.annotate(name, place, xytext=(6, -12), textcoords="offset points")
-    axes.set(xlabel=f"seconds for {rows[0]['pairs']} pairs", ylabel="nDCG@10", title=title)
-    axes.margins(x=0.15, y=0.15)  # room for the last point's label
-    axes.set_xlim(left=0)
-    figure.savefig(file, dpi=150)
 
 
 def draw_calibration(calibration: Calibration, file: Path) -> None:

