@@ -12,6 +12,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -41,6 +42,13 @@ DOWN_STATUSES = frozenset({502, 503, 504})
 """Statuses of a gateway whose server is down; they open the circuit breaker."""
 
 LONGEST_WAIT = 8.0
+
+HEADERS = {
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+    "User-Agent": "bge-rerank-integrations",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +120,16 @@ class Client:
         self._through = f" through the proxy of {proxy.variable}" if proxy else ""
         self._circuit = Circuit()
         self.slots = asyncio.Semaphore(options.max_concurrency)
-        self._http = httpx2.AsyncClient(
-            headers={
-                "Accept": "application/json",
-                "Accept-Encoding": "identity",
-                "Content-Type": "application/json",
-                "User-Agent": "bge-rerank-integrations",
-            },
-            timeout=httpx2.Timeout(
-                options.read_timeout, connect=options.connect_timeout, pool=None
-            ),
+        timeout = httpx2.Timeout(options.read_timeout, connect=options.connect_timeout, pool=None)
+        self._timeout = {"timeout": timeout.as_dict()}
+        # the library's client would keep cookies, and log the words of a status line
+        self._transport = httpx2.AsyncHTTPTransport(
             limits=httpx2.Limits(
                 max_connections=options.max_concurrency,
                 max_keepalive_connections=options.max_concurrency,
             ),
             verify=_tls(),
-            proxy=proxy
+            proxy=None
             if proxy is None
             else httpx2.Proxy(proxy.url, ssl_context=_tls() if proxy.encrypted else None),
             trust_env=False,  # `find_proxy` has read it
@@ -191,9 +193,14 @@ class Client:
         """The answer; or why the connection failed, which may pass; or an error that stays."""
         method = "GET" if request.body is None else "POST"
         try:
-            async with self._http.stream(
-                method, request.url, headers=request.headers, content=request.body
-            ) as response:
+            sent = httpx2.Request(
+                method,
+                request.url,
+                headers={**HEADERS, **request.headers},
+                content=request.body,
+                extensions=self._timeout,
+            )
+            async with aclosing(await self._transport.handle_async_request(sent)) as response:
                 return await _read(response, request)
         except (httpx2.TransportError, httpx2.InvalidURL, UnicodeError) as error:
             return self._failure(error)
@@ -215,7 +222,7 @@ class Client:
         return RemoteAnswerError("has an address or needs a header that HTTP cannot carry")
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._transport.aclose()
 
 
 async def _read(response: httpx2.Response, request: Request) -> Reply | RemoteError:

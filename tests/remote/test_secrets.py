@@ -22,7 +22,17 @@ from bge_rerank_integrations.llama_index import BGERerank as LlamaIndexRerank
 from bge_rerank_integrations.remote.dialects import DIALECTS
 from bge_rerank_integrations.remote.redaction import describe_body, hide_private
 from bge_rerank_integrations.remote.scorer import RemoteScorer
-from tests.remote.fault_server import Fault, answer, failing, reset_at_once, right, silence
+from tests.remote.fault_server import (
+    Asked,
+    Connection,
+    Fault,
+    answer,
+    failing,
+    http,
+    reset_at_once,
+    right,
+    silence,
+)
 from tests.remote.serving import serving
 
 KEY = "sk-canary-7fa0b1"
@@ -351,6 +361,22 @@ def test_a_tag_of_digits_may_be_a_port_or_a_tag(name: str) -> None:
 def test_a_host_is_not_a_tag(address: str) -> None:
     assert is_address(address)
     assert not may_be_tag(address)
+
+
+def test_a_key_in_a_status_line_or_a_cookie_goes_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    def echo(connection: Connection, asked: Asked) -> None:
+        whole = http(400, b"{}", Set_Cookie=f"k={KEY}")
+        connection.send(whole.replace(b"Whatever", KEY.encode()))
+
+    with failing(echo) as server, RemoteScorer(server.url, dialect=TEI, api_key=KEY) as scorer:
+        for _ in range(2):
+            with pytest.raises(RemoteError, match="400 Bad Request") as failed:
+                scorer.score([(QUERY, PASSAGE)])
+        assert "cookie" not in server.asked[1].headers
+    for text in (*seen_in(failed.value), caplog.text):
+        assert [canary for canary in CANARIES if canary in text] == []
 
 
 def test_the_log_of_the_http_library_holds_no_key() -> None:
