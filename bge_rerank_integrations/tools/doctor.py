@@ -44,7 +44,12 @@ TINY = "a tiny random encoder"
 TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 """How far a pair's score alone may be from its score in a batch, relative to the score or to 1."""
 
-QUERY = "What do giant pandas eat?"
+QUERIES = (
+    "What do giant pandas eat?",
+    "When does water boil?",
+    "opening hours of the museum",
+    "大熊猫吃什么",
+)
 SENTENCES = (
     "The giant panda is a bear that lives in the mountains and eats bamboo all day.",
     "Water boils at a lower temperature on a high mountain than at the level of the sea.",
@@ -52,15 +57,14 @@ SENTENCES = (
     "A ship of steel floats because it pushes aside more water than its own weight.",
     "Search engines rank the passages of a document by how well they answer a query.",
 )
-COMPARED: Sequence[Pair] = (
-    *((QUERY, sentence) for sentence in SENTENCES),
-    (QUERY, " ".join(SENTENCES)),
-    (QUERY, ""),
-    ("什么是大熊猫", "大熊猫是一种熊, 🐼."),
-)
+PASSAGES = (*SENTENCES, " ".join(SENTENCES), "", "大熊猫每天大部分时间都在吃竹子, 🐼。")
+GRID: Sequence[Pair] = tuple((query, passage) for query in QUERIES for passage in PASSAGES)
+"""Every query with every passage, query by query."""
+
+COMPARED = GRID[: len(PASSAGES)]
 TIMED: Sequence[Pair] = tuple(
-    (QUERY, f"{number}. " + " ".join(SENTENCES[(number + k) % len(SENTENCES)] for k in range(4)))
-    for number in range(50)
+    (QUERIES[0], " ".join([f"{n}.", *(SENTENCES[(n + k) % len(SENTENCES)] for k in range(4))]))
+    for n in range(50)
 )
 # What a broken torch, driver or model raises besides this package's own errors.
 BROKEN = (ImportError, OSError, RuntimeError)

@@ -27,14 +27,9 @@ from bge_rerank_integrations.local.model_config import why_not_flat
 from bge_rerank_integrations.local.st_config import SETTINGS as PROMPTS
 from bge_rerank_integrations.local.st_config import read_settings
 from bge_rerank_integrations.options import HubOptions
-from bge_rerank_integrations.types import FloatArray, GraphFormat, Pair, Scale
+from bge_rerank_integrations.tools.doctor import GRID, QUERIES
+from bge_rerank_integrations.types import FloatArray, GraphFormat, Scale
 
-QUERIES = (
-    "How does a giant panda spend its day?",
-    "What is bread made of?",
-    "who decided in 2019",
-    "大熊猫吃什么",
-)
 # How far a float32 graph may be from torch, as a share of the score or of 1, whichever is more.
 TOLERANCE = 1e-4
 # The settings, and the weights of dense modules, which run after the graph.
@@ -111,8 +106,7 @@ def export_onnx(
         write_graph(checkpoint, new / "onnx", family, dtype)
         size = sum(file.stat().st_size for file in new.rglob("*") if file.is_file())
         with load_scorer(str(new), backend="onnx") as scorer:
-            pairs = probe_pairs()
-            expected, found = exact.score(pairs), scorer.score(pairs)
+            expected, found = exact.score(GRID), scorer.score(GRID)
         difference = float(np.abs(expected - found).max())
         if dtype == "fp32" and difference > TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise CheckpointError(
@@ -122,16 +116,8 @@ def export_onnx(
         if target.exists():
             target.rename(Path(beside) / "old")
         new.rename(target)
-    tau = kendall_tau(expected.reshape(len(QUERIES), -1), found.reshape(len(QUERIES), -1))
-    return Export(target, dtype, size, exact.scale, len(pairs), difference, tau)
-
-
-def probe_pairs() -> list[Pair]:
-    """The fixed pairs: every query with every passage, query by query."""
-    from bge_rerank_integrations.local.torch_backend.load import PASSAGES
-
-    passages = [*PASSAGES, " ".join(PASSAGES), ""]
-    return [(query, passage) for query in QUERIES for passage in passages]
+    tau = kendall_tau(*(scores.reshape(len(QUERIES), -1) for scores in (expected, found)))
+    return Export(target, dtype, size, exact.scale, len(GRID), difference, tau)
 
 
 def kendall_tau(expected: FloatArray, found: FloatArray) -> float:

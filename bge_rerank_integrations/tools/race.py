@@ -13,19 +13,13 @@ import numpy as np
 
 from bge_rerank_integrations.errors import RerankError, missing_extra
 from bge_rerank_integrations.load import load_scorer
-from bge_rerank_integrations.tools.doctor import BROKEN, SENTENCES, TIMED, describe_error
+from bge_rerank_integrations.tools.doctor import BROKEN, GRID, QUERIES, TIMED, describe_error
 from bge_rerank_integrations.tools.export import export_onnx, kendall_tau
 from bge_rerank_integrations.types import Backend, FloatArray, GraphFormat
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.local.scorer import LocalScorer
 
-QUERIES = (
-    "What do giant pandas eat?",
-    "When does water boil?",
-    "opening hours of the museum",
-    "why do ships float",
-)
 GRAPH_BACKENDS: tuple[Backend, ...] = ("onnx", "openvino")
 ROUNDS = 3
 # Float32 scores of two back ends differ by less; half formats and int8 by 0.001 and more.
@@ -72,12 +66,11 @@ def race(model: str, *, device: str | None = None) -> list[Lap]:
     """
     laps: list[Lap] = []
     exact: FloatArray | None = None
-    pairs = [(query, sentence) for query in QUERIES for sentence in SENTENCES]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for backend, asked, load in _entries(model, device, Path(folder)):
             try:
                 with load() as scorer:
-                    scores = scorer.score(pairs)
+                    scores = scorer.score(GRID)
                     precision = scorer.plan.precision.removesuffix("-openvino")
                     seconds = min(_seconds(scorer) for _ in range(1 + ROUNDS))
             except (RerankError, *BROKEN) as failure:

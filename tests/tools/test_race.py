@@ -10,14 +10,12 @@ from typer.testing import CliRunner
 from bge_rerank_integrations import load_scorer
 from bge_rerank_integrations.cli import app
 from bge_rerank_integrations.local.device import half_formats, read_hardware
-from bge_rerank_integrations.tools.doctor import SENTENCES
+from bge_rerank_integrations.tools.doctor import GRID
 from bge_rerank_integrations.tools.export import export_onnx
-from bge_rerank_integrations.tools.race import EXACT, QUERIES, Lap, race, recommend
-from bge_rerank_integrations.types import Pair
+from bge_rerank_integrations.tools.race import EXACT, Lap, race, recommend
 from tests.cli.command import run
 from tests.local.llm import tiny_llms
 
-PAIRS: list[Pair] = [(query, sentence) for query in QUERIES for sentence in SENTENCES]
 GRAPHS = ["onnx fp32", "openvino fp32", "onnx int8", "openvino int8"]
 
 
@@ -32,9 +30,9 @@ def test_every_back_end_and_format_has_a_row_with_its_error(
     assert (rows["torch fp32"].error, rows["torch fp32"].tau) == (0, 1)
     for exact in ("onnx fp32", "openvino fp32"):
         assert rows[exact].error == pytest.approx(0, abs=1e-5)
-    expected = load_scorer(str(bert_reranker), device="cpu", precision="fp32").score(PAIRS)
+    expected = load_scorer(str(bert_reranker), device="cpu", precision="fp32").score(GRID)
     int8 = export_onnx(str(bert_reranker), tmp_path / "int8", dtype="int8").folder
-    found = load_scorer(str(int8), backend="onnx").score(PAIRS)
+    found = load_scorer(str(int8), backend="onnx").score(GRID)
     assert rows["onnx int8"].error == pytest.approx(np.abs(found - expected).max(), abs=1e-6)
     assert np.abs(found - expected).max() > EXACT
 
