@@ -45,8 +45,8 @@ MEANINGS = {
     "407$": "the proxy answered 407: it wants http://USER:PASSWORD@HOST:PORT{proxies}",
     "429$": "it answered 429 Too Many Requests: wait a few minutes, or set HF_TOKEN",
     r"(\d{3})$": "it answered with status {0}",
-    "(?:ImportError|InvalidSchema): .*SOCKS": "a SOCKS proxy needs a package: pip install socksio "
-    "(before huggingface-hub 1.0: PySocks){proxies}",
+    "(?:ImportError|InvalidSchema): .*SOCKS": "a SOCKS proxy needs a package: pip install "
+    '"bge-rerank-integrations[socks]" (before huggingface-hub 1.0: PySocks){proxies}',
     "(?:ValueError|InvalidSchema): .*(?:proxy|SOCKS)": "its client does not know this kind of "
     "proxy: use http://, https://, socks5:// or socks5h://{proxies}",
     "ProxyError": "the proxy refused ({said}){proxies}",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSequenceClassification,
@@ -253,7 +254,6 @@ def test_deberta_is_read_where_both_generations_read_it_alike(
     folders: Folders, kind: str, name: str, second: int
 ) -> None:
     folder = folders(kind)
-    kept = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["normalizer"]
     changed = [
         {"type": "Replace", "pattern": {"Regex": "\\s{2,}|[\\n\\r\\t]"}, "content": " "},
         {"type": "NFC"},
@@ -268,13 +268,44 @@ def test_deberta_is_read_where_both_generations_read_it_alike(
     edit(folder, lambda keys: keys.update(type_vocab_size=2), "config.json")
     assert ours(folder) == theirs(folder)
     if second:
-        edit(folder, lambda j: j.update(normalizer=kept), "tokenizer.json")
-        reason = "DebertaV2Tokenizer'; it leaves Precompiled out of the normalizer"
+        edit(folder, lambda j: j.update(normalizer={"type": "NFKC"}), "tokenizer.json")
+        reason = "DebertaV2Tokenizer'; it leaves NFKC out of the normalizer"
     else:
         edit(folder, lambda j: deberta(j, second=1), "tokenizer.json")
         reason = "DebertaTokenizer'; it puts the ids"
     with pytest.raises(CheckpointError, match=reason):
         ours(folder)
+
+
+def test_deberta_v2_as_transformers_4_saved_it(folders: Folders) -> None:
+    folder = folders("xlmr")
+    characters = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["normalizer"]
+    assert characters["type"] == "Precompiled"
+    parts = [
+        {"type": "Strip", "strip_left": True, "strip_right": True},
+        characters,
+        {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+    ]
+    normalizer = {"type": "Sequence", "normalizers": parts}
+    edit(folder, lambda j: j.update(normalizer=normalizer), "tokenizer.json")
+    edit(folder, lambda j: deberta(j, second=1), "tokenizer.json")
+    roles = {"cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    names = {
+        "tokenizer_class": "DebertaV2Tokenizer", **roles, "mask_token": "<mask>",
+        "do_lower_case": False, "split_by_punct": False, "sp_model_kwargs": {}, "vocab_type": "spm",
+    }  # fmt: skip
+    edit(folder, lambda keys: keys.update(names))
+    edit(folder, lambda keys: keys.update(type_vocab_size=2), "config.json")
+    assert ours(folder) == theirs(folder)
+    # the ids of transformers 4, which takes tokenizer.json as it is; transformers 5 loses the map
+    texts = ["ＰＡＮＤＡ ﬁve", " the  panda\tlives ", "①②"]
+    as_saved = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    expected = [as_saved.encode(text, add_special_tokens=False).ids for text in texts]
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert tokenizer(texts, add_special_tokens=False)["input_ids"] == expected
+    found = TextTokenizer(folder, config={"model_type": "deberta-v2"}).encode(texts, [0, 1, 2])
+    assert [ids.tolist() for ids in found] == expected
 
 
 @pytest.mark.parametrize("kind", ["plain", "xlmr"])

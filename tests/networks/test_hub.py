@@ -113,7 +113,7 @@ SITUATIONS: dict[str, tuple[Set, str]] = {
     "no TLS where it is expected": (https, "TLS failed.*SSL_CERT_FILE"),
     "a SOCKS proxy without its package": (
         proxy("ALL_PROXY", "socks5://ann:secret@127.0.0.1:9"),
-        r"pip install socksio.*\(ALL_PROXY=socks5://\*\*\*@127\.0\.0\.1:9\)",
+        r"pip install \"bge-rerank-integrations\[socks\]\".*\(ALL_PROXY=socks5://\*\*\*@127\.0\.0\.1:9\)",
     ),
     "a SOCKS 4 proxy": (
         proxy("ALL_PROXY", "socks4://127.0.0.1:9"),

@@ -3,9 +3,10 @@
 transformers 4.57 takes tokenizer.json and lets the tokenizer's class change a few parts of it by
 the keys of tokenizer_config.json; transformers 5 builds most classes again from the vocabulary and
 those keys. A key is obeyed where both give the same ids. Where they differ the folder is refused,
-and so is a key that this release does not know. One thing stays as tokenizer.json has it whatever
-transformers 5 makes of it, because FlagEmbedding's scores were made with transformers 4: how XLM-R
-and Llama treat several spaces, and spaces at either end of a text.
+and so is a key that this release does not know. Two things stay as tokenizer.json has them whatever
+transformers 5 makes of them, because they are those of the training: how XLM-R, Llama and
+DeBERTa-v2 treat several spaces, and spaces at either end of a text; and DeBERTa-v2's map of
+characters, which transformers 4 saved and transformers 5 replaces by NFC.
 """
 
 import json
@@ -59,7 +60,7 @@ TYPES_AS_WORDS = {
 NORMALIZERS = {
     "Albert": {"NFKD", "Precompiled", "Replace", "Sequence", "Strip"},
     "BigBird": {"Replace", "Sequence", "Strip"},
-    "DebertaV2": {"NFC", "Replace", "Sequence", "Strip"},
+    "DebertaV2": {"NFC", "Precompiled", "Replace", "Sequence", "Strip"},
     "Camembert": {"Precompiled", "Replace", "Sequence", "Strip"},
     "XLMRoberta": {"Precompiled", "Replace", "Sequence", "Strip"},
 }
