@@ -5,6 +5,7 @@ compressor and a step of an LCEL chain. `BGECrossEncoder` is the model of a `Cro
 `BGEEmbeddings` that of a vector store. Documents are never changed: results are copies.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -17,7 +18,7 @@ from bge_rerank_integrations.base.contract import (
 )
 from bge_rerank_integrations.base.deadline import in_worker
 from bge_rerank_integrations.base.trace import RerankTrace
-from bge_rerank_integrations.errors import InvalidInputError, missing_extra
+from bge_rerank_integrations.errors import InvalidInputError, RerankError, missing_extra
 from bge_rerank_integrations.types import Pair, RerankResult
 
 with missing_extra("langchain"):
@@ -41,6 +42,7 @@ from typing_extensions import TypedDict  # pydantic refuses typing's before Pyth
 from bge_rerank_integrations.adapter_base import (
     NOTE_KEYS,
     EmbedderFields,
+    OnTrace,
     RerankFields,
     ScorerFields,
     read_items,
@@ -117,7 +119,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list
         """
         request = _read_request({"documents": documents, "query": query})
         if _nothing_to_score(request):
-            return self._bge_ranked(request)[0]
+            return self._bge_compress(request)
         return self.as_runnable().invoke(request, {"callbacks": callbacks})
 
     async def acompress_documents(
@@ -126,8 +128,8 @@ class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list
         """`compress_documents` on a worker thread; cancelling the task stops it between batches."""
         request = _read_request({"documents": documents, "query": query})
         if _nothing_to_score(request):
-            return self._bge_ranked(request)[0]
-        return await self.as_runnable().ainvoke(request, {"callbacks": callbacks})
+            return self._bge_compress(request)
+        return await self.ainvoke(request, {"callbacks": callbacks})
 
     def invoke(
         self,
@@ -145,46 +147,47 @@ class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list
         **kwargs: Any,
     ) -> list[Document]:
         """`acompress_documents` as a step of a chain."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise RerankError(
+                "LangChain's runs need asyncio, and no asyncio loop runs here; under trio, call "
+                "the sync method on a thread: await trio.to_thread.run_sync(...)"
+            ) from None
         return await self.as_runnable().ainvoke(input, config, **kwargs)
 
     def as_runnable(self) -> Runnable[Any, list[Document]]:
         """The step alone, without the methods of a compressor."""
         return RunnableLambda(self._bge_compress, self._bge_acompress, name=self.name)
 
-    def _bge_compress(self, request: RerankInput, run_manager: Any) -> list[Document]:
-        ranked, traces = self._bge_ranked(request, run_manager)
-        for trace in traces:
-            dispatch_custom_event(TRACE_EVENT, trace.as_dict())
-        return ranked
-
-    async def _bge_acompress(self, request: RerankInput, run_manager: Any) -> list[Document]:
-        ranked, traces = await in_worker(self._bge_ranked, request, run_manager)
-        for trace in traces:  # on the loop of the async handlers, like the run's other events
-            await adispatch_custom_event(TRACE_EVENT, trace.as_dict())
-        return ranked
-
-    def _bge_ranked(
-        self, request: RerankInput, run_manager: Any = None
-    ) -> tuple[list[Document], list[RerankTrace]]:
-        """The best documents, and the trace where a handler of the run takes custom events."""
+    def _bge_compress(
+        self, request: RerankInput, run_manager: Any = None, send: OnTrace | None = None
+    ) -> list[Document]:
         request = _read_request(request)
         query, documents = request["query"], request["documents"]
         own_texts = [document.page_content for document in documents]
         if not is_blank(query):
             self.check_texts(own_texts, lambda index: f"the document at position {index}")
+        # a trace is recorded where a handler of the run takes custom events
         handlers = [] if run_manager is None else run_manager.handlers
         listens = any(not handler.ignore_custom_event for handler in handlers)
-        traces: list[RerankTrace] = []
         with under_run(handlers, getattr(run_manager, "run_id", None)):
             order = self.rank(
                 query,
                 [self._bge_text(document) for document in documents],
                 own_texts,
-                on_trace=traces.append if listens else None,
+                on_trace=(send or _send_trace) if listens else None,
                 read_texts=own_texts,
                 ids=[document.id for document in documents],
             )
-        return [self._bge_with_score(documents[index], result) for index, result in order], traces
+        return [self._bge_with_score(documents[index], result) for index, result in order]
+
+    async def _bge_acompress(self, request: RerankInput, run_manager: Any) -> list[Document]:
+        traces: list[RerankTrace] = []
+        ranked = await in_worker(self._bge_compress, request, run_manager, traces.append)
+        for trace in traces:  # on the loop of the async handlers, like the run's other events
+            await adispatch_custom_event(TRACE_EVENT, trace.as_dict())
+        return ranked
 
     def _bge_text(self, document: Document) -> str:
         lines = [
@@ -378,6 +381,10 @@ class BGEEmbeddings(EmbedderFields, Embeddings):
     async def aembed_query(self, text: str) -> list[float]:
         """`embed_query` on a worker thread."""
         return (await in_worker(self.embed, [text], as_queries=True))[0]
+
+
+def _send_trace(trace: RerankTrace) -> None:
+    dispatch_custom_event(TRACE_EVENT, trace.as_dict())
 
 
 def _nothing_to_score(request: RerankInput) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import atexit
 import contextvars
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -85,7 +86,7 @@ async def in_worker(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     """Run `call` on a worker thread, with the caller's context, and return what it returns.
 
     On cancellation the work stops at its next `check_cancelled()`; a call that has not begun is
-    dropped. Nothing here is bound to one event loop.
+    dropped. Nothing here is bound to one event loop, and trio's works as asyncio's do.
     """
     if getattr(_here, "is_worker", False):
         # a callback on a worker reranks again: waiting for another worker could wait for ever
@@ -93,10 +94,14 @@ async def in_worker(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     flag = threading.Event()
     context = contextvars.copy_context()
     context.run(_flag.set, flag)
-    future = _workers().submit(context.run, lambda: call(*args, **kwargs))
+    work = partial(context.run, call, *args, **kwargs)
+    trio = sys.modules.get("trio")  # a program that runs in it has loaded it
     try:
-        return await asyncio.wrap_future(future)
-    except asyncio.CancelledError:
+        if trio is not None and trio.lowlevel.in_trio_run():
+            done: T = await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+            return done
+        return await asyncio.wrap_future(_workers().submit(work))
+    except BaseException:  # asyncio's and trio's cancellation
         flag.set()
         raise
 
