@@ -11,7 +11,7 @@
     └── ScoringFailed                      the question was right, the answer did not come
         ├── ScoringTimeout (TimeoutError)      the time limit passed before all was scored
         ├── NonFiniteScoreError                NaN or infinity instead of a score, also in float32
-        ├── OutOfMemoryError (MemoryError)     one single pair does not fit into the device's memory
+        ├── OutOfMemoryError (MemoryError)     a model, or one single pair, does not fit into memory
         ├── ScorerContractError                a scorer gave the wrong number of scores
         └── RemoteError                        a server gave no scores, or none that can be right
             ├── RemoteUnavailable                  not reached, overloaded or failing: may pass
@@ -114,7 +114,7 @@ class NonFiniteScoreError(ScoringFailed):
 
 
 class OutOfMemoryError(ScoringFailed, MemoryError):
-    """One single pair does not fit: batches had already been split down to it."""
+    """A model does not fit into memory, or a single pair: batches had been split down to it."""
 
 
 class ScorerContractError(ScoringFailed):

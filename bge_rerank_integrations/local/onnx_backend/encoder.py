@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.device import DevicePlan, cpu_kernels
 from bge_rerank_integrations.local.engine import plan_batches
+from bge_rerank_integrations.local.memory import is_out_of_memory
 from bge_rerank_integrations.local.onnx_backend.file import GraphFile
 from bge_rerank_integrations.local.padding import padded, padding_error, probe
 from bge_rerank_integrations.local.st_config import ModelOutput
@@ -28,9 +29,6 @@ INTEGERS: dict[str, type[np.int64] | type[np.int32]] = {
     "tensor(int64)": np.int64, "tensor(int32)": np.int32, "i64": np.int64, "i32": np.int32,
 }  # fmt: skip
 """The integers of an input, by the names that ONNX Runtime and OpenVINO have for them."""
-MEMORY_MESSAGES = (
-    "std::bad_alloc", "bad allocation", "Failed to allocate ", "Could not allocate memory",
-)  # fmt: skip
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # The caller's time limit and cancellation are checked between two batches.
 TOKENS_PER_CORE = 1024
@@ -161,8 +159,7 @@ class GraphEncoder:
         return in_order
 
     def is_out_of_memory(self, error: Exception) -> bool:
-        known = isinstance(error, self._runtime.errors)
-        return isinstance(error, MemoryError) or (known and is_memory_message(error))
+        return is_out_of_memory(error)
 
     def release_memory(self) -> None:
         """Nothing: a runtime keeps its memory for the next call, and gives it up with the graph."""
@@ -226,11 +223,6 @@ def usable_cores() -> int:
 def first_line(error: Exception) -> str:
     """The first line of a runtime's message, which goes on with its own source files."""
     return (str(error).splitlines() or [""])[0]
-
-
-def is_memory_message(error: Exception) -> bool:
-    """Whether a runtime's error says that memory ran out."""
-    return any(message in str(error) for message in MEMORY_MESSAGES)
 
 
 def _check_inputs(runtime: Runtime, file: GraphFile) -> None:

@@ -14,11 +14,8 @@ from numpy.typing import NDArray
 
 from bge_rerank_integrations.base.fork import Lock
 from bge_rerank_integrations.errors import CheckpointError
-from bge_rerank_integrations.local.onnx_backend.encoder import (
-    INPUTS,
-    is_memory_message,
-    usable_cores,
-)
+from bge_rerank_integrations.local.memory import is_out_of_memory
+from bge_rerank_integrations.local.onnx_backend.encoder import INPUTS, usable_cores
 from bge_rerank_integrations.local.onnx_backend.file import GraphFile
 
 _TELEMETRY = "openvino_telemetry"
@@ -84,7 +81,7 @@ class OpenVino:
             request.infer(dict(feed), share_inputs=True)
             result: NDArray[Any] = request.get_tensor(output).data.copy()
         except RuntimeError as error:
-            if is_memory_message(error):
+            if is_out_of_memory(error):
                 # from then on it fails for every input, however small
                 with self._turn:
                     self._compiled = None
@@ -100,7 +97,7 @@ class OpenVino:
                 try:
                     self._compiled = _compile(self._file)
                 except RuntimeError as error:
-                    if is_memory_message(error):
+                    if is_out_of_memory(error):
                         raise
                     # the last line: the first only names OpenVINO's own source files
                     said = (str(error).strip().splitlines() or [""])[-1].strip()

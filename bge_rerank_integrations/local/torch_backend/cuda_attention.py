@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bge_rerank_integrations.errors import RerankError
 from bge_rerank_integrations.local.device import Attention, DevicePlan
+from bge_rerank_integrations.local.memory import is_out_of_memory
 from bge_rerank_integrations.local.torch_backend.attention import (
     Array,
     AttentionShape,
@@ -27,7 +28,7 @@ from bge_rerank_integrations.local.torch_backend.attention import (
     Segment,
     seen_rows,
 )
-from bge_rerank_integrations.local.torch_backend.runtime import is_out_of_memory, to_device
+from bge_rerank_integrations.local.torch_backend.runtime import to_device
 
 
 @dataclass(frozen=True, slots=True)

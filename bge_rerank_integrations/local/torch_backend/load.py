@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from bge_rerank_integrations.errors import missing_extra
 from bge_rerank_integrations.local.checkpoint import Checkpoint
@@ -34,10 +35,11 @@ def load_engine(
     """The model's engine on the plan's device: a decoder for a spec, else an encoder."""
     tokenizer = read_tokenizer(checkpoint, lowercase=settings.lowercase)
     forward: Forward
-    if isinstance(use, DecoderSpec):
-        forward = Decoder(checkpoint, plan, use)
-    else:
-        forward = _measured_encoder(checkpoint, tokenizer, plan, use)
+    with torch.device("cpu"):  # the caller's default must not count
+        if isinstance(use, DecoderSpec):
+            forward = Decoder(checkpoint, plan, use)
+        else:
+            forward = _measured_encoder(checkpoint, tokenizer, plan, use)
     flat_on_cpu = plan.device == "cpu" and isinstance(forward, FlatEncoder)
     kind = StreamedEngine if flat_on_cpu else Engine
     return kind(checkpoint.model, checkpoint.fingerprint, tokenizer, forward)

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from bge_rerank_integrations.base.deadline import thread_settings
 from bge_rerank_integrations.base.fork import cached_property
+from bge_rerank_integrations.errors import RerankError
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan, bytes_per_token, token_budget
+from bge_rerank_integrations.local.memory import is_out_of_memory
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.linear import GemmPath, Linear, choose_gemm_path
 from bge_rerank_integrations.types import FloatArray
-
-# torch has one class for accelerators; the CPU's and MPS' allocators raise a plain RuntimeError.
-PLAIN_MESSAGES = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
 
 
 class TorchForward(ABC):
@@ -33,6 +32,7 @@ class TorchForward(ABC):
         self, checkpoint: Checkpoint, plan: DevicePlan, use: Any, *, batches_at_once: int
     ) -> None:
         """`batches_at_once` is for a CPU: other devices run one batch at a time."""
+        refuse_modes()
         survive_forks()
         self.plan = plan
         self.concurrency = batches_at_once if plan.device == "cpu" else 1
@@ -51,7 +51,8 @@ class TorchForward(ABC):
             return self
         self._checkpoint.check_unchanged()
         twin: Any = type(self)
-        found: TorchForward = twin(self._checkpoint, exact_plan(self.plan), self._use)
+        with torch.device("cpu"):  # the caller's default must not count
+            found: TorchForward = twin(self._checkpoint, exact_plan(self.plan), self._use)
         return found
 
     def is_out_of_memory(self, error: Exception) -> bool:
@@ -62,13 +63,6 @@ class TorchForward(ABC):
         kind = self.plan.device.partition(":")[0]
         if kind in ("cuda", "xpu", "mps"):
             getattr(torch, kind).empty_cache()
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the error says that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in PLAIN_MESSAGES)
 
 
 def to_device(arrays: Mapping[str, Any], device: str) -> dict[str, Tensor]:
@@ -124,11 +118,37 @@ def exact_plan(plan: DevicePlan) -> DevicePlan:
 
 @contextmanager
 def arithmetic(plan: DevicePlan) -> Iterator[None]:
-    """Compute without gradients under the plan's autocast or none: the caller's must not count."""
+    """Compute without gradients under the plan's autocast or none: the caller's must not count.
+
+    Raises `RerankError` where a setting of the caller's lets torch compute nothing.
+    """
+    refuse_modes()
     kind = plan.device.partition(":")[0]
     dtype = getattr(torch, plan.dtype) if plan.autocast else None
-    with torch.inference_mode(), torch.autocast(kind, dtype, enabled=plan.autocast):
-        yield
+    try:
+        with torch.inference_mode(), torch.autocast(kind, dtype, enabled=plan.autocast):
+            yield
+    except RuntimeError as error:
+        if "No viable backend for scaled_dot_product_attention" not in str(error):
+            raise
+        raise RerankError(
+            "this process has turned off every implementation of torch's attention: turn one on, "
+            "with torch.backends.cuda.enable_math_sdp(True)"
+        ) from error
+
+
+def refuse_modes() -> None:
+    """Raise `RerankError` in a mode of this thread in which tensors have no numbers."""
+    probe = torch.empty(1, device="cpu")
+    try:
+        computes = type(probe) is Tensor and probe.data_ptr()
+    except RuntimeError:
+        computes = False
+    if not computes:
+        raise RerankError(
+            "torch computes no numbers on this thread, in FakeTensorMode or inside torch.func: "
+            "load and score outside it, or on another thread"
+        )
 
 
 def to_host(rows: Tensor) -> FloatArray:

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.memory import is_out_of_memory
 from bge_rerank_integrations.local.model_config import position_limit
 from bge_rerank_integrations.local.padding import padded, padding_error, probe
 from bge_rerank_integrations.local.st_config import ModelOutput
@@ -25,7 +26,6 @@ from bge_rerank_integrations.local.torch_backend.runtime import (
     TorchForward,
     arithmetic,
     exact_plan,
-    is_out_of_memory,
     to_device,
     to_host,
     weight_format,
