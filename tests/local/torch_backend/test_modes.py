@@ -23,7 +23,7 @@ NO_ATTENTION = "turned off every implementation of torch's attention: .*enable_m
 
 @contextmanager
 def without_attention() -> Iterator[None]:
-    backends = torch.backends.cuda
+    backends: Any = torch.backends.cuda
     switches = [
         (backends.enable_flash_sdp, backends.flash_sdp_enabled()),
         (backends.enable_mem_efficient_sdp, backends.mem_efficient_sdp_enabled()),
