@@ -3,6 +3,8 @@
 import asyncio
 import json
 import math
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 from typing import Any
@@ -447,3 +449,24 @@ def test_an_answer_too_wide_is_refused_with_little_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 4 * len(wide)
     finally:
         tracemalloc.stop()
+
+
+def test_a_long_answer_is_parsed_beside_the_event_loop() -> None:
+    """The loop's pool of threads exists only once it has been given work."""
+    program = """
+import sys, threading
+from dataclasses import replace
+from bge_rerank_integrations.remote.dialects import DIALECTS
+from bge_rerank_integrations.remote.scorer import RemoteScorer
+scorer = RemoteScorer(sys.argv[1], dialect=replace(DIALECTS["tei"], self_hosted=False))
+for _ in range(2):
+    assert scorer.score([("a", "b")]).tolist() == [0.5]
+    print(any(thread.name.startswith("asyncio") for thread in threading.enumerate()))
+"""
+    short: list[dict[str, Any]] = [{"index": 0, "score": 0.5}]
+    long = [short[0] | {"text": "x" * 200_000}]
+    with failing(answer(short), answer(long)) as server:
+        shown = subprocess.run(
+            [sys.executable, "-c", program, server.url], capture_output=True, text=True, check=True
+        )
+    assert shown.stdout.split() == ["False", "True"]
