@@ -1,13 +1,14 @@
 """`doctor --race`: a row for each back end and number format, its error, and what follows."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bge_rerank_integrations import load_scorer
+from bge_rerank_integrations import MissingExtra, load_scorer
 from bge_rerank_integrations.cli import app
 from bge_rerank_integrations.local.device import half_formats, read_hardware
 from bge_rerank_integrations.tools.doctor import GRID
@@ -55,6 +56,18 @@ def test_what_cannot_run_is_a_row_with_the_reason(tmp_path: Path) -> None:
     assert {str(lap)[:31].strip() for lap in race("/nowhere")} == {
         f"{label:<16}did not run: no" for label in ("torch fp32", "onnx graph", "openvino graph")
     }
+
+
+def test_a_runtime_that_is_not_installed_is_a_row_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, bert_reranker: Path, tmp_path: Path
+) -> None:
+    folder = export_onnx(str(bert_reranker), tmp_path / "graph").folder
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    ours = "bge_rerank_integrations.local.onnx_backend.openvino"
+    monkeypatch.delitem(sys.modules, ours, raising=False)
+    *_, onnx, openvino = race(str(folder))
+    assert (onnx.error, openvino.seconds) == (0, None)
+    assert openvino.detail == str(MissingExtra("openvino", "openvino"))
 
 
 FP32, BF16 = Lap("torch", "fp32", 1.0, 0.0, 1.0), Lap("torch", "bf16", 0.4, 0.02, 0.98)
