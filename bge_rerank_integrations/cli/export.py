@@ -21,9 +21,7 @@ def export(
     target: Annotated[
         Literal["onnx"], typer.Option("--format", help="What to write: an ONNX graph.")
     ] = "onnx",
-    dtype: Annotated[
-        GraphFormat, typer.Option(help="Number format of the matrices.")
-    ] = "fp32",
+    dtype: Annotated[GraphFormat, typer.Option(help="Number format of the matrices.")] = "fp32",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")
     ] = False,

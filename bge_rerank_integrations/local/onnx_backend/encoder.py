@@ -245,7 +245,8 @@ def _checked_output(runtime: Runtime, file: GraphFile, use: GraphUse) -> str:
         fitting = [name for name, shape in runtime.outputs.items() if len(shape) == 3]
     if len(fitting) != 1:
         wanted = f"[batch, {use.labels}]" if output == "logit" else "[batch, tokens, width]"
-        has = ", ".join(f"{name} {list(shape)}" for name, shape in runtime.outputs.items())
+        shapes = {n: str(list(s)).replace("None", "?") for n, s in runtime.outputs.items()}
+        has = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise UnsupportedModel(f"{file.path} needs one output of shape {wanted}; it has {has}")
     if output == "logit" and (made_by := file.squashed.get(fitting[0])):
         raise UnsupportedModel(
