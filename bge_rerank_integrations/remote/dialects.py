@@ -35,9 +35,9 @@ class Dialect:
     `items` is the path to the list of results. `index` is None if results come in request order. In
     `score`, a 0 steps into a list of exactly one element. `too_large` lists the statuses that mean
     "send fewer passages". With `repeats_query`, each passage is sent with a copy of the query.
-    `self_hosted` servers may run any model, so they are tested before their scores are used. If
-    servers of several `generations` speak it, one that refuses the `options` is asked without them,
-    and one that cannot give logits for its probabilities. Then its scale is `"probability"`.
+    `self_hosted` servers may run any model, so they are tested before their scores are used. With
+    `generations`, older servers speak it too: one that refuses the `options` is asked without them,
+    and one that gives no logits is asked for probabilities, and has that scale.
     """
 
     name: str

@@ -13,6 +13,7 @@ import numpy as np
 
 from bge_rerank_integrations.errors import RemoteAnswerError, RemoteRefused, UnsupportedModel
 from bge_rerank_integrations.remote.dialects import DIALECTS, Dialect
+from bge_rerank_integrations.remote.redaction import quote_name
 from bge_rerank_integrations.types import FloatArray
 
 SENTENCES = (
@@ -30,25 +31,25 @@ class ServerInfo:
     max_documents: int
 
 
-PageReader = Callable[[Any, str | None], ServerInfo | None]
-"""Reads (page, requested model); None if the page is of an unknown server."""
+PageReader = Callable[[Any, str | None, str | None], ServerInfo | None]
+"""Reads (page, requested model, key to hide); None if the page is of an unknown server."""
 
 
-def _read_tei_info(page: Any, model: str | None) -> ServerInfo | None:
+def _read_tei_info(page: Any, model: str | None, key: str | None) -> ServerInfo | None:
     if not isinstance(page, dict) or not {"model_id", "model_type"} <= page.keys():
         return None
-    _check_kind(page["model_type"], "reranker", "text-embeddings-inference")
+    _check_kind(page["model_type"], "reranker", "text-embeddings-inference", key)
     served = _name(page["model_id"])
     # a path says where the server found the model, not which model it is
     if model is not None and served and served[0] not in "/." and served.lower() != model.lower():
-        raise _other_model(model, [served])
+        raise _other_model(model, [served], key)
     limit = page.get("max_client_batch_size")
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         limit = DIALECTS["tei"].max_documents
     return ServerInfo("tei", served, limit)
 
 
-def _read_model_list(page: Any, model: str | None) -> ServerInfo | None:
+def _read_model_list(page: Any, model: str | None, key: str | None) -> ServerInfo | None:
     """The model list of servers with OpenAI's routes; each server marks its entries differently."""
     listed = page.get("data") if isinstance(page, dict) else None
     models = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
@@ -59,11 +60,11 @@ def _read_model_list(page: Any, model: str | None) -> ServerInfo | None:
     if model is not None and name != "llama.cpp":  # llama.cpp accepts any name
         found = next((one for one in models if one.get("id") == model), None)
         if found is None:
-            raise _other_model(model, [_name(one.get("id")) for one in models[:5]])
+            raise _other_model(model, [one.get("id") for one in models[:5]], key)
         entry = found
     kind = entry.get("capabilities") or entry.get("model_type")
     if kind is not None:
-        _check_kind(kind, "rerank", name)
+        _check_kind(kind, "rerank", name, key)
     return ServerInfo(name, _name(entry.get("id")), dialect.max_documents)
 
 
@@ -82,21 +83,22 @@ def _dialect_of_entry(entry: Mapping[str, Any]) -> str | None:
     return "xinference" if {"model_type", "address"} <= entry.keys() else None
 
 
-def _check_kind(kind: Any, wanted: str, server: str) -> None:
+def _check_kind(kind: Any, wanted: str, server: str, key: str | None) -> None:
     """`kind` is a name, a list of names, or an object whose keys are names."""
     named = [kind] if isinstance(kind, str) else kind if isinstance(kind, list | dict) else []
     if wanted not in named:
-        kinds = ", ".join(repr(str(one)[:40]) for one in list(named)[:5]) or "of an unknown kind"
+        kinds = ", ".join(quote_name(one, key) for one in list(named)[:5]) or "of an unknown kind"
         raise UnsupportedModel(
             f"is {server}, and its model is not a reranker but {kinds}; serve a reranker, or name "
             "the model that is one"
         )
 
 
-def _other_model(model: str, served: Sequence[str | None]) -> RemoteRefused:
+def _other_model(model: str, served: Sequence[object], key: str | None) -> RemoteRefused:
+    names = ", ".join(quote_name(name, key) for name in served)
     return RemoteRefused(
-        f"does not serve {model!r}; it serves {', '.join(map(repr, served))}; name that one, or "
-        "pass the address as the model to use the server's own"
+        f"does not serve {model!r}; it serves {names}; name that one, or pass the address as the "
+        "model to use the server's own"
     )
 
 

@@ -71,21 +71,22 @@ def hide_private(text: str, private: Sequence[str], key: str | None) -> str:
     return re.sub(r"(?:\*\*\*\s*){2,}", "*** ", said).strip()
 
 
-def holds_key(text: str, key: str | None) -> bool:
-    """Whether the text has four characters in a row of the key, in either case, or is all of it."""
+def holds_key(text: str, key: str | None, *, most: int = 3) -> bool:
+    """Whether the text shares more than `most` characters in a row with the key, or has all of it.
+
+    Upper and lower case are the same.
+    """
     if key is None:
         return False
     text, key = text.casefold(), key.casefold()
-    return text == key or any(key[start : start + 4] in text for start in range(len(key) - 3))
+    if len(key) <= most:
+        return text == key
+    return any(key[start : start + most + 1] in text for start in range(len(key) - most))
 
 
-def without_key(page: Any, key: str | None) -> Any:
-    """Parsed JSON without the texts that may hold the key."""
-    if isinstance(page, dict):
-        return {without_key(name, key): without_key(value, key) for name, value in page.items()}
-    if isinstance(page, list):
-        return [without_key(value, key) for value in page]
-    return _HIDDEN if isinstance(page, str) and holds_key(page, key) else page
+def quote_name(name: object, key: str | None) -> str:
+    """The name of a model or of its kind, for a message; a key may have a word of it."""
+    return repr(_HIDDEN if holds_key(str(name), key, most=7) else str(name)[:200])
 
 
 def _messages(found: Any, *, depth: int) -> Iterator[str]:

@@ -54,14 +54,11 @@ class RemoteScorer:
     `deployment` that of an Azure endpoint. Without `api_key`, the key is read from the dialect's
     environment variable, if it is set.
 
-    A request has at most `batch_size` passages (by default, as many as the server accepts); at most
-    `max_concurrency` requests are under way at once, from all threads and event loops.
-    `connect_timeout`, `read_timeout` (the longest silence) and `request_timeout` (a request with
-    its retries) are in seconds. Failed connections and the statuses 408, 429, 500, 502, 503 and 504
-    are retried up to `max_retries` times, after random waits below `first_wait`, then twice that,
-    and so on, or after as long as `Retry-After` says.
-
-    Requests go through the proxy that the environment names for the address: docs/networks.md.
+    For the other options see `RemoteOptions`; `max_concurrency` counts the requests of all threads
+    and event loops. Failed connections and the statuses 408, 429, 500, 502, 503 and 504 are
+    retried, after random waits below `first_wait`, then twice that, and so on, or after as long as
+    `Retry-After` says. Requests go through the proxy that the environment names for the address:
+    see docs/networks.md.
 
     Raises `InvalidInputError` for an invalid address, option or proxy, and if a hosted service's
     key is missing; `MissingExtra` for a SOCKS proxy without its package. Nothing is sent yet: at

@@ -37,7 +37,6 @@ from bge_rerank_integrations.remote.messages import (
     to_json,
 )
 from bge_rerank_integrations.remote.proxy import Proxy
-from bge_rerank_integrations.remote.redaction import without_key
 from bge_rerank_integrations.types import FloatArray, Pair
 
 logger = logging.getLogger("bge_rerank_integrations")
@@ -189,7 +188,7 @@ class Server:
                 page = await _parse(reply, 0)
             except RemoteAnswerError:
                 continue  # a page for people, at an address that only other servers use
-            info = read_page(without_key(page, request.key), self._options.model)
+            info = read_page(page, self._options.model, request.key)
             if info is not None:
                 return info
         raise RemoteAnswerError(

@@ -164,7 +164,7 @@ def test_a_page_of_odd_types_is_read_or_ends_in_a_typed_error(
         place = place[key]
     for model in (None, MODEL):
         try:
-            info = dict(PAGES)[path](page, model)
+            info = dict(PAGES)[path](page, model, "sk-key")
         except (UnsupportedModel, RemoteRefused):
             continue
         assert info is None or (info.dialect in DIALECTS and info.max_documents >= 1)

@@ -34,6 +34,7 @@ from tests.remote.fault_server import (
     silence,
 )
 from tests.remote.serving import serving
+from tests.remote.stand_ins import MODEL
 
 KEY = "sk-canary-7fa0b1"
 QUERY = "why did Zyxwvut fail"
@@ -169,6 +170,24 @@ def test_no_page_and_no_answer_tells_the_key(key: str, caplog: pytest.LogCapture
                 shown = "".join(seen_in(failed.value)).replace(server.url, "")
             assert told(shown, key) == []
     assert told(caplog.text, key) == []
+
+
+@pytest.mark.parametrize("key", ["bge-key", "vllm", "my-reranker-key", "tei", "rerank", MODEL])
+@pytest.mark.parametrize("name", ["tei", "vllm-score", "infinity", "xinference"])
+def test_a_key_of_ordinary_words_hides_no_server(name: str, key: str) -> None:
+    for model in (MODEL, None):
+        with (
+            serving(name, key=key) as served,
+            RemoteScorer(served.url, model=model, api_key=key) as scorer,
+        ):
+            assert (scorer.probe().dialect, scorer.probe().model) == (name, MODEL)
+    with (
+        serving(name, key=key) as served,
+        RemoteScorer(served.url, model="other", api_key=key) as scorer,
+        pytest.raises(RerankError, match="does not serve 'other'; it serves '") as refused,
+    ):
+        scorer.probe()
+    assert (MODEL in str(refused.value)) == (key not in (MODEL, "my-reranker-key"))
 
 
 def test_a_scorer_is_not_pickled_and_shows_no_key() -> None:
