@@ -13,6 +13,7 @@ import pytest
 
 from tests.docs.printed import assert_shown
 from tests.docs.test_docs_snippets import blocks
+from tests.examples.language_model import LanguageModelServer
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUESTION = "What researcher first used the word oxygen ?"
@@ -24,7 +25,7 @@ def lines_of(name: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def run_example(program: str, *options: str, cache: Path) -> str:
+def run_example(program: str, *options: str, cache: Path, **variables: str) -> str:
     """What the program prints, with nothing but `cache` for models and no network to ask."""
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / program), *options],
@@ -32,7 +33,7 @@ def run_example(program: str, *options: str, cache: Path) -> str:
         capture_output=True,
         encoding="utf-8",
         env={**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-        | {"PYTHONIOENCODING": "utf-8"},
+        | {"PYTHONIOENCODING": "utf-8", **variables},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -101,6 +102,34 @@ def test_a_framework_puts_the_answer_before_its_llm(program: str, tmp_path: Path
     places = [prompt.index(text) for text in texts]
     assert places == sorted(places), "the LLM gets the passages in their new order"
     assert QUESTION in prompt
+
+
+@pytest.mark.parametrize("program", ["langchain_agent.py", "llama_index_agent.py"])
+def test_an_agent_reads_what_its_tool_reranked(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_MODEL", raising=False)
+    printed = run_example(program, QUESTION, cache=tmp_path)
+    assert "LLM: a stand-in; set OPENAI_MODEL for another." in printed
+    found = re.findall(r"^  (0\.\d{4})  (.+)$", printed, flags=re.MULTILINE)
+    scores = [float(score) for score, _ in found]
+    assert len(found) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 0.95
+    assert found[0][1].startswith(ANSWER)
+    assert printed.endswith(f"\nAnswer: {found[0][1]}\n")
+    with LanguageModelServer(condensed="Pandas eat bamboo [1].") as server:
+        variables = {
+            "OPENAI_MODEL": "small",
+            "OPENAI_BASE_URL": server.url,
+            "OPENAI_API_KEY": "k",
+        }
+        printed = run_example(program, QUESTION, cache=tmp_path, **variables)
+    assert "LLM: small\n" in printed
+    assert printed.endswith("\nAnswer: Pandas eat bamboo [1].\n")
+    (request,) = server.requests
+    assert [tool["function"]["name"] for tool in request["tools"]] == ["search"]
+    assert request["messages"][-1]["content"] == QUESTION
 
 
 def shown(printed: str) -> tuple[list[float], list[str]]:
