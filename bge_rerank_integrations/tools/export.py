@@ -14,7 +14,7 @@ from typing import get_args
 import numpy as np
 
 from bge_rerank_integrations.base.address import refuse_address
-from bge_rerank_integrations.base.models import LLM_FAMILIES, Family, family_of
+from bge_rerank_integrations.base.models import LLM_FAMILIES, OFFLINE_MODELS, Family, family_of
 from bge_rerank_integrations.errors import (
     CheckpointError,
     InvalidInputError,
@@ -82,6 +82,8 @@ def export_onnx(
             f"dtype is {dtype!r}; it must be one of {', '.join(get_args(GraphFormat))}"
         )
     refuse_address(model)
+    if model in OFFLINE_MODELS:
+        raise InvalidInputError(f"{model!r} is an ONNX graph already; load it by its name")
     with missing_extra("export"):
         from bge_rerank_integrations.local.onnx_backend.export import GRAPH_FILES, write_graph
     hub = HubOptions(
