@@ -138,8 +138,6 @@ def as_row(report: Report) -> dict[str, Any]:
     for reranker in row["rerankers"]:
         reranker.pop("latency")
         reranker["scorer"] = without_path(reranker["scorer"])
-        for depth in reranker["depths"]:
-            depth.pop("seconds")
     return row
 
 

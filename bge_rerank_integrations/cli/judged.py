@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from bge_rerank_integrations.load import load_scorer, open_store
 from bge_rerank_integrations.options import Count, LocalOptions, Options, Place, ScorerOptions
 
 if TYPE_CHECKING:
-    from bge_rerank_integrations.evaluate import JudgedQuery, Report, RerankerResult
+    from bge_rerank_integrations.evaluate import JudgedQuery, Report
 
 logger = logging.getLogger(__name__)
 
@@ -315,11 +315,10 @@ def _print_report(report: Report) -> None:
     print_table(rows)
     for result in report.rerankers:
         print(f"\n{printable(result.name)}")
-        print_table([("candidates", report.main, "gain", "recall", "seconds"), *_depths(result)])
+        rows = [("candidates", report.main, "gain", "recall", "seconds")]
+        for row in result.depths:
+            time = result.latency and f"{row.depth * result.latency.ms_per_candidate / 1000:.3f}"
+            quality, recall = f"{row.quality.value:.3f}", f"{row.recall:.3f}"
+            rows.append((row.depth, quality, row.gain, recall, time or "not timed"))
+        print_table(rows)
     print(f"\n{printable(report.verdict)}")
-
-
-def _depths(result: RerankerResult) -> Iterator[tuple[object, ...]]:
-    for row in result.depths:
-        seconds = "not timed" if row.seconds is None else f"{row.seconds:.3f}"
-        yield row.depth, f"{row.quality.value:.3f}", row.gain, f"{row.recall:.3f}", seconds

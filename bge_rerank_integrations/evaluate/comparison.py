@@ -258,7 +258,7 @@ class _Data:
             scale=reranker.scorer.scale,
             measures=dict(zip(self.names, self.resampling.estimates(after), strict=True)),
             gains=gains,
-            depths=self._depth_rows(before[:, :1], main, seconds),
+            depths=self._depth_rows(before[:, :1], main),
             latency=self._latency(seconds),
             recommendation=self._recommendation(reranker, scores, main - before[:, :1])
             if helps
@@ -295,23 +295,11 @@ class _Data:
             ms_per_candidate=float(1000 * seconds[timed].sum() / self.counts[timed].sum()),
         )
 
-    def _depth_rows(self, before: Array, main: Array, seconds: Array) -> tuple[DepthRow, ...]:
-        timed = ~np.isnan(seconds)
-        each, counts = seconds[timed], self.counts[timed]
+    def _depth_rows(self, before: Array, main: Array) -> tuple[DepthRow, ...]:
         qualities = self.resampling.estimates(main)
         gains = self.resampling.differences(np.broadcast_to(before, main.shape), main)
-        return tuple(
-            DepthRow(
-                depth=depth,
-                quality=quality,
-                gain=gain,
-                recall=self.recall(depth),
-                seconds=float(np.median(each * np.minimum(depth, counts) / counts))
-                if timed.any()
-                else None,
-            )
-            for depth, quality, gain in zip(self.depths, qualities, gains, strict=True)
-        )
+        rows = zip(self.depths, qualities, gains, map(self.recall, self.depths), strict=True)
+        return tuple(DepthRow(*row) for row in rows)
 
     def _changes(self, orders: Orders, before: Array, after: Array) -> list[Change]:
         """The questions whose main measure changed, greatest gain first."""

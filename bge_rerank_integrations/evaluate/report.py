@@ -34,15 +34,13 @@ class DepthRow:
     """The result of reranking only the first `depth` candidates.
 
     `quality` and `gain` (over the first stage) are of the main measure. `recall` is that of the
-    first `depth` candidates. `seconds` is an estimate: the median time of a question, in
-    proportion to the number of candidates; None if nothing was timed.
+    first `depth` candidates.
     """
 
     depth: int
     quality: Estimate
     gain: Difference
     recall: float
-    seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +164,11 @@ def verdict(result: RerankerResult, main: str, *, before: Estimate, questions: i
         cost = f", for {_seconds(result.latency)} a question" if result.latency else ""
         return " ".join([f"{name} helps: {figures}{cost}.{narrow}", *recommended(result)])
     if gain.is_clear:
-        return f"{name} makes the order worse: {figures}.{_shallow(result)}{narrow}"
+        return f"{name} makes the order worse: {figures}.{narrow}"
     cost = f"its {_seconds(result.latency)} each" if result.latency else "the time"
     return (
         f"No measurable difference: with {name}, {figures}. On these questions nothing shows that "
-        f"it is worth {cost}.{_shallow(result)}{narrow}"
+        f"it is worth {cost}.{narrow}"
     )
 
 
@@ -271,18 +269,6 @@ def code_to_paste(options: Mapping[str, object], depth: int | None = None) -> st
         f"engine = index.as_query_engine({search}node_postprocessors=[BGERerank({written})])\n\n"
         "from bge_rerank_integrations.langchain import BGERerankRetriever\n"
         f"retriever = BGERerankRetriever(base_retriever=retriever, {fetch}{written})\n"
-    )
-
-
-def _shallow(result: RerankerResult) -> str:
-    """Say which smaller depth would help where the whole does not."""
-    better = [row for row in result.depths if row.gain.is_gain]
-    if not better:
-        return ""
-    row = max(better, key=lambda row: row.gain.value)
-    return (
-        f" With only the first {row.depth} candidates it gains {row.gain}; of "
-        f"{len(result.depths)} depths one may do so by chance, so check it on other questions."
     )
 
 
