@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -60,6 +60,14 @@ def check_time(doing: str) -> None:
     check_cancelled()
     if seconds_left() == 0.0:
         raise ScoringTimeout(f"the time limit passed while {doing}; allow more time, or less text")
+
+
+def cancellable(things: Iterable[T]) -> Iterator[T]:
+    """The things, with `check_cancelled` before each thousand."""
+    for place, thing in enumerate(things):
+        if place % 1000 == 0:
+            check_cancelled()
+        yield thing
 
 
 @contextmanager

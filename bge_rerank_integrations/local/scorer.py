@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_rerank_integrations.base.contract import check_text, like_input, read_pairs
-from bge_rerank_integrations.base.deadline import off_main_thread
+from bge_rerank_integrations.base.deadline import cancellable, off_main_thread
 from bge_rerank_integrations.base.trace import is_recorded, note, timed
 from bge_rerank_integrations.errors import (
     RerankError,
@@ -116,7 +116,7 @@ class LocalScorer:
             return np.empty((0, method.columns), dtype=np.float32)
         places: dict[Pair, int] = {}
         positions = []
-        for position, pair in enumerate(pairs):
+        for position, pair in enumerate(cancellable(pairs)):
             if pair not in places:
                 places[pair] = len(places)
                 positions.append(position)

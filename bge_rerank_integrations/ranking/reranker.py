@@ -35,7 +35,7 @@ from bge_rerank_integrations.base.contract import (
     is_blank,
     show_score,
 )
-from bge_rerank_integrations.base.deadline import in_worker, time_limit
+from bge_rerank_integrations.base.deadline import cancellable, in_worker, time_limit
 from bge_rerank_integrations.base.html import html_table
 from bge_rerank_integrations.base.trace import (
     Recorder,
@@ -238,19 +238,19 @@ class Reranker:
         for name in beside.keys() - Beside.__annotations__.keys():
             known = ["top_n", *Beside.__annotations__]
             raise InvalidInputError(no_such_option(name, known, "rerank"))
+        started = time.monotonic()
         limit = self.options.top_n if top_n == "own" else check_top_n(top_n)
         query = check_text(query, "query")
         given = list(check_several(passages, "passages", REMEDY))
         pairs = CheckedPairs(
-            [(query, check_text(text, "passage", i)) for i, text in enumerate(given)]
+            [(query, check_text(text, "passage", i)) for i, text in enumerate(cancellable(given))]
         )
         own = _one_for_each(beside.get("evidence_texts"), given, "evidence text")
         read = _one_for_each(beside.get("read_texts"), given, "read text")
         if not pairs:
             return RerankResults()
-        blank = {
-            i for i, texts in enumerate(zip(own, given, strict=True)) if any(map(is_blank, texts))
-        }
+        texts = zip(own, strict=True) if own is given else zip(own, given, strict=True)
+        blank = {i for i, some in enumerate(cancellable(texts)) if any(map(is_blank, some))}
         if self.options.no_text == "raise":
             refuse_blanks(blank, lambda index: f"the passage at position {index}")
         told = blank if self.options.no_text == "last" else ()
@@ -270,6 +270,7 @@ class Reranker:
             duplicates=len(pairs) - len(kept),
             limit=limit,
             raw=np.full(len(pairs), np.nan, dtype=np.float32),
+            started=started,
         )
         span = rerank_span(limit, pairs if self.options.trace_texts else None)
         with span if self.options.otel_span else nullcontext() as end_span:
@@ -307,7 +308,10 @@ class Reranker:
         """Score, rank and explain within the time limit."""
         if call.duplicates:
             note({"duplicates": call.duplicates})
-        with time_limit(self.options.timeout):
+        timeout = self.options.timeout
+        if timeout is not None:
+            timeout = max(0.0, timeout - (time.monotonic() - call.started))
+        with time_limit(timeout):
             if call.scored:
                 chosen = CheckedPairs([call.pairs[index] for index in call.scored])
                 try:
@@ -486,6 +490,7 @@ class _Call:
     duplicates: int
     limit: int | None
     raw: FloatArray
+    started: float
     shown: list[float] = field(default_factory=list)
     results: list[RerankResult] = field(default_factory=list)
     kept_by: str | None = None

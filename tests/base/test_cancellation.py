@@ -12,7 +12,7 @@ import pytest
 
 from bge_rerank_integrations import Reranker
 from bge_rerank_integrations.base import deadline
-from bge_rerank_integrations.base.deadline import Cancelled, check_cancelled, in_worker
+from bge_rerank_integrations.base.deadline import Cancelled, cancellable, check_cancelled, in_worker
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
@@ -188,6 +188,30 @@ async def test_arerank_stops_any_scorer_that_asks() -> None:
     await on_event(scorer.done)
     assert scorer.scored == 1
     assert scorer.ended == [Cancelled]
+
+
+async def test_many_things_are_gone_through_until_the_task_is_cancelled() -> None:
+    seen, done = list[int](), threading.Event()
+    reached, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        try:
+            for number in cancellable(range(5000)):
+                seen.append(number)
+                if number == 1500:
+                    reached.set()
+                    assert go_on.wait(WAIT)
+        finally:
+            done.set()
+
+    task = asyncio.create_task(in_worker(work))
+    await on_event(reached)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    await on_event(done)
+    assert seen == list(range(2000))
 
 
 def test_cancelled_is_no_exception_that_a_handler_might_swallow() -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -182,6 +183,19 @@ def test_the_scorer_sees_the_limit(asynchronous: bool) -> None:
     else:
         reranker.rerank("red fox", PASSAGES)
     assert 0 < (scorer.left or 0) <= 50
+
+
+def test_reading_the_passages_takes_of_the_limit() -> None:
+    scorer = AsksForTime()
+
+    def passages() -> Iterator[str]:
+        yield from PASSAGES
+        ends = time.monotonic() + 0.05
+        while time.monotonic() < ends:
+            continue
+
+    Reranker(scorer, timeout=0.05).rerank("red fox", passages())
+    assert scorer.left == 0.0
 
 
 @pytest.mark.parametrize("timeout", [0, -1, math.nan, True, "1"])
