@@ -1,1 +1,1 @@
-"""Checks and conversions of models: doctor, export, model cards."""
+"""Checks and conversions of models: doctor, race, verify, export, model cards."""
