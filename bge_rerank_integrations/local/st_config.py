@@ -20,7 +20,7 @@ from bge_rerank_integrations.base.models import (
     label_index,
 )
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
-from bge_rerank_integrations.local.checkpoint import Allowed, Checkpoint, Keys, is_one_of, is_whole
+from bge_rerank_integrations.local.checkpoint import Allowed, Checkpoint, Keys, is_one_of
 from bge_rerank_integrations.local.text import head as heads
 from bge_rerank_integrations.local.text.head import NO_HEAD, Head, Step
 
@@ -33,6 +33,9 @@ TRANSFORMER = tuple(
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 
+POOLINGS: dict[str, Literal["cls", "mean"]] = {
+    "cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean",
+}  # fmt: skip
 MODULES = ("Dense", "Dropout", "LayerNorm", "Normalize", "Pooling", "Transformer")
 PROMPTS = ("document", "passage", "corpus")
 
@@ -196,11 +199,8 @@ class _Folder:
         output, steps, _, key = self._pooled()
         if key != "sentence_embedding":
             self._refuse_module(-1, "a last module that gives sentence_embedding")
-        dimensions = st.get("truncate_dim")
-        if dimensions is not None:
-            if not is_whole(dimensions):
-                st.unsupported("truncate_dim", "a whole number from 1")
-            steps = [*steps, heads.first_dimensions(dimensions)]
+        if st.get("truncate_dim") is not None:
+            steps.append(heads.first_dimensions(st.whole("truncate_dim")))
         unit = bool(steps) and steps[-1] is heads.unit_length
         similarity = st.get("similarity_fn_name")
         if similarity not in (None, "cosine") and not (similarity == "dot" and unit):
@@ -277,13 +277,11 @@ class _Folder:
         })  # fmt: skip
         for key, allowed in ARGUMENTS.items():
             _check_keys(found.inside(key), allowed)
-        arguments = [found.inside(key) for key in ("tokenizer_args", "processor_kwargs")]
-        lengths = [keys.get("model_max_length") for keys in arguments]
-        for length in (*lengths, found.get("max_seq_length")):
-            if length is not None:
-                if not is_whole(length):
-                    found.unsupported("max_seq_length", "a whole number from 1", value=length)
-                return int(length)
+        for key in ("tokenizer_args", "processor_kwargs"):
+            if found.inside(key).get("model_max_length") is not None:
+                return found.inside(key).whole("model_max_length")
+        if found.get("max_seq_length") is not None:
+            return found.whole("max_seq_length")
         return self._tokenizer_length()
 
     def _tokenizer_length(self) -> int | None:
@@ -350,15 +348,12 @@ class _Folder:
         modes = config.get("pooling_mode")
         if modes is None:  # sentence-transformers before 6 wrote one flag for each
             modes = [mode for mode in POOLING_MODES if config.get(f"pooling_mode_{mode}")]
-        modes = modes if isinstance(modes, list) else [modes]
-        if modes in (["cls"], ["cls_token"]):
-            return "cls"
-        if modes in (["mean"], ["mean_tokens"]):
-            return "mean"
-        raise UnsupportedModel(
-            f"{self._model} pools by {' and '.join(map(str, modes)) or 'nothing'} ({file}); "
-            "supported: cls, mean"
-        )
+        listed = " and ".join(map(str, modes)) if isinstance(modes, list) else str(modes)
+        if listed not in POOLINGS:
+            raise UnsupportedModel(
+                f"{self._model} pools by {listed or 'nothing'} ({file}); supported: cls, mean"
+            )
+        return POOLINGS[listed]
 
     def _read_modules(self) -> list[tuple[str, str]]:
         """The class and path of each module, in order; none where the folder has no list."""
