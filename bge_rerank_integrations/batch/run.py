@@ -264,9 +264,10 @@ def _outcomes(
             # Where they are lost, a new pool gets them again.
             lost += 1
             if lost > LOST_POOLS:
+                last = str(error).strip().splitlines()[-1]
                 raise RerankError(
-                    f"Ray's workers were lost {lost} times without finishing a shard; "
-                    "the logs of Ray say why; fix it, then rerun to resume"
+                    f"Ray's workers were lost {lost} times without finishing a shard, last "
+                    f"with {last!r}; see Ray's logs, fix the worker, then rerun to resume"
                 ) from error
         else:
             return

@@ -65,9 +65,24 @@ def load_and_die(gate: str | None) -> object:
     raise AssertionError("not reached")
 
 
+def fail_to_load() -> object:
+    raise LookupError("the loader is not on this machine")
+
+
+class Unreadable:
+    """A loader that cannot be unpickled where the worker runs."""
+
+    def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
+        return fail_to_load, ()
+
+    def __call__(self, gate: str | None) -> object:
+        raise AssertionError("not reached")
+
+
 LOADERS: dict[str, Callable[[str | None], object]] = {
     "overlap": load_overlap,
     "other": load_other,
     "nothing": load_nothing,
     "die": load_and_die,
+    "unreadable": Unreadable(),
 }

@@ -158,6 +158,10 @@ def test_a_run_ends_with_our_error_where_no_row_is_to_blame(start: Start, tmp_pa
     died = report_of(start(source, out, "die", workers=1))
     assert died["error"] == "RerankError"
     assert died["message"].startswith("3 workers died while they loaded the model")
+    unreadable = report_of(start(source, out, "unreadable", workers=1))
+    assert unreadable["error"] == "RerankError"
+    assert "lost 4 times without finishing a shard" in unreadable["message"]
+    assert "LookupError: the loader is not on this machine" in unreadable["message"]
     wrong = report_of(start(source, out, "nothing"))
     assert wrong["error"] == "InvalidInputError"
     assert "load gave a object" in wrong["message"]
