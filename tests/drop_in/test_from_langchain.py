@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_classic.retrievers.document_compressors import (
@@ -19,7 +20,7 @@ from langchain_core.tools import create_retriever_tool
 from langchain_text_splitters import CharacterTextSplitter
 from sentence_transformers import SentenceTransformer
 
-from bge_rerank_integrations.langchain import BGERerank, BGERerankRetriever
+from bge_rerank_integrations.langchain import BGEEmbeddings, BGERerank, BGERerankRetriever
 from tests.fakes import WordOverlapScorer
 from tests.langchain.foxes import documents as foxes
 from tests.remote.serving import serving
@@ -29,6 +30,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # the package says that it is being sunset
     from langchain_community.cross_encoders.huggingface import HuggingFaceCrossEncoder
     from langchain_community.document_compressors import jina_rerank
+    from langchain_community.embeddings.huggingface import HuggingFaceBgeEmbeddings
 
 pytestmark = pytest.mark.reference
 
@@ -128,6 +130,25 @@ def test_an_embeddings_filter(bge_embedder: Path) -> None:
     assert texts(ours(**options, query_instruction="", top_n=4, score_threshold=between)) == (
         texts(classic(kept))
     )
+
+
+@pytest.mark.filterwarnings("ignore:The class `HuggingFaceBgeEmbeddings` was deprecated")
+def test_embeddings_of_langchain_community(bge_embedder: Path) -> None:
+    theirs = HuggingFaceBgeEmbeddings(
+        model_name=str(bge_embedder),
+        model_kwargs={"device": "cpu"},
+        encode_kwargs={"normalize_embeddings": True},
+    )
+    ours = BGEEmbeddings(
+        model=str(bge_embedder),
+        device="cpu",
+        query_instruction="Represent this question for searching relevant passages: ",
+    )
+    lines = [document.page_content for document in LINES]
+    np.testing.assert_allclose(
+        ours.embed_documents(lines), theirs.embed_documents(lines), atol=1e-5, rtol=0
+    )
+    assert ours.embed_query(QUERY) == pytest.approx(theirs.embed_query(QUERY), abs=1e-5)
 
 
 def test_a_jina_server(monkeypatch: pytest.MonkeyPatch) -> None:
