@@ -37,6 +37,7 @@ class Connection:
 
     def __init__(self, accepted: socket.socket, server: "FaultServer") -> None:
         self.socket, self.server = accepted, server
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # pieces go at once
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)

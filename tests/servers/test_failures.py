@@ -1,6 +1,7 @@
 """What real servers refuse, and what is left when one dies."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
@@ -50,10 +51,13 @@ def test_an_embedding_model_is_refused_where_the_server_shows_it(
     server = start(tiny_models.build_served_embedder(folder))
     for dialect in (server.kind.dialect, "auto"):
         scorer = connect(server, dialect=dialect)
-        if server.kind in (LLAMA_CPP, XINFERENCE):
-            # one gives a number of the vector, the other draws the missing head at random, and
-            # nothing tells either from a score
+        if server.kind is LLAMA_CPP:
+            # it gives a number of the vector, and nothing tells that from a score
             assert np.isfinite(scorer.score([(QUERY, "the giant bear")])).all()
+        elif server.kind is XINFERENCE:
+            # it draws the missing head at random, which rarely tells two sentences apart
+            with suppress(UnsupportedModel):
+                assert np.isfinite(scorer.score([(QUERY, "the giant bear")])).all()
         else:
             with pytest.raises((UnsupportedModel, RemoteRefused)):
                 scorer.score([(QUERY, "the giant bear")])
