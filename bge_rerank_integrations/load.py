@@ -29,6 +29,7 @@ from bge_rerank_integrations.options import (
 from bge_rerank_integrations.ranking.reranker import Reranker, RerankerOptions
 from bge_rerank_integrations.types import Backend, Scorer
 from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore, ScoreStore
+from bge_rerank_integrations.wrappers.draft import DraftedScorer
 from bge_rerank_integrations.wrappers.windows import UncutScorer, WindowedScorer
 
 if TYPE_CHECKING:
@@ -153,16 +154,37 @@ def open_wrapped_scorer(
 ) -> Scorer:
     """The model's scorer, with a `WindowedScorer`, `UncutScorer` or `CachedScorer` around it.
 
-    Raises what `load_scorer` raises, and `InvalidInputError` for windows around a scorer whose
-    tokenizer is not here, and for a file of scores from a server that was given without a model's
-    name.
+    With a `draft` it is a `DraftedScorer` of two of them. Raises what `load_scorer` raises, and
+    `InvalidInputError` for windows around a scorer whose tokenizer is not here, for a file of
+    scores from a server that was given without a model's name, and for a draft of a server's model
+    or beside another precision than fp32.
     """
-    scorer: Scorer = open_scorer(model, options)
+    if wrappers.draft is None:
+        return _wrapped(open_scorer(model, options), str(model), wrappers)
+    if options.number_format not in ("auto", "fp32"):
+        raise InvalidInputError(
+            f"precision is {options.number_format!r}, and with a draft the results have scores in "
+            "fp32: leave one of them out"
+        )
+    if options.base_url is not None or is_address(str(model)):
+        raise InvalidInputError(
+            "draft is for models that run in this process, and this one runs on a server: leave it "
+            "out"
+        )
+    loaded = [
+        open_scorer(model, options.model_copy(update={"precision": precision, "use_fp16": None}))
+        for precision in ("fp32", wrappers.draft)
+    ]
+    exact, draft = (_wrapped(scorer, str(model), wrappers) for scorer in loaded)
+    return DraftedScorer(exact, draft)
+
+
+def _wrapped(scorer: Scorer, model: str, wrappers: WrapperOptions) -> Scorer:
     if wrappers.long_passages == "windows":
         scorer = WindowedScorer(scorer)
     loaded = scorer
     if wrappers.score_cache is not None:
-        scorer = CachedScorer(scorer, open_store(str(wrappers.score_cache), str(model)))
+        scorer = CachedScorer(scorer, open_store(str(wrappers.score_cache), model))
     if wrappers.long_passages == "error":
         scorer = UncutScorer(scorer, measured_by=loaded)
     return scorer

@@ -433,6 +433,8 @@ class WrapperOptions(Options):
 
     long_passages: LongPassages = "cut"
     """A passage that is too long: cut, read in windows, or an error."""
+    draft: Literal["bf16", "fp16"] | None = None
+    """Score all in this format, and again in fp32 what can reach top_n or score_threshold."""
     score_cache: Place | None = None
     """File that keeps scores, or ':memory:'; it holds no texts."""
 

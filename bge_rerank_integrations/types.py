@@ -4,7 +4,7 @@ No logic lives here. `Scorer` is the only seam: everything that turns pairs into
 and everything that wraps a scorer is one again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -98,6 +98,15 @@ class MeasuresPairs(CountsTokens, Protocol):
         Tokens of an instruction are left out.
         """
         ...
+
+
+@runtime_checkable
+class ScoresBest(Protocol):
+    """A scorer that can score the best pairs alone; see `wrappers.draft.DraftedScorer`."""
+
+    def score_best(
+        self, pairs: Any, *, limit: int | None, is_kept: Callable[[float], bool]
+    ) -> FloatArray: ...
 
 
 @dataclass(frozen=True, slots=True)

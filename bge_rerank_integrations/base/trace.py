@@ -18,7 +18,7 @@ from bge_rerank_integrations.base.html import html_table
 from bge_rerank_integrations.types import FloatArray, RerankResult
 
 Stage = Literal["tokenizing", "queueing", "computing"]
-Count = Literal["computed", "cut", "windows", "cached", "sentences", "duplicates"]
+Count = Literal["computed", "cut", "windows", "cached", "sentences", "duplicates", "rescored"]
 
 _recorder: contextvars.ContextVar["Recorder | None"] = contextvars.ContextVar(
     "recorder", default=None
@@ -48,11 +48,11 @@ class RerankTrace:
     evidence.
 
     `counts` has the number of pairs that were computed, truncated, split into windows and found in
-    a cache, of sentences that `explain` scored, which are also counted as pairs, and of passages
-    that `drop_duplicates` left out. `seconds` has the "total", and the shares of tokenizing,
-    waiting for the device, computing, and explaining, which includes the other three; times of
-    parallel cores and devices are added up. `facts` are the scorers' own: model, device, precision,
-    kernels.
+    a cache, of sentences that `explain` scored, which are also counted as pairs, of passages that
+    `drop_duplicates` left out, and of pairs that `draft` scored twice. `seconds` has the "total",
+    and the shares of tokenizing, waiting for the device, computing, and explaining, which includes
+    the other three; times of parallel cores and devices are added up. `facts` are the scorers' own:
+    model, device, precision, kernels.
     """
 
     passages: tuple[PassageTrace, ...]

@@ -58,13 +58,21 @@ from bge_rerank_integrations.ranking.calibration import Calibration, ScoreWatch,
 from bge_rerank_integrations.ranking.cutoffs import keep, within_budget
 from bge_rerank_integrations.ranking.evidence import with_evidence
 from bge_rerank_integrations.ranking.telemetry import rerank_span
-from bge_rerank_integrations.types import CountsTokens, FloatArray, Pair, RerankResult, Scorer
+from bge_rerank_integrations.types import (
+    CountsTokens,
+    FloatArray,
+    Pair,
+    RerankResult,
+    Scorer,
+    ScoresBest,
+)
 
 logger = logging.getLogger("bge_rerank_integrations")
 
 REMEDY = "[text, ...], such as the values of a dict or one column of a table"
 
 P = ParamSpec("P")
+Scoring = Callable[[Sequence[Pair]], FloatArray]
 OwnTopN = Literal["own"]
 """The `top_n` of a call that leaves it to the reranker: None keeps all."""
 
@@ -195,6 +203,10 @@ class Reranker:
                 "min_probability and target_recall need a calibration, which says what a raw score "
                 "means on your data: make one with bge-rerank calibrate"
             )
+        if isinstance(self.scorer, ScoresBest) and (calibration or options.min_n is not None):
+            raise InvalidInputError(
+                "calibration and min_n need the exact score of every passage: leave draft out"
+            )
         highest = 1.0 if options.normalize or calibration is not None else math.inf
         threshold = options.score_threshold
         if threshold is not None and threshold > highest:
@@ -315,7 +327,9 @@ class Reranker:
             if call.scored:
                 chosen = CheckedPairs([call.pairs[index] for index in call.scored])
                 try:
-                    call.raw[call.scored], call.failure = self._raw_scores(chosen)
+                    call.raw[call.scored], call.failure = self._raw_scores(
+                        chosen, self._best_scorer(call.limit, len(chosen))
+                    )
                 except RerankError as error:
                     if isinstance(error, ScoringFailed):
                         call.raw[call.scored] = checked_partial(error, len(chosen))
@@ -429,10 +443,25 @@ class Reranker:
             )
         call.explaining = time.perf_counter() - begin
 
-    def _raw_scores(self, pairs: Sequence[Pair]) -> tuple[FloatArray, ScoringFailed | None]:
+    def _best_scorer(self, limit: int | None, passages: int) -> Scoring | None:
+        """The scoring of a draft, exact for what can be a result; None where all are scored."""
+        least = self.options.score_threshold
+        if not isinstance(self.scorer, ScoresBest) or (
+            least is None and (limit is None or limit >= passages)
+        ):
+            return None
+        floor = -math.inf if least is None else min(least, float(np.float32(least)))
+        return partial(
+            self.scorer.score_best, limit=limit, is_kept=lambda raw: self.shown(raw) >= floor
+        )
+
+    def _raw_scores(
+        self, pairs: Sequence[Pair], score: Scoring | None = None
+    ) -> tuple[FloatArray, ScoringFailed | None]:
         """One raw score for each pair; NaN where scoring failed and `on_error` is "keep"."""
+        score = score or self.scorer.score
         try:
-            return check_scores(self.scorer.score(pairs), self.scorer, len(pairs)), None
+            return check_scores(score(pairs), self.scorer, len(pairs)), None
         except ScoringFailed as error:
             if self.options.on_error == "raise":
                 raise

@@ -1,4 +1,4 @@
-"""Scorers that wrap a scorer: windows over long passages, and a score cache."""
+"""Scorers that wrap a scorer: windows over long passages, a score cache, and a draft."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -158,8 +158,8 @@ class SqliteStore:
         if not self._warned:
             self._warned = True
             logger.warning(
-                "the score cache %s %s (%s); scoring continues and computes what is missing. Give "
-                "another path for a new cache. This is logged once for this cache",
+                "the score cache %s %s (%s); scoring continues and computes what is missing. If "
+                "it stays so, give another path. This is logged once for this cache",
                 self._path,
                 effect,
                 reason,
