@@ -121,10 +121,8 @@ def run() -> dict[str, Any]:
     for cell in cells[1::2]:
         cell.update(cell_type="code", execution_count=None, outputs=[])
     python = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    book: Any = nbformat.NotebookNode(
-        nbformat=4, nbformat_minor=5, metadata={"kernelspec": python}, cells=cells
-    )
-    book = nbformat.from_dict(book)  # type: ignore[no-untyped-call]
+    plain = {"metadata": {"kernelspec": python}, "nbformat": 4, "nbformat_minor": 5}
+    book = nbformat.from_dict({**plain, "cells": cells})  # type: ignore[no-untyped-call]
     NotebookClient(book, resources={"metadata": {"path": str(EXAMPLES)}}).execute()
     for cell in book["cells"]:
         cell["metadata"].clear()  # times of day
