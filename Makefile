@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter python3,$(PYTHON)),,-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 
-.PHONY: check test test-all test-smoke test-pythons test-oldest test-servers test-oldest-torch test-newest campaigns coverage docs gpu-check lock demo chat bench setup clean
+.PHONY: check test test-all test-stores test-smoke test-pythons test-oldest test-servers test-oldest-torch test-newest campaigns coverage docs gpu-check lock demo chat bench setup clean
 
 setup: $(VENV)/ready
 
@@ -51,6 +51,7 @@ test-all: test .venv-transformers4/ready .venv-clients/ready .venv-servers/llama
 	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference tests/folders
 	$(MAKE) --no-print-directory test-oldest
 	$(MAKE) --no-print-directory test-pythons
+	$(MAKE) --no-print-directory test-stores
 	@echo "Not run: make test-newest, the newest releases of the frameworks and libraries."
 	$(BIN)/pytest -m "slow and not servers"
 
@@ -87,6 +88,17 @@ test-pythons:
 test-oldest: .venv-oldest/ready
 	PYTHONPATH=.venv-oldest $(BIN)/pytest -W "ignore:The 'validate_default'" \
 		tests/llama_index tests/langchain tests/drop_in/test_arguments.py
+
+# the clients of vector stores, and PostgreSQL, on top of the environment of the tests
+.venv-stores/ready: tests/stores.txt $(VENV)/ready
+	$(BIN)/python -m venv --clear $(@D)
+	$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" \
+	  > $$($(@D)/bin/python -c "import site; print(site.getsitepackages()[0])")/shared.pth
+	$(@D)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+test-stores: .venv-stores/ready
+	.venv-stores/bin/python -m pytest tests/examples/test_vector_stores.py
 
 .venv-newest/bin/python: $(VENV)/ready
 	$(BIN)/python -m venv .venv-newest

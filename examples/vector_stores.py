@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from first_stage import read_texts
 
 CANDIDATES, KEPT = 20, 3
-QUESTION = "What was Warsaw's population in 1901?"
+QUESTION = "What researcher first used the word oxygen ?"
 DIMENSIONS = 384  # of bge-small-en-v1.5
 
 
@@ -88,7 +88,7 @@ def with_llama_index(options: argparse.Namespace, address: str) -> Found:
             text_search_config="english",
         )
     index = VectorStoreIndex(
-        [TextNode(id_=passage.id, text=passage.text) for passage in read_texts("corpus")],
+        [TextNode(text=passage.text) for passage in read_texts("corpus")],
         embed_model=BGEEmbedding(model=options.embedder),
         storage_context=StorageContext.from_defaults(vector_store=store),
     )
@@ -105,13 +105,11 @@ def with_langchain(options: argparse.Namespace, address: str) -> Found:
 
     from bge_rerank_integrations.langchain import BGEEmbeddings, BGERerankRetriever
 
-    documents = [Document(passage.text, id=passage.id) for passage in read_texts("corpus")]
+    documents = [Document(passage.text) for passage in read_texts("corpus")]
     embeddings = BGEEmbeddings(model=options.embedder)
     if options.store == "qdrant":
         from langchain_qdrant import QdrantVectorStore
 
-        for document in documents:  # Qdrant takes no id that is neither a number nor a UUID
-            document.id = None
         store = QdrantVectorStore.from_documents(documents, embeddings, location=":memory:")
     elif options.store == "chroma":
         from langchain_chroma import Chroma
@@ -131,14 +129,10 @@ def with_langchain(options: argparse.Namespace, address: str) -> Found:
         document.page_content: rank
         for rank, document in enumerate(base.invoke(options.question), start=1)
     }
-    return [
-        (
-            document.page_content,
-            document.metadata["relevance_score"],
-            ranks[document.page_content],
-        )
-        for document in retriever.invoke(options.question)
-    ]
+    best = retriever.invoke(options.question)
+    texts = [document.page_content for document in best]
+    scores = [document.metadata["relevance_score"] for document in best]
+    return [(text, score, ranks[text]) for text, score in zip(texts, scores, strict=True)]
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ SLOW = (
     "ecosystem/test_tracers.py",  # instruments a whole process, for good
     "examples/test_examples.py",  # whole programs
     "examples/test_quickstart.py",
+    "examples/test_vector_stores.py",
     "test_packaging.py",  # fresh environments
 )
 """Folders and files that `make test` leaves to `make test-all`."""
