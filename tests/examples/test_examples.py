@@ -7,10 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
+from first_stage import open_first_stage
 
+from bge_rerank_integrations import load_reranker
 from tests.docs.printed import assert_shown
 from tests.docs.test_docs_snippets import blocks
 from tests.examples.language_model import LanguageModelServer
@@ -194,3 +199,36 @@ def test_langchain_s_cohere_client_asks_ray_serve(tmp_path: Path) -> None:
     assert len(found) == 3
     assert found[0][1].startswith(ANSWER)
     assert float(found[0][0]) > 0.95
+
+
+def test_fastapi_workers_stream_candidates_and_then_the_best(tmp_path: Path) -> None:
+    found = [passage.text for passage, _ in open_first_stage("bm25").candidates([QUESTION], 20)[0]]
+    results = load_reranker("offline", top_n=3).rerank(QUESTION, found)
+    command = ["-m", "uvicorn", "fastapi_service:app", "--workers", "2", "--port", "0"]
+    server = subprocess.Popen(
+        [sys.executable, *command],
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+        | {"PYTHONPATH": str(EXAMPLES), "PYTHONIOENCODING": "utf-8"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert server.stderr is not None
+    try:
+        said = ""
+        while said.count("startup complete") < 2:  # of both workers
+            said += next(server.stderr)
+        address = re.findall(r"running on (http://\S+)", said)[0]
+        url = f"{address}/search?{urlencode({'query': QUESTION})}"
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(lambda _: urlopen(url, timeout=60).read(), range(4)))
+    finally:
+        server.terminate()
+        server.communicate()
+    for answer in answers:
+        first, second = map(json.loads, answer.decode().splitlines())
+        assert first == {"candidates": found[:3]}
+        assert [one["text"] for one in second["best"]] == [found[r.index] for r in results]
+        assert [one["score"] for one in second["best"]] == pytest.approx(
+            [result.score for result in results], abs=1e-6
+        )
