@@ -4,8 +4,8 @@ from tests.campaigns import ray_data, ray_serve
 
 
 def test_ray_data(cluster: dict[str, str]) -> None:
-    counts = ray_data.campaign(2, 1, cluster)
-    assert counts["inputs"] == 2
+    counts = ray_data.campaign(1, 2, cluster)
+    assert counts["inputs"] == 1
 
 
 def test_ray_serve(cluster: dict[str, str]) -> None:

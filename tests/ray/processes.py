@@ -29,7 +29,8 @@ def running(module: str, *arguments: str, env: dict[str, str]) -> Iterator[IO[st
         yield process.stdout
         process.stdin.close()
         process.stdout.read()  # a full pipe would keep it from ending
-        assert process.wait() == 0
+        ended = process.wait()
+        assert ended == 0, f"{module} ended with {ended}"
 
 
 @contextmanager
