@@ -194,7 +194,8 @@ class BGEEmbedding(EmbedderFields, BaseEmbedding):
     has the `query_instruction`, by default the model card's. Weights are shared within the process,
     and loaded at first use; a pickle holds the settings alone.
 
-    Raises `UnsupportedModel` for a reranker, and what loading and scoring raise.
+    Raises `UnsupportedModel` for a reranker, and what loading and scoring raise. Older versions of
+    LlamaIndex write the settings into each event, and so cannot take a `scorer` object.
     """
 
     embed_batch_size: int = Field(default=256, gt=0, le=2048)

@@ -13,7 +13,6 @@ from bge_rerank_integrations.errors import (
     InvalidInputError,
     MissingExtra,
     ModelNotFound,
-    UnsupportedModel,
     missing_extra,
 )
 from bge_rerank_integrations.options import (
@@ -131,8 +130,7 @@ def _open_local(model: str, options: LocalOptions) -> LocalScorer:
 def open_embedder(model: str | Path, options: EmbedderOptions) -> LocalScorer:
     """The scorer of an embedder in this process, for its `embed`.
 
-    Raises what `load_scorer` raises, `InvalidInputError` for an address, and `UnsupportedModel` for
-    a reranker.
+    Raises what `load_scorer` raises, and `InvalidInputError` for an address.
     """
     name = _read_model(model)
     if is_address(name) and not may_be_tag(name):
@@ -140,13 +138,7 @@ def open_embedder(model: str | Path, options: EmbedderOptions) -> LocalScorer:
             f"model is the address of a server; embeddings are computed in this process: give a "
             f"hub id or a folder, such as {DEFAULT_EMBEDDER}"
         )
-    scorer = _open_local(name, LocalOptions.model_construct(**dict(options)))
-    if scorer.scale != "cosine":
-        raise UnsupportedModel(
-            f"{name} is a reranker, which reads query and passage together and has no vectors; use "
-            f"an embedder, such as {DEFAULT_EMBEDDER}"
-        )
-    return scorer
+    return _open_local(name, LocalOptions.model_construct(**dict(options)))
 
 
 def open_wrapped_scorer(

@@ -16,9 +16,6 @@ from bge_rerank_integrations.options import ModelName
 # isort: split
 from pydantic import Field
 
-DEFAULT_MAX_LENGTH = 512
-"""LlamaIndex's, for `SentenceTransformerRerank`."""
-
 
 class FlagEmbeddingReranker(BGERerank):
     """`llama_index.postprocessor.flag_embedding_reranker.FlagEmbeddingReranker` on this engine.
@@ -94,7 +91,7 @@ class SentenceTransformerRerank(BGERerank):
                 given,
                 {**options, "keep_retrieval_score": bool(keep_retrieval_score)},
                 where="SentenceTransformerRerank",
-                default_max_length=DEFAULT_MAX_LENGTH,
+                default_max_length=512,  # LlamaIndex's
             )
         )
         self.warm_up()
