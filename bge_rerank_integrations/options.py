@@ -358,6 +358,8 @@ class DeviceOptions(Options):
     """Number format of the forward pass; scores are float32."""
     attention: CudaAttention | None = None
     """Attention on CUDA; None: padded. No GPU has run the others."""
+    keep_alive: Annotated[RealNumber, Field(ge=0, allow_inf_nan=False)] = 30.0
+    """Seconds a model stays loaded after its last scorer or adapter is gone; 0: none."""
     use_fp16: bool | None = None
     """FlagEmbedding's name: True is precision='fp16', False 'fp32'."""
 

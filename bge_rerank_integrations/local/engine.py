@@ -3,8 +3,10 @@
 It is independent of torch and ONNX Runtime: a `Forward` computes the batches.
 """
 
+import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,8 @@ from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
 from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.types import FloatArray
+
+logger = logging.getLogger("bge_rerank_integrations")
 
 
 class Forward(Protocol):
@@ -320,13 +324,16 @@ def plan_batches(
 
 _engines: WeakValueDictionary[Hashable, Engine] = WeakValueDictionary()
 _loading: dict[Hashable, Lock] = {}
+_last_loads: dict[Hashable, float] = {}
 _lock = Lock()
 
 
-def shared_engine(key: Hashable, load: Callable[[], Engine]) -> Engine:
+def shared_engine(
+    key: Hashable, load: Callable[[], Engine], *, clock: Callable[[], float] = time.monotonic
+) -> Engine:
     """The process's engine for `key`, loaded by the first that asks while the others wait.
 
-    Held weakly: it goes when its last user does.
+    Held weakly: it goes when its last user does. A second load within a minute is a warning.
     """
     key = (os.getpid(), key)
     with _lock:
@@ -341,4 +348,17 @@ def shared_engine(key: Hashable, load: Callable[[], Engine]) -> Engine:
             engine = off_main_thread(load)
             with _lock:
                 _engines[key] = engine
+                before, now = _last_loads.get(key), clock()
+                _last_loads[key] = now
+            if before is not None and now - before < 60:
+                _warn_of_loads(engine.model)
         return engine
+
+
+@cache
+def _warn_of_loads(model: str) -> None:
+    logger.warning(
+        "%s was loaded twice within a minute, because nothing used it in between: build one "
+        "adapter or scorer and keep it, or give it keep_alive=60. Said once for this model.",
+        model,
+    )

@@ -76,6 +76,7 @@ def _scorer(
         limits=options.group(BatchOptions),
         show_progress=options.show_progress,
         reasons=reasons,
+        keep_seconds=options.keep_alive,
     )
 
 

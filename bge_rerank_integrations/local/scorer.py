@@ -22,6 +22,7 @@ from bge_rerank_integrations.errors import (
 )
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.engine import Engine
+from bge_rerank_integrations.local.keep_alive import keep_alive, release
 from bge_rerank_integrations.local.text.bi_encoder import BiEncoding
 from bge_rerank_integrations.local.text.cross_encoder import EncodedTexts, JoinedPairs, Method
 from bge_rerank_integrations.options import BatchOptions
@@ -50,8 +51,10 @@ class LocalScorer:
         limits: BatchOptions,
         show_progress: bool,
         reasons: Sequence[str] = (),
+        keep_seconds: float = 0.0,
     ) -> None:
         self._engine: Engine | None = engine
+        self._kept = keep_alive(self, engine, keep_seconds) if keep_seconds else None
         self._model = engine.model
         self._fingerprint = engine.fingerprint
         self._arithmetic = engine.plan.arithmetic
@@ -228,9 +231,15 @@ class LocalScorer:
         return found
 
     def close(self) -> None:
-        """Give the model up: its memory goes when the last scorer that shares it is closed."""
+        """Give the model up: its memory goes when the last scorer that shares it is closed.
+
+        `keep_alive` does not hold it any longer.
+        """
         if self._engine is not None:
             engine, self._engine = self._engine, None
+            if self._kept is not None:
+                self._kept.detach()
+                release(self._model)
             engine.release_memory()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,0 +1,79 @@
+"""Models that stay loaded for a while after their last user, for programs that soon ask again."""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+from weakref import finalize
+
+from bge_rerank_integrations.base.fork import Lock
+from bge_rerank_integrations.local.engine import Engine
+
+MOST_KEPT = 2
+"""An embedder and a reranker; of more, the last ones stay."""
+
+
+class Kept(NamedTuple):
+    """A model's engine, and the time until which it stays; None: the model is released."""
+
+    model: str
+    engine: Engine | None
+    end: float
+
+
+_lock = Lock()
+_changes: SimpleQueue[Kept] | None = None
+
+
+def keep_alive(user: object, engine: Engine, seconds: float) -> finalize:
+    """Hold the engine for so many seconds after its user is collected, unless it is detached."""
+    global _changes
+    with _lock:
+        if _changes is None:
+            _changes = SimpleQueue()
+            threading.Thread(
+                target=_work, args=(_changes,), name="bge-rerank-keep-alive", daemon=True
+            ).start()
+    found = finalize(user, _keep, engine, seconds)
+    found.atexit = False
+    return found
+
+
+def release(model: str) -> None:
+    """Hold this model no longer, whoever used it before."""
+    if _changes is not None:
+        _changes.put(Kept(model, None, 0.0))
+
+
+def _keep(engine: Engine, seconds: float) -> None:
+    # runs in the middle of anything, so it takes no lock and starts no thread
+    if _changes is not None:
+        _changes.put(Kept(engine.model, engine, time.monotonic() + seconds))
+
+
+def _work(changes: SimpleQueue[Kept]) -> None:
+    kept: list[Kept] = []
+    while True:
+        next_end = min((entry.end for entry in kept), default=None)
+        wait = None if next_end is None else max(0.0, next_end - time.monotonic())
+        try:
+            kept = after(kept, changes.get(timeout=wait))
+        except Empty:
+            kept = [entry for entry in kept if entry.end > time.monotonic()]
+
+
+def after(kept: Sequence[Kept], change: Kept) -> list[Kept]:
+    """What is kept after a change."""
+    others = [entry for entry in kept if entry.model != change.model]
+    return others if change.engine is None else [*others, change][-MOST_KEPT:]
+
+
+def _forget() -> None:
+    global _changes
+    _changes = None  # its thread does not exist in a forked child
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_forget)
