@@ -27,7 +27,7 @@ _lock = Lock()
 _changes: SimpleQueue[Kept] | None = None
 
 
-def keep_alive(user: object, engine: Engine, seconds: float) -> finalize:
+def keep_alive(user: object, engine: Engine, seconds: float) -> "finalize[[Engine, float], object]":
     """Hold the engine for so many seconds after its user is collected, unless it is detached."""
     global _changes
     with _lock:
