@@ -11,6 +11,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
+from functools import partial
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
@@ -18,7 +19,6 @@ from pydantic import (
     Field,
     PrivateAttr,
     SerializerFunctionWrapHandler,
-    field_validator,
     model_serializer,
     model_validator,
 )
@@ -106,16 +106,10 @@ class ModelFields(Options):
     # light scorers over one shared engine.
     _bge_loaded: tuple[tuple[Any, ...], Any] | None = PrivateAttr(default=None)
 
-    @field_validator("scorer")
-    @classmethod
-    def _bge_check_scorer(cls, scorer: Any) -> Any:
-        if scorer is not None:
-            check_scorer(scorer, "scorer")
-        return scorer
-
     @model_validator(mode="after")
-    def _bge_check_conflicts(self) -> Self:
+    def _bge_check_scorer(self) -> Self:
         if self.scorer is not None:
+            check_scorer(self.scorer, "scorer")
             reject_inapplicable_options(self, "beside a scorer")
         return self
 
@@ -173,8 +167,8 @@ class ModelFields(Options):
         written: dict[str, Any] = handler(self)
         return written
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _rebuild, (type(self), self.model_dump())
+    def __reduce__(self) -> tuple[Callable[[], Self], tuple[()]]:
+        return partial(type(self), **self.model_dump()), ()
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         return self.__copy__()  # the weights are shared by design
@@ -190,24 +184,19 @@ class ModelFields(Options):
         )
 
 
-def _rebuild(cls: type[ModelFields], fields: dict[str, Any]) -> ModelFields:
-    return cls(**fields)
-
-
 class EmbedderFields(EmbedderOptions, ModelFields):
     """The options of an embedder, and its vectors as both frameworks take them."""
 
     model: ModelName = DEFAULT_EMBEDDER
 
-    @field_validator("scorer")
-    @classmethod
-    def _bge_check_vectors(cls, scorer: Any) -> Any:
-        if scorer is not None and not hasattr(scorer, "embed"):
+    @model_validator(mode="after")
+    def _bge_check_vectors(self) -> Self:
+        if self.scorer is not None and not hasattr(self.scorer, "embed"):
             raise InvalidInputError(
-                f"scorer is a {type(scorer).__name__}, which gives no vectors; give "
+                f"scorer is a {type(self.scorer).__name__}, which gives no vectors; give "
                 f"load_scorer({DEFAULT_EMBEDDER!r}) or another embedder"
             )
-        return scorer
+        return self
 
     def _bge_groups(self) -> tuple[EmbedderOptions]:
         return (self.group(EmbedderOptions),)

@@ -288,9 +288,10 @@ class BGERerankRetriever(BaseRetriever):
         top_n: int | None = -1,
         **kwargs: Any,
     ) -> list[Document]:
-        search, reranker = self._bge_search(), self._bge_reranker(top_n)
+        search, reranker = self._bge_both(top_n)
         found = search.invoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
-        return reranker.compress_documents(self._bge_first(found), query, run_manager.get_child())
+        first = _read_documents(found)[: self.candidates]
+        return reranker.compress_documents(first, query, run_manager.get_child())
 
     async def _aget_relevant_documents(
         self,
@@ -300,22 +301,19 @@ class BGERerankRetriever(BaseRetriever):
         top_n: int | None = -1,
         **kwargs: Any,
     ) -> list[Document]:
-        search, reranker = self._bge_search(), self._bge_reranker(top_n)
+        search, reranker = self._bge_both(top_n)
         found = await search.ainvoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
-        first = self._bge_first(found)
+        first = _read_documents(found)[: self.candidates]
         return await reranker.acompress_documents(first, query, run_manager.get_child())
 
-    def _bge_search(self) -> RetrieverLike:
-        base = self.base_retriever
-        return base if self.candidates is None else _asked_for(self.candidates, base)
-
-    def _bge_reranker(self, top_n: int | None) -> BGERerank:
-        if top_n == -1:
-            return self.reranker
-        return self.reranker.model_copy(update={"top_n": check_top_n(top_n)})
-
-    def _bge_first(self, found: Any) -> list[Document]:
-        return _read_documents(found)[: self.candidates]
+    def _bge_both(self, top_n: int | None) -> tuple[RetrieverLike, BGERerank]:
+        """The search and the reranker for one call, whose `top_n` is the reranker's own if -1."""
+        search, reranker = self.base_retriever, self.reranker
+        if self.candidates is not None:
+            search = _asked_for(self.candidates, search)
+        if top_n != -1:
+            reranker = reranker.model_copy(update={"top_n": check_top_n(top_n)})
+        return search, reranker
 
 
 def _asked_for(count: int, retriever: Any) -> Any:
