@@ -50,6 +50,7 @@ FIELDS: dict[str, Any] = {
     "device": "cuda:1",
     "precision": "bf16",
     "attention": "varlen",
+    "keep_alive": 5.0,
     "use_fp16": True,
     "revision": "main",
     "cache_dir": "/some/cache",
