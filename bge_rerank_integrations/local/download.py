@@ -235,7 +235,7 @@ def _meaning(error: Exception) -> str:
     variables = ((name, value) for name, value in os.environ.items() if name.upper() in PROXIES)
     proxies = ", ".join(f"{name}={_without_secrets(value)}" for name, value in variables)
     for pattern, meaning in MEANINGS.items():
-        for text in texts:
+        for text in reversed(texts):  # the innermost says it shortest
             if found := re.match(pattern, text):
                 said = _without_secrets(text.partition(": ")[2])
                 listed = proxies and f" ({proxies})"
