@@ -27,7 +27,7 @@ from bge_rerank_integrations.base.contract import check_scorer, check_several, i
 from bge_rerank_integrations.base.models import DEFAULT_EMBEDDER, DEFAULT_MODEL
 from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.load import open_embedder, open_wrapped_scorer
+from bge_rerank_integrations.load import open_embedder, open_wrapped_scorer, release_model
 from bge_rerank_integrations.options import (
     EmbedderOptions,
     ModelName,
@@ -124,8 +124,12 @@ class ModelFields(Options):
         return self
 
     def close(self) -> None:
-        """Give the model up; its memory goes when its last user does. The next use loads again."""
+        """Give the model up; its memory goes when its last user does. The next use loads again.
+
+        `keep_alive` does not hold it any longer.
+        """
         self._bge_loaded = None
+        release_model(self.model)
 
     def loaded_scorer(self) -> Any:
         """The scorer behind this adapter, loaded on the first call from however many threads."""

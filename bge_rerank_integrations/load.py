@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -125,6 +126,13 @@ def _open_local(model: str, options: LocalOptions) -> LocalScorer:
         if error.extra != "local":
             raise
         raise MissingExtra(str(error.name), error.extra, _installed_ways()) from error
+
+
+def release_model(model: str) -> None:
+    """Free a model of this process at once if `keep_alive` alone holds it."""
+    kept = sys.modules.get("bge_rerank_integrations.local.keep_alive")  # else none was loaded
+    if kept is not None:
+        kept.release(model)
 
 
 def open_embedder(model: str | Path, options: EmbedderOptions) -> LocalScorer:

@@ -2,8 +2,11 @@
 
 import asyncio
 import copy
+import gc
 import pickle
 import threading
+import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
 from llama_index.core import VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import NodeWithScore, TextNode
 from sentence_transformers import SentenceTransformer
 
 from bge_rerank_integrations import InvalidInputError, UnsupportedModel, load_scorer
@@ -24,6 +27,7 @@ from bge_rerank_integrations.llama_index import BGEEmbedding
 from bge_rerank_integrations.llama_index import BGERerank as Postprocessor
 from bge_rerank_integrations.options import EmbedderOptions, secret_text
 from bge_rerank_integrations.types import FloatArray, Scale
+from tests import tiny_models
 from tests.fakes import WordOverlapScorer
 
 TEXTS = [
@@ -140,6 +144,28 @@ def test_one_copy_of_the_weights_serves_both_frameworks_and_their_rerankers(
     kinds: list[Any] = [BGEEmbedding, BGEEmbeddings, Postprocessor, Compressor]
     scorers = [kind(**options).loaded_scorer() for kind in kinds]
     assert len({id(scorer._loaded()) for scorer in scorers}) == 1
+
+
+def test_close_frees_the_memory_at_once_and_the_next_use_loads_again(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "model": str(tiny_models.build_bge_embedder(tmp_path)),
+        "device": "cpu",
+        "keep_alive": 3600.0,
+    }
+    documents, nodes = BGEEmbeddings(**options), Postprocessor(**options)
+    vector = documents.embed_query(QUERY)
+    found = [NodeWithScore(node=TextNode(text=text)) for text in TEXTS if text]
+    nodes.postprocess_nodes(found, query_str=QUERY)
+    engine = weakref.ref(documents.loaded_scorer()._loaded())
+    documents.close()
+    gc.collect()
+    assert engine() is not None  # the other adapter's still
+    nodes.close()
+    deadline = time.monotonic() + 60
+    while engine() is not None and time.monotonic() < deadline:
+        gc.collect()
+    assert engine() is None
+    assert documents.embed_query(QUERY) == vector
 
 
 @both
