@@ -22,6 +22,7 @@ from bge_rerank_integrations import Scorer, load_scorer
 from bge_rerank_integrations.tools.export import export_onnx
 from bge_rerank_integrations.types import Backend, GraphFormat
 from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
+from bge_rerank_integrations.wrappers.draft import DraftedScorer
 from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
 from bge_rerank_integrations.wrappers.windows import WindowedScorer
 from tests.fakes import WordOverlapScorer
@@ -72,6 +73,7 @@ GRAPHS: dict[str, tuple[str, Backend, GraphFormat]] = {
 WRAPPED: dict[str, Callable[[Scorer, Path], Scorer]] = {
     "xlmr-cached": lambda scorer, folder: CachedScorer(scorer, MemoryStore()),
     "xlmr-cached-file": lambda scorer, folder: CachedScorer(scorer, SqliteStore(folder / "cache")),
+    "xlmr-drafted": lambda scorer, folder: DraftedScorer(scorer, scorer),
     "xlmr-windows": lambda scorer, folder: WindowedScorer(scorer, overlap=8),
 }
 """Scorers around an XLM-R that reads 64 tokens unless told otherwise; a subject has one folder."""
