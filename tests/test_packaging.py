@@ -81,6 +81,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         "mteb",
         "remote",
         "ray",
+        "socks",
         "all",
     }
     assert set(described.get_all("Provides-Extra", [])) == extras
