@@ -265,7 +265,7 @@ class Options(BaseModel):
     if not TYPE_CHECKING:  # type checkers know the fields
 
         def __new__(cls, *given: object, **_: object) -> Self:
-            if given:
+            if given and cls.__init__ is BaseModel.__init__:  # drop-ins have another signature
                 first = "model" if "model" in cls.model_fields else next(iter(cls.model_fields))
                 raise InvalidInputError(
                     f"{cls.__name__} takes its options by name: {first}={given[0]!r:.60}"
