@@ -3,6 +3,7 @@
 It is independent of torch and ONNX Runtime: a `Forward` computes the batches.
 """
 
+import atexit
 import logging
 import os
 import threading
@@ -98,6 +99,12 @@ class Engine:
         """Give cached, unused device memory back."""
         self.forward.release_memory()
 
+    def wait_until_idle(self) -> None:
+        """Return when no batch is running."""
+        for _ in range(self.forward.concurrency):
+            self._gate.acquire()
+        self._gate.release(self.forward.concurrency)
+
     def run(
         self,
         sequences: Sequence[TokenSequence],
@@ -173,6 +180,7 @@ class Engine:
                 f"{self.model} was loaded before this process was forked, and its threads did not "
                 "come along; load it in the child (adapters load again by themselves)"
             )
+        stop_at_exit()
         split: list[list[int]] = []
         most = None  # tokens a batch may still hold, after memory has run out
         overflown: list[int] = []
@@ -190,6 +198,7 @@ class Engine:
                 break
             rows = None
             try:
+                stop_at_exit(self._gate)
                 check_cancelled()  # the wait at the gate may have been long
                 with timed("computing"):
                     rows = self.forward.run(sequences, exact=exact)
@@ -282,6 +291,8 @@ def _drain_together(
             # each thread sees the caller's cancellation and time limit
             for part in [pool.submit(copy_context().run, drain, engine) for engine in engines]:
                 part.result()
+        except RuntimeError:  # the interpreter is ending, and starts no more threads
+            drain(engines[0])
         finally:
             batches.clear()  # also when the wait itself is interrupted
     if errors:
@@ -322,7 +333,38 @@ def plan_batches(
     return batches
 
 
-_engines: WeakValueDictionary[Hashable, Engine] = WeakValueDictionary()
+_ending = False
+
+
+def stop_at_exit(gate: threading.Semaphore | None = None) -> None:
+    """Hold a daemon thread for ever once the interpreter ends, without its place at the gate.
+
+    Python ends such a thread as it comes back from a library, and the library then aborts.
+    """
+    thread = threading.current_thread()
+    # threads of this package work for others, who wait for them
+    if _ending and thread.daemon and not thread.name.startswith("bge-rerank"):
+        if gate is not None:
+            gate.release()
+        threading.Event().wait()
+
+
+def _end() -> None:
+    """Let daemon threads begin no more batches, and wait for those that they are in."""
+    global _ending
+    _ending = True
+    for (process, _), engine in list(_engines.items()):
+        if process == os.getpid():  # in a forked child, the parent's never get idle
+            engine.wait_until_idle()
+
+
+try:
+    # private: it comes before thread pools refuse work, and atexit after that
+    threading._register_atexit(_end)  # type: ignore[attr-defined]  # noqa: SLF001
+except (AttributeError, RuntimeError):  # absent, or the interpreter is ending already
+    atexit.register(_end)
+
+_engines: WeakValueDictionary[tuple[int, Hashable], Engine] = WeakValueDictionary()
 _loading: dict[Hashable, Lock] = {}
 _last_loads: dict[Hashable, float] = {}
 _lock = Lock()
@@ -335,21 +377,21 @@ def shared_engine(
 
     Held weakly: it goes when its last user does. A second load within a minute is a warning.
     """
-    key = (os.getpid(), key)
+    place = (os.getpid(), key)
     with _lock:
-        engine = _engines.get(key)
-        turn = _loading.setdefault(key, Lock())
+        engine = _engines.get(place)
+        turn = _loading.setdefault(place, Lock())
     if engine is not None:
         return engine
     with turn:
         with _lock:
-            engine = _engines.get(key)
+            engine = _engines.get(place)
         if engine is None:
             engine = off_main_thread(load)
             with _lock:
-                _engines[key] = engine
-                before, now = _last_loads.get(key), clock()
-                _last_loads[key] = now
+                _engines[place] = engine
+                before, now = _last_loads.get(place), clock()
+                _last_loads[place] = now
             if before is not None and now - before < 60:
                 _warn_of_loads(engine.model)
         return engine

@@ -21,7 +21,7 @@ from bge_rerank_integrations.errors import (
     missing_extra,
 )
 from bge_rerank_integrations.local.device import DevicePlan
-from bge_rerank_integrations.local.engine import Engine
+from bge_rerank_integrations.local.engine import Engine, stop_at_exit
 from bge_rerank_integrations.local.keep_alive import keep_alive, release
 from bge_rerank_integrations.local.text.bi_encoder import BiEncoding
 from bge_rerank_integrations.local.text.cross_encoder import EncodedTexts, JoinedPairs, Method
@@ -114,6 +114,7 @@ class LocalScorer:
         return off_main_thread(self._score, read_pairs(pairs))
 
     def _score(self, pairs: Sequence[Pair]) -> FloatArray:
+        stop_at_exit()
         engine, method = self._loaded(), self._method
         if not pairs:
             return np.empty((0, method.columns), dtype=np.float32)

@@ -152,7 +152,14 @@ class GraphEncoder:
             max_sequences=self._most,
             padded=True,
         )
-        found = self._workers.map(lambda part: self._rows([batch[index] for index in part]), parts)
+
+        def work(part: Sequence[int]) -> FloatArray:
+            return self._rows([batch[index] for index in part])
+
+        try:
+            found = self._workers.map(work, parts)
+        except RuntimeError:  # the interpreter is ending, and pools take no more work
+            found = map(work, parts)
         rows = np.concatenate(list(found))
         in_order = np.empty_like(rows)
         in_order[[index for part in parts for index in part]] = rows
