@@ -29,7 +29,6 @@ def draw() -> str:
     passages = [passage for passage, _ in found]
     results = load_reranker("offline").rerank(QUESTION, [passage.text for passage in passages])
 
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "demo", "font.size": 10})
     figure = Figure(figsize=(11, 3.9), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
@@ -53,7 +52,8 @@ def draw() -> str:
             color, width = (GREEN, 2.5) if green else (GREY, 0.8)
             axes.plot((4.9, 6.1), (before, rank), color=color, lw=width)
     picture = StringIO()
-    figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "demo"}):
+        figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
     return picture.getvalue()
 
 

@@ -149,9 +149,8 @@ def test_a_model_family_is_a_spec(tmp_path: Path) -> None:
 
 
 NEW_OPTION = """
-    favourite_animal: Annotated[
-        Count, Field(description="A number that is declared once.")
-    ] = None
+    favourite_animal: Count = None
+    '''A number that is declared once.'''
 """
 SEEN_EVERYWHERE = """
 import json
@@ -181,7 +180,8 @@ def test_an_option_is_one_field(tmp_path: Path) -> None:
     package = tmp_path / "bge_rerank_integrations"
     shutil.copytree(ROOT / package.name, package, ignore=shutil.ignore_patterns("__pycache__"))
     options = package / "options.py"
-    before, group, after = options.read_text("utf-8").partition("class PairOptions(Options):\n")
+    head = "class PairOptions(EncodingOptions):\n"
+    before, group, after = options.read_text("utf-8").partition(head)
     docstring, blank, fields = after.partition("\n\n")
     written = f"{before}{group}{docstring}\n{NEW_OPTION}{blank}{fields}"
     options.write_text(written, encoding="utf-8")
