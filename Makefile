@@ -196,9 +196,10 @@ docs: .venv-docs/ready
 	$(@D)/bin/python -m pip install --quiet -c constraints.txt --group docs
 	touch $@
 
-# what a developer's environment holds, to the last package
+# every package of this environment; pip install -r requirements-dev.lock makes the same one again
 lock: $(VENV)/ready
-	$(BIN)/python -m pip freeze --exclude-editable > requirements-dev.lock
+	echo "# CPython 3.11 on Linux x86-64, written by make lock" > requirements-dev.lock
+	$(BIN)/python -m pip freeze --exclude-editable >> requirements-dev.lock
 
 clean:
 	rm -rf .venv .venv-* build dist
