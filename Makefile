@@ -199,7 +199,7 @@ docs: .venv-docs/ready
 # every package of this environment; pip install -r requirements-dev.lock makes the same one again
 lock: $(VENV)/ready
 	echo "# CPython 3.11 on Linux x86-64, written by make lock" > requirements-dev.lock
-	$(BIN)/python -m pip freeze --exclude-editable >> requirements-dev.lock
+	$(BIN)/python -m pip freeze --exclude-editable | sed "s/+cpu$$//" >> requirements-dev.lock
 
 clean:
 	rm -rf .venv .venv-* build dist
