@@ -65,7 +65,7 @@ $(SMOKE)/ready: pyproject.toml constraints.txt
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(@D)/bin/python -m pip install --quiet -c constraints.txt \
-	  -e ".[offline,llama-index,langchain-agents,remote,cli,eval]" --group smoke
+	  -e ".[offline,llama-index,langchain-agents,remote,socks,cli,eval]" --group smoke
 	touch $@
 
 test-smoke: $(SMOKE)/ready

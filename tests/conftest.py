@@ -41,7 +41,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of `SLOW`, and those that use a tiny model."""
     here = Path(__file__).parent
     for item in items:
-        if not TINY_MODELS.isdisjoint(getattr(item, "fixturenames", ())):
+        named = [*getattr(item, "fixturenames", ())]
+        if callspec := getattr(item, "callspec", None):  # a fixture may be asked for by its name
+            named += [value for value in callspec.params.values() if isinstance(value, str)]
+        if not TINY_MODELS.isdisjoint(named):
             item.add_marker(pytest.mark.torch)
         if item.path.relative_to(here).as_posix().startswith(SLOW):
             item.add_marker(pytest.mark.slow)
