@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter python3,$(PYTHON)),,-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 
-.PHONY: check test test-all test-stores test-smoke test-pythons test-oldest test-servers test-oldest-torch test-newest campaigns coverage docs gpu-check lock demo chat bench setup clean
+.PHONY: check test test-all test-stores test-smoke test-pythons test-oldest test-servers test-oldest-torch test-newest newest-packages campaigns coverage docs gpu-check lock demo chat bench setup clean
 
 setup: $(VENV)/ready
 
@@ -52,7 +52,8 @@ test-all: test .venv-transformers4/ready .venv-clients/ready .venv-servers/llama
 	$(MAKE) --no-print-directory test-oldest
 	$(MAKE) --no-print-directory test-pythons
 	$(MAKE) --no-print-directory test-stores
-	@echo "Not run: make test-newest, the newest releases of the frameworks and libraries."
+	@if $(MAKE) --no-print-directory newest-packages; then $(MAKE) --no-print-directory test-newest; \
+	  else echo "Not run: make test-newest, whose packages cannot be installed here."; fi
 	$(BIN)/pytest -m "slow and not servers"
 
 coverage: $(VENV)/ready
@@ -105,11 +106,14 @@ test-stores: .venv-stores/ready
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
 	  > $$($@ -c "import site; print(site.getsitepackages()[0])")/shared.pth
 
-# not part of `make test-all`: it takes minutes, and its result changes with every release
-test-newest: .venv-newest/bin/python
+newest-packages: .venv-newest/bin/python
 	$< -m pip install --quiet --upgrade -r tests/newest.txt
+
+# its result may change with every release
+test-newest: .venv-newest/bin/python newest-packages
 	$< -m pytest -n auto --dist loadfile tests/langchain tests/llama_index tests/drop_in \
-	  tests/ecosystem/test_langchain_suite.py tests/ecosystem/test_llama_index_parts.py tests/reference \
+	  tests/ecosystem/test_langchain_suite.py tests/ecosystem/test_llama_index_parts.py \
+	  tests/ecosystem/test_embeddings.py tests/reference \
 	  --deselect tests/drop_in/test_originals.py::test_flag_embedding_reranker \
 	  --ignore tests/reference/test_flag_embedding.py
 	@echo "Not run: comparisons with FlagEmbedding 1.4.2, which cannot be imported with transformers 5.24."
