@@ -209,10 +209,11 @@ def test_one_reranker_s_failure_leaves_the_other_s_result(page: Page) -> None:
 
 
 def test_what_is_wrong_is_said_in_the_playground(page: Page) -> None:
+    hostile = f"nobody/{HOSTILE}{TEMPLATES}".replace("@", "")  # a name with @ may hold a key
     for query, candidates, model, message in (
         ("", "A panda.", "", "The query is empty"),
         ("panda", "", "", "There are no candidates"),
-        ("panda", "A panda.", f"nobody/{HOSTILE}{TEMPLATES}", f"nobody/{HOSTILE}{TEMPLATES}"),
+        ("panda", "A panda.", hostile, hostile),
         ("panda", "A panda.", "nobody/nothing", "nobody/nothing"),
     ):
         page.rerank(query, candidates, model)
