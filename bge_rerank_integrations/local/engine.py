@@ -358,11 +358,16 @@ def _end() -> None:
             engine.wait_until_idle()
 
 
-try:
-    # private: it comes before thread pools refuse work, and atexit after that
-    threading._register_atexit(_end)  # type: ignore[attr-defined]  # noqa: SLF001
-except (AttributeError, RuntimeError):  # absent, or the interpreter is ending already
-    atexit.register(_end)
+def before_exit(function: Callable[[], object]) -> None:
+    """Call the function as the interpreter begins to end; the last one registered comes first."""
+    try:
+        # private: it comes before thread pools refuse work, and atexit after that
+        threading._register_atexit(function)  # type: ignore[attr-defined]  # noqa: SLF001
+    except (AttributeError, RuntimeError):  # absent, or the interpreter is ending already
+        atexit.register(function)
+
+
+before_exit(_end)
 
 _engines: WeakValueDictionary[tuple[int, Hashable], Engine] = WeakValueDictionary()
 _loading: dict[Hashable, Lock] = {}

@@ -4,12 +4,13 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 from weakref import finalize
 
 from bge_rerank_integrations.base.fork import Lock
-from bge_rerank_integrations.local.engine import Engine
+from bge_rerank_integrations.local.engine import Engine, before_exit
 
 MOST_KEPT = 2
 """An embedder and a reranker; of more, the last ones stay."""
@@ -24,7 +25,7 @@ class Kept(NamedTuple):
 
 
 _lock = Lock()
-_changes: SimpleQueue[Kept] | None = None
+_changes: SimpleQueue[Kept | None] | None = None
 
 
 def keep_alive(user: object, engine: Engine, seconds: float) -> "finalize[[Engine, float], object]":
@@ -33,9 +34,11 @@ def keep_alive(user: object, engine: Engine, seconds: float) -> "finalize[[Engin
     with _lock:
         if _changes is None:
             _changes = SimpleQueue()
-            threading.Thread(
+            worker = threading.Thread(
                 target=_work, args=(_changes,), name="bge-rerank-keep-alive", daemon=True
-            ).start()
+            )
+            worker.start()
+            before_exit(partial(_end, _changes, worker))
     found = finalize(user, _keep, engine, seconds)
     found.atexit = False
     return found
@@ -53,15 +56,27 @@ def _keep(engine: Engine, seconds: float) -> None:
         _changes.put(Kept(engine.model, engine, time.monotonic() + seconds))
 
 
-def _work(changes: SimpleQueue[Kept]) -> None:
+def _work(changes: SimpleQueue[Kept | None]) -> None:
     kept: list[Kept] = []
     while True:
         next_end = min((entry.end for entry in kept), default=None)
         wait = None if next_end is None else max(0.0, next_end - time.monotonic())
         try:
-            kept = after(kept, changes.get(timeout=wait))
+            change = changes.get(timeout=wait)
         except Empty:
             kept = [entry for entry in kept if entry.end > time.monotonic()]
+        else:
+            if change is None:
+                return
+            kept = after(kept, change)
+            del change  # holds an engine
+
+
+def _end(changes: SimpleQueue[Kept | None], worker: threading.Thread) -> None:
+    """End the thread: one that frees a model while the interpreter ends would abort the process."""
+    if worker.is_alive():  # it does not exist in a forked child
+        changes.put(None)
+        worker.join()
 
 
 def after(kept: Sequence[Kept], change: Kept) -> list[Kept]:

@@ -57,13 +57,30 @@ def work():
 atexit.register(work)
 """
 
+# a thread that frees a model while the interpreter ends would abort the process
+KEPT = """
+import atexit
+load_scorer(sys.argv[1], device="cpu").score(pairs)
+assert any("keep-alive" in thread.name for thread in threading.enumerate())
+
+def left():
+    print(sum("keep-alive" in thread.name for thread in threading.enumerate()), "left")
+
+atexit.register(left)
+"""
+
 
 @pytest.mark.parametrize("threads", ["1", "2"])
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(
     ("program", "printed"),
-    [(DAEMONS, "end of main"), (LATE_THREAD, "scored after main"), (AT_EXIT, "(40,)")],
-    ids=["daemons", "late thread", "atexit"],
+    [
+        (DAEMONS, "end of main"),
+        (LATE_THREAD, "scored after main"),
+        (AT_EXIT, "(40,)"),
+        (KEPT, "0 left"),
+    ],
+    ids=["daemons", "late thread", "atexit", "kept"],
 )
 def test_the_program_ends_without_a_word(
     tmp_path: Path, model: str, threads: str, program: str, printed: str
