@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter python3,$(PYTHON)),,-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 
-.PHONY: check test test-all test-stores test-smoke test-pythons test-oldest test-servers test-oldest-torch test-newest newest-packages campaigns coverage docs gpu-check lock demo chat bench setup clean
+.PHONY: check test test-all test-versions test-stores test-smoke test-pythons test-oldest test-servers test-oldest-torch test-newest newest-packages campaigns coverage docs gpu-check lock demo chat bench setup clean
 
 setup: $(VENV)/ready
 
@@ -39,22 +39,29 @@ check: $(VENV)/ready
 	$(BIN)/lint-imports
 
 # the tests' models are so small that threads would only wait for each other
-test test-all test-smoke test-oldest test-servers test-oldest-torch test-newest campaigns coverage: export OMP_NUM_THREADS = 1
-test test-all test-smoke test-oldest test-servers test-oldest-torch test-newest campaigns coverage: export HF_HUB_OFFLINE = 1
+test test-all test-versions test-smoke test-oldest test-servers test-oldest-torch test-newest campaigns coverage: export OMP_NUM_THREADS = 1
+test test-all test-versions test-smoke test-oldest test-servers test-oldest-torch test-newest campaigns coverage: export HF_HUB_OFFLINE = 1
 
 # processes side by side, each with whole files; PYTEST="-k cutoff" make test runs some of it
 test: $(VENV)/ready
 	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not servers" $(PYTEST)
 
-# and what takes minutes: Ray, a browser, fresh environments, a real server, other versions
-test-all: test .venv-transformers4/ready .venv-clients/ready .venv-servers/llama.cpp/ready
+# and what takes minutes: Ray, a browser, fresh environments, a real server; these tests wait for other
+# processes most of the time, so the other versions run beside them
+test-all: test .venv-clients/ready .venv-servers/llama.cpp/ready
+	mkdir -p build
+	$(BIN)/pytest -m "slow and not servers" > build/slow.log 2>&1 & slow=$$!; \
+	$(MAKE) --no-print-directory test-versions; versions=$$?; \
+	wait $$slow; slow=$$?; cat build/slow.log; exit $$((versions + slow))
+
+# older and newer releases of other libraries, other Pythons, and the stores of an example
+test-versions: .venv-transformers4/ready
 	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference tests/folders
 	$(MAKE) --no-print-directory test-oldest
 	$(MAKE) --no-print-directory test-pythons
 	$(MAKE) --no-print-directory test-stores
 	@if $(MAKE) --no-print-directory newest-packages; then $(MAKE) --no-print-directory test-newest; \
 	  else echo "Not run: make test-newest, whose packages cannot be installed here."; fi
-	$(BIN)/pytest -m "slow and not servers"
 
 coverage: $(VENV)/ready
 	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not servers" --cov --cov-report=term:skip-covered

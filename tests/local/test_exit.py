@@ -70,15 +70,18 @@ atexit.register(left)
 """
 
 
-@pytest.mark.parametrize("threads", ["1", "2"])
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(
-    ("program", "printed"),
+    ("program", "threads", "printed"),
     [
-        (DAEMONS, "end of main"),
-        (LATE_THREAD, "scored after main"),
-        (AT_EXIT, "(40,)"),
-        (KEPT, "0 left"),
+        (
+            DAEMONS,
+            "1",
+            "end of main",
+        ),  # with more threads, torch may abort: docs/troubleshooting.md
+        (LATE_THREAD, "2", "scored after main"),
+        (AT_EXIT, "2", "(40,)"),
+        (KEPT, "1", "0 left"),
     ],
     ids=["daemons", "late thread", "atexit", "kept"],
 )
