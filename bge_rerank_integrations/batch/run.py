@@ -235,7 +235,7 @@ class _Worker:
 def _outcomes(
     todo: Sequence[Shard], job: _Job, workers: int | None, cpus: float, gpus: float
 ) -> Iterator[dict[str, Any]]:
-    """What `_Worker` gives for each shard, when it is done."""
+    """Yield the result of `_Worker` for each shard, in the order in which they finish."""
     lost = 0
     while todo:
         # The data is complete from the start, and nothing follows the actors: another task would

@@ -160,7 +160,7 @@ def evaluate_models(
 def _each_length(
     models: Sequence[str], lengths: Sequence[int | None], options: ScorerOptions
 ) -> dict[str, dict[str, Any]]:
-    """What `load_scorer` takes, by the name of each model at each length."""
+    """Arguments for `load_scorer`, by the name of each model at each length."""
     found: dict[str, dict[str, Any]] = {}
     for model, length in itertools.product(models, lengths):
         name = f"{model} max_length={length}" if len(lengths) > 1 else model

@@ -224,7 +224,7 @@ def _warn_once(message: str) -> None:
 
 
 def _meaning(error: Exception) -> str:
-    """What came, and what to do; without passwords and query strings."""
+    """The hub's answer and the remedy, without passwords and query strings."""
     texts: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(texts) < 20:

@@ -80,7 +80,7 @@ def _end(changes: SimpleQueue[Kept | None], worker: threading.Thread) -> None:
 
 
 def after(kept: Sequence[Kept], change: Kept) -> list[Kept]:
-    """What is kept after a change."""
+    """The models that stay loaded after a change."""
     others = [entry for entry in kept if entry.model != change.model]
     return others if change.engine is None else [*others, change][-MOST_KEPT:]
 

@@ -111,7 +111,7 @@ class Server:
                         return
                     try:
                         await self._fill(scores, dialect, info, chunk)
-                    except Exception:
+                    except Exception:  # of any kind: it ends the other requests, and is raised
                         failed.set()
                         raise
 

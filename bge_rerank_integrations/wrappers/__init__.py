@@ -1,5 +1,6 @@
 """Scorers that wrap a scorer: windows over long passages, a score cache, and a draft."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.types import CountsTokens, FloatArray, Scale, Scorer
 
 
-class ScorerWrapper:
+class ScorerWrapper(ABC):
     """A scorer around another one, with its name, its scale and its token counts."""
 
     def __init__(self, scorer: Scorer) -> None:
@@ -41,5 +42,6 @@ class ScorerWrapper:
         read = read_pairs(pairs)
         return like_input(pairs, self._score(read) if read else np.empty(0, dtype=np.float32))
 
+    @abstractmethod
     def _score(self, pairs: CheckedPairs) -> FloatArray:
-        raise NotImplementedError
+        """The scores of at least one pair, whose texts are checked."""

@@ -38,7 +38,7 @@ EXAMPLE_CANDIDATES = (
     "A bamboo flute is made from a hollow stem.",
     "The giant panda spends up to 14 hours a day chewing bamboo shoots and leaves.",
 )
-"""What the playground shows at first: words of the query where no answer is."""
+"""The first example: passages with words of the query, of which one answers."""
 EXPORTS: tuple[tuple[str, Literal["json", "python"], str], ...] = (
     ("Result as JSON", "json", "play-json"),
     ("LlamaIndex", "python", "play-llama-index"),
@@ -182,7 +182,7 @@ def build_playground(
 def show(
     query: str, pasted: str, chosen: Sequence[Options], *, relevant_from: float = 0.1
 ) -> Shown:
-    """What the tab shows of the candidates reranked with each of the options.
+    """The tab's content: the candidates, reranked with each of the options.
 
     A reranker that fails leaves the other's result. Evidence is marked in candidates whose score
     is at least `relevant_from`.

@@ -29,6 +29,7 @@ from bge_rerank_integrations.options import EmbedderOptions, secret_text
 from bge_rerank_integrations.types import FloatArray, Scale
 from tests import tiny_models
 from tests.fakes import WordOverlapScorer
+from tests.given_options import SCORER_OPTIONS
 
 TEXTS = [
     "Water boils at 100 degrees.",
@@ -39,27 +40,14 @@ TEXTS = [
 ]
 QUERY = "what is a panda?"
 NO_SUCH_MODEL = "/no/such/model"
-FIELDS: dict[str, Any] = {
-    "model": "/some/folder",
-    "max_length": 256,
-    "query_max_length": 64,
-    "query_instruction": "Query: ",
-    "passage_instruction": "Passage: ",
-    "special_tokens": "error",
-    "batch_size": 8,
-    "max_batch_tokens": 2048,
-    "show_progress": True,
-    "backend": "onnx",
-    "file_name": "onnx/model_O3.onnx",
-    "device": "cuda:1",
-    "precision": "bf16",
-    "attention": "varlen",
-    "keep_alive": 5.0,
-    "use_fp16": True,
-    "revision": "main",
-    "cache_dir": "/some/cache",
-    "local_files_only": True,
+NO_MEANING = {
+    *("truncation", "label", "prompt", "long_passages", "draft", "score_cache", "head_indexing"),
+    *("cutoff_layers", "compress_ratio", "compress_layers"),
+    *("base_url", "dialect", "deployment", "max_retries", "max_concurrency"),
+    *("connect_timeout", "read_timeout", "request_timeout"),
 }
+"""Options of a reranker that an embedder does not have."""
+FIELDS: dict[str, Any] = {k: v for k, v in SCORER_OPTIONS.items() if k not in NO_MEANING}
 both = pytest.mark.parametrize("cls", [BGEEmbedding, BGEEmbeddings])
 Embedder = type[BGEEmbedding] | type[BGEEmbeddings]
 

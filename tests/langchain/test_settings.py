@@ -17,69 +17,14 @@ from bge_rerank_integrations.adapter_base import ScorerFields
 from bge_rerank_integrations.langchain import BGECrossEncoder, BGERerank
 from bge_rerank_integrations.options import secret_text
 from tests.fakes import WordOverlapScorer
+from tests.given_options import RERANKER_OPTIONS, SCORER_OPTIONS
 from tests.langchain.foxes import QUERY, documents, positions, word_overlap_rerank
 
-SCORER_FIELDS: dict[str, Any] = {
-    "model": "/some/folder",
-    "device": "cuda:1",
-    "file_name": "onnx/model_O3.onnx",
-    "backend": "openvino",
-    "precision": "bf16",
-    "attention": "varlen",
-    "keep_alive": 5.0,
-    "use_fp16": True,
-    "max_length": 256,
-    "query_max_length": 64,
-    "query_instruction": "Query: ",
-    "passage_instruction": "Passage: ",
-    "special_tokens": "error",
-    "truncation": "longest_first",
-    "label": "yes",
-    "prompt": "Is it relevant?",
-    "cutoff_layers": (8, 16),
-    "compress_ratio": 2,
-    "compress_layers": (8,),
-    "head_indexing": "layer",
-    "batch_size": 8,
-    "max_batch_tokens": 2048,
-    "revision": "main",
-    "cache_dir": "/some/cache",
-    "local_files_only": True,
-    "show_progress": True,
-    "long_passages": "error",
-    "draft": "bf16",
-    "score_cache": "scores.db",
-    "base_url": "http://127.0.0.1:8080",
-    "dialect": "vllm",
-    "deployment": "blue",
-    "connect_timeout": 1.5,
-    "read_timeout": 9.0,
-    "request_timeout": 20.0,
-    "max_retries": 0,
-    "max_concurrency": 2,
-}
-RERANK_FIELDS = SCORER_FIELDS | {
-    "top_n": None,
-    "score_threshold": 0.25,
-    "normalize": False,
-    "timeout": 2.5,
-    "on_error": "keep",
-    "calibration": "calibration.json",
-    "min_probability": 0.25,
-    "target_recall": 0.9,
-    "min_n": 1,
-    "token_budget": 2000,
-    "explain": True,
-    "trace_texts": True,
+RERANK_FIELDS = RERANKER_OPTIONS | {
     "metadata_keys": ["title", "author"],
     "score_key": "bge",
-    "include_logit": True,
-    "no_text": "drop",
-    "drop_duplicates": True,
-    "otel_span": False,
-    "always_keep_best": True,
 }
-ENCODER_FIELDS = SCORER_FIELDS | {"normalize": False}
+ENCODER_FIELDS = SCORER_OPTIONS | {"normalize": False}
 NOT_WRITTEN = {"token", "api_key", "scorer"}
 EVERY_FIELD: list[tuple[type[BGERerank | BGECrossEncoder], str, Any]] = [
     *((BGERerank, name, value) for name, value in RERANK_FIELDS.items()),

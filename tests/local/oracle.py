@@ -103,6 +103,11 @@ def sequences(lengths: Sequence[int]) -> list[TokenSequence]:
     return [sequence(number, length) for number, length in enumerate(lengths)]
 
 
+LENGTHS = [3, 40, 7, 7, 1, 25, 64, 2, 9, 33, 12, 12, 5, 60, 18, 4]
+BATCH = sequences(LENGTHS)
+POSITIONS = list(range(len(BATCH)))
+
+
 def engine_over(forward: OracleForward, folder: Path) -> Engine:
     """An engine over the oracle, with the tokenizer of a model folder."""
     return Engine("oracle", lambda: "0" * 12, TextTokenizer(folder), forward)

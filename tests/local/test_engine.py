@@ -17,8 +17,11 @@ from bge_rerank_integrations.base.deadline import time_limit
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.options import BatchOptions, read_options
 from tests.local.oracle import (
+    BATCH,
     EXACT_DIFFERS_BY,
+    LENGTHS,
     NO_LIMITS,
+    POSITIONS,
     DeviceFull,
     OracleForward,
     engine_over,
@@ -27,10 +30,7 @@ from tests.local.oracle import (
     sequences,
 )
 
-LENGTHS = [3, 40, 7, 7, 1, 25, 64, 2, 9, 33, 12, 12, 5, 60, 18, 4]
-BATCH = sequences(LENGTHS)
 EXPECTED = np.stack([row_of(s) for s in BATCH])
-POSITIONS = list(range(len(BATCH)))
 
 
 def fits(tokens: int) -> OracleForward:

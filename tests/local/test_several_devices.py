@@ -25,8 +25,10 @@ from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.options import BatchOptions, DeviceOptions
 from tests.contract.pairs import PAIRS, TOLERANCE
 from tests.local.oracle import (
+    BATCH,
     NO_LIMITS,
     PLAN,
+    POSITIONS,
     DeviceFull,
     OracleForward,
     engine_over,
@@ -35,9 +37,6 @@ from tests.local.oracle import (
     sequences,
 )
 
-LENGTHS = [3, 40, 7, 7, 1, 25, 64, 2, 9, 33, 12, 12, 5, 60, 18, 4]
-BATCH = sequences(LENGTHS)
-POSITIONS = list(range(len(BATCH)))
 EXPECTED = [row_of(s).tolist() for s in BATCH]
 Before = Callable[[Sequence[TokenSequence]], None]
 
