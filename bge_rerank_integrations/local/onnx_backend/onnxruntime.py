@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime.capi import (  # type: ignore[import-untyped]
+from onnxruntime.capi import (
     onnxruntime_pybind11_state as ort_errors,
 )
 

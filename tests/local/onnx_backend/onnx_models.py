@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 import torch
 from onnx import TensorProto, helper
 from transformers import AutoModel, AutoModelForSequenceClassification
@@ -62,7 +62,7 @@ def export(folder: Path, file: Path, output: str, *, inputs: tuple[str, ...] = I
 
 def quantize(file: Path, into: Path) -> Path:
     """The graph in int8, its activations quantized anew at every run."""
-    from onnxruntime.quantization import quantize_dynamic  # type: ignore[import-untyped]
+    from onnxruntime.quantization import quantize_dynamic
 
     quantize_dynamic(file, into)
     return into

@@ -121,7 +121,7 @@ def test_an_int8_file_has_a_byte_for_each_weight_of_words_and_layers(
 def test_int8_is_as_near_as_onnx_runtimes_own_quantization(
     exported: Exported, bert_reranker: Path, tmp_path: Path
 ) -> None:
-    from onnxruntime.quantization import quantize_dynamic  # type: ignore[import-untyped]
+    from onnxruntime.quantization import quantize_dynamic
 
     fp32, ours = (
         exported("bert_reranker", dtype) / "onnx" / "model.onnx" for dtype in ("fp32", "int8")
