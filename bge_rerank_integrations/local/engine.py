@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -286,17 +286,38 @@ def _drain_together(
             errors.append(error)
             batches.clear()
 
-    with ThreadPoolExecutor(len(engines), "bge-rerank") as pool:
-        try:
-            # each thread sees the caller's cancellation and time limit
-            for part in [pool.submit(copy_context().run, drain, engine) for engine in engines]:
-                part.result()
-        except RuntimeError:  # the interpreter is ending, and starts no more threads
-            drain(engines[0])
-        finally:
-            batches.clear()  # also when the wait itself is interrupted
+    parts: list[Future[None]] = []
+    try:
+        # each thread sees the caller's cancellation and time limit
+        parts.extend(
+            _batch_threads().submit(copy_context().run, drain, engine) for engine in engines
+        )
+        wait(parts)
+    except RuntimeError:  # the interpreter is ending, and starts no more threads
+        drain(engines[0])
+    finally:
+        batches.clear()  # also when the wait itself is interrupted
+        wait(parts)
     if errors:
         raise errors[0]
+
+
+def _batch_threads() -> ThreadPoolExecutor:
+    """Threads that stay: a child forked beside one that ends may inherit MKL's lock, held."""
+    global _threads
+    with _lock:
+        if _threads is None:
+            _threads = ThreadPoolExecutor(64, "bge-rerank-batch")
+        return _threads
+
+
+def _forget_batch_threads() -> None:
+    global _threads
+    _threads = None  # they do not exist in a forked child
+
+
+if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forget_batch_threads)
 
 
 def plan_batches(
@@ -373,6 +394,7 @@ _engines: WeakValueDictionary[tuple[int, Hashable], Engine] = WeakValueDictionar
 _loading: dict[Hashable, Lock] = {}
 _last_loads: dict[Hashable, float] = {}
 _lock = Lock()
+_threads: ThreadPoolExecutor | None = None
 
 
 def shared_engine(

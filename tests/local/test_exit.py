@@ -74,16 +74,13 @@ atexit.register(left)
 @pytest.mark.parametrize(
     ("program", "threads", "printed"),
     [
-        (
-            DAEMONS,
-            "1",
-            "end of main",
-        ),  # with more threads, torch may abort: docs/troubleshooting.md
+        (DAEMONS, "1", "end of main"),
+        (DAEMONS, "2", "end of main"),
         (LATE_THREAD, "2", "scored after main"),
         (AT_EXIT, "2", "(40,)"),
         (KEPT, "1", "0 left"),
     ],
-    ids=["daemons", "late thread", "atexit", "kept"],
+    ids=["daemons", "daemons, two cores", "late thread", "atexit", "kept"],
 )
 def test_the_program_ends_without_a_word(
     tmp_path: Path, model: str, threads: str, program: str, printed: str
