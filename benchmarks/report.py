@@ -2,9 +2,9 @@
 
     python -m benchmarks.report
 
-For every machine's JSON in benchmarks/results: its Markdown and its charts beside it. And in
-docs/speed.md, what stands between `<!-- results: NAME -->` and `<!-- end -->` is written anew, so
-that no number there is typed by hand. NAME is a part of the programme, "summary" or "machine".
+Writes each machine's report and charts beside its JSON in benchmarks/results, and the lines between
+`<!-- results -->` and `<!-- end -->` in docs/speed.md: each machine with its summary table. No
+number there is typed by hand.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from benchmarks.tables import markdown_table, or_dash, part_tables, summary_tabl
 __all__ = ["describe_machine", "fill", "markdown_table", "write_reports"]
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
-REGION = re.compile(r"(<!-- results: ([^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+REGION = re.compile(r"(<!-- results -->\n).*?(<!-- end -->)", re.DOTALL)
 QUIET = 0.05
 """Share of the processor's time from which on other work is in the numbers."""
 SUMMARY = CHARTS["throughput"].parts
@@ -132,36 +132,19 @@ def machine_lines(parts: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def fill(document: str, results: Mapping[Path, Mapping[str, Any]], to_results: str) -> str:
-    """The document with every region written from the results.
+    """The document with each machine's lines, summary table and link to its report.
 
-    `to_results` is the way from the document to the folder with the charts. Raises `KeyError` for
-    a region of an unknown name.
+    `to_results` is the path from the document to the folder with the reports.
     """
-    return REGION.sub(
-        lambda region: region[1] + region_text(region[2], results, to_results) + region[3], document
-    )
-
-
-def region_text(name: str, results: Mapping[Path, Mapping[str, Any]], to_results: str) -> str:
-    """What stands in one region: a block for each machine that has something to say."""
     blocks = []
     for file, parts in results.items():
-        text = {
-            "machine": lambda parts=parts: machine_lines(parts),
-            "summary": lambda parts=parts: summary_table(parts, SUMMARY),
-        }.get(name, lambda parts=parts: part_tables(parts[name]) if name in parts else "")()
-        pictures = [
-            f"![{chart.title}]({to_results}/{file.stem}-{chart_name}.png)"
-            for chart_name, chart in CHARTS.items()
-            if file.with_name(f"{file.stem}-{chart_name}.png").is_file()
-            and name == ("summary" if chart.parts == SUMMARY else chart.parts[-1])
+        blocks += [
+            machine_lines(parts),
+            summary_table(parts, SUMMARY),
+            f"All results: [{file.stem}.md]({to_results}/{file.stem}.md)",
         ]
-        if text and len(results) > 1:
-            blocks.append(f"On {file.stem}:")
-        blocks += [block for block in (text, *pictures) if block]
-    if name not in (*PARTS, "machine", "summary"):
-        raise KeyError(f"{name!r} is no part: {', '.join(PARTS)}, machine, summary")
-    return "\n" + "\n\n".join(blocks or ["Not measured yet."]) + "\n\n"
+    text = "\n\n".join(block for block in blocks if block)
+    return REGION.sub(lambda region: f"{region[1]}\n{text}\n\n{region[2]}", document)
 
 
 def _processor() -> str:

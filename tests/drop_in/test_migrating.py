@@ -6,12 +6,13 @@ from pathlib import Path
 from bge_rerank_integrations.drop_in.cross_encoder import ARGUMENTS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+MEASURED = DOCS.parent / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores.md"
 
 
 def test_its_speeds_are_those_that_were_measured() -> None:
     text = (DOCS / "migrating.md").read_text(encoding="utf-8")
     table = text[text.index("## How much faster") :]
-    measured = (DOCS / "speed.md").read_text(encoding="utf-8")
+    measured = MEASURED.read_text(encoding="utf-8")
     numbers = re.findall(r"\d+\.\d+(?=x| s)", table)
     assert len(numbers) == 8
     figures = set(re.findall(r"\d+\.\d+", measured))
