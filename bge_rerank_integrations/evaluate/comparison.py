@@ -27,7 +27,9 @@ from bge_rerank_integrations.evaluate.recommend import (
     choose_depth,
     choose_threshold,
     choose_top_n,
+    compare_gap,
     depths_to_try,
+    f1_by_length,
 )
 from bge_rerank_integrations.evaluate.report import (
     Candidates,
@@ -44,6 +46,7 @@ from bge_rerank_integrations.evaluate.report import (
 )
 from bge_rerank_integrations.evaluate.statistics import Array, Resampling
 from bge_rerank_integrations.options import listed, whole_number
+from bge_rerank_integrations.ranking.cutoffs import largest_gap
 from bge_rerank_integrations.ranking.reranker import Reranker
 from bge_rerank_integrations.types import FloatArray, Scorer
 from bge_rerank_integrations.wrappers.cache import ScoreStore
@@ -282,8 +285,16 @@ class _Data:
             shown = np.array(reranker.shown_scores(raw[:used]))
             relevant.append(shown[query.relevance[:used]])
             others.append(shown[~query.relevance[:used]])
-        threshold, dropped = choose_threshold(relevant, others)
-        return Recommendation(depth, choose_top_n(np.array(ranks) + 1.0), threshold, dropped)
+        top_n = choose_top_n(np.array(ranks) + 1.0)
+        gap = None
+        if top_n is not None and top_n.value > 1:
+            most, lengths, f1 = int(top_n.value), [], []
+            for query, order, raw in zip(self.queries, orders, scores, strict=True):
+                lengths.append(max(1, largest_gap(raw[order][:used].tolist(), 1, most)))
+                every = sum(grade >= 1 for grade in query.grades.values())
+                f1.append(f1_by_length(query.relevance[order][:used], every, most))
+            gap = compare_gap(np.array(lengths), np.array(f1), self.resampling)
+        return Recommendation(depth, top_n, *choose_threshold(relevant, others), gap)
 
     def _latency(self, seconds: Array) -> Latency | None:
         timed = ~np.isnan(seconds)

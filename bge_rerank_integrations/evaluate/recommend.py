@@ -1,4 +1,4 @@
-"""Recommended settings: candidates to rerank, results to keep, and a score threshold.
+"""Recommended settings: candidates to rerank, results to keep, and where to end the results.
 
 A setting that is judged on the questions that chose it looks too good. So each is judged once more
 by cross-validation: every fifth of the questions with the setting that the other four chose.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_rerank_integrations.evaluate.statistics import Array
+from bge_rerank_integrations.evaluate.statistics import Array, Difference, Resampling
 
 SHARE = 0.95
 """The share that a recommendation keeps: of the gain, the questions, the relevant candidates."""
@@ -40,6 +40,22 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """Results that end at the largest score gap (`min_n=1`), against a fixed number of results.
+
+    `length` is the mean number of results that the gap keeps, at most `top_n`, and `f1` the mean F1
+    of a question's results. `fixed_f1` is that of `length` results for every question, interpolated
+    between two whole numbers. `gain` is the difference. Neither rule is fitted to the questions, so
+    no question needs to be held out.
+    """
+
+    length: float
+    f1: float
+    fixed_f1: float
+    gain: Difference
+
+
+@dataclass(frozen=True, slots=True)
 class Recommendation:
     """Settings for one reranker that measurably helps; None where the data cannot choose one.
 
@@ -47,19 +63,21 @@ class Recommendation:
     `top_n` is the smallest number of results that has a relevant passage for 95% of the questions
     whose reranked candidates have one. `score_threshold`, on the shown scale, is the highest that
     95% of the relevant reranked candidates reach; `dropped` is the held-out share of the other
-    candidates, unjudged relevant ones included, that it drops.
+    candidates, unjudged relevant ones included, that it drops. `gap` is None for a `top_n` of 1.
     """
 
     depth: Setting | None
     top_n: Setting | None
     score_threshold: Setting | None
     dropped: float | None
+    gap: Gap | None
 
     @property
     def options(self) -> dict[str, float]:
         """The options of `BGERerank` and `Reranker` that are recommended."""
         found = {"top_n": self.top_n, "score_threshold": self.score_threshold}
-        return {name: setting.value for name, setting in found.items() if setting is not None}
+        options = {name: setting.value for name, setting in found.items() if setting is not None}
+        return options | ({"min_n": 1} if self.gap and self.gap.gain.is_gain else {})
 
 
 def depths_to_try(longest: int) -> tuple[int, ...]:
@@ -120,6 +138,22 @@ def choose_threshold(
 
     passed = reached(others)
     return reached(relevant), None if passed is None else 1 - passed.held_out
+
+
+def f1_by_length(relevant: NDArray[np.bool_], every: int, longest: int) -> Array:
+    """F1 of the first 1, 2, ... `longest` results, if `every` passages are relevant."""
+    kept = np.minimum(np.arange(1, longest + 1), len(relevant))
+    found: Array = np.append(0, np.cumsum(relevant))[kept] * 2 / (kept + every)
+    return found
+
+
+def compare_gap(lengths: Questions, f1: Array, resampling: Resampling) -> Gap:
+    """See `Gap`; `lengths` are each question's, `f1` is [questions, lengths from 1]."""
+    length, numbers = float(lengths.mean()), np.arange(1, f1.shape[1] + 1)
+    cut = f1[np.arange(len(f1)), lengths - 1]
+    fixed = np.array([np.interp(length, numbers, row) for row in f1])
+    (gain,) = resampling.differences(fixed[:, None], cut[:, None])
+    return Gap(length, float(cut.mean()), float(fixed.mean()), gain)
 
 
 def round_down(number: float, *, above: float | None = None) -> str:

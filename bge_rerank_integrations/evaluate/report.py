@@ -213,6 +213,12 @@ def recommended(result: RerankerResult) -> list[str]:
             f"score_threshold={threshold.value} keeps {threshold.kept:.0%} of the relevant "
             f"candidates, {threshold.held_out:.0%} held out{others}."
         )
+    if found and (gap := found.gap):
+        said.append(
+            f"{'min_n=1 ends' if gap.gain.is_gain else 'Leave min_n out: it would end'} the "
+            f"results at the largest score gap, after {gap.length:.1f} on average, with an F1 of "
+            f"{gap.f1:.3f}; a fixed number as large has {gap.fixed_f1:.3f} ({gap.gain})."
+        )
     return said
 
 

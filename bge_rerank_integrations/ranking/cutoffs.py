@@ -47,7 +47,7 @@ def keep(
     if limit is not None:
         kept = _least(kept, limit, f"top_n {limit}", "")
     if cutoff.min_n is not None:
-        gap = _largest_gap(raw, cutoff.min_n, kept.number)
+        gap = largest_gap(raw, cutoff.min_n, kept.number)
         kept = _least(kept, gap, "the largest gap between two scores", "")
     if cutoff.token_budget is not None:
         number = within_budget(kept.number, cutoff.token_budget, count_tokens)
@@ -73,7 +73,7 @@ def _least(kept: Kept, number: int, rule: str, why_none: str) -> Kept:
     return Kept(number, f"{rule} leaves {number}" if number else f"{rule} leaves none: {why_none}")
 
 
-def _largest_gap(raw: Sequence[float], least: int, most: int) -> int:
+def largest_gap(raw: Sequence[float], least: int, most: int) -> int:
     """The first n, from `least` to `most`, with the largest raw[n - 1] - raw[n]; all if none."""
     best, widest = min(most, len(raw)), 0.0
     for number in range(least, min(most, len(raw) - 1) + 1):

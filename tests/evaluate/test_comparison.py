@@ -72,6 +72,36 @@ def test_where_reranking_helps_everywhere() -> None:
     assert "score_threshold=0.8807 " in report.verdict
 
 
+def test_the_largest_gap_is_recommended_where_it_beats_a_fixed_number() -> None:
+    # the answer is first and far ahead, or second and close: the gap keeps one result, or two
+    apt = [stated(n, 1, 0.5, 9, relevant=[2]) for n in range(20)]
+    apt += [stated(n, 1, 8, 9, relevant=[1]) for n in range(20)]
+    report = evaluate(apt, {"stated": StatedScorer()}, resamples=500)
+    found = report.rerankers[0].recommendation
+    assert found is not None
+    assert found.gap is not None
+    assert (found.gap.length, found.gap.f1) == pytest.approx((1.5, (1 + 2 / 3) / 2))
+    # F1 of one result is 1 or 0, of two it is 2/3
+    assert found.gap.fixed_f1 == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert (found.options["top_n"], found.options["min_n"]) == (2, 1)
+    assert "min_n=1 ends the results at the largest score gap, after 1.5 on av" in report.verdict
+    reranker = Reranker(StatedScorer(), top_n=2, min_n=1)
+    for query in apt:
+        kept = reranker.rerank(query.text, list(query.candidates.values()))
+        assert len(kept) == 1 + (query in apt[20:])
+
+    # the gap now lies behind the wrong one of two, and before the second answer
+    inapt = [stated(n, 1, 8.9, 9, relevant=[2]) for n in range(20)]
+    inapt += [stated(n, 0, 1, 9, relevant=[1]) for n in range(20)]
+    report = evaluate(inapt, {"stated": StatedScorer()}, resamples=500)
+    found = report.rerankers[0].recommendation
+    assert found is not None
+    assert found.gap is not None
+    assert (found.gap.length, found.gap.f1) == pytest.approx((1.5, 1 / 3))
+    assert "min_n" not in found.options
+    assert "Leave min_n out: it would end the results at the largest score gap" in report.verdict
+
+
 def test_where_it_helps_some_and_hurts_others() -> None:
     report, result = only([q for n in range(6) for q in (helped(n), hurt(n))])
     gain = result.gains["nDCG@10"]

@@ -14,8 +14,10 @@ from bge_rerank_integrations.evaluate.recommend import (
     choose_depth,
     choose_threshold,
     choose_top_n,
+    compare_gap,
+    f1_by_length,
 )
-from bge_rerank_integrations.evaluate.statistics import Array
+from bge_rerank_integrations.evaluate.statistics import Array, Resampling
 
 SECOND, FIFTH = 1 / math.log2(3), 1 / math.log2(6)
 """nDCG of a question whose one answer is second, or fifth."""
@@ -64,6 +66,45 @@ def test_a_held_out_share_is_that_of_new_questions() -> None:
         true.append(1 - 0.7**found.value)
     assert np.mean(promised) > np.mean(true) + 0.004, "on its own questions it looks better"
     assert np.mean(held_out) == pytest.approx(np.mean(true), abs=0.004)
+
+
+def test_f1_counts_all_that_is_relevant_also_what_was_not_found() -> None:
+    order = np.array([True, False, True])
+    assert f1_by_length(order, 2, 4) == pytest.approx([2 / 3, 1 / 2, 4 / 5, 4 / 5])
+    assert f1_by_length(order, 5, 2) == pytest.approx([2 / 6, 2 / 7])
+    assert f1_by_length(np.array([], dtype=bool), 1, 2).tolist() == [0, 0]
+
+
+def test_a_gap_is_compared_with_a_fixed_number_of_the_same_mean() -> None:
+    # of two kinds of questions one has its answer first, the other has two; so 1.5 on average
+    f1 = np.array([[1, 2 / 3], [2 / 3, 1]] * 20)
+    found = compare_gap(np.array([1, 2] * 20), f1, Resampling(500, 0))
+    assert (found.length, found.f1) == (1.5, 1)
+    assert found.fixed_f1 == pytest.approx(5 / 6)
+    assert found.gain.is_gain
+    found = compare_gap(np.array([2, 1] * 20), f1, Resampling(500, 0))
+    assert (found.length, found.f1) == pytest.approx((1.5, 2 / 3))
+    assert found.gain.is_clear
+    assert not found.gain.is_gain
+
+
+def test_a_gap_recommended_on_some_questions_gains_on_others() -> None:
+    random, gains = np.random.default_rng(2), []
+    for share in np.linspace(0, 1, 60):
+        # the gap finds the better of two lengths for this share of the questions
+        one = random.random(200) < 0.5
+        f1 = np.where(one[:, None], [1, 2 / 3], [2 / 3, 1])
+        lengths = np.where((random.random(200) < share) == one, 1, 2)
+        here, there = (
+            compare_gap(lengths[half], f1[half], Resampling(200, 0))
+            for half in (slice(100), slice(100, 200))
+        )
+        assert here.gain.is_gain or share < 0.8
+        if here.gain.is_gain:
+            gains.append(there.gain.value)
+    assert 15 < len(gains) < 35
+    assert min(gains) > -0.05
+    assert np.mean([gain > 0 for gain in gains]) > 0.95
 
 
 SCORES = st.lists(st.floats(-20, 20), max_size=4).map(np.array)
