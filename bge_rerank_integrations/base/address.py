@@ -29,13 +29,14 @@ class Address:
 
     @property
     def on_this_machine(self) -> bool:
-        """Whether the host is `localhost` or a loopback address."""
-        if self.host == "localhost":
-            return True
+        """Whether the host is `localhost`, a loopback address, or 0.0.0.0, which means one."""
+        host = self.host.rstrip(".")
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            ip = ipaddress.ip_address(host)
         except ValueError:
-            return False
+            return host == "localhost" or host.endswith(".localhost")
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        return ip.is_loopback or ip.is_unspecified
 
     def with_path(self, path: str, *, model: str | None = None) -> str:
         """The URL with the path appended, without repeating a part that the URL ends with.

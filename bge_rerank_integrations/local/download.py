@@ -45,6 +45,7 @@ MEANINGS = {
     "407$": "the proxy answered 407: it wants http://USER:PASSWORD@HOST:PORT{proxies}",
     "429$": "it answered 429 Too Many Requests: wait a few minutes, or set HF_TOKEN",
     r"(\d{3})$": "it answered with status {0}",
+    "(?:InvalidInputError|MissingExtra): .*_PROXY": "{said}{proxies}",
     "(?:ImportError|InvalidSchema): .*SOCKS": "a SOCKS proxy needs a package: pip install "
     '"bge-rerank-integrations[socks]" (before huggingface-hub 1.0: PySocks){proxies}',
     "(?:ValueError|InvalidSchema): .*(?:proxy|SOCKS)": "its client does not know this kind of "
@@ -142,6 +143,8 @@ class _Request:
 def _find_on_hub(request: _Request, is_complete: Callable[[Path], bool]) -> Path:
     from huggingface_hub import constants
 
+    from bge_rerank_integrations.local.hub_client import proxies_by_our_rules
+
     hub, at = request.hub, request.at
     where = str(hub.cache_dir or constants.HF_HUB_CACHE)
     found = _find_in_cache(request, where)
@@ -155,10 +158,11 @@ def _find_on_hub(request: _Request, is_complete: Callable[[Path], bool]) -> Path
     if cached is not None and cached.name == hub.revision:
         return cached
     try:
-        # asked first, because a download that fails gives a snapshot of the cache without a word
-        commit = request.commit()
-        if cached is None or cached.name != commit:
-            return request.fetch(hub.revision, local=False)
+        with proxies_by_our_rules():
+            # asked first: a download that fails gives a snapshot of the cache without a word
+            commit = request.commit()
+            if cached is None or cached.name != commit:
+                return request.fetch(hub.revision, local=False)
     except Exception as error:
         reason = f"{constants.ENDPOINT} was asked for {at}: {_meaning(error)}"
         if cached is None:

@@ -19,6 +19,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 
 from bge_rerank_integrations.base.deadline import seconds_left
+from bge_rerank_integrations.base.proxy import Proxy
 from bge_rerank_integrations.errors import (
     RemoteAnswerError,
     RemoteError,
@@ -27,7 +28,6 @@ from bge_rerank_integrations.errors import (
     missing_extra,
 )
 from bge_rerank_integrations.options import RequestOptions
-from bge_rerank_integrations.remote.proxy import Proxy
 from bge_rerank_integrations.remote.redaction import (
     describe_body,
     describe_status,

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from bge_rerank_integrations.base.address import read_address
 from bge_rerank_integrations.base.contract import like_input, read_pairs
 from bge_rerank_integrations.base.deadline import seconds_left
+from bge_rerank_integrations.base.proxy import find_proxy
 from bge_rerank_integrations.base.trace import note, timed
 from bge_rerank_integrations.errors import (
     InvalidInputError,
@@ -28,7 +29,6 @@ from bge_rerank_integrations.remote.dialects import (
     find_dialect,
 )
 from bge_rerank_integrations.remote.handshake import ServerInfo
-from bge_rerank_integrations.remote.proxy import find_proxy
 from bge_rerank_integrations.remote.server import RemoteOptions, Server
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
 

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import InstanceOf
 
 from bge_rerank_integrations.base.address import Address
+from bge_rerank_integrations.base.proxy import Proxy
 from bge_rerank_integrations.errors import (
     RemoteAnswerError,
     RemoteError,
@@ -36,7 +37,6 @@ from bge_rerank_integrations.remote.messages import (
     split_pairs,
     to_json,
 )
-from bge_rerank_integrations.remote.proxy import Proxy
 from bge_rerank_integrations.types import FloatArray, Pair
 
 logger = logging.getLogger("bge_rerank_integrations")

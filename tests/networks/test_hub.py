@@ -8,17 +8,20 @@ import json
 import logging
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants, set_client_factory
+from huggingface_hub import constants, get_session, set_client_factory
 from huggingface_hub.utils._http import default_client_factory
 
 from bge_rerank_integrations import InvalidInputError, ModelNotFound, RerankError, load_scorer
 from tests.local.hub import Hub, add_to_cache, commit_of, run_with_hub, running_hub
+from tests.remote.socks import socks_to
 
 ID = "org/reranker"
 HOME = "models--org--reranker"
@@ -113,11 +116,11 @@ SITUATIONS: dict[str, tuple[Set, str]] = {
     "no TLS where it is expected": (https, "TLS failed.*SSL_CERT_FILE"),
     "a SOCKS proxy without its package": (
         proxy("ALL_PROXY", "socks5://ann:secret@127.0.0.1:9"),
-        r"pip install \"bge-rerank-integrations\[socks\]\".*\(ALL_PROXY=socks5://\*\*\*@127\.0\.0\.1:9\)",
+        r"ALL_PROXY names a SOCKS proxy, .* \"bge-rerank-integrations\[socks\]\" \(ALL_PROXY=socks5://\*\*\*@127\.0\.0\.1:9\)",
     ),
     "a SOCKS 4 proxy": (
         proxy("ALL_PROXY", "socks4://127.0.0.1:9"),
-        "does not know this kind of proxy.*ALL_PROXY=socks4",
+        r"ALL_PROXY is not the address of a proxy.*socks5h://host:port.*\(ALL_PROXY=socks4",
     ),
     "a proxy that does not tunnel": (
         proxy("HTTPS_PROXY", "{hub}", hub_at="https://hub.example"),
@@ -203,6 +206,118 @@ def test_nobody_is_asked_for_a_commit_in_the_cache_or_without_a_network(
         proxy("ALL_PROXY", "socks4://127.0.0.1:9", hub_at=hub.address)(hub, monkeypatch)
     assert scores_of(ID, cache_dir=str(cache), **options) == scores_of(reranker_base)
     assert hub.asked == []
+
+
+# Proxies, by the rules that servers have too (tests/remote/test_networks.py).
+
+HTTP, SOCKS = "http://127.0.0.1:9", "socks5://127.0.0.1:9"
+
+
+@pytest.fixture
+def every_name_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda _, *rest, **more: resolve("127.0.0.1", *rest, **more)
+    )
+
+
+@pytest.mark.usefixtures("every_name_is_this_machine")
+@pytest.mark.parametrize(
+    ("proxies", "host", "direct"),
+    [
+        # this machine
+        ({"ALL_PROXY": SOCKS}, "127.0.0.1", True),
+        ({"ALL_PROXY": "socks4://127.0.0.1:9"}, "127.0.0.1", True),
+        ({"ALL_PROXY": HTTP}, "localhost", True),
+        ({"HTTP_PROXY": HTTP, "HTTPS_PROXY": HTTP}, "127.8.9.1", True),
+        ({"HTTP_PROXY": HTTP}, "[::1]", True),
+        ({"HTTP_PROXY": HTTP}, "0.0.0.0", True),
+        ({"HTTP_PROXY": HTTP, "NO_PROXY": "other.example"}, "127.0.0.1", True),
+        # hosts that NO_PROXY names
+        ({"ALL_PROXY": SOCKS, "NO_PROXY": "hub.example"}, "hub.example", True),
+        ({"ALL_PROXY": SOCKS, "NO_PROXY": ".example"}, "hub.example", True),
+        ({"all_proxy": SOCKS, "no_proxy": "*"}, "hub.example", True),
+        ({"ALL_PROXY": "socks4://p:9", "NO_PROXY": "a.example, *"}, "hub.example", True),
+        ({"HTTP_PROXY": HTTP, "NO_PROXY": "hub.example:{port}"}, "hub.example", True),
+        ({"HTTP_PROXY": HTTP, "NO_PROXY": "hub.example:1"}, "hub.example", False),
+        ({"HTTP_PROXY": HTTP, "NO_PROXY": "10.0.0.0/8"}, "10.9.8.7", True),
+        ({"ALL_PROXY": HTTP, "NO_PROXY": "10.0.0.0/8"}, "11.9.8.7", False),
+        ({"ALL_PROXY": HTTP, "NO_PROXY": "fd00::/8"}, "[fd00::7]", True),
+        ({"ALL_PROXY": HTTP, "NO_PROXY": "[fd00::7]:{port}"}, "[fd00::7]", True),
+        ({"ALL_PROXY": HTTP, "NO_PROXY": "fd00::8"}, "[fd00::7]", False),
+        ({"ALL_PROXY": HTTP, "NO_PROXY": "ub.example"}, "hub.example", False),
+        # a proxy of another scheme is not looked at
+        ({"HTTPS_PROXY": SOCKS}, "hub.example", True),
+        ({"HTTP_PROXY": HTTP, "ALL_PROXY": SOCKS}, "hub.example", False),
+        ({"HTTP_PROXY": "", "ALL_PROXY": HTTP}, "hub.example", False),
+    ],
+    ids=str,
+)
+def test_the_hub_is_asked_directly_or_through_the_proxy(
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    reranker_base: Path,
+    proxies: dict[str, str],
+    host: str,
+    direct: bool,
+) -> None:
+    port = hub.address.rpartition(":")[2]
+    monkeypatch.setitem(sys.modules, "socksio", None)  # as where it is not installed
+    for name, value in proxies.items():
+        monkeypatch.setenv(name, value.format(port=port))
+    point_client_at(f"http://{host}:{port}", monkeypatch)
+    if direct:
+        assert scores_of(ID, cache_dir=str(tmp_path)) == scores_of(reranker_base)
+        return
+    with pytest.raises(ModelNotFound, match=r"it cannot be reached .*_PROXY=http://127\.0\.0\.1:9"):
+        scores_of(ID, cache_dir=str(tmp_path))
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+def test_the_hub_is_asked_through_a_socks_proxy(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reranker_base: Path, scheme: str
+) -> None:
+    with socks_to(int(hub.address.rpartition(":")[2])) as (address, asked):
+        monkeypatch.setenv("ALL_PROXY", f"{scheme}://{address}")
+        point_client_at("http://hub.example", monkeypatch)
+        assert scores_of(ID, cache_dir=str(tmp_path)) == scores_of(reranker_base)
+    assert set(asked) == {"hub.example"}
+
+
+def test_the_callers_client_is_as_it_was(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reranker_base: Path
+) -> None:
+    theirs, expected = get_session(), scores_of(reranker_base)
+    monkeypatch.setenv("HTTP_PROXY", HTTP)
+    caches = [str(tmp_path / str(i)) for i in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda cache: scores_of(ID, cache_dir=cache), caches))
+    assert found == [expected] * 4
+    assert get_session() is theirs
+    hub.trouble = "503"
+    with pytest.raises(ModelNotFound):
+        scores_of(ID, cache_dir=str(tmp_path / "none"))
+    assert get_session() is theirs
+    hub.trouble = ""
+    assert theirs.get(f"{hub.address}/api/models/{ID}").status_code == 200
+
+
+def test_a_client_that_the_caller_configured_is_used(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reranker_base: Path
+) -> None:
+    asked = []
+
+    def configured() -> Any:
+        client = default_client_factory()
+        client.event_hooks["request"].append(lambda request: asked.append(request.url.path))
+        return client
+
+    set_client_factory(configured)
+    monkeypatch.setenv("HTTPS_PROXY", HTTP)
+    assert scores_of(ID, cache_dir=str(tmp_path)) == scores_of(reranker_base)
+    assert asked == [path for _, path, _ in hub.asked]
 
 
 def test_a_part_of_a_commit_is_completed(hub: Hub, cache: Path, reranker_base: Path) -> None:

@@ -1,23 +1,19 @@
 """Which proxy a server is asked through, by the variables that people have set."""
 
 import logging
-import socket
-import socketserver
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from bge_rerank_integrations import InvalidInputError, MissingExtra, load_scorer
 from bge_rerank_integrations.base.address import read_address
+from bge_rerank_integrations.base.proxy import find_proxy
 from bge_rerank_integrations.errors import RemoteRefused, RemoteUnavailable
-from bge_rerank_integrations.remote.proxy import find_proxy
 from bge_rerank_integrations.remote.scorer import RemoteScorer
 from tests.remote.fault_server import answer, failing
 from tests.remote.serving import serving
+from tests.remote.socks import socks_to
 
 PAIRS = [("a b", "a"), ("a b", "")]
 SCORES = [-0.5, -1.5]
@@ -29,41 +25,6 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http", "https", "all", "no"):
         monkeypatch.delenv(f"{name}_proxy", raising=False)
         monkeypatch.delenv(f"{name.upper()}_PROXY", raising=False)
-
-
-@contextmanager
-def socks_to(port: int) -> Iterator[tuple[str, list[str]]]:
-    """A SOCKS5 proxy (RFC 1928) whose connections all end at this port, and the hosts asked for."""
-    asked: list[str] = []
-
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            methods = self.rfile.read(2)[1]
-            self.rfile.read(methods)
-            self.wfile.write(b"\x05\x00")
-            assert self.rfile.read(4) == b"\x05\x01\x00\x03", "connect to a domain's name"
-            asked.append(self.rfile.read(self.rfile.read(1)[0]).decode())
-            self.rfile.read(2)
-            self.wfile.write(b"\x05\x00\x00\x01" + bytes(6))
-            with socket.create_connection(("127.0.0.1", port)) as behind:
-                back = threading.Thread(target=self._pump, args=(behind, self.connection))
-                back.start()
-                self._pump(self.connection, behind)
-                back.join()
-
-        @staticmethod
-        def _pump(source: socket.socket, target: socket.socket) -> None:
-            while block := source.recv(65536):
-                target.sendall(block)
-            target.shutdown(socket.SHUT_WR)
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"127.0.0.1:{server.server_address[1]}", asked
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
@@ -114,7 +75,16 @@ def test_this_machine_is_asked_directly(
     monkeypatch.setenv(variable, proxy)
     with serving("tei") as served, RemoteScorer(served.url, dialect="tei") as scorer:
         assert scorer.score(PAIRS).tolist() == SCORES
-    for url in ("http://localhost:1", "https://localhost", "http://127.8.9.1", "http://[::1]:8080"):
+    for url in (
+        "http://localhost:1",
+        "https://localhost",
+        "http://127.8.9.1",
+        "http://[::1]:8080",
+        "http://a.localhost",
+        "http://localhost.:8",
+        "http://0.0.0.0:8",
+        "http://[::ffff:127.0.0.1]",
+    ):
         assert find_proxy(read_address(url)) is None
 
 

@@ -1,4 +1,4 @@
-"""The proxy that the environment names for a server.
+"""The proxy that the environment names for a server or the hub.
 
 The HTTP library reads the same variables, but knows neither ranges of addresses nor this machine,
 and cannot be used at all if one of them names a proxy that it does not support.
