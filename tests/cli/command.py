@@ -11,7 +11,10 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-COMMAND = [sys.executable, "-m", "bge_rerank_integrations.cli"]
+from tests.forks import run_python
+
+MODULE = "bge_rerank_integrations.cli"
+COMMAND = [sys.executable, "-m", MODULE]
 # as a user's shell has it, so that a missing flush or a failing last one shows
 ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": ""}
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,12 +28,12 @@ def run(
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """The finished command; `stdin` is sent as UTF-8, and what comes out is read as UTF-8."""
+    sent = stdin.encode() if isinstance(stdin, str) else stdin
+    variables = {**ENVIRONMENT, **environment}
+    if command is COMMAND and not any(name.startswith(("PYTHON", "LC_")) for name in environment):
+        return run_python("-m", MODULE, *arguments, stdin=sent, environment=variables)
     done = subprocess.run(
-        [*command, *arguments],
-        input=stdin.encode() if isinstance(stdin, str) else stdin,
-        capture_output=True,
-        env={**ENVIRONMENT, **environment},
-        check=False,
+        [*command, *arguments], input=sent, capture_output=True, env=variables, check=False
     )
     return subprocess.CompletedProcess(
         done.args, done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8")

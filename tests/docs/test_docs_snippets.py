@@ -10,8 +10,6 @@ points into the document.
 import os
 import re
 import shlex
-import subprocess
-import sys
 import textwrap
 import tomllib
 from collections.abc import Callable
@@ -21,6 +19,8 @@ from typing import NamedTuple
 import pytest
 
 from tests import tiny_models
+from tests.cli.command import run as bge_rerank
+from tests.forks import run_python
 from tests.remote.serving import serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,12 +84,10 @@ def hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
-def run(command: list[str], folder: Path, cache: Path, **variables: str) -> str:
-    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", **variables}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+def run(program: Path, cache: Path) -> str:
+    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    done = run_python(str(program), folder=program.parent, environment=environment)
+    assert done.returncode == 0, f"{program.name}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
@@ -102,19 +100,19 @@ def test_python_blocks_run(document: Path, tmp_path: Path, hub_cache: Path) -> N
     program = tmp_path / document.name
     program.write_text("\n".join(lines), encoding="utf-8")
     if document.name != "remote.md":
-        run([sys.executable, str(program)], tmp_path, hub_cache)
+        run(program, hub_cache)
         return
     with serving("tei") as served:
         snippets = program.read_text(encoding="utf-8")
         program.write_text(snippets.replace("http://localhost:8080", served.url), encoding="utf-8")
-        shown = run([sys.executable, str(program)], tmp_path, hub_cache)
+        shown = run(program, hub_cache)
         # "the giant panda" has three of its words in the second passage and none in the first
         assert shown.splitlines() == ["1 0.818 1.5", "0 0.182 -1.5"]
         assert served.requests
 
 
 @pytest.mark.parametrize(("where", "command"), commands(), ids=lambda value: value)
-def test_commands_exist(where: str, command: str, tmp_path: Path, hub_cache: Path) -> None:
+def test_commands_exist(where: str, command: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for words in pieces(command):
@@ -128,10 +126,7 @@ def test_commands_exist(where: str, command: str, tmp_path: Path, hub_cache: Pat
                     assert not missing, f"{where}: there is no extra {missing}"
             case ["bge-rerank", *arguments]:
                 subcommand = [word for word in arguments[:1] if not word.startswith("-")]
-                program = "from bge_rerank_integrations.cli import main; main()"
-                shown = run(
-                    [sys.executable, "-c", program, *subcommand, "--help"], tmp_path, hub_cache
-                )
+                shown = bge_rerank(*subcommand, "--help").stdout
                 for word in arguments:
                     if word.startswith("-"):
                         assert re.search(rf"{re.escape(word)}\b", shown), f"{where}: no {word}"

@@ -13,6 +13,7 @@ import pytest
 from scripts.draw_demo import PICTURE, draw
 from tests.docs.printed import assert_shown
 from tests.docs.test_docs_snippets import ROOT, blocks
+from tests.forks import run_python
 
 MEASURED = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-2-cores.md"
 READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
@@ -46,19 +47,20 @@ def test_the_comparison_shows_times_that_were_measured(readme: Path) -> None:
     assert set(shown) <= set(re.findall(r"\d+\.\d+", measured))
 
 
-def printed(command: list[str], folder: Path) -> str:
-    environment = {**os.environ, "HF_HUB_CACHE": str(folder), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        command, cwd=folder, env=environment, check=True, capture_output=True, encoding="utf-8"
-    ).stdout
+def without_a_hub(folder: Path) -> dict[str, str]:
+    return {**os.environ, "HF_HUB_CACHE": str(folder), "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)
 def test_the_python_prints_what_stands_below_it(readme: Path, tmp_path: Path) -> None:
-    program = "\n".join(block.code for block in blocks(readme, {"python"}))
+    program = tmp_path / "program.py"
+    code = "\n".join(block.code for block in blocks(readme, {"python"}))
+    program.write_text(code, encoding="utf-8")
     shown = outputs(readme, "python")
     assert len(shown.splitlines()) == 7, "of three programs"
-    assert_shown(shown, printed([sys.executable, "-c", program], tmp_path))
+    done = run_python(str(program), folder=tmp_path, environment=without_a_hub(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_shown(shown, done.stdout)
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)
@@ -68,7 +70,15 @@ def test_the_shell_prints_what_stands_below_it(readme: Path, tmp_path: Path) -> 
     assert len(lines) == 2
     command = shlex.join([sys.executable, "-m", "bge_rerank_integrations.cli"])
     program = "\n".join(lines).replace("bge-rerank ", f"{command} ")
-    assert_shown(outputs(readme, "sh"), printed(["sh", "-c", program], tmp_path))
+    done = subprocess.run(
+        ["sh", "-c", program],
+        cwd=tmp_path,
+        env=without_a_hub(tmp_path),
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert_shown(outputs(readme, "sh"), done.stdout)
 
 
 @pytest.mark.parametrize(
