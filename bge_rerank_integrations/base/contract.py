@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import regex
 
+from bge_rerank_integrations.base.deadline import cancellable
 from bge_rerank_integrations.errors import (
     InvalidInputError,
     NonFiniteScoreError,
@@ -47,7 +48,7 @@ def read_pairs(pairs: Iterable[Any]) -> CheckedPairs:
                     f"{COLUMNS[1]!r}, and has {list(map(str, columns))}"
                 )
         pairs = zip(frame[COLUMNS[0]], frame[COLUMNS[1]], strict=True)
-    several = check_several(pairs, "pairs", "[(query, passage), ...]")
+    several = cancellable(check_several(pairs, "pairs", "[(query, passage), ...]"))
     return CheckedPairs([_read_pair(pair, index) for index, pair in enumerate(several)])
 
 
@@ -80,10 +81,16 @@ def like_input(pairs: Iterable[Any], scores: FloatArray) -> FloatArray:
 
 def check_text(text: object, what: str, index: int | None = None) -> str:
     """Return `text` as a tokenizer can take it; raises `InvalidInputError` for anything but str."""
-    text = check_str(text, what, index)
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return without_surrogates(check_str(text, what, index))
+
+
+def without_surrogates(text: str) -> str:
+    """The same text, or a copy in which pairs of surrogates are joined and lone ones U+FFFD."""
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def check_str(text: object, what: str, index: int | None = None) -> str:
@@ -104,7 +111,7 @@ _BLANK = regex.compile(r"[\p{Cc}\p{Cf}\p{Z}\p{Default_Ignorable_Code_Point}\u280
 
 def is_blank(text: str) -> bool:
     """Whether a reader would see nothing: only spaces, controls and characters without a shape."""
-    return _BLANK.fullmatch(text) is not None
+    return not "!" <= text[:1] <= "~" and _BLANK.fullmatch(text) is not None
 
 
 def _read_pair(pair: Any, index: int) -> Pair:

@@ -1,8 +1,8 @@
 """Stopping a rerank: when the task that asked for it is cancelled, or when its time is over.
 
-Nothing can interrupt a thread, so the work asks: scorers call `check_cancelled()` and look at
-`seconds_left()` between batches. Both travel in context variables, so that scorers around scorers
-need not pass them on.
+Nothing can interrupt a thread, so the work asks: between two batches, and for each hundred of the
+texts that it checks, tokenizes or joins. The flag and the limit travel in context variables, so
+scorers around scorers need not pass them on.
 """
 
 import asyncio
@@ -62,11 +62,11 @@ def check_time(doing: str) -> None:
         raise ScoringTimeout(f"the time limit passed while {doing}; allow more time, or less text")
 
 
-def cancellable(things: Iterable[T]) -> Iterator[T]:
-    """The things, with `check_cancelled` before each thousand."""
+def cancellable(things: Iterable[T], doing: str | None = None) -> Iterator[T]:
+    """The things, with `check_cancelled` before each hundred, or `check_time(doing)`."""
     for place, thing in enumerate(things):
-        if place % 1000 == 0:
-            check_cancelled()
+        if place % 100 == 0:
+            check_cancelled() if doing is None else check_time(doing)
         yield thing
 
 

@@ -5,6 +5,7 @@ It is independent of torch and ONNX Runtime: a `Forward` computes the batches.
 
 import atexit
 import logging
+import math
 import os
 import threading
 import time
@@ -35,6 +36,9 @@ from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.types import FloatArray
 
 logger = logging.getLogger("bge_rerank_integrations")
+
+SLICE = 0.25
+"""Seconds that a batch may take under a time limit, unless one sequence takes longer."""
 
 
 class Forward(Protocol):
@@ -82,6 +86,8 @@ class Engine:
         read_fingerprint: Callable[[], str],
         tokenizer: TextTokenizer,
         forward: Forward,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.model = model
         # hashing the files may take a second, so it waits until somebody asks
@@ -89,6 +95,8 @@ class Engine:
         self.tokenizer = tokenizer
         self.forward = forward
         self._gate = threading.BoundedSemaphore(forward.concurrency)
+        self._clock = clock
+        self._speed = 0.0  # tokens of a batch, in a second
         self._process = os.getpid()
 
     @property
@@ -182,16 +190,17 @@ class Engine:
             )
         stop_at_exit()
         split: list[list[int]] = []
-        most = None  # tokens a batch may still hold, after memory has run out
+        room = math.inf  # tokens a batch may still hold, after memory has run out
         overflown: list[int] = []
         while (batch := split.pop() if split else _first(batches)) is not None:
             sequences = [call.sequences[index] for index in batch]
             cost = self._cost(sequences)
-            if most is not None and cost > most and len(batch) > 1:
+            left = seconds_left()
+            most = room if left is None else min(room, self._speed * SLICE)
+            if cost > most and len(batch) > 1:
                 middle = len(batch) // 2
                 split += [batch[middle:], batch[:middle]]
                 continue
-            left = seconds_left()
             with timed("queueing"):
                 ready = left != 0.0 and self._gate.acquire(timeout=left)
             if not ready:
@@ -200,8 +209,12 @@ class Engine:
             try:
                 stop_at_exit(self._gate)
                 check_cancelled()  # the wait at the gate may have been long
+                begin = self._clock()
                 with timed("computing"):
                     rows = self.forward.run(sequences, exact=exact)
+                speed = cost / max(self._clock() - begin, 1e-9)
+                # a small batch may say little about a large one
+                self._speed = max(speed, 0.8 * self._speed)
             except Exception as error:  # each runtime has its own class for memory that ran out
                 if not self.forward.is_out_of_memory(error):
                     raise
@@ -209,7 +222,7 @@ class Engine:
                 self._gate.release()
             if rows is None:
                 self._make_room(call, batch)
-                most = cost // 2
+                room = cost // 2
                 split.append(batch)
                 continue
             found.update(zip(batch, rows, strict=True))

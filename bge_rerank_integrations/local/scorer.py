@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_rerank_integrations.base.contract import check_text, like_input, read_pairs
-from bge_rerank_integrations.base.deadline import cancellable, off_main_thread
+from bge_rerank_integrations.base.deadline import cancellable, off_main_thread, seconds_left
 from bge_rerank_integrations.base.trace import is_recorded, note, timed
 from bge_rerank_integrations.errors import (
     RerankError,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("bge_rerank_integrations")
 
 PART_CHARACTERS = 2_000_000
-"""Pairs are tokenized and computed in parts of so many characters.
+"""Pairs are tokenized and computed in parts of so many characters, under a time limit of a tenth.
 
 That bounds memory, moves the progress bar, and keeps the scores of earlier parts at a time limit.
 """
@@ -120,7 +120,7 @@ class LocalScorer:
             return np.empty((0, method.columns), dtype=np.float32)
         places: dict[Pair, int] = {}
         positions = []
-        for position, pair in enumerate(cancellable(pairs)):
+        for position, pair in enumerate(cancellable(pairs, "pairs were compared")):
             if pair not in places:
                 places[pair] = len(places)
                 positions.append(position)
@@ -170,11 +170,12 @@ class LocalScorer:
 
         An embedder reads each distinct text once, so its pairs stay together.
         """
+        most = PART_CHARACTERS if seconds_left() is None else PART_CHARACTERS // 10
         start = size = 0
         for place, (query, passage) in enumerate(pairs):
             length = len(query) + len(passage)
             size += length
-            if size > PART_CHARACTERS and place > start and isinstance(self._method, JoinedPairs):
+            if size > most and place > start and isinstance(self._method, JoinedPairs):
                 yield slice(start, place)
                 start, size = place, length
         yield slice(start, len(pairs))

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from bge_rerank_integrations.base.contract import CheckedPairs, checked_partial, checked_scores
+from bge_rerank_integrations.base.deadline import cancellable
 from bge_rerank_integrations.base.fork import Lock
 from bge_rerank_integrations.base.trace import note
 from bge_rerank_integrations.errors import InvalidInputError, ScoringFailed
@@ -114,7 +115,7 @@ def pair_keys(name: str, pairs: Sequence[Pair]) -> list[bytes]:
     """
     return [
         hashlib.blake2b(b"".join(map(_with_length, (name, *pair))), digest_size=KEY_BYTES).digest()
-        for pair in pairs
+        for pair in cancellable(pairs, "scores were looked up")
     ]
 
 

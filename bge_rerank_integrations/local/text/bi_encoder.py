@@ -7,9 +7,11 @@ from typing import Literal
 
 import numpy as np
 
+from bge_rerank_integrations.base.deadline import cancellable
 from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.st_config import FolderSettings
 from bge_rerank_integrations.local.text.cross_encoder import (
+    JOINING,
     EncodedTexts,
     Method,
     encode_both,
@@ -53,7 +55,7 @@ class BiEncoding(Method):
         owners: list[int] = []
         places: list[list[int]] = []
         cut: Counter[str] = Counter()
-        for pair, position in zip(pairs, positions, strict=True):
+        for pair, position in cancellable(zip(pairs, positions, strict=True), JOINING):
             query, passage = (ids[text] for ids, text in zip(both, pair, strict=True))
             cut.update(self.cut_by(query, passage, limits))
             kept = [query[: limits[0]], passage[: limits[1]]]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_rerank_integrations.base.deadline import cancellable
 from bge_rerank_integrations.base.models import Family
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.local.st_config import FolderSettings
@@ -35,6 +36,7 @@ from bge_rerank_integrations.types import (
 )
 
 DEFAULT_MAX_LENGTH = 512
+JOINING, MEASURING = "token ids were joined", "texts were measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Method(ABC):
         lengths = [(len(queries[query]), len(passages[passage])) for query, passage in pairs]
         return [
             PairLength(query, limits[0], passage, limits[1])
-            for query, passage in lengths
+            for query, passage in cancellable(lengths, MEASURING)
             for limits in [self.limits(query, passage, tokenizer)]
         ]
 
@@ -164,7 +166,7 @@ class JoinedPairs(Method):
         queries, passages = encode_both(tokenizer, pairs, positions, self.options, whole=whole)
         sequences: list[TokenSequence] = []
         cut: Counter[str] = Counter()
-        for query_text, passage_text in pairs:
+        for query_text, passage_text in cancellable(pairs, JOINING):
             query, passage = queries[query_text], passages[passage_text]
             limits = self.limits(len(query), len(passage), tokenizer)
             cut.update(self.cut_by(query, passage, limits))

@@ -9,7 +9,6 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +33,7 @@ Ids = NDArray[np.int32]
 # A text with more characters than this for each wanted token is cut before it is tokenized.
 CHARACTERS_PER_TOKEN = 16
 # A tenth of a second of tokenizing on a slow core.
-CHARACTERS_AT_ONCE = 100_000
+CHARACTERS_AT_ONCE, TEXTS_AT_ONCE = 100_000, 2000
 # Memory of one entry of `TokenCache` besides its text and ids.
 ENTRY_BYTES = 150
 # The vocabularies of slow tokenizers, which this package does not read.
@@ -223,28 +222,30 @@ class TextTokenizer:
         error messages. Raises `InvalidInputError` in mode `"error"` for a text that holds a control
         token.
         """
+        parts = _in_parts(texts)
         if special_tokens == "error":
-            ids = _encode(self._parsing, texts)
-            for position, found in zip(positions, ids, strict=True):
-                if name := self._control_token(found):
+            found = [ids for part in parts for ids in _encode(self._parsing, part)]
+            for position, ids in zip(positions, found, strict=True):
+                if name := self._control_token(ids):
                     raise InvalidInputError(
                         f"the pair at position {position} holds the control token {name!r}; remove "
                         "it, or use special_tokens='literal' to score it as plain text",
                         index=position,
                     )
-            return ids
-        parse = partial(_encode, self._parsing)
-        encode = parse if special_tokens == "parse" else self._encode_literal
+            return found
         cache = self._caches[special_tokens]
+        encode = self._encode_literal if special_tokens == "literal" else self._encode_parsing
         if keep is None or not self._cut_at_spaces:
-            return cache.get_or_encode(texts, encode)
-        begun = [_beginning(text, keep) for text in texts]
-        ids = cache.get_or_encode(begun, encode)
-        for number, (text, beginning) in enumerate(zip(texts, begun, strict=True)):
-            if beginning is not text and len(ids[number]) <= keep:
+            return [ids for part in parts for ids in cache.get_or_encode(part, encode)]
+        found = []
+        for part in parts:
+            begun = [_beginning(text, keep) for text in part]
+            ids_of_part = cache.get_or_encode(begun, encode)
+            for text, beginning, ids in zip(part, begun, ids_of_part, strict=True):
                 # fewer tokens than thought: the whole text after all
-                ids[number] = encode([text])[0]
-        return ids
+                short = beginning is not text and len(ids) <= keep
+                found.append(encode([text])[0] if short else ids)
+        return found
 
     def offsets(
         self, texts: Sequence[str], *, special_tokens: SpecialTokens = "literal"
@@ -260,6 +261,9 @@ class TextTokenizer:
                     offsets = self._literal.encode(text, add_special_tokens=False).offsets
                 found.append(np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
         return found
+
+    def _encode_parsing(self, texts: list[str]) -> list[Ids]:
+        return _encode(self._parsing, texts)
 
     def _encode_literal(self, texts: list[str]) -> list[Ids]:
         ids = _encode(self._parsing, texts)
@@ -277,8 +281,11 @@ class TextTokenizer:
 
     def _control_token(self, ids: Ids) -> str | None:
         """The name of the first control token among the ids, if there is one."""
-        found = next((number for number in ids.tolist() if number in self.control_ids), None)
-        return None if found is None else str(self._parsing.id_to_token(found))
+        numbers = ids.tolist()
+        if self.control_ids.isdisjoint(numbers):
+            return None
+        first = next(number for number in numbers if number in self.control_ids)
+        return str(self._parsing.id_to_token(first))
 
 
 def read_tokenizer(checkpoint: Checkpoint, *, lowercase: bool = False) -> TextTokenizer:
@@ -319,31 +326,26 @@ def _uncut(tokenizer: Tokenizer) -> None:
     tokenizer.no_truncation()
 
 
-def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
-    return [
-        np.asarray(encoding.ids, dtype=np.int32)
-        for part in _in_parts(texts)
-        for encoding in tokenizer.encode_batch_fast(part, add_special_tokens=False)
-    ]
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
 def _in_parts(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts in lists of about `CHARACTERS_AT_ONCE`; the time limit is checked before each.
+    """The texts in lists of a tenth of a second's work; the time limit is checked before each.
 
     The tokenizers library cannot be interrupted, and holds its encodings of all texts at once.
     """
-    part: list[str] = []
-    size = 0
-    for text in texts:
-        if part and size + len(text) > CHARACTERS_AT_ONCE:
-            check_time("texts were tokenized")
-            yield part
-            part, size = [], 0
-        part.append(text)
+    start = size = 0
+    for place, text in enumerate(texts):
         size += len(text)
-    if part:
+        if place > start and (size > CHARACTERS_AT_ONCE or place - start == TEXTS_AT_ONCE):
+            check_time("texts were tokenized")
+            yield [*texts[start:place]]
+            start, size = place, len(text)
+    if start < len(texts):
         check_time("texts were tokenized")
-        yield part
+        yield [*texts[start:]]
 
 
 def _lowercased(normalizer: Any) -> Any:

@@ -1,0 +1,108 @@
+"""Every step of a call looks at the task's cancellation for each hundred of its texts."""
+
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from bge_rerank_integrations import Reranker
+from bge_rerank_integrations.base import deadline
+from bge_rerank_integrations.base.contract import read_pairs
+from bge_rerank_integrations.base.deadline import Cancelled
+from bge_rerank_integrations.options import PairOptions
+from bge_rerank_integrations.types import FloatArray, Pair
+from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore, pair_keys
+from tests.fakes import WordOverlapScorer
+from tests.local.oracle import OracleForward
+from tests.local.text.test_input_ids import bi_scorer, cross_scorer
+
+NUMBER = 1000
+PASSAGES = [f"panda {number}" for number in range(NUMBER)]
+PAIRS = [("q", passage) for passage in PASSAGES]
+Step = Callable[[Path], Callable[[], object]]
+
+
+class SetAfter(Event):
+    """A flag that is set from its look of this number on."""
+
+    def __init__(self, looks: float) -> None:
+        super().__init__()
+        self.looks, self.last = 0, looks
+
+    def is_set(self) -> bool:
+        self.looks += 1
+        return self.looks > self.last
+
+
+class Unreached(WordOverlapScorer):
+    """Its pairs are checked, and the call is cancelled before they are scored."""
+
+    def score(self, pairs: Sequence[Pair]) -> FloatArray:
+        assert len(pairs) == NUMBER
+        raise Cancelled
+
+
+def checking(_: Path) -> Callable[[], object]:
+    return lambda: read_pairs(PAIRS)
+
+
+def reading_passages(_: Path) -> Callable[[], object]:
+    return lambda: Reranker(Unreached()).rerank("q", PASSAGES)
+
+
+def hashing(_: Path) -> Callable[[], object]:
+    return lambda: pair_keys("name", PAIRS)
+
+
+def joining(folder: Path) -> Callable[[], object]:
+    scorer = cross_scorer(folder, OracleForward())
+    tokenizer, method = scorer._loaded().tokenizer, scorer._method
+    return lambda: method.encode(PAIRS, range(NUMBER), tokenizer)
+
+
+def joining_for_an_embedder(folder: Path) -> Callable[[], object]:
+    scorer = bi_scorer(folder, OracleForward(), PairOptions())
+    tokenizer, method = scorer._loaded().tokenizer, scorer._method
+    return lambda: method.encode(PAIRS, range(NUMBER), tokenizer)
+
+
+def measuring(folder: Path) -> Callable[[], object]:
+    scorer = cross_scorer(folder, OracleForward())
+    tokenizer, method = scorer._loaded().tokenizer, scorer._method
+    return lambda: method.measure(PAIRS, range(NUMBER), tokenizer)
+
+
+STEPS = [checking, reading_passages, hashing, joining, joining_for_an_embedder, measuring]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_each_step_looks_for_each_hundred_texts(step: Step, reranker_base: Path) -> None:
+    flag, work = SetAfter(float("inf")), step(reranker_base)
+
+    def run() -> None:
+        deadline._flag.set(flag)
+        try:
+            work()
+        except Cancelled:
+            assert step is reading_passages
+
+    copy_context().run(run)
+    assert flag.looks >= NUMBER // 100
+
+
+def test_a_call_ends_at_whichever_look_it_is_cancelled(reranker_base: Path) -> None:
+    scorer = CachedScorer(cross_scorer(reranker_base, OracleForward()), MemoryStore())
+    reranker = Reranker(scorer)
+    seen = SetAfter(float("inf"))
+
+    def run(flag: Event) -> int:
+        deadline._flag.set(flag)
+        return len(reranker.rerank("q", PASSAGES[:200]))
+
+    assert copy_context().run(run, seen) == 200
+    for last in range(6):
+        with pytest.raises(Cancelled):
+            copy_context().run(run, SetAfter(last))
+    assert copy_context().run(run, SetAfter(seen.looks)) == 200
