@@ -37,7 +37,8 @@ from bge_rerank_integrations.options import (
     WrapperOptions,
     reject_inapplicable_options,
 )
-from bge_rerank_integrations.ranking.reranker import Reranker, about_blanks, refuse_blanks
+from bge_rerank_integrations.ranking.passages import about_blanks, refuse_blanks
+from bge_rerank_integrations.ranking.reranker import Reranker
 from bge_rerank_integrations.types import RerankResult, Scorer
 
 logger = logging.getLogger("bge_rerank_integrations")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -19,7 +20,10 @@ from typing import ClassVar
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from bge_rerank_integrations.base.trace import note
 from bge_rerank_integrations.errors import InvalidInputError, missing_extra
+
+logger = logging.getLogger("bge_rerank_integrations")
 
 LEAST = 10
 """The fewest relevant, and the fewest other, pairs for a fit."""
@@ -152,7 +156,7 @@ class Calibration:
 
 
 class ScoreWatch:
-    """Compares the raw scores of recent queries with those that a calibration was fitted on.
+    """Warns if the raw scores of recent queries are unlike those that a calibration was fitted on.
 
     By the population stability index over tenths of the fitted scores (S. Siddiqi, Credit Risk
     Scorecards, 2006). Any number of threads may call it.
@@ -161,9 +165,13 @@ class ScoreWatch:
     def __init__(self, calibration: Calibration) -> None:
         self._edges = np.array(calibration.percentiles[10:100:10])
         self._recent: deque[np.ndarray] = deque(maxlen=WATCHED_QUERIES)
+        self._warned = False
 
     def unlike(self, raw_scores: np.ndarray) -> float | None:
-        """Add a query's scores; the index if the recent scores are unlike the fitted ones."""
+        """Add a query's scores; the index if the recent scores are unlike the fitted ones.
+
+        If so, the trace says it each time and the log once.
+        """
         places = np.searchsorted(self._edges, raw_scores[~np.isnan(raw_scores)], side="right")
         self._recent.append(np.bincount(places, minlength=10))
         recent = list(self._recent)
@@ -172,7 +180,18 @@ class ScoreWatch:
         shares = np.sum(recent, axis=0) + 0.5
         shares /= shares.sum()
         index = float(np.sum((shares - 0.1) * np.log(shares / 0.1)))
-        return index if index > UNLIKE else None
+        if index <= UNLIKE:
+            return None
+        said = f"recent scores are unlike those of the fit, population stability index {index:.2f}"
+        note({}, {"calibration": said})
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "calibration: %s. Probabilities may be wrong: calibrate again on queries and "
+                "passages like these. Said once for this reranker.",
+                said,
+            )
+        return index
 
 
 def ranks(raw_scores: np.ndarray) -> np.ndarray:

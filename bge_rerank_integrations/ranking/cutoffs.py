@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -34,11 +35,13 @@ def keep(
     """
     kept = Kept(len(raw), None)
     if calibration is not None and raw:
-        likely = list(map(calibration.probability, raw, ranks(np.array(raw)).tolist()))
-        if cutoff.min_probability is not None:
-            number = sum(p >= cutoff.min_probability for p in likely)
-            rule = f"min_probability {cutoff.min_probability}"
-            kept = _least(kept, number, rule, f"the best is {likely[0]:.3f} likely")
+        if (least := cutoff.min_probability) is not None:
+            likely = map(calibration.probability, raw, ranks(np.array(raw)).tolist())
+            number = sum(1 for _ in takewhile(lambda one: one >= least, likely))
+            best = calibration.probability(raw[0])
+            kept = _least(
+                kept, number, f"min_probability {least}", f"the best is {best:.3f} likely"
+            )
         if cutoff.target_recall is not None:
             threshold = calibration.threshold(cutoff.target_recall)
             number = sum(score >= threshold for score in raw)

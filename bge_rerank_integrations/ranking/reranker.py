@@ -3,23 +3,13 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Concatenate,
-    Literal,
-    ParamSpec,
-    Self,
-    SupportsIndex,
-    TypedDict,
-    Unpack,
-    overload,
-)
+from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Self, Unpack
 
 import numpy as np
 from pydantic import Field, InstanceOf
@@ -28,15 +18,11 @@ from bge_rerank_integrations.base.contract import (
     CheckedPairs,
     check_scorer,
     check_scores,
-    check_several,
-    check_str,
     check_text,
     checked_partial,
-    is_blank,
     show_score,
 )
-from bge_rerank_integrations.base.deadline import cancellable, in_worker, time_limit
-from bge_rerank_integrations.base.html import html_table
+from bge_rerank_integrations.base.deadline import in_worker, time_limit
 from bge_rerank_integrations.base.trace import (
     Recorder,
     RerankTrace,
@@ -50,13 +36,14 @@ from bge_rerank_integrations.options import (
     Place,
     RankingOptions,
     count_from,
-    no_such_option,
     read_options,
     write_out,
 )
 from bge_rerank_integrations.ranking.calibration import Calibration, ScoreWatch, ranks
 from bge_rerank_integrations.ranking.cutoffs import keep, within_budget
 from bge_rerank_integrations.ranking.evidence import with_evidence
+from bge_rerank_integrations.ranking.passages import Beside, Passages, read_passages
+from bge_rerank_integrations.ranking.results import RerankResults
 from bge_rerank_integrations.ranking.telemetry import rerank_span
 from bge_rerank_integrations.types import (
     CountsTokens,
@@ -69,25 +56,10 @@ from bge_rerank_integrations.types import (
 
 logger = logging.getLogger("bge_rerank_integrations")
 
-REMEDY = "[text, ...], such as the values of a dict or one column of a table"
-
 P = ParamSpec("P")
 Scoring = Callable[[Sequence[Pair]], FloatArray]
 OwnTopN = Literal["own"]
 """The `top_n` of a call that leaves it to the reranker: None keeps all."""
-
-
-class Beside(TypedDict, total=False):
-    """Lists with one item for each passage, where a passage is more than its own text.
-
-    `evidence_texts` are the passages' own texts, without a title put before them: `explain` looks
-    for sentences in them, `no_text` and `drop_duplicates` judge them. `read_texts` are the texts
-    that will be read in the end, which `token_budget` counts. `ids` are for `drop_duplicates`.
-    """
-
-    evidence_texts: Iterable[str] | None
-    read_texts: Iterable[str] | None
-    ids: Iterable[str | None] | None
 
 
 CalibrationOrFile = Annotated[
@@ -111,47 +83,6 @@ def _with_keywords(
     _cls: Callable[P, object],
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, Scorer, P], None]]:
     return lambda function: write_out(function, RerankerOptions)
-
-
-class RerankResults(list[RerankResult]):
-    """The results of a rerank, best first: a list like any other, with a table for notebooks.
-
-    It holds no passages, so the table shows none. A slice or a copy of it is one too.
-    """
-
-    @overload
-    def __getitem__(self, place: SupportsIndex) -> RerankResult: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> "RerankResults": ...
-
-    def __getitem__(self, place: SupportsIndex | slice) -> "RerankResult | RerankResults":
-        if isinstance(place, slice):
-            return RerankResults(super().__getitem__(place))
-        return super().__getitem__(place)
-
-    def copy(self) -> "RerankResults":
-        return RerankResults(self)
-
-    def _repr_html_(self) -> str:
-        """A row for each result: its place here and the one it had, both from 1, and its scores.
-
-        Whether it was scored, and where its evidence lies, have columns if a result needs them.
-        """
-        columns: dict[str, list[object]] = {
-            "place": [*range(1, len(self) + 1)],
-            "was": [result.index + 1 for result in self],
-            "index": [result.index for result in self],
-            "score": [result.score if result.scored else None for result in self],
-            "raw score": [result.raw_score if result.scored else None for result in self],
-        }
-        if not all(result.scored for result in self):
-            columns["scored"] = ["yes" if result.scored else "no" for result in self]
-        found = [result.evidence for result in self]
-        if any(found):
-            columns["evidence"] = [one and f"{one.start}:{one.end}" for one in found]
-            columns["evidence score"] = [one and one.score for one in found]
-        return html_table([*columns], zip(*columns.values(), strict=True))
 
 
 class Reranker:
@@ -218,7 +149,7 @@ class Reranker:
         self.calibration = calibration
         self.options = options
         self.on_trace = options.on_trace if isinstance(options, RerankerOptions) else None
-        self.told_of_blanks = self.told_of_scores = False
+        self.told_of_blanks = False
         self._watch = None if calibration is None else ScoreWatch(calibration)
         if options.token_budget is not None:
             self._count_tokens([])  # raises here for a scorer that cannot
@@ -247,54 +178,26 @@ class Reranker:
         no order or are a table, for a `top_n` below 1 and for an option that it does not have, and
         whatever the scorer raises.
         """
-        for name in beside.keys() - Beside.__annotations__.keys():
-            known = ["top_n", *Beside.__annotations__]
-            raise InvalidInputError(no_such_option(name, known, "rerank"))
-        started = time.monotonic()
         limit = self.options.top_n if top_n == "own" else check_top_n(top_n)
-        query = check_text(query, "query")
-        given = list(check_several(passages, "passages", REMEDY))
-        pairs = CheckedPairs(
-            [(query, check_text(text, "passage", i)) for i, text in enumerate(cancellable(given))]
-        )
-        own = _one_for_each(beside.get("evidence_texts"), given, "evidence text")
-        read = _one_for_each(beside.get("read_texts"), given, "read text")
-        if not pairs:
-            return RerankResults()
-        texts = zip(own, strict=True) if own is given else zip(own, given, strict=True)
-        blank = {i for i, some in enumerate(cancellable(texts)) if any(map(is_blank, some))}
-        if self.options.no_text == "raise":
-            refuse_blanks(blank, lambda index: f"the passage at position {index}")
-        told = blank if self.options.no_text == "last" else ()
-        if not self.told_of_blanks and (about := _about_blanks(query, given, told)):
-            self.told_of_blanks = True
-            logger.warning("%s. Said once for this reranker.", about)
-        kept = list(range(len(pairs)))
-        if self.options.drop_duplicates:
-            kept = _first_of_equals(own, beside.get("ids"), blank)
-        call = _Call(
-            pairs=pairs,
-            given=given,
-            own=own,
-            read=read,
-            scored=[index for index in kept if index not in blank],
-            late=self.options.blanks_kept([index for index in kept if index in blank]),
-            duplicates=len(pairs) - len(kept),
-            limit=limit,
-            raw=np.full(len(pairs), np.nan, dtype=np.float32),
-            started=started,
-        )
-        span = rerank_span(limit, pairs if self.options.trace_texts else None)
-        with span if self.options.otel_span else nullcontext() as end_span:
-            if self.on_trace is None and end_span is None:
-                self._run(call)
-                return RerankResults(call.results)
-            begin = time.perf_counter()
-            with recording() as recorder:
-                self._run(call)
-            trace = self._trace(call, recorder, time.perf_counter() - begin)
-            if end_span is not None:
-                end_span(trace)
+        with time_limit(self.options.timeout):
+            asked = read_passages(query, passages, beside, self.options)
+            if not asked.pairs:
+                return RerankResults()
+            if not self.told_of_blanks and (about := asked.warning(self.options)):
+                self.told_of_blanks = True
+                logger.warning("%s. Said once for this reranker.", about)
+            call = _Call(asked, limit, np.full(len(asked.pairs), np.nan, dtype=np.float32))
+            span = rerank_span(limit, asked.pairs if self.options.trace_texts else None)
+            with span if self.options.otel_span else nullcontext() as end_span:
+                if self.on_trace is None and end_span is None:
+                    self._run(call)
+                    return RerankResults(call.results)
+                begin = time.perf_counter()
+                with recording() as recorder:
+                    self._run(call)
+                trace = self._trace(call, recorder, time.perf_counter() - begin)
+                if end_span is not None:
+                    end_span(trace)
         if self.on_trace is not None:
             self.on_trace(trace)
         return RerankResults(call.results)
@@ -304,7 +207,7 @@ class Reranker:
         if self.options.explain:
             seconds["explaining"] = call.explaining
         return RerankTrace(
-            passages=passage_traces(call.raw, call.shown, call.results),
+            passages=passage_traces(call.raw, self.shown_scores(call.raw), call.results),
             # a server that was not reached has not said which scale it has
             scale=None if np.isnan(call.raw).all() else self.scorer.scale,
             calibrated=self.calibration is not None,
@@ -317,53 +220,37 @@ class Reranker:
         )
 
     def _run(self, call: "_Call") -> None:
-        """Score, rank and explain within the time limit."""
-        if call.duplicates:
-            note({"duplicates": call.duplicates})
-        timeout = self.options.timeout
-        if timeout is not None:
-            timeout = max(0.0, timeout - (time.monotonic() - call.started))
-        with time_limit(timeout):
-            if call.scored:
-                chosen = CheckedPairs([call.pairs[index] for index in call.scored])
-                try:
-                    call.raw[call.scored], call.failure = self._raw_scores(
-                        chosen, self._best_scorer(call.limit, len(chosen))
-                    )
-                except RerankError as error:
-                    if isinstance(error, ScoringFailed):
-                        call.raw[call.scored] = checked_partial(error, len(chosen))
-                        error.partial = call.raw
-                    if len(chosen) < len(call.pairs):
-                        error.add_note("positions do not count the passages that are not scored")
-                    raise
-            if call.failure is not None:
-                logger.warning(
-                    "%d of %d passages were not scored and keep the order they came in: %s: %s",
-                    int(np.isnan(call.raw[call.scored]).sum()),
-                    len(call.pairs),
-                    type(call.failure).__name__,
-                    call.failure,
+        """Score, rank and explain."""
+        asked = call.asked
+        if asked.duplicates:
+            note({"duplicates": asked.duplicates})
+        if asked.scored:
+            chosen = CheckedPairs([asked.pairs[index] for index in asked.scored])
+            try:
+                call.raw[asked.scored], call.failure = self._raw_scores(
+                    chosen, self._best_scorer(call.limit, len(chosen))
                 )
-            if call.scored and self._watch is not None:
-                self._note_unlike(self._watch.unlike(call.raw))
-            self._rank(call)
-            # what just failed would fail again, and take its time again
-            if self.options.explain and call.failure is None:
-                self._explain(call)
-
-    def _note_unlike(self, index: float | None) -> None:
-        if index is None:
-            return
-        said = f"recent scores are unlike those of the fit, population stability index {index:.2f}"
-        note({}, {"calibration": said})
-        if not self.told_of_scores:
-            self.told_of_scores = True
+            except RerankError as error:
+                if isinstance(error, ScoringFailed):
+                    call.raw[asked.scored] = checked_partial(error, len(chosen))
+                    error.partial = call.raw
+                if len(chosen) < len(asked.pairs):
+                    error.add_note("positions do not count the passages that are not scored")
+                raise
+            if self._watch is not None:
+                self._watch.unlike(call.raw)
+        if call.failure is not None:
             logger.warning(
-                "calibration: %s. Probabilities may be wrong: calibrate again on queries and "
-                "passages like these. Said once for this reranker.",
-                said,
+                "%d of %d passages were not scored and keep the order they came in: %s: %s",
+                int(np.isnan(call.raw[asked.scored]).sum()),
+                len(asked.pairs),
+                type(call.failure).__name__,
+                call.failure,
             )
+        self._rank(call)
+        # what just failed would fail again, and take its time again
+        if self.options.explain and call.failure is None:
+            self._explain(call)
 
     def _rank(self, call: "_Call") -> None:
         """Set the results, best first, and the rule that cut them.
@@ -372,43 +259,47 @@ class Reranker:
         `scored` False, whatever the other cut-offs, if limit and token_budget leave room, and then
         blank ones.
         """
+        asked, raw = call.asked, call.raw
+        chosen = np.asarray(asked.scored, dtype=np.intp)
+        order = chosen[np.argsort(-raw[chosen], kind="stable")]  # NaN goes last
+        scored = int((~np.isnan(raw[chosen])).sum())
+        ranked, late = order[:scored].tolist(), [*order[scored:].tolist(), *asked.late]
+        places = np.zeros(len(raw), dtype=np.intp) if self.calibration is None else ranks(raw)
 
         def result(index: int) -> RerankResult:
-            raw, passage = float(call.raw[index]), call.given[index]
-            if math.isnan(raw):  # the same object, so that equal results compare equal
+            number, passage = float(raw[index]), asked.given[index]
+            if math.isnan(number):  # the same object, so that equal results compare equal
                 return RerankResult(index, math.nan, math.nan, scored=False, passage=passage)
-            return RerankResult(index, call.shown[index], raw, passage=passage)
+            shown = self.shown(number, int(places[index]))
+            return RerankResult(index, shown, number, passage=passage)
 
-        def tokens(some: Sequence[RerankResult], place: int) -> int:
-            index = some[place].index
-            return self._count_tokens([check_text(call.read[index], "read text", index)])[0]
+        def tokens(index: int) -> int:
+            return self._count_tokens([check_text(asked.read[index], "read text", index)])[0]
 
-        call.shown = self.shown_scores(call.raw)
-        scored = np.asarray(call.scored, dtype=np.intp)
-        order = scored[np.argsort(-call.raw[scored], kind="stable")].tolist()  # NaN goes last
-        found = [result(index) for index in [*order, *call.late]]
-        ranked, late = [r for r in found if r.scored], [r for r in found if not r.scored]
         if (least := self.options.score_threshold) is not None:
-            # a score that is shown as it is has float32's digits: a server's 0.9 is not below 0.9
-            rounded = float(np.float32(least))
-            above = [r for r in ranked if r.score >= (rounded if r.score == r.raw_score else least)]
+            above = [
+                *takewhile(
+                    lambda index: self._is_above(float(raw[index]), int(places[index])), ranked
+                )
+            ]
             if len(above) < len(ranked):
                 call.kept_by = f"score_threshold {least} leaves {len(above)}"
             ranked = above
         kept = keep(
-            [result.raw_score for result in ranked],
+            raw[ranked].tolist(),
             self.options,
             limit=call.limit,
             calibration=self.calibration,
-            count_tokens=partial(tokens, ranked),
+            count_tokens=lambda place: tokens(ranked[place]),
         )
-        call.results = [*ranked[: kept.number], *late][: call.limit]
+        indices = [*ranked[: kept.number], *late][: call.limit]
         call.kept_by = kept.reason or call.kept_by
         if late and (budget := self.options.token_budget) is not None:
-            fit = within_budget(len(call.results), budget, partial(tokens, call.results))
-            if (number := max(fit, kept.number)) < len(call.results):
-                del call.results[number:]
+            fit = within_budget(len(indices), budget, lambda place: tokens(indices[place]))
+            if (number := max(fit, kept.number)) < len(indices):
+                del indices[number:]
                 call.kept_by = f"token_budget {budget} leaves {number}"
+        call.results = [*map(result, indices)]
 
     def _explain(self, call: "_Call") -> None:
         """Add evidence to the results."""
@@ -420,7 +311,7 @@ class Reranker:
 
         try:
             call.results = with_evidence(
-                call.results, call.pairs, call.own, score=score, shown=self.shown
+                call.results, call.asked.pairs, call.asked.own, score=score, shown=self.shown
             )
         except RerankError as error:
             failed = error if isinstance(error, ScoringFailed) else None
@@ -445,15 +336,16 @@ class Reranker:
 
     def _best_scorer(self, limit: int | None, passages: int) -> Scoring | None:
         """The scoring of a draft, exact for what can be a result; None where all are scored."""
-        least = self.options.score_threshold
-        if not isinstance(self.scorer, ScoresBest) or (
-            least is None and (limit is None or limit >= passages)
-        ):
+        all_are_kept = self.options.score_threshold is None and (limit is None or limit >= passages)
+        if all_are_kept or not isinstance(self.scorer, ScoresBest):
             return None
-        floor = -math.inf if least is None else min(least, float(np.float32(least)))
-        return partial(
-            self.scorer.score_best, limit=limit, is_kept=lambda raw: self.shown(raw) >= floor
-        )
+        return partial(self.scorer.score_best, limit=limit, is_kept=self._is_above)
+
+    def _is_above(self, raw_score: float, rank: int = 0) -> bool:
+        """Whether the score, as it is shown, reaches the threshold."""
+        least, shown = self.options.score_threshold, self.shown(raw_score, rank)
+        # a score that is shown as it is has float32's digits: a server's 0.9 is not below 0.9
+        return least is None or shown >= (float(np.float32(least)) if shown == raw_score else least)
 
     def _raw_scores(
         self, pairs: Sequence[Pair], score: Scoring | None = None
@@ -508,19 +400,11 @@ class Reranker:
 
 @dataclass(slots=True)
 class _Call:
-    """One rerank: each passage, the positions to score and those that come last, the outcome."""
+    """One rerank: its passages, the most results, and the outcome."""
 
-    pairs: CheckedPairs
-    given: Sequence[str]
-    own: Sequence[str]
-    read: Sequence[str]
-    scored: Sequence[int]
-    late: Sequence[int]
-    duplicates: int
+    asked: Passages
     limit: int | None
     raw: FloatArray
-    started: float
-    shown: list[float] = field(default_factory=list)
     results: list[RerankResult] = field(default_factory=list)
     kept_by: str | None = None
     failure: ScoringFailed | None = None
@@ -531,63 +415,3 @@ class _Call:
 def check_top_n(top_n: object) -> int | None:
     """Return `top_n`; raise `InvalidInputError` unless it is None or a whole number from 1."""
     return None if top_n is None else count_from(1, top_n, "top_n", ", or None for all")
-
-
-def _one_for_each(texts: Iterable[str] | None, passages: list[str], what: str) -> list[str]:
-    """Return the texts, or the passages for None; `InvalidInputError` unless one for each."""
-    if texts is None:
-        return passages
-    checked = list(check_several(texts, f"{what}s", REMEDY))
-    if len(checked) != len(passages):
-        raise InvalidInputError(
-            f"there are {len(checked)} {what}s for {len(passages)} passages; give one for each"
-        )
-    for index, (text, passage) in enumerate(zip(checked, passages, strict=True)):
-        if text != passage:  # else it is checked already
-            check_str(text, what, index)
-    return checked
-
-
-def _first_of_equals(
-    own: Sequence[str], ids: Iterable[str | None] | None, blank: Collection[int]
-) -> list[int]:
-    """Positions of the passages whose text and id none that is kept before them has.
-
-    Passages without text, such as images, are compared by id alone.
-    """
-    kept, seen = [], set[tuple[str, str]]()
-    for index, (text, known) in enumerate(zip(own, ids or [None] * len(own), strict=True)):
-        keys = {("id", known)} if known is not None else set()
-        keys |= {("text", text)} if index not in blank else set()
-        if seen.isdisjoint(keys):
-            kept.append(index)
-            seen |= keys
-    return kept
-
-
-def refuse_blanks(blank: Iterable[int], name: Callable[[int], str]) -> None:
-    """Raise `InvalidInputError` for the first of the passages without text, with its name."""
-    for index in sorted(blank):
-        raise InvalidInputError(
-            f"{name(index)} has no text; leave it out, or set no_text to 'last' or 'drop'",
-            index=index,
-        )
-
-
-def _about_blanks(query: str, passages: Sequence[str], blank: Collection[int]) -> str | None:
-    """A warning about a blank query or blank passages."""
-    if is_blank(query):
-        return (
-            f"The query is blank, and the order of {len(passages)} passages means nothing: ask "
-            "with a text"
-        )
-    return about_blanks(len(blank), len(passages), "passages") if blank else None
-
-
-def about_blanks(blank: int, given: int, items: str) -> str:
-    """A warning about passages without text."""
-    return (
-        f"{blank} of {given} {items} have no text and are not scored: they come last, without a "
-        "score, or not at all under a threshold or cut-off; no_text='drop', of BGERerank and "
-        "Reranker, leaves them out"
-    )

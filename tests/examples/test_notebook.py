@@ -27,7 +27,8 @@ from bge_rerank_integrations.base.trace import PassageTrace, RerankTrace
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.local.device import DevicePlan, Hardware, plan_device
 from bge_rerank_integrations.options import ScorerOptions
-from bge_rerank_integrations.ranking.reranker import RerankerOptions, RerankResults
+from bge_rerank_integrations.ranking.reranker import RerankerOptions
+from bge_rerank_integrations.ranking.results import RerankResults
 from bge_rerank_integrations.types import OnError, Precision, Truncation
 from tests.fakes import FailingScorer, WordOverlapScorer
 
