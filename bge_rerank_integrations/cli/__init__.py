@@ -32,6 +32,9 @@ except ModuleNotFoundError as error:
 _OTHER_NAMES = {"cutoff_layers": "cutoffs"}
 """Python names of options that a command calls otherwise."""
 
+INTERRUPTED = 130
+"""The exit code of typer after Ctrl-C."""
+
 _UsageError: Any = typer.BadParameter.__bases__[0]
 """click's, which typer does not export."""
 
@@ -74,7 +77,10 @@ def _all_commands(
 
 
 def main() -> None:
-    """Run the command; exit with 2 for arguments and input that are invalid, 1 for the rest."""
+    """Run the command; exit with 2 for arguments and input that are invalid, 1 for the rest.
+
+    Ctrl-C ends it at once with 130.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # half a surrogate pair cannot be written as UTF-8, but its escape is valid JSON
@@ -88,6 +94,11 @@ def main() -> None:
     except RerankError as error:
         message = in_shell_words(str(error), _options(sys.argv[1:]))
         _fail(message, 2 if isinstance(error, InvalidInputError) else 1)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED and "ray" not in sys.modules:  # which stops its processes
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)  # a normal exit would wait for the batch that is running
+        raise
     except OSError as error:
         # otherwise the interpreter tries to flush again at exit, and complains
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

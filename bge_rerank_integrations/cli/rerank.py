@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -24,6 +26,9 @@ from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.errors import InvalidInputError, RerankError, UnreadableInput
 from bge_rerank_integrations.load import RerankerLoadOptions, load_reranker
+
+LEAST_ESTIMATED = 200
+"""With fewer passages no time is estimated: a sample would be a large part of them."""
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.ranking.reranker import Reranker
@@ -94,12 +99,53 @@ def rerank(
         given = read_passages(file, json_lines=jsonl, text_field=text_field, id_field=id_field)
     if not given:
         return
-    results = load().rerank(query, [passage.text for passage in given])
+    reranker, texts = load(), [passage.text for passage in given]
+    if len(texts) >= LEAST_ESTIMATED and options.base_url is None and options.timeout is None:
+        quiet = load_reranker(
+            model, **{**options.given(), "show_progress": False, "explain": False}
+        )
+        _say_how_long(quiet, query, texts)
+    results = reranker.rerank(query, texts)
     if as_json or not sys.stdout.isatty():
         for row in result_rows(given, results, explain=options.explain):
             print(json.dumps(row, ensure_ascii=False))
     else:
         _print_ranking(given, results)
+
+
+def _say_how_long(
+    reranker: Reranker,
+    query: str,
+    texts: Sequence[str],
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Print an estimate if scoring takes a minute or longer.
+
+    It comes from a sample: more and more texts until they take a second or are a twentieth.
+    """
+
+    def seconds(some: Sequence[str]) -> float:
+        begin = clock()
+        reranker.rerank(query, some)
+        return clock() - begin
+
+    number, spent, sample = 1, 0.0, texts[:1]
+    logging.disable(logging.WARNING)  # the run says it with its own numbers
+    try:
+        seconds(sample)  # the first call is slower
+        while spent < 1 and number <= len(texts) // 40:
+            number *= 2
+            sample = texts[number // 2 :: len(texts) // number]
+            spent = seconds(sample)
+    except RerankError:
+        return  # the run meets it too, and then names the position in the whole input
+    finally:
+        logging.disable(logging.NOTSET)
+    minutes = round(spent * len(texts) / len(sample) / 60)
+    if minutes >= 1:
+        needed = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+        said = f"scoring {len(texts):,} passages takes about {needed}"
+        print(f"bge-rerank: {said}", file=sys.stderr)
 
 
 def _answer_requests(file: Path | None, load: Callable[[], Reranker], *, explain: bool) -> None:
