@@ -1,6 +1,7 @@
 """Find the sentence of a passage that answers: score its sentences, keep the best."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -32,61 +33,34 @@ def with_evidence(
     """
     query = pairs[0][0]
     raw = {pairs[result.index]: result.raw_score for result in results}
-    given = [texts[result.index] for result in results]
-    read = [check_text(text, "evidence text") for text in given]
     found = []
-    for text in read:
+    for result in results:
         check_time("passages were divided into sentences")
-        found.append(sentences_to_score(text))
-    sentences = [
-        [(query, text[start:end]) for start, end in spans]
-        for text, spans in zip(read, found, strict=True)
-    ]
-    asked = [pair for pair in dict.fromkeys(chain.from_iterable(sentences)) if pair not in raw]
+        found.append(_sentences(query, texts[result.index]))
+    asked = [pair for pair in dict.fromkeys(chain.from_iterable(found)) if pair not in raw]
     note({"sentences": len(asked)})
     if asked:
         raw |= zip(asked, score(CheckedPairs(asked)).tolist(), strict=True)
-    places = map(_places, given, read, found)
     order = ranks(np.array([result.raw_score for result in results])).tolist()
-    rows = zip(results, given, places, sentences, order, strict=True)
+
+    def evidence(text: str, sentences: Mapping[Pair, Span], rank: int) -> Evidence | None:
+        if not sentences or any(math.isnan(raw[pair]) for pair in sentences):
+            return None
+        best = max(sentences, key=raw.__getitem__)
+        start, end = sentences[best]
+        return Evidence(start, end, shown(raw[best], rank), raw[best], text[start:end])
+
     return [
-        replace(result, evidence=_best(text, spans, [raw[pair] for pair in own], rank, shown))
-        for result, text, spans, own, rank in rows
+        replace(result, evidence=evidence(texts[result.index], sentences, rank))
+        for result, sentences, rank in zip(results, found, order, strict=True)
     ]
 
 
-def sentences_to_score(text: str) -> list[Span]:
-    """The sentences with a letter or digit, unlike a ruler or a row of stars."""
-    return [
-        (start, end)
-        for start, end in split_sentences(text)
-        if any(character.isalnum() for character in text[start:end])
-    ]
-
-
-def _places(given: str, read: str, spans: Sequence[Span]) -> Sequence[Span]:
-    """Convert spans of the checked text to the given text, in which one character may be two.
-
-    Checking joins surrogate pairs.
-    """
-    if len(given) == len(read):
-        return spans
-    begins = [0]
-    for character in read:
-        begin = begins[-1]
-        begins.append(begin + 1 + (character > "\uffff" >= given[begin]))
-    return [(begins[start], begins[end]) for start, end in spans]
-
-
-def _best(
-    text: str,
-    spans: Sequence[Span],
-    raw: Sequence[float],
-    rank: int,
-    shown: Callable[[float, int], float],
-) -> Evidence | None:
-    if not spans or np.isnan(raw).any():
-        return None
-    place = int(np.argmax(raw))
-    start, end = spans[place]
-    return Evidence(start, end, shown(raw[place], rank), raw[place], text[start:end])
+def _sentences(query: str, text: str) -> dict[Pair, Span]:
+    """The sentences with a letter or digit, unlike a ruler or a row of stars, in order."""
+    found: dict[Pair, Span] = {}
+    for start, end in split_sentences(text):
+        sentence = check_text(text[start:end], "evidence text")
+        if any(map(str.isalnum, sentence)):
+            found.setdefault((query, sentence), (start, end))
+    return found

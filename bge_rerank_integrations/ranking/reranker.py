@@ -226,10 +226,14 @@ class Reranker:
             note({"duplicates": asked.duplicates})
         if asked.scored:
             chosen = CheckedPairs([asked.pairs[index] for index in asked.scored])
+            score, limit = self.scorer.score, call.limit
+            some_are_cut = self.options.score_threshold is not None or (
+                limit is not None and limit < len(chosen)
+            )
+            if some_are_cut and isinstance(self.scorer, ScoresBest):
+                score = partial(self.scorer.score_best, limit=limit, is_kept=self._is_above)
             try:
-                call.raw[asked.scored], call.failure = self._raw_scores(
-                    chosen, self._best_scorer(call.limit, len(chosen))
-                )
+                call.raw[asked.scored], call.failure = self._raw_scores(chosen, score)
             except RerankError as error:
                 if isinstance(error, ScoringFailed):
                     call.raw[asked.scored] = checked_partial(error, len(chosen))
@@ -306,7 +310,7 @@ class Reranker:
         begin = time.perf_counter()
 
         def score(sentences: Sequence[Pair]) -> FloatArray:
-            raw, call.evidence_failure = self._raw_scores(sentences)
+            raw, call.evidence_failure = self._raw_scores(sentences, self.scorer.score)
             return raw
 
         try:
@@ -334,13 +338,6 @@ class Reranker:
             )
         call.explaining = time.perf_counter() - begin
 
-    def _best_scorer(self, limit: int | None, passages: int) -> Scoring | None:
-        """The scoring of a draft, exact for what can be a result; None where all are scored."""
-        all_are_kept = self.options.score_threshold is None and (limit is None or limit >= passages)
-        if all_are_kept or not isinstance(self.scorer, ScoresBest):
-            return None
-        return partial(self.scorer.score_best, limit=limit, is_kept=self._is_above)
-
     def _is_above(self, raw_score: float, rank: int = 0) -> bool:
         """Whether the score, as it is shown, reaches the threshold."""
         least, shown = self.options.score_threshold, self.shown(raw_score, rank)
@@ -348,10 +345,9 @@ class Reranker:
         return least is None or shown >= (float(np.float32(least)) if shown == raw_score else least)
 
     def _raw_scores(
-        self, pairs: Sequence[Pair], score: Scoring | None = None
+        self, pairs: Sequence[Pair], score: Scoring
     ) -> tuple[FloatArray, ScoringFailed | None]:
         """One raw score for each pair; NaN where scoring failed and `on_error` is "keep"."""
-        score = score or self.scorer.score
         try:
             return check_scores(score(pairs), self.scorer, len(pairs)), None
         except ScoringFailed as error:
