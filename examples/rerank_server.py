@@ -14,6 +14,7 @@ from ray import serve
 from bge_rerank_integrations.serve.app import ServeSettings, rerank_app
 
 KEY_VARIABLE = "RERANK_SERVE_KEY"
+PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 
 
 class Server(NamedTuple):
@@ -28,6 +29,8 @@ def serving(model: str, *names: str) -> Iterator[Server]:
     """A server of that model, which requests may also call by these names."""
     # the replicas, which this process starts, find the key in their environment
     key = os.environ.setdefault(KEY_VARIABLE, secrets.token_hex(16))
+    # and Ray's proxies the answer for requests that were lost with a process
+    os.environ[PROXY_VARIABLE] = "bge_rerank_integrations.serve.proxy.middleware"
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(
         address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR

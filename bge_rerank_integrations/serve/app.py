@@ -24,7 +24,7 @@ from bge_rerank_integrations.types import FloatArray, MeasuresPairs, PairLength
 with missing_extra("ray"):
     from pydantic import Field, model_validator
     from ray import serve
-    from ray.exceptions import RayActorError
+    from ray.exceptions import RayActorError, RayTaskError
     from ray.serve import metrics
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
     from ray.serve.handle import DeploymentHandle
@@ -35,6 +35,8 @@ from bge_rerank_integrations.adapter_base import ScorerFields
 from bge_rerank_integrations.base.contract import checked_scores
 from bge_rerank_integrations.base.deadline import in_worker
 from bge_rerank_integrations.serve.protocol import (
+    MODEL_PATHS,
+    RERANK_PATHS,
     Refusal,
     RerankCall,
     answer_bytes,
@@ -43,18 +45,13 @@ from bge_rerank_integrations.serve.protocol import (
     read_call,
     refuse_changed_texts,
     refuse_other_model,
+    respond,
     tokens_read,
+    unavailable,
     write_answer,
 )
 
 __all__ = ["ServeSettings", "rerank_app"]
-
-RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
-HEADERS = {
-    401: {"WWW-Authenticate": "Bearer"},
-    429: {"Retry-After": "1"},
-    503: {"Retry-After": "5"},
-}
 
 
 class ServeSettings(ScorerFields):
@@ -139,14 +136,16 @@ class _Front:
         )
 
     async def __call__(self, request: Request) -> Response:
+        answer: bytes | Refusal
         try:
-            status, answer = 200, await self._answer(request)
+            answer = await self._answer(request)
         except Refusal as refusal:
-            status, answer = refusal.status, answer_bytes(refusal.body())
-        self._requests.inc(tags={"status": str(status)})
-        return Response(answer, status, HEADERS.get(status), media_type="application/json")
+            answer = refusal
+        response = respond(answer)
+        self._requests.inc(tags={"status": str(response.status_code)})
+        return response
 
-    async def _answer(self, request: Request) -> bytes:
+    async def _answer(self, request: Request) -> bytes | Refusal:
         # the path begins with the application's route_prefix, which ASGI calls the root path
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
         if (request.method, path) == ("GET", "/health"):
@@ -155,7 +154,7 @@ class _Front:
         self._check_key(request)
         if (request.method, path) == ("GET", "/info"):
             return answer_bytes(self._info())
-        if (request.method, path) in (("GET", "/v1/models"), ("GET", "/models")):
+        if request.method == "GET" and path in MODEL_PATHS:
             return answer_bytes(model_list(self._names))
         if request.method != "POST" or path not in RERANK_PATHS:
             served = "POST /rerank, GET /info, GET /v1/models and GET /health are served"
@@ -163,8 +162,6 @@ class _Front:
         call = read_call(await self._read(request), max_passages=self._settings.max_passages)
         refuse_other_model(call.model, self._names)
         answer: bytes | Refusal = await self._ask("answer", call)
-        if isinstance(answer, Refusal):
-            raise answer
         return answer
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
@@ -176,7 +173,10 @@ class _Front:
                 continue  # scoring has no effects, so it can be repeated
             except (BackPressureError, DeploymentUnavailableError):
                 break
-        raise Refusal(503, "Unavailable", "the model is not available; try again later")
+            except RayTaskError as error:
+                raised = type(error.cause).__name__  # its message may quote texts
+                raise Refusal(500, "Internal", f"the model raised {raised}; see its log") from None
+        raise unavailable()
 
     async def _read(self, request: Request) -> bytes:
         body = bytearray()

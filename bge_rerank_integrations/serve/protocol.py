@@ -1,9 +1,8 @@
 """Requests to the served reranker, and its answers: TEI's protocol, and that of Cohere and Jina.
 
-Values in, values out; nothing here serves anything. The protocol is recognised by the request's
-keys, not by its path: TEI sends "texts", Cohere, Jina, vLLM and Infinity send "documents". An
-option that asks for other scores than ours is refused, never ignored; one that cannot change the
-answer is no error.
+The protocol is recognised by the request's keys, not by its path: TEI sends "texts", Cohere, Jina,
+vLLM and Infinity send "documents". An option that asks for other scores than ours is refused, never
+ignored; one that cannot change the answer is no error.
 
 Sources: text-embeddings-inference 1.9 (router/src/http: types.rs, server.rs), the API references of
 Cohere's /v2/rerank, Jina's /v1/rerank and SiliconFlow's, vLLM 0.32 (entrypoints/pooling), Infinity
@@ -22,7 +21,20 @@ from typing import Any
 import numpy as np
 
 from bge_rerank_integrations.base.contract import check_text, show_score
+from bge_rerank_integrations.errors import missing_extra
 from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
+
+with missing_extra("ray"):
+    from starlette.responses import Response
+
+RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
+MODEL_PATHS = ("/v1/models", "/models")
+PATHS = (*RERANK_PATHS, *MODEL_PATHS, "/info", "/health")
+HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    429: {"Retry-After": "1"},
+    503: {"Retry-After": "5"},
+}
 
 
 class Refusal(Exception):
@@ -39,6 +51,11 @@ class Refusal(Exception):
         """The message under each key that clients read."""
         error = dict.fromkeys(("error", "message", "detail"), self.message)
         return error | {"error_type": self.kind}
+
+
+def unavailable() -> Refusal:
+    """The refusal of a request that may succeed later."""
+    return Refusal(503, "Unavailable", "the model is not available; try again later")
 
 
 def invalid(message: str) -> Refusal:
@@ -263,6 +280,14 @@ def _number(asked: dict[str, Any], key: str, least: int) -> int | None:
 def answer_bytes(answer: Any) -> bytes:
     """An answer as JSON; escapes keep a lone surrogate valid."""
     return json.dumps(answer, ensure_ascii=True, allow_nan=False).encode()
+
+
+def respond(answer: bytes | Refusal) -> Response:
+    """The HTTP response with this JSON, or with this error."""
+    if isinstance(answer, bytes):
+        return Response(answer, media_type="application/json")
+    status, body = answer.status, answer_bytes(answer.body())
+    return Response(body, status, HEADERS.get(status), media_type="application/json")
 
 
 def refuse_other_model(asked: str | None, served: Sequence[str]) -> None:

@@ -4,9 +4,9 @@
 
 The size is the number of requests, from 200 clients at once: rerank requests of both protocols,
 clients that send byte by byte or leave in the middle, bodies of 50 MB, 100,000 passages, wrong
-keys, and bodies that are not JSON. A replica is killed at each 500th request. Passes if each answer
-is JSON and right: the local model's scores, or the status that the request deserves, or 429 or 503
-with `Retry-After`.
+keys, and bodies that are not JSON. At each 250th request a replica is killed, of the model and of
+the front in turn. Passes if each answer is JSON and right: the local model's scores, or the status
+that the request deserves, or 429 or 503 with `Retry-After`.
 """
 
 import json
@@ -29,7 +29,7 @@ from tests.campaigns.command import run_campaign
 from tests.ray.processes import KEY, KEY_VARIABLE, replicas, running, shared_cluster
 
 CLIENTS = 200
-KILL_EVERY = 500
+KILL_EVERY = 250
 WORDS = ("the", "panda", "bear", "lives", "in", "mountains", "and", "eats", "bamboo", "fox")
 KINDS = ("documents", "texts", "slow", "leaves", "large", "many", "no JSON", "no key")
 WEIGHTS = (40, 40, 5, 5, 1, 1, 4, 4)
@@ -86,11 +86,12 @@ class _Asked:
 
     def one(self, number: int) -> None:
         """Ask one request, and compare what comes back."""
-        every = min(KILL_EVERY, self._size)
+        every = min(KILL_EVERY, self._size // 2)
         if number % every == every // 2:
-            for process in replicas("default:model"):
+            deployment = ("model", "front")[number // every % 2]
+            for process in replicas(f"default:{deployment}"):
                 os.kill(process, signal.SIGKILL)
-                self._count("killed replicas")
+                self._count(f"killed replicas of the {deployment}")
         rng = random.Random(f"{self._seed}/{number}")
         kind = rng.choices(KINDS, WEIGHTS)[0]
         query, passages = rng.choice(self._queries), rng.sample(self._passages, rng.randint(1, 8))

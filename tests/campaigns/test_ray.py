@@ -10,5 +10,6 @@ def test_ray_data(cluster: dict[str, str]) -> None:
 
 def test_ray_serve(cluster: dict[str, str]) -> None:
     counts = ray_serve.campaign(80, 1, cluster)
-    assert counts["killed replicas"] == 1
+    assert counts["killed replicas of the model"] == 1
+    assert counts["killed replicas of the front"] == 1
     assert counts["answers with 200"] > 40

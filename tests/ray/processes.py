@@ -41,6 +41,10 @@ def shared_cluster() -> Iterator[dict[str, str]]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_metrics_report_interval_ms": "500",
+        "RAY_memory_monitor_refresh_ms": "0",  # or memory that others use ends our processes
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": (
+            "bge_rerank_integrations.serve.proxy.middleware"
+        ),
         KEY_VARIABLE: KEY,
     }
     with running("tests.ray.cluster", env=environment) as printed:

@@ -232,10 +232,11 @@ def test_a_flood_is_answered_in_full_or_with_429_and_never_wrong(served: Served)
     assert ask(served, "/rerank", body).status_code == 200
 
 
+@pytest.mark.parametrize("deployment", ["model", "front"])
 def test_a_replica_that_dies_under_load_costs_no_answer(
-    served: Served, expected: dict[str, float]
+    served: Served, expected: dict[str, float], deployment: str
 ) -> None:
-    """Each request is answered rightly or with 503 in JSON, while its model is killed twice."""
+    """Each request is answered rightly or with 503 in JSON, while a replica is killed twice."""
     body = {"query": QUERY, "documents": PASSAGES}
     answered, killed = threading.Semaphore(0), []
 
@@ -249,7 +250,7 @@ def test_a_replica_that_dies_under_load_costs_no_answer(
         for count in (8, 40):
             for _ in range(count):
                 answered.acquire()
-            (process,) = replicas("second:model")
+            (process,) = replicas(f"second:{deployment}")
             os.kill(process, signal.SIGKILL)
             killed.append(process)
     for answer in [done.result() for done in answers]:
