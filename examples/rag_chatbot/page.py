@@ -90,6 +90,8 @@ def build_app(page: gr.Blocks, *, host: str, loopback: bool) -> FastAPI:
         ssr_mode=False,
         mcp_server=False,
     )
+    # as launch() does: without it, gradio reads any file that a request names as an upload
+    page.has_launched = True
     return app
 
 

@@ -2,8 +2,10 @@
 
 import http.client
 import json
+from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from rag_chatbot.origin import guards
 from starlette.applications import Starlette
@@ -63,6 +65,35 @@ def test_a_foreign_host_is_refused_everywhere(chat_page: str, name: str) -> None
 def test_a_page_of_another_origin_is_refused(chat_page: str, origin: str) -> None:
     for request in REQUESTS:
         assert ask(chat_page, request, Origin=origin) == (403, False)
+
+
+@pytest.mark.parametrize("function", ["change", "read_upload"])
+def test_a_file_that_was_not_uploaded_is_not_read(
+    chat_page: str, tmp_path: Path, function: str
+) -> None:
+    (tmp_path / "notes.txt").write_text("A secret of this house.")
+    with httpx.Client(base_url=chat_page, timeout=60) as client:
+        (number,) = [
+            one["id"]
+            for one in client.get("/config").json()["dependencies"]
+            if one["api_name"] == function
+        ]
+
+        def read(path: str) -> str:
+            file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+            data = [[file], None] if function == "change" else [[file]]
+            asked = {"data": data, "fn_index": number, "session_hash": "me"}
+            client.post("/gradio_api/queue/join", json=asked)
+            return client.get("/gradio_api/queue/data?session_hash=me").text
+
+        sent = {"files": ("notes.txt", b"Pandas eat bamboo.")}
+        (uploaded,) = client.post("/gradio_api/upload", files=sent).json()
+        assert '"success":true' in read(uploaded)
+        above = Path(uploaded).parent / Path(*[".."] * len(Path(uploaded).parts[1:-1]))
+        for path in (str(tmp_path / "notes.txt"), f"{above}{tmp_path}/notes.txt", f"{chat_page}/"):
+            answer = read(path)
+            assert '"success":false' in answer, path
+            assert "secret" not in answer
 
 
 def guarded(host: str, *, loopback: bool) -> TestClient:
