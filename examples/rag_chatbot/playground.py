@@ -1,7 +1,6 @@
 """One query and its candidates through one or two rerankers, with everything worth looking at."""
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from bge_rerank_integrations import Reranker, load_reranker
+from bge_rerank_integrations.base.contract import show_score
 from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.types import LongPassages, RerankResult, Scorer
 from rag_chatbot.languages import languages_of, reads
@@ -64,7 +64,7 @@ class Ranking:
             return False
         if self.options.normalize or self.trace.scale == "probability":
             return result.score >= probability
-        return result.raw_score >= math.log(probability / (1 - probability))
+        return show_score(result.raw_score, "logit", normalize=True) >= probability
 
 
 @dataclass(frozen=True, slots=True)

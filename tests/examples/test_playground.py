@@ -159,6 +159,15 @@ def test_two_orders_stand_beside_each_other_with_lines_for_the_movement() -> Non
     assert shown.count(badge(reranked=False)) == shown.count(badge(reranked=True)) == 2
 
 
+@pytest.mark.parametrize(("relevant_from", "marks"), [(0.0, 3), (0.999994, 2), (1.0, 0)])
+def test_evidence_of_raw_scores_is_marked_from_any_probability(
+    relevant_from: float, marks: int
+) -> None:
+    # sigmoid(12) is 0.9999939, and those of 19 and 18 are above
+    ranking = rank("pandas", CANDIDATES, Options("raw", normalize=False), scorer=Lengths())
+    assert comparison(CANDIDATES, [ranking], relevant_from=relevant_from).count("<mark>") == marks
+
+
 def test_a_movement_is_how_many_places_and_which_way() -> None:
     assert moved(3, 1) == '<span class="up">&#9650;&nbsp;2</span>, was 3'
     assert moved(1, 3) == '<span class="down">&#9660;&nbsp;2</span>, was 1'
