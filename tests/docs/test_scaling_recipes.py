@@ -12,7 +12,8 @@ from tests.docs.test_docs_snippets import ROOT, blocks
 METADATA = "apiVersion kind metadata.name spec"
 CONTAINERS = """
     name image args env.name env.value
-    env.valueFrom.secretKeyRef.name env.valueFrom.secretKeyRef.key ports.containerPort readinessProbe.httpGet.path readinessProbe.httpGet.port
+    env.valueFrom.secretKeyRef.name env.valueFrom.secretKeyRef.key
+    ports.containerPort readinessProbe.httpGet.path readinessProbe.httpGet.port
     readinessProbe.failureThreshold resources.limits.cpu resources.limits.memory
     resources.limits.nvidia.com/gpu volumeMounts.name volumeMounts.mountPath
 """
