@@ -20,7 +20,7 @@ SLOW = (
     "serve/",
     "servers",  # real rerank servers
     "examples/test_browser.py",
-    "cli/test_sweep_command.py",  # a process for each test
+    "cli/test_eval_layers.py",  # a process for each test
     "ecosystem/test_processes.py",  # gunicorn
     "ecosystem/test_tracers.py",  # instruments a whole process, for good
     "examples/test_examples.py",  # whole programs

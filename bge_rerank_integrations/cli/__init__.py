@@ -18,7 +18,7 @@ try:
     from bge_rerank_integrations.cli.batch import batch
     from bge_rerank_integrations.cli.doctor import doctor
     from bge_rerank_integrations.cli.export import export
-    from bge_rerank_integrations.cli.judged import calibrate, evaluate_models, sweep_layers
+    from bge_rerank_integrations.cli.judged import calibrate, evaluate_models
     from bge_rerank_integrations.cli.models import models
     from bge_rerank_integrations.cli.rerank import rerank
     from bge_rerank_integrations.cli.verify import verify
@@ -28,9 +28,6 @@ except ModuleNotFoundError as error:
     # the installed script imports this module first, so an exception would be a traceback
     raise SystemExit(f"bge-rerank: {MissingExtra(str(error.name), 'cli')}") from None
 
-
-_OTHER_NAMES = {"cutoff_layers": "cutoffs"}
-"""Python names of options that a command calls otherwise."""
 
 INTERRUPTED = 130
 """The exit code of typer after Ctrl-C."""
@@ -56,7 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (rerank, batch, models, doctor, sweep_layers, calibrate, export, verify):
+for command in (rerank, batch, models, doctor, calibrate, export, verify):
     app.command(command.__name__.replace("_", "-"), cls=_Command)(command)
 app.command("eval", cls=_Command)(evaluate_models)
 
@@ -139,12 +136,11 @@ def _options(arguments: Sequence[str]) -> dict[str, Sequence[str]]:
     """The options of the command that was run, by their Python names."""
     commands: Mapping[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     command = commands.get(arguments[0]) if arguments else None
-    found: dict[str, Sequence[str]] = {
+    return {
         str(parameter.name): [*parameter.opts[:1], *parameter.secondary_opts]
         for parameter in (command.params if command else ())
         if parameter.opts[0].startswith("--")
     }
-    return found | {python: found[ours] for python, ours in _OTHER_NAMES.items() if ours in found}
 
 
 def _fail(message: str, code: int) -> None:

@@ -1,4 +1,4 @@
-"""The commands that need judged data: `eval`, `calibrate` and `sweep-layers`."""
+"""The commands that need judged data: `eval` and `calibrate`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bge_rerank_integrations.base.address import is_address, may_be_tag, refuse_address
+from bge_rerank_integrations.base.address import is_address, may_be_tag
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.cli.table import print_table, printable
 from bge_rerank_integrations.errors import InvalidInputError, UnreadableInput
 from bge_rerank_integrations.load import load_scorer, open_store
-from bge_rerank_integrations.options import Count, LocalOptions, Options, Place, ScorerOptions
+from bge_rerank_integrations.options import Count, Options, Place, ScorerOptions
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.evaluate import JudgedQuery, Report
@@ -72,6 +72,10 @@ def evaluate_models(
     max_length: Annotated[
         list[int] | None, typer.Option(help="Most tokens of a pair; may be repeated.")
     ] = None,
+    cutoff_layers: Annotated[
+        list[int] | None,
+        typer.Option(help="Layer of an LLM reranker that scores; may be repeated."),
+    ] = None,
     measure: Annotated[
         list[str] | None,
         typer.Option(help="nDCG@10, AP, RR@10, R@5, Success@1; may be repeated, the main first."),
@@ -88,21 +92,20 @@ def evaluate_models(
     ] = None,
     score_cache: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE", help=f"Keeps scores; {_SCORES} in the folder of --data by default."
-        ),
+        typer.Option(metavar="FILE", help=f"Keeps scores; by default {_SCORES} beside the data."),
     ] = None,
     as_json: option.AsJson = False,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
-    options: Annotated[ScorerOptions, option.Except("max_length")],
+    options: Annotated[ScorerOptions, option.Except("max_length", "cutoff_layers")],
     show_progress: option.ShowProgress = None,
 ) -> None:
     """Measure what reranking adds on judged questions.
 
     Recommends settings where it helps. Questions, passages and judgements are those of a BEIR
     folder; the candidates are those of your retriever's TREC run. Intervals are 95% bootstrap
-    intervals over the questions. Each --model is compared at each --max-length.
+    intervals over the questions. Each --model is compared at each --max-length and at each of
+    --cutoff-layers, where it computes no deeper layer.
 
     Scores are kept as they come, without texts: a run that was stopped goes on where it was, and
     another with more models scores no pair again. ":memory:" keeps no file. Of scores from the file
@@ -113,7 +116,6 @@ def evaluate_models(
     BGERerank(**options) takes.
     """
     from bge_rerank_integrations.evaluate import comparison, page
-    from bge_rerank_integrations.evaluate.report import code_to_paste
 
     if given.data is None:
         raise UnreadableInput("give judged data as --data FOLDER")
@@ -124,13 +126,17 @@ def evaluate_models(
         if file is not None:
             page.check_output(file)
     queries, data = given.read(), Path(given.data)
-    rerankers = _each_length(models, max_length or [None], options)
+    for name in models if cutoff_layers else ():
+        with load_scorer(name, cutoff_layers=cutoff_layers, **options.given()):
+            pass  # raises for a layer that the model lacks, before anything is scored
+    layers = [[layer] for layer in cutoff_layers or ()]
+    rerankers = _each_of(models, options, {"max_length": max_length, "cutoff_layers": layers})
     # an address alone does not say which model scores, now and in another run
     unnamed = any(is_address(name) and not may_be_tag(name) for name in models)
     place = score_cache or (":memory:" if unnamed else str(data / _SCORES))
     report = comparison.evaluate(
         queries,
-        {label: partial(load_scorer, **given) for label, given in rerankers.items()},
+        {label: partial(load_scorer, **chosen) for label, chosen in rerankers.items()},
         measures=measure or comparison.MEASURES,
         resamples=resamples,
         seed=seed,
@@ -139,15 +145,7 @@ def evaluate_models(
         show_progress=sys.stderr.isatty() if show_progress is None else show_progress,
         score_cache=[open_store(place, name) for name in models][-1],
     )
-    code = ""
-    chosen = {result.name: result.recommendation for result in report.rerankers}
-    if report.best is not None and (found := chosen[report.best]) is not None:
-        best = {**rerankers[report.best], **found.options}
-        code = code_to_paste(best, None if found.depth is None else int(found.depth.value))
-        if recommendation is not None:
-            recommendation.write_text(json.dumps(best, indent=1) + "\n", encoding="utf-8")
-    elif recommendation is not None:
-        logger.warning("no reranker measurably helps, so %s is not written", recommendation)
+    code = _ready_to_paste(report, rerankers, recommendation)
     if html is not None:
         page.write_html(report, html, code=code)
     if as_json or not sys.stdout.isatty():
@@ -157,15 +155,33 @@ def evaluate_models(
         print(f"\n{code}".rstrip())
 
 
-def _each_length(
-    models: Sequence[str], lengths: Sequence[int | None], options: ScorerOptions
+def _ready_to_paste(
+    report: Report, rerankers: Mapping[str, dict[str, Any]], file: Path | None
+) -> str:
+    """Lines for the best reranker with its recommended options, which the file gets too."""
+    from bge_rerank_integrations.evaluate.report import code_to_paste
+
+    chosen = {result.name: result.recommendation for result in report.rerankers}
+    if report.best is None or (found := chosen[report.best]) is None:
+        if file is not None:
+            logger.warning("no reranker measurably helps, so %s is not written", file)
+        return ""
+    best = {**rerankers[report.best], **found.options}
+    if file is not None:
+        file.write_text(json.dumps(best, indent=1) + "\n", encoding="utf-8")
+    return code_to_paste(best, None if found.depth is None else int(found.depth.value))
+
+
+def _each_of(
+    models: Sequence[str], options: ScorerOptions, varied: Mapping[str, Sequence[object] | None]
 ) -> dict[str, dict[str, Any]]:
-    """Arguments for `load_scorer`, by the name of each model at each length."""
+    """Arguments for `load_scorer`, by the name of each model with each combination of values."""
+    given = {name: values for name, values in varied.items() if values}
     found: dict[str, dict[str, Any]] = {}
-    for model, length in itertools.product(models, lengths):
-        name = f"{model} max_length={length}" if len(lengths) > 1 else model
-        limit = {} if length is None else {"max_length": length}
-        found[name] = {"model": model, **options.given(), **limit}
+    for model, *values in itertools.product(models, *given.values()):
+        chosen = dict(zip(given, values, strict=True))
+        said = [f"{name}={value}" for name, value in chosen.items() if len(given[name]) > 1]
+        found[" ".join([model, *said])] = {"model": model, **options.given(), **chosen}
     return found
 
 
@@ -225,74 +241,6 @@ def calibrate(
             print(error)
         else:
             print(f"target_recall={recall} keeps {calibration.kept(threshold):.0%} of the passages")
-
-
-@option.with_flags
-def sweep_layers(
-    *,
-    model: Annotated[str, typer.Option(help="Hub id or folder of an LLM reranker.")],
-    cutoffs: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Layers to compare, separated by commas.")
-    ],
-    given: JudgedData,
-    as_json: option.AsJson = False,
-    options: Annotated[LocalOptions, option.Except("cutoff_layers")],
-) -> None:
-    """Compare an LLM reranker's layers: quality and time.
-
-    Measures nDCG@10 on judged data at each cut-off layer, and the time. The data is a BEIR folder,
-    or --judged: a file of JSON lines, each
-    {"query": "...", "positive": ["..."], "negative": ["..."]}.
-
-    The model is loaded once per layer, no deeper than that layer, and scores all pairs; a query
-    without a relevant passage is left out.
-    """
-    from bge_rerank_integrations.evaluate import evaluate
-
-    try:
-        layers = sorted({int(number) for number in cutoffs.split(",")})
-    except ValueError:
-        raise UnreadableInput(
-            f"--cutoffs is {cutoffs!r}; it must be layers separated by commas, as in 8,16,24"
-        ) from None
-    refuse_address(model)
-    queries = given.read(depth=20)
-    chosen = options.given()
-    with load_scorer(model, cutoff_layers=layers, **chosen):
-        pass  # raises for layers that the model lacks
-    report = evaluate(
-        queries,
-        {str(n): partial(load_scorer, model, cutoff_layers=[n], **chosen) for n in layers},
-        measures=["nDCG@10"],
-        depths=[given.depth or 20],
-        resamples=100,
-        examples=0,
-    )
-    pairs = round(report.candidates.mean * report.questions)
-    rows = [
-        {
-            "cutoff": layer,
-            "ndcg": result.measures["nDCG@10"].value,
-            "seconds": result.latency.ms_per_candidate * pairs / 1000,
-            "pairs": pairs,
-        }
-        for layer, result in zip(layers, report.rerankers, strict=True)
-        if result.latency is not None  # it is always there without a cache
-    ]
-    if as_json or not sys.stdout.isatty():
-        for row in rows:
-            typer.echo(json.dumps(row))
-        return
-    print_table(
-        [
-            ("layer", "nDCG@10", "seconds", "pairs/s"),
-            *(
-                (row["cutoff"], f"{row['ndcg']:.4f}", f"{row['seconds']:.3f}", f"{speed:.1f}")
-                for row in rows
-                for speed in [row["pairs"] / row["seconds"]]
-            ),
-        ]
-    )
 
 
 def _print_report(report: Report) -> None:

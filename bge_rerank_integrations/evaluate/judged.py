@@ -123,7 +123,7 @@ def read_beir(
     if qrels is None:
         qrels = folder / "qrels" / "test.tsv"
         qrels = qrels if qrels.is_file() else folder / "qrels.tsv"
-    grades = _read_grades(qrels)
+    grades = read_grades(qrels)
     queries = _texts(folder / "queries.jsonl", set(grades))
     if unknown := sorted(grades.keys() - queries.keys()):
         raise UnreadableInput(
@@ -143,7 +143,7 @@ def read_beir(
     ]
 
 
-def _read_grades(qrels: Path) -> dict[str, dict[str, int]]:
+def read_grades(qrels: Path) -> dict[str, dict[str, int]]:
     """By query and passage; a grade below 0, as TREC has for spam, is no more than a 0."""
     grades: dict[str, dict[str, int]] = {}
     is_beir = False

@@ -15,7 +15,6 @@ COMMANDS = {
     "models": ["models", ADDRESS],
     "doctor": ["doctor", "--model", ADDRESS],
     "export": ["export", ADDRESS, "out"],
-    "sweep": ["sweep-layers", "--model", ADDRESS, "--cutoffs", "1", "--judged", "none.jsonl"],
     "rerank": ["rerank", "a query", "a passage", "--model", ADDRESS],
 }
 

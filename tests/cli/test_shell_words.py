@@ -87,7 +87,7 @@ def test_a_closed_standard_input_is_no_traceback(tmp_path: Path) -> None:
 def test_help_shows_whole_sentences() -> None:
     done = run("--help", COLUMNS="80")
     assert done.returncode == 0
-    assert "  eval          Measure what reranking adds on judged questions.\n" in done.stdout
+    assert "  eval       Measure what reranking adds on judged questions.\n" in done.stdout
     assert "..." not in done.stdout.partition("Commands:")[2]
 
 

@@ -1,8 +1,7 @@
-"""`bge-rerank sweep-layers`: rows that agree with scoring at each layer alone."""
+"""`bge-rerank eval --cutoff-layers`: figures that agree with scoring at each layer alone."""
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from bge_rerank_integrations import load_scorer
 from bge_rerank_integrations.errors import UnreadableInput
 from bge_rerank_integrations.evaluate.judged import JudgedQuery, read_beir, read_judged_lines
 from bge_rerank_integrations.evaluate.measures import measured, parse_measures
-from tests.cli.command import BARE_COMMAND, installation, json_lines, run, to_json_lines
+from tests.cli.command import run, to_json_lines
 from tests.local.llm import tiny_llms
 
 QUERY = "what is a panda?"
@@ -45,12 +44,22 @@ def order(folder: Path, layer: int, query: str = QUERY, **options: Any) -> list[
     return [int(n) for n in np.argsort(-scorer.score([(query, text) for text in TEXTS]))]
 
 
-def judge(query: str, good: Sequence[int]) -> dict[str, Any]:
-    return {
-        "query": query,
-        "positive": [TEXTS[number] for number in good],
-        "negative": [text for number, text in enumerate(TEXTS) if number not in good],
-    }
+def judged(folder: Path, good: dict[str, int]) -> Path:
+    """A BEIR folder of these queries, each with all texts, of which one is good and comes last."""
+    folder.mkdir()
+    corpus = [{"_id": f"p{number}", "text": text} for number, text in enumerate(TEXTS)]
+    queries = [{"_id": f"q{number}", "text": query} for number, query in enumerate(good)]
+    (folder / "corpus.jsonl").write_text(to_json_lines(corpus), encoding="utf-8")
+    (folder / "queries.jsonl").write_text(to_json_lines(queries), encoding="utf-8")
+    judgements = [f"q{number}\tp{best}\t1\n" for number, best in enumerate(good.values())]
+    (folder / "qrels.tsv").write_text("".join(judgements), encoding="utf-8")
+    rows = [
+        f"q{number} Q0 p{passage} {rank} {-rank} x\n"
+        for number, best in enumerate(good.values())
+        for rank, passage in enumerate([*(n for n in range(len(TEXTS)) if n != best), best])
+    ]
+    (folder / "run.trec").write_text("".join(rows), encoding="utf-8")
+    return folder
 
 
 def gain(rank: int) -> float:
@@ -58,8 +67,15 @@ def gain(rank: int) -> float:
     return 1 / math.log2(rank + 1)
 
 
-def sweep(*arguments: object) -> Any:
-    return run("sweep-layers", *map(str, arguments), "--device", "cpu")
+def layers(*arguments: object) -> Any:
+    same = ("--device", "cpu", "--measure", "nDCG@10", "--resamples", "100")
+    return run("eval", *map(str, arguments), *same)
+
+
+def ndcg(done: Any) -> list[float]:
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["rerankers"]
+    return [reranker["measures"]["nDCG@10"]["value"] for reranker in found]
 
 
 def test_ndcg_is_that_of_the_textbook() -> None:
@@ -75,29 +91,26 @@ def test_ndcg_is_that_of_the_textbook() -> None:
     assert second == 0
 
 
-def test_rows_of_judged_lines(minicpm: Path, tmp_path: Path) -> None:
-    asked = [QUERY, "how do ships float"]
+def test_each_layer_is_compared(minicpm: Path, tmp_path: Path) -> None:
     # what layer 3 puts first is good by decree, so layer 3 is perfect
-    lines = [judge(query, [order(minicpm, 3, query)[0]]) for query in asked]
-    judged = tmp_path / "judged.jsonl"
-    judged.write_text(to_json_lines(lines), encoding="utf-8")
-    done = sweep("--model", minicpm, "--cutoffs", "8,3, 5,3", "--judged", judged)
-    assert done.returncode == 0, done.stderr
-    rows = json_lines(done.stdout)
-    assert [row["cutoff"] for row in rows] == [3, 5, 8]
-    for row in rows:
-        ranks = [
-            order(minicpm, row["cutoff"], query).index(order(minicpm, 3, query)[0]) + 1
-            for query in asked
-        ]
-        assert row["ndcg"] == pytest.approx(sum(map(gain, ranks)) / 2)
-        assert row["pairs"] == 16
-        assert row["seconds"] > 0
-    assert rows[0]["ndcg"] == 1
-    assert rows[2]["ndcg"] < 1
+    good = {query: order(minicpm, 3, query)[0] for query in (QUERY, "how do ships float")}
+    folder = judged(tmp_path / "data", good)
+    each = [part for layer in (8, 3, 5, 3) for part in ("--cutoff-layers", layer)]
+    done = layers("--model", minicpm, *each, "--data", folder)
+    found = ndcg(done)
+    for value, layer in zip(found, (8, 3, 5), strict=True):
+        ranks = [order(minicpm, layer, query).index(best) + 1 for query, best in good.items()]
+        assert value == pytest.approx(sum(map(gain, ranks)) / 2)
+    assert found[1] == 1
+    assert found[0] < 1
+    report = json.loads(done.stdout)
+    assert report["candidates"]["mean"] == len(TEXTS)
+    for layer, reranker in zip((8, 3, 5), report["rerankers"], strict=True):
+        assert reranker["name"] == f"{minicpm} cutoff_layers=[{layer}]"
+        assert reranker["latency"]["median"] > 0
 
 
-def test_rows_of_a_lightweight_model_are_what_each_layer_gives_alone(
+def test_layers_of_a_lightweight_model_score_as_each_does_alone(
     gemma2: Path, tmp_path: Path
 ) -> None:
     # asked for together, its layers would use other heads
@@ -106,16 +119,15 @@ def test_rows_of_a_lightweight_model_are_what_each_layer_gives_alone(
     together = load_scorer(str(gemma2), device="cpu", cutoff_layers=[3, 8], **options)
     mixed = np.argsort(-together.score([(QUERY, text) for text in TEXTS])).tolist()
     good = next(text for text, other in zip(alone, mixed, strict=True) if text != other)
-    judged = tmp_path / "judged.jsonl"
-    judged.write_text(to_json_lines([judge(QUERY, [good])]), encoding="utf-8")
-    command = ("--model", gemma2, "--cutoffs", "3,8", "--judged", judged)
+    folder = judged(tmp_path / "data", {QUERY: good})
+    command = ("--model", gemma2, "--cutoff-layers", 3, "--cutoff-layers", 8, "--data", folder)
     compress = ("--compress-ratio", 2, "--compress-layers", 2)
-    rows = json_lines(sweep(*command, *compress).stdout)
-    assert rows[0]["ndcg"] == pytest.approx(gain(order(gemma2, 3, **options).index(good) + 1))
-    assert rows[1]["ndcg"] == pytest.approx(gain(alone.index(good) + 1))
-    by_layer = json_lines(sweep(*command, *compress, "--head-indexing", "layer").stdout)
+    found = ndcg(layers(*command, *compress))
+    assert found[0] == pytest.approx(gain(order(gemma2, 3, **options).index(good) + 1))
+    assert found[1] == pytest.approx(gain(alone.index(good) + 1))
+    by_layer = ndcg(layers(*command, *compress, "--head-indexing", "layer"))
     rank = order(gemma2, 8, head_indexing="layer", **options).index(good) + 1
-    assert by_layer[1]["ndcg"] == pytest.approx(gain(rank))
+    assert by_layer[1] == pytest.approx(gain(rank))
 
 
 def beir(folder: Path) -> Path:
@@ -167,61 +179,57 @@ def test_judgements_may_be_in_trec_s_own_form(tmp_path: Path) -> None:
     assert [list(query.candidates) for query in found] == [["p0", "p1"], [], []]
 
 
-def test_rows_of_a_beir_folder(minicpm: Path, tmp_path: Path) -> None:
-    done = sweep("--model", minicpm, "--cutoffs", 4, "--data", beir(tmp_path), "--queries", 1)
-    assert done.returncode == 0, done.stderr
-    (row,) = json_lines(done.stdout)
+def test_a_layer_of_a_beir_folder(minicpm: Path, tmp_path: Path) -> None:
+    arguments = ("--cutoff-layers", 4, "--data", beir(tmp_path), "--queries", 1)
+    done = layers("--model", minicpm, *arguments)
+    (value,) = ndcg(done)
     scorer = load_scorer(str(minicpm), device="cpu", cutoff_layers=[4])
     texts = ["Panda It is a bear.", TEXTS[1], TEXTS[7]]
     scores = scorer.score([(QUERY, text) for text in texts])
     ranks = {int(number): rank for rank, number in enumerate(np.argsort(-scores), start=1)}
     found = 2 * gain(ranks[0]) + gain(ranks[2])
-    assert row["ndcg"] == pytest.approx(found / (2 * gain(1) + gain(2)))
-    assert row["pairs"] == 3
+    assert value == pytest.approx(found / (2 * gain(1) + gain(2)))
+    assert json.loads(done.stdout)["candidates"]["mean"] == 3
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "said"),
     [
-        (["--cutoffs", "8,99"], 2, "--cutoffs is [8, 99]; this model scores at layers 2 to 8"),
-        (["--cutoffs", "8,x"], 2, "--cutoffs is '8,x'; it must be layers separated by commas"),
-        (["--cutoffs", ""], 2, "--cutoffs is ''"),
-        (["--cutoffs", "8", "--compress-ratio", "2"], 2, "options of the lightweight model"),
+        (["8", "--cutoff-layers", "99"], "is [8, 99]; this model scores at layers 2 to 8"),
+        (["8", "--compress-ratio", "2"], "options of the lightweight model"),
     ],
-    ids=str,
+    ids=["deep", "compressed"],
 )
-def test_what_cannot_be_swept_is_said_before_anything_is_scored(
-    minicpm: Path, tmp_path: Path, arguments: list[str], code: int, said: str
+def test_a_wrong_layer_is_named_before_anything_is_scored(
+    minicpm: Path, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
-    judged = tmp_path / "judged.jsonl"
-    judged.write_text(to_json_lines([judge(QUERY, [0])]), encoding="utf-8")
-    done = sweep("--model", minicpm, "--judged", judged, *arguments)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
+    folder = judged(tmp_path / "data", {QUERY: 0})
+    done = layers("--model", minicpm, "--data", folder, "--cutoff-layers", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in " ".join(done.stderr.split())
+    assert not list(folder.glob("*.sqlite"))
 
 
 @pytest.mark.parametrize("given", [(), ("--judged", "--data")], ids=["none", "both"])
-def test_judged_data_is_given_once(minicpm: Path, tmp_path: Path, given: tuple[str, ...]) -> None:
-    judged = tmp_path / "judged.jsonl"
-    judged.write_text("", encoding="utf-8")
-    places = {"--judged": judged, "--data": tmp_path}
+def test_judged_data_is_given_once(tmp_path: Path, given: tuple[str, ...]) -> None:
+    lines = tmp_path / "judged.jsonl"
+    lines.write_text("", encoding="utf-8")
+    places = {"--judged": str(lines), "--data": str(tmp_path)}
     data = [part for name in given for part in (name, places[name])]
-    done = sweep("--model", minicpm, "--cutoffs", 8, *data)
+    done = run("calibrate", "--model", "offline", "--out", str(tmp_path / "out.json"), *data)
     assert done.returncode == 2
     assert "either as --data FOLDER or as --judged FILE" in done.stderr
 
 
-def test_a_model_without_cutoffs_is_refused(reranker_base: Path, tmp_path: Path) -> None:
-    judged = tmp_path / "judged.jsonl"
-    judged.write_text(to_json_lines([judge(QUERY, [0])]), encoding="utf-8")
+def test_a_model_without_layers_to_choose_is_refused(reranker_base: Path, tmp_path: Path) -> None:
+    folder = judged(tmp_path / "data", {QUERY: 0})
     gemma = tiny_llms.MODELS["gemma"](tmp_path)
     for model, said in (
-        (reranker_base, "--cutoffs"),
+        (reranker_base, "--cutoff-layers"),
         (gemma, "this is a causal model"),
-        ("offline", "--cutoffs"),
+        ("offline", "--cutoff-layers"),
     ):
-        done = sweep("--model", model, "--cutoffs", 3, "--judged", judged)
+        done = layers("--model", model, "--cutoff-layers", 3, "--data", folder)
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr
 
@@ -238,7 +246,8 @@ def test_a_model_without_cutoffs_is_refused(reranker_base: Path, tmp_path: Path)
 )
 def test_a_line_that_is_no_judged_query_is_named(tmp_path: Path, line: str, said: str) -> None:
     file = tmp_path / "judged.jsonl"
-    file.write_text(f"{json.dumps(judge(QUERY, [0]))}\n{line}\n", encoding="utf-8")
+    right = json.dumps({"query": QUERY, "positive": TEXTS[:1], "negative": TEXTS[1:]})
+    file.write_text(f"{right}\n{line}\n", encoding="utf-8")
     with pytest.raises(UnreadableInput, match=said):
         read_judged_lines(file)
     file.write_text("\n\n", encoding="utf-8")
@@ -275,14 +284,3 @@ def test_a_beir_folder_that_is_damaged_is_named(
         (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UnreadableInput, match=said):
         read_beir(tmp_path, depth=20)
-
-
-def test_without_the_extra_the_line_that_installs_it_is_said(minicpm: Path, tmp_path: Path) -> None:
-    judged = tmp_path / "judged.jsonl"
-    judged.write_text(to_json_lines([judge(QUERY, [0])]), encoding="utf-8")
-    arguments = ["--model", str(minicpm), "--cutoffs", "8", "--judged", str(judged)]
-    (tmp_path / "packages").mkdir()
-    bare = installation(tmp_path / "packages", "numpy", "typer")
-    done = run("sweep-layers", *arguments, command=BARE_COMMAND, **bare)
-    assert done.returncode == 1
-    assert 'pip install "bge-rerank-integrations[eval]"' in done.stderr
