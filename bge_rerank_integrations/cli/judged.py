@@ -178,10 +178,11 @@ def _each_of(
     """Arguments for `load_scorer`, by the name of each model with each combination of values."""
     given = {name: values for name, values in varied.items() if values}
     found: dict[str, dict[str, Any]] = {}
-    for model, *values in itertools.product(models, *given.values()):
-        chosen = dict(zip(given, values, strict=True))
-        said = [f"{name}={value}" for name, value in chosen.items() if len(given[name]) > 1]
-        found[" ".join([model, *said])] = {"model": model, **options.given(), **chosen}
+    for model in models:
+        for values in itertools.product(*given.values()):
+            chosen = dict(zip(given, values, strict=True))
+            said = [f"{name}={value}" for name, value in chosen.items() if len(given[name]) > 1]
+            found[" ".join([model, *said])] = {"model": model, **options.given(), **chosen}
     return found
 
 
