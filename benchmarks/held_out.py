@@ -129,8 +129,10 @@ def coverage(gains: Array, number: int) -> float:
     random, true = np.random.default_rng(3), float(gains.mean())
     sample = gains[random.integers(len(gains), size=(number, TRIALS))]
     found = Resampling(1000, 0).differences(np.zeros_like(sample), sample)
-    given = [one for one in found if one.low is not None and one.high is not None]
-    return float(np.mean([one.low <= true <= one.high for one in given])) if given else np.nan
+    covered = [
+        one.low <= true <= one.high for one in found if one.low is not None and one.high is not None
+    ]
+    return float(np.mean(covered)) if covered else np.nan
 
 
 def calibrated(
