@@ -261,6 +261,8 @@ def _save_tokenizer_config(
         **tokens,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    # as BGE's folders have it; fastembed reads it
+    (folder / "special_tokens_map.json").write_text(json.dumps(tokens), encoding="utf-8")
 
 
 def _spread_logits(folder: Path) -> None:

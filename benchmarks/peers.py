@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +56,7 @@ def sentence_transformers_onnx(folder: Path) -> Score:
     import torch
     from sentence_transformers import CrossEncoder
 
-    if not onnx_file(folder).is_file():
-        raise no_graph(folder)
+    onnx_file(folder)
     model = CrossEncoder(
         str(folder), backend="onnx", device="cpu", activation_fn=torch.nn.Identity()
     )
@@ -111,17 +110,29 @@ def transformers(folder: Path) -> Score:
 
 
 def onnxruntime(folder: Path) -> Score:
-    """ONNX Runtime on the exported graph; tokens, sorting and padded batches are ours."""
+    """ONNX Runtime on the exported graph."""
     import onnxruntime as ort
+
+    session = ort.InferenceSession(str(onnx_file(folder)), providers=["CPUExecutionProvider"])
+    return _graph(folder, lambda feeds: np.asarray(session.run(None, feeds)[0]))
+
+
+def openvino(folder: Path) -> Score:
+    """OpenVINO on the exported graph, in float32 also where it would choose bfloat16."""
+    import openvino as ov
+
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    model = ov.Core().compile_model(str(onnx_file(folder)), "CPU", exact)
+    return _graph(folder, lambda feeds: np.asarray(model(feeds)[0]))
+
+
+def _graph(folder: Path, run: Callable[[dict[str, Any]], NDArray[Any]]) -> Score:
+    """The scores of an exported graph; tokens, sorting and padded batches are ours."""
     from tokenizers import Tokenizer
 
     from bge_rerank_integrations.local.engine import plan_batches
 
-    file = onnx_file(folder)
-    if not file.is_file():
-        raise no_graph(folder)
-    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    takes_types = any(given.name == "token_type_ids" for given in session.get_inputs())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -138,23 +149,39 @@ def onnxruntime(folder: Path) -> Score:
                 mask[row, : len(ids[index])] = 1
                 types[row, : len(ids[index])] = encoded[index].type_ids
             feeds = {"input_ids": inputs, "attention_mask": mask}
-            if takes_types:
+            if config["model_type"] == "bert":
                 feeds["token_type_ids"] = types
-            logits = session.run(None, feeds)[0]
-            scores[batch] = np.asarray(logits)[:, 0]
+            scores[batch] = run(feeds)[:, 0]
         return scores
 
     return score
 
 
+def fastembed(folder: Path) -> Score:
+    """`TextCrossEncoder.rerank` on the exported graph."""
+    from fastembed.common.model_description import ModelSource
+    from fastembed.rerank.cross_encoder import TextCrossEncoder
+
+    onnx_file(folder)
+    source = ModelSource(url=folder.as_uri())
+    TextCrossEncoder.add_custom_model(folder.name, source)
+    model = TextCrossEncoder(folder.name, specific_model_path=str(folder))
+    return lambda pairs: np.asarray(
+        list(model.rerank(pairs[0][0], [passage for _, passage in pairs])), np.float64
+    )
+
+
 def onnx_file(folder: Path) -> Path:
+    """A model's exported graph. Raises `Unavailable` if it was not exported."""
+    file = graph_file(folder)
+    if not file.is_file():
+        raise Unavailable(f"no ONNX graph: python -m benchmarks.models {folder.name} --onnx")
+    return file
+
+
+def graph_file(folder: Path) -> Path:
     """Where a model's exported graph is, or will be."""
     return folder / "onnx" / "model.onnx"
-
-
-def no_graph(folder: Path) -> Unavailable:
-    """The error of who needs the graph that is not there."""
-    return Unavailable(f"no ONNX graph: python -m benchmarks.models {folder.name} --onnx")
 
 
 def rerankers(folder: Path) -> Score:
@@ -202,6 +229,8 @@ OURS_BF16 = "ours bf16"
 REFERENCE = "sentence-transformers"
 FLAG = "FlagEmbedding"
 ORT = "ONNX Runtime"
+OPENVINO = "OpenVINO"
+FASTEMBED = "fastembed"
 ST_ONNX = "sentence-transformers ONNX"
 FLAG_LLM = "FlagEmbedding LLM"
 FLAG_LLM_BF16 = "FlagEmbedding LLM bf16"
@@ -215,6 +244,8 @@ PEERS = {
     FLAG: Peer("FlagEmbedding", flag_embedding, 0.12, packages=TRANSFORMERS_4),
     "transformers": Peer("transformers", transformers, 0.3),
     ORT: Peer("onnxruntime", onnxruntime, 0.55),
+    OPENVINO: Peer("openvino", openvino, 0.55),
+    FASTEMBED: Peer("fastembed", fastembed, 0.4),
     "rerankers": Peer("rerankers", rerankers, 0.3),
     ST_ONNX: Peer(
         "sentence_transformers", sentence_transformers_onnx, 0.35, packages=TRANSFORMERS_4

@@ -6,9 +6,11 @@ from typing import Literal
 
 from benchmarks.adapter_peers import LANGCHAIN, LLAMA_INDEX
 from benchmarks.peers import (
+    FASTEMBED,
     FLAG,
     FLAG_LLM,
     FLAG_LLM_BF16,
+    OPENVINO,
     ORT,
     OURS,
     OURS_BF16,
@@ -82,7 +84,8 @@ class Part:
         return list(dict.fromkeys(task.model for task in self.tasks))
 
 
-LIBRARIES = (OURS, OURS_BF16, REFERENCE, FLAG, "transformers", ORT, "rerankers")
+RUNTIMES = (ORT, OPENVINO, FASTEMBED)
+LIBRARIES = (OURS, OURS_BF16, REFERENCE, FLAG, "transformers", *RUNTIMES, "rerankers")
 FEW = (OURS, OURS_BF16, REFERENCE, FLAG)
 THREE = (OURS, OURS_BF16, REFERENCE)
 LLMS = (OURS, OURS_BF16, FLAG_LLM, FLAG_LLM_BF16)

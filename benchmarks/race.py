@@ -21,7 +21,7 @@ from benchmarks.cold_start import expected_starts, start_cold
 from benchmarks.conditions import Conditions, run_json, stand_in
 from benchmarks.models import DEFAULT_CACHE, model_folder
 from benchmarks.overhead import expected_overhead, measure_overhead
-from benchmarks.peers import OURS, onnx_file
+from benchmarks.peers import OURS, graph_file
 from benchmarks.plan import EVERYONE, PARTS, Callers, ColdStart, Overhead, Part, Race
 from benchmarks.quiet import processor_time, share_of_others
 from benchmarks.report import describe_machine, write_reports
@@ -111,7 +111,7 @@ def prepare_models(parts: dict[str, Part], cache: Path, *, smoke: bool) -> None:
     models = [model for part in parts.values() for model in part.models]
     for model in dict.fromkeys(stand_in(model) if smoke else model for model in models):
         folder, graph = model_folder(cache, model), model in GRAPHS
-        if folder.is_dir() and (not graph or onnx_file(folder).is_file()):
+        if folder.is_dir() and (not graph or graph_file(folder).is_file()):
             continue
         print(f"building {folder}", flush=True)
         command = [sys.executable, "-m", "benchmarks.models", model, "--cache", str(cache)]
