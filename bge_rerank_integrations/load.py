@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, get_args, overload
 
 from bge_rerank_integrations.base.address import is_address, may_be_tag
-from bge_rerank_integrations.base.models import DEFAULT_EMBEDDER, DEFAULT_MODEL, OFFLINE_MODELS
+from bge_rerank_integrations.base.models import (
+    DEFAULT_EMBEDDER,
+    DEFAULT_MODEL,
+    OFFLINE_MODELS,
+    no_folder,
+)
 from bge_rerank_integrations.errors import (
     InvalidInputError,
     MissingExtra,
-    ModelNotFound,
     missing_extra,
 )
 from bge_rerank_integrations.options import (
@@ -257,7 +261,7 @@ def _read_model(model: str | Path) -> str:
     """
     if isinstance(model, Path):
         if not model.expanduser().is_dir():
-            raise ModelNotFound(f"no folder {model} (looked for it in {Path.cwd()})")
+            raise no_folder(model)
         model = str(model)
     if not isinstance(model, str) or not model.strip():
         given = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"

@@ -4,16 +4,23 @@ The family is decided by the architecture that `config.json` declares, never by 
 The table only adds what no config says: sizes, licences, and the embedders' query instructions.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, UnsupportedModel
+from bge_rerank_integrations.errors import (
+    CheckpointError,
+    InvalidInputError,
+    ModelNotFound,
+    UnsupportedModel,
+)
 from bge_rerank_integrations.types import Pair
 
 DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
@@ -85,6 +92,20 @@ def known_models() -> tuple[ModelSpec, ...]:
 def find_model(model: str) -> ModelSpec | None:
     """The table's row for exactly this id, or None."""
     return next((spec for spec in known_models() if spec.id == model), None)
+
+
+def nearest_model(model: str) -> str:
+    """A question that names the known model of the most similar name, or no text."""
+    names = [spec.id for spec in known_models()]
+    near = difflib.get_close_matches(model, names, n=1, cutoff=0.8)
+    return f"Did you mean {near[0]}? " if near and near[0] != model else ""
+
+
+def no_folder(path: Path) -> ModelNotFound:
+    """The error for a path where a model's folder should be."""
+    if path.is_file():
+        return ModelNotFound(f"{path} is a file; a model is a folder: give {path.parent}")
+    return ModelNotFound(f"no folder {path} (looked for it in {Path.cwd()})")
 
 
 _LLM_ARCHITECTURES = {

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter, signature
 from pathlib import Path
 from types import NoneType
@@ -94,11 +94,21 @@ def _flag(name: str, fields: Mapping[str, FieldInfo]) -> Parameter:
     flags = [NAMES[name]] if name in NAMES else []
     if kind is bool and default is False:  # no flag to say no
         flags = [f"--{name.replace('_', '-')}"]
-    option = typer.Option(*flags, help=description, **SETTINGS.get(name, {}))
+    settings = SETTINGS.get(name, {})
+    if kind in (int, float):
+        settings = {"parser": partial(_number, kind), "metavar": f"<{kind.__name__}>"}
+    option = typer.Option(*flags, help=description, **settings)
     optional = kind | None if default is None else kind
     return Parameter(
         name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[optional, option]
     )
+
+
+def _number(kind: type[int | float], text: str) -> int | float | str:
+    try:
+        return kind(text)
+    except ValueError:
+        return text  # which the group of options refuses, with its name and what it must be
 
 
 def _in_shell_words(description: str, fields: Mapping[str, FieldInfo]) -> str:

@@ -7,6 +7,7 @@ answer, so it is tested without a GPU.
 import logging
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
@@ -146,8 +147,6 @@ def plan_devices(
     Also raises `InvalidInputError` for an empty list, and for devices that would compute in
     different number formats: a pair's score would depend on which of them was free.
     """
-    given = options.device
-    devices = [given] if given is None or isinstance(given, str) else given
     plans = [
         plan_device(
             hardware,
@@ -156,7 +155,7 @@ def plan_devices(
             attention=options.attention,
             prefer=prefer,
         )
-        for device in devices
+        for device in _devices(options)
     ]
     if not plans:
         raise InvalidInputError(
@@ -169,6 +168,17 @@ def plan_devices(
             "depend on which was free; choose a precision that all have, such as 'fp32'"
         )
     return plans
+
+
+def check_devices(hardware: Hardware, options: DeviceOptions) -> None:
+    """Raise `InvalidInputError` for a missing device, before a model is downloaded in vain."""
+    for device in _devices(options):
+        _choose_device(hardware, device)
+
+
+def _devices(options: DeviceOptions) -> Sequence[str | None]:
+    given = options.device
+    return [given] if given is None or isinstance(given, str) else given
 
 
 def check_precision(precision: str) -> None:

@@ -14,6 +14,7 @@ from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
+from bge_rerank_integrations.base.models import nearest_model, no_folder
 from bge_rerank_integrations.errors import InvalidInputError, ModelNotFound
 from bge_rerank_integrations.options import HubOptions, secret_text
 
@@ -33,8 +34,8 @@ ANSWERS = {
     "HF_TOKEN",
     "RevisionNotFoundError": "the hub has {model}, but no revision {revision!r} of it",
     "HFValidationError": "{model!r} is neither a folder nor a hub id: {error}",
-    "RepositoryNotFoundError": "the hub has no {model}; if it is private, pass token=... or set "
-    "HF_TOKEN",
+    "RepositoryNotFoundError": "the hub has no {model}. {near}If it is private, pass token=... or "
+    "set HF_TOKEN",
 }
 # All else that may come, by the status of an answer, or by the class and message of an error or of
 # one of its causes. The first pattern that is found counts. The classes are those of
@@ -89,8 +90,13 @@ def find_folder(
     """
     folder = Path(os.path.expanduser(model))  # noqa: PTH111 - pathlib's raises without a home
     if not folder.is_dir():
-        if model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model:
-            raise ModelNotFound(f"no folder {folder} (looked for it in {Path.cwd()})")
+        if (
+            folder.is_file()
+            or model.startswith((".", "/", "~"))
+            or model.count("/") > 1
+            or "\\" in model
+        ):
+            raise no_folder(folder)
         return _find_on_hub(_Request(model, patterns, hub), is_complete)
     folder = folder.resolve()
     found = [folder]
@@ -145,13 +151,13 @@ def _find_on_hub(request: _Request, is_complete: Callable[[Path], bool]) -> Path
 
     from bge_rerank_integrations.local.hub_client import proxies_by_our_rules
 
-    hub, at = request.hub, request.at
+    hub, at, near = request.hub, request.at, nearest_model(request.model)
     where = str(hub.cache_dir or constants.HF_HUB_CACHE)
     found = _find_in_cache(request, where)
     cached, lacks = (found, "") if isinstance(found, Path) else (None, found)
     if hub.local_files_only or constants.HF_HUB_OFFLINE:
         if cached is None:
-            raise ModelNotFound(f"{lacks}, and downloads are switched off. {ELSEWHERE}")
+            raise ModelNotFound(f"{lacks}, and downloads are switched off. {near}{ELSEWHERE}")
         return cached
     if cached is not None and not is_complete(cached):
         cached, lacks = None, f"{at} is not whole in the cache {where}"
@@ -166,9 +172,10 @@ def _find_on_hub(request: _Request, is_complete: Callable[[Path], bool]) -> Path
     except Exception as error:
         reason = f"{constants.ENDPOINT} was asked for {at}: {_meaning(error)}"
         if cached is None:
-            said = f"{lacks}; {reason}. {ELSEWHERE}"
+            said = f"{lacks}; {reason}. {near}{ELSEWHERE}"
             if answer := ANSWERS.get(type(error).__name__):
-                said = answer.format(at=at, model=request.model, revision=hub.revision, error=error)
+                told = {"model": request.model, "revision": hub.revision, "near": near}
+                said = answer.format(at=at, error=error, **told)
             raise ModelNotFound(said) from error
         _warn_once(f"{reason}. The copy in the cache is used: {cached}")
     return cached

@@ -24,7 +24,12 @@ from bge_rerank_integrations.errors import (
 )
 from bge_rerank_integrations.local.checkpoint import open_checkpoint
 from bge_rerank_integrations.local.decoder_spec import DecoderSpec, decoder_spec
-from bge_rerank_integrations.local.device import check_precision, plan_devices, read_hardware
+from bge_rerank_integrations.local.device import (
+    check_devices,
+    check_precision,
+    plan_devices,
+    read_hardware,
+)
 from bge_rerank_integrations.local.device_group import EngineGroup, reasons_by_device
 from bge_rerank_integrations.local.engine import Engine, shared_engine
 from bge_rerank_integrations.local.memory import memory_shortage_named
@@ -83,6 +88,8 @@ def _scorer(
 def _load_checkpoint(model: str, options: LocalOptions) -> LocalScorer:
     from bge_rerank_integrations.local.torch_backend.load import load_engine
 
+    hardware = read_hardware()
+    check_devices(hardware, options)
     checkpoint = open_checkpoint(model, options)
     checkpoint.refuse_adapter()
     settings = read_settings(checkpoint, options.label)
@@ -91,7 +98,7 @@ def _load_checkpoint(model: str, options: LocalOptions) -> LocalScorer:
     llm = settings.family in LLM_FAMILIES
     if not llm:
         reject_inapplicable_options(options, "encoder", model=model)
-    plans = plan_devices(read_hardware(), options, prefer="bf16" if llm else "fp16")
+    plans = plan_devices(hardware, options, prefer="bf16" if llm else "fp16")
     use: ModelOutput | DecoderSpec = settings.output
     make_method = _encoder_method(options, settings, limit)
     if llm:
@@ -130,6 +137,7 @@ def _load_graph(
     )
 
     start = import_runtime(backend)  # before a download that would be in vain
+    _check_cpu(options, f"backend {backend!r}", "backend='torch'")
     checkpoint = open_graph_checkpoint(model, options, backend, options.file_name)
     if options.backend == "auto" and checkpoint.graph_path is None:
         raise MissingExtra("torch", "local")
@@ -140,7 +148,6 @@ def _load_graph(
             "backend='torch'"
         )
     reject_inapplicable_options(options, "encoder", model=model)
-    _check_cpu(options, f"backend {backend!r}", "backend='torch'")
     name = checkpoint.graph.path.relative_to(checkpoint.folder).as_posix()
     reasons = [f"backend {backend}: {reason}", f"graph {name}"]
     reasons += check_graph_precision(options.precision, checkpoint.graph)

@@ -159,7 +159,7 @@ def test_revision_token_and_patterns_reach_the_hub(
 
         hub.asked.clear()
         message = ask_hub(hub.address, "org/private", cache_dir=str(tmp_path / "other"))
-        assert message.startswith("the hub has no org/private; if it is private, pass token=")
+        assert message.startswith("the hub has no org/private. If it is private, pass token=")
         message = ask_hub(hub.address, "org/private", revision="v2", token="hf_secret")
         assert message == "the hub has org/private, but no revision 'v2' of it"
         assert "hf_secret" not in message
