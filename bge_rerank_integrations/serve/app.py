@@ -37,6 +37,7 @@ from bge_rerank_integrations.base.deadline import in_worker
 from bge_rerank_integrations.serve.protocol import (
     MODEL_PATHS,
     RERANK_PATHS,
+    TEI,
     Refusal,
     RerankCall,
     answer_bytes,
@@ -99,7 +100,8 @@ class ServeSettings(ScorerFields):
 def rerank_app(settings: ServeSettings) -> serve.Application:
     """The application, for `ray.serve.run` or as an `import_path` with `args` in a Serve config.
 
-    POST /rerank, /v1/rerank and /v2/rerank accept requests of TEI, Cohere, Jina, vLLM and Infinity;
+    POST /rerank, /v1/rerank and /v2/rerank accept requests of TEI, Cohere, Jina, vLLM, Infinity and
+    Voyage, /v1/ranking those of NVIDIA's NIM and /v1/reranking those of Mixedbread;
     GET /info describes the model, GET /v1/models and /models list its names, GET /health checks it;
     all below the application's `route_prefix`. With `api_key_variable`, all but /health require the
     key as a bearer token. Above `max_waiting_pairs`, the answer is 429. If a replica dies, its
@@ -263,7 +265,7 @@ class _Model:
 
     async def _check_texts(self, call: RerankCall) -> int:
         """The tokens that the model reads; raises `Refusal` if a limit would change a score."""
-        if call.tei and not call.limits:
+        if call.form == TEI and not call.limits:
             return 0  # which its answer does not show
         windows = self._settings.long_passages == "windows"
         lengths: list[PairLength] | None = None

@@ -1,12 +1,14 @@
 """Requests to the served reranker, and its answers: TEI's protocol, and that of Cohere and Jina.
 
 The protocol is recognised by the request's keys, not by its path: TEI sends "texts", Cohere, Jina,
-vLLM and Infinity send "documents". An option that asks for other scores than ours is refused, never
-ignored; one that cannot change the answer is no error.
+vLLM and Infinity send "documents", NVIDIA's NIM "passages" and Mixedbread "input". An option that
+asks for other scores than ours is refused, never ignored; one that cannot change the answer is no
+error.
 
 Sources: text-embeddings-inference 1.9 (router/src/http: types.rs, server.rs), the API references of
 Cohere's /v2/rerank, Jina's /v1/rerank and SiliconFlow's, vLLM 0.32 (entrypoints/pooling), Infinity
-0.0.77 (fastapi_schemas/pymodels.py).
+0.0.77 (fastapi_schemas/pymodels.py), and the clients voyageai 0.3.7, mixedbread 0.54 and
+llama-index-postprocessor-nvidia-rerank 0.7.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from bge_rerank_integrations.types import FloatArray, Pair, PairLength, Scale
 with missing_extra("ray"):
     from starlette.responses import Response
 
-RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
+RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank", "/v1/ranking", "/v1/reranking")
 MODEL_PATHS = ("/v1/models", "/models")
 PATHS = (*RERANK_PATHS, *MODEL_PATHS, "/info", "/health")
 HEADERS = {
@@ -64,6 +66,37 @@ def invalid(message: str) -> Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """How a protocol answers: the keys of its results (None: a bare list), scores and texts.
+
+    `echo` is the option that asks for the texts, and `echoes` its default.
+    """
+
+    results: str | None
+    score: str
+    text: tuple[str, ...]
+    echo: str
+    echoes: bool = False
+    logits: bool = False
+
+
+TEI = Form(None, "score", ("text",), "return_text")
+FORMS: Mapping[str, Form] = {
+    "texts": TEI,
+    # Cohere and Jina; vLLM and Infinity always return the texts, and Jina by default
+    "documents": Form(
+        "results", "relevance_score", ("document", "text"), "return_documents", echoes=True
+    ),
+    "passages": Form("rankings", "logit", ("text",), "return_text", logits=True),  # NVIDIA's NIM
+    "input": Form("data", "score", ("input",), "return_input"),  # Mixedbread
+}
+"""The forms by the key of the passages in a request."""
+
+VOYAGE = Form("data", "relevance_score", ("document",), "return_documents")
+"""The form of "documents" with "top_k"."""
+
+
+@dataclass(frozen=True, slots=True)
 class RerankCall:
     """One request: a query, its passages, and the form of the answer.
 
@@ -73,7 +106,7 @@ class RerankCall:
     query: str
     passages: list[str]
     model: str | None
-    tei: bool
+    form: Form
     raw: bool
     echo: bool
     top_n: int | None
@@ -90,6 +123,7 @@ OURS: Mapping[str, tuple[Any, ...]] = {
     "truncation_direction": ("right",),
     "truncate_prompt_tokens": (-1,),  # vLLM: at the model's own length
     "normalize": (True,),
+    "rewrite_query": (False,),  # Mixedbread
     **dict.fromkeys(("rank_fields", "instruction", "instructions", "instruct"), ()),
     **dict.fromkeys(("prompt", "prompt_name"), ()),
 }
@@ -110,7 +144,7 @@ RAW_SCORES: Mapping[str, bool] = {"raw_scores": True, "use_activation": False, "
 """Options, each with the value that asks for logits: TEI's, and those of vLLM's releases."""
 
 COUNTS = ("top_n", "top_k")
-"""How many of the best results to return: Cohere's and Jina's option, and Voyage's."""
+"""How many of the best results to return, as Cohere and Jina call it, or Voyage and Mixedbread."""
 
 
 def read_call(body: bytes, *, max_passages: int) -> RerankCall:
@@ -119,10 +153,14 @@ def read_call(body: bytes, *, max_passages: int) -> RerankCall:
         asked = json.loads(body)
     except (ValueError, RecursionError):
         raise Refusal(400, "Validation", "the body is not JSON") from None
-    if not isinstance(asked, dict) or ("texts" in asked) == ("documents" in asked):
-        raise invalid('send one JSON object with "texts" or "documents"')
-    tei = "texts" in asked
-    given = asked["texts" if tei else "documents"]
+    keys = [key for key in FORMS if key in asked] if isinstance(asked, dict) else []
+    if len(keys) != 1:
+        raise invalid(
+            'send one JSON object with "texts" or "documents" ("passages" for clients of NVIDIA\'s '
+            'NIM, "input" for those of Mixedbread)'
+        )
+    form = VOYAGE if keys == ["documents"] and "top_k" in asked else FORMS[keys[0]]
+    given = asked[keys[0]]
     if not isinstance(given, list):
         raise invalid("the passages are not a list")
     if not given:
@@ -130,15 +168,14 @@ def read_call(body: bytes, *, max_passages: int) -> RerankCall:
     if len(given) > max_passages:
         raise invalid(f"{len(given)} passages are more than the {max_passages} of one request")
     raw = [_flag(asked, key) is wanted for key, wanted in RAW_SCORES.items()]
-    echo = _flag(asked, "return_text" if tei else "return_documents")
+    echo = _flag(asked, form.echo)
     return RerankCall(
         query=_text(asked.get("query"), "query"),
         passages=[_text(text, f"passage {i}") for i, text in enumerate(given)],
         model=_of_type(asked, "model", str),
-        tei=tei,
-        raw=any(raw),
-        # vLLM and Infinity always return the texts, and Jina by default
-        echo=not tei if echo is None else echo,
+        form=form,
+        raw=form.logits or any(raw),
+        echo=form.echoes if echo is None else echo,
         # 0, vLLM's default, means all
         top_n=min(filter(None, (_number(asked, key, 0) for key in COUNTS)), default=None),
         limits=_limits(asked),
@@ -214,20 +251,18 @@ def write_answer(call: RerankCall, raw: FloatArray, scale: Scale, model: str, to
     results = []
     for i in np.argsort(-raw, kind="stable").tolist()[: call.top_n]:
         score = show_score(float(raw[i]), scale, normalize=not call.raw)
-        text = call.passages[i]
-        if call.tei:
-            results.append({"index": i, "score": score} | ({"text": text} if call.echo else {}))
-        else:
-            document = {"document": {"text": text}} if call.echo else {}
-            results.append({"index": i, "relevance_score": score} | document)
-    if call.tei:
+        text: Any = call.passages[i]
+        for key in reversed(call.form.text):
+            text = {key: text}
+        results.append({"index": i, call.form.score: score} | (text if call.echo else {}))
+    if call.form.results is None:
         return results
     return {
         "id": f"rerank-{uuid.uuid4().hex}",
         "object": "rerank",
         "created": int(time.time()),
         "model": model,
-        "results": results,
+        call.form.results: results,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "meta": {
             "api_version": {"version": "2"},

@@ -5,6 +5,7 @@ packages of clients.txt must come first on the path.
 """
 
 import json
+import math
 import os
 import sys
 import traceback
@@ -57,6 +58,37 @@ def llama_index_cohere(url: str, key: str, model: str) -> Scores:
 def llama_index_siliconflow(url: str, key: str, model: str) -> Scores:
     kind = import_module("llama_index.postprocessor.siliconflow_rerank").SiliconFlowRerank
     ranker = kind(api_key=key, model=model, base_url=f"{url}/v1/rerank", top_n=3)
+    return of_llama_index(ranker)
+
+
+def llama_index_xinference(url: str, key: str, model: str) -> Scores:
+    kind = import_module("llama_index.postprocessor.xinference_rerank").XinferenceRerank
+    # it sends no key, so it asks the application that needs none
+    return of_llama_index(kind(base_url=f"{url}/second", model="second", top_n=3))
+
+
+def llama_index_contextual(url: str, key: str, model: str) -> Scores:
+    kind = import_module("llama_index.postprocessor.contextual_rerank").ContextualRerank
+    return of_llama_index(kind(api_key=key, model=model, base_url=f"{url}/v1", top_n=3))
+
+
+def llama_index_nvidia(url: str, key: str, model: str) -> Scores:
+    kind = import_module("llama_index.postprocessor.nvidia_rerank").NVIDIARerank
+    scores = of_llama_index(kind(api_key=key, model=model, base_url=f"{url}/v1", top_n=3))
+    return {text: 1 / (1 + math.exp(-logit)) for text, logit in scores.items()}
+
+
+def llama_index_mixedbread(url: str, key: str, model: str) -> Scores:
+    os.environ["MIXEDBREAD_BASE_URL"] = url
+    kind = import_module("llama_index.postprocessor.mixedbreadai_rerank").MixedbreadAIRerank
+    return of_llama_index(kind(api_key=key, model=model, top_n=3))
+
+
+def llama_index_voyage(url: str, key: str, model: str) -> Scores:
+    kind = import_module("llama_index.postprocessor.voyageai_rerank").VoyageAIRerank
+    ranker = kind(api_key=key, model=model, top_n=3)
+    # its own client can be sent elsewhere, but the postprocessor has no option for it
+    ranker._client = import_module("voyageai").Client(api_key=key, base_url=f"{url}/v1")
     return of_llama_index(ranker)
 
 
@@ -118,6 +150,11 @@ CLIENTS: dict[str, Callable[[str, str, str], Scores]] = {
     "LangChain, Infinity": langchain_infinity,
     "LlamaIndex, Cohere": llama_index_cohere,
     "LlamaIndex, SiliconFlow": llama_index_siliconflow,
+    "LlamaIndex, Xinference": llama_index_xinference,
+    "LlamaIndex, Contextual": llama_index_contextual,
+    "LlamaIndex, NVIDIA": llama_index_nvidia,
+    "LlamaIndex, Mixedbread": llama_index_mixedbread,
+    "LlamaIndex, Voyage": llama_index_voyage,
     "mteb": mteb,
     "rerankers, Jina": rerankers("jina", "/v1/rerank"),
     "rerankers, Cohere": rerankers("cohere", "/v1/rerank"),

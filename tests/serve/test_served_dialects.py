@@ -8,7 +8,9 @@ import pytest
 from pydantic import BaseModel
 
 from bge_rerank_integrations.remote.dialects import DIALECTS, request_body
+from bge_rerank_integrations.remote.messages import read_answer
 from bge_rerank_integrations.serve.protocol import (
+    RERANK_PATHS,
     Refusal,
     RerankCall,
     answer_bytes,
@@ -135,7 +137,7 @@ def test_what_cannot_be_answered_as_asked_is_refused(
         {"return_documents": "true", "return_len": "true"},  # RAGFlow's client of Xinference
         {"use_activation": "true"},
         {"top_n": 0},  # vLLM's default, which means all
-        {"top_n": None, "top_k": 0},
+        {"top_n": None},
     ],
     ids=str,
 )
@@ -264,6 +266,28 @@ BODIES: dict[str, dict[str, Any]] = {
     "Dify": {"model": "m", "query": "q", "documents": ["a", "b"], "top_n": None},
     "Cohere 1, dictionaries": {"query": "q", "documents": [{"text": "a"}, {"text": "b"}]},
     "Jina, dictionary": {"query": {"text": "q"}, "documents": ["a", "b"]},
+    "Mixedbread": {
+        "model": "m",
+        "query": "q",
+        "input": ["a", "b"],
+        "top_k": 2,
+        "return_input": False,
+        "rank_fields": None,
+    },
+    "Voyage": {
+        "model": "m",
+        "query": "q",
+        "documents": ["a", "b"],
+        "top_k": None,
+        "truncation": True,
+    },
+    "Contextual": {"model": "m", "query": "q", "documents": ["a", "b"], "top_n": 2},
+    "NVIDIA": {
+        "model": "m",
+        "query": {"text": "q"},
+        "passages": [{"text": "a"}, {"text": "b"}],
+        "truncate": "NONE",
+    },
     "TEI": {"query": "q", "texts": ["a", "b"], "truncate": True, "raw_scores": False},
     "TEI, every option": {
         "query": "q",
@@ -283,9 +307,9 @@ def test_recorded_requests_are_answered(client: str) -> None:
     refuse_changed_texts(asked, [SHORT, SHORT], windows=False)
     assert asked.pairs == [("q", "a"), ("q", "b")]
     answer = written(asked, RAW[:2])
-    results = answer if asked.tei else answer["results"]
-    key = "score" if asked.tei else "relevance_score"
-    assert {item["index"]: item[key] for item in results} == pytest.approx({0: 0.5, 1: HIGH})
+    results = answer[asked.form.results] if asked.form.results else answer
+    scores = {item["index"]: item[asked.form.score] for item in results}
+    assert scores == pytest.approx({0: 0.0, 1: 2.0} if asked.raw else {0: 0.5, 1: HIGH})
 
 
 def test_top_n_beside_texts_is_honoured() -> None:
@@ -294,22 +318,41 @@ def test_top_n_beside_texts_is_honoured() -> None:
 
 
 def test_voyage_s_top_k_is_a_count_too() -> None:
-    asked = call(query="q", documents=list("abcd"), top_k=2)
-    assert [one["index"] for one in written(asked)["results"]] == [1, 3]
+    asked = call(query="q", documents=list("abcd"), top_k=2, return_documents=True)
+    best, second = written(asked)["data"]
+    assert best == {"index": 1, "relevance_score": pytest.approx(HIGH), "document": "b"}
+    assert second["index"] == 3
     assert call(query="q", documents=["a"], top_k=3, top_n=2).top_n == 2
 
 
-@pytest.mark.parametrize(
-    "dialect", ["tei", "sagemaker", "infinity", "vllm", "cohere", "jina", "voyage"]
-)
+def test_nvidia_gets_logits_and_mixedbread_its_input() -> None:
+    asked = call(query={"text": "q"}, passages=[{"text": t} for t in "abcd"], truncate="END")
+    answer = written(asked)
+    assert answer["rankings"] == [
+        {"index": 1, "logit": 2.0}, {"index": 3, "logit": 2.0},
+        {"index": 0, "logit": 0.0}, {"index": 2, "logit": -2.0},
+    ]  # fmt: skip
+    with pytest.raises(Refusal, match="no raw scores"):
+        written(asked, RAW[:0] + 0.5, "probability")
+    answer = written(call(query="q", input=list("abcd"), top_k=1, return_input=True))
+    assert answer["data"] == [{"index": 1, "score": pytest.approx(HIGH), "input": "b"}]
+    with pytest.raises(Refusal, match="rewrite_query"):
+        call(query="q", input=["a"], rewrite_query=True)
+
+
+SPOKEN = ("tei", "infinity", "vllm", "xinference", "nim", "cohere", "jina", "voyage", "siliconflow")
+
+
+@pytest.mark.parametrize("dialect", SPOKEN)
 @pytest.mark.parametrize("logits", [True, False])
-def test_our_own_clients_requests_are_read(dialect: str, *, logits: bool) -> None:
-    body = request_body(DIALECTS[dialect], "q", ["a", "b"], model="m", logits=logits)
-    asked = call(**body)
-    assert asked.passages == ["a", "b"]
-    # those of a dialect that gives probabilities alone ask for nothing
-    assert asked.raw == (logits and dialect in ("tei", "sagemaker", "infinity", "vllm"))
-    assert asked.top_n in (None, 2)
+def test_our_own_clients_requests_are_answered(dialect: str, *, logits: bool) -> None:
+    spoken = DIALECTS[dialect]
+    assert spoken.path in RERANK_PATHS
+    asked = call(**request_body(spoken, "q", list("abcd"), model="m", logits=logits))
+    assert asked.passages == list("abcd")
+    assert asked.raw == (spoken.scale == "logit" and (logits or not spoken.logits))
+    found = read_answer(spoken, written(asked), 4)
+    assert found.tolist() == pytest.approx(RAW if asked.raw else [0.5, HIGH, LOW, HIGH])
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000])
