@@ -168,14 +168,17 @@ class LocalScorer:
     def _parts(self, pairs: Sequence[Pair]) -> Iterator[slice]:
         """The pairs to tokenize and compute at once.
 
-        An embedder reads each distinct text once, so its pairs stay together.
+        An embedder reads each distinct text once, so pairs of several queries stay together.
         """
+        together = not isinstance(self._method, JoinedPairs) and any(
+            query != pairs[0][0] for query, _ in pairs
+        )
         most = PART_CHARACTERS if seconds_left() is None else PART_CHARACTERS // 10
         start = size = 0
         for place, (query, passage) in enumerate(pairs):
             length = len(query) + len(passage)
             size += length
-            if size > most and place > start and isinstance(self._method, JoinedPairs):
+            if size > most and place > start and not together:
                 yield slice(start, place)
                 start, size = place, length
         yield slice(start, len(pairs))

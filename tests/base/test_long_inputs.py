@@ -1,5 +1,9 @@
-"""Every step of a call looks at the task's cancellation for each hundred of its texts."""
+"""Every step of a call looks at the task's cancellation for each hundred of its texts.
 
+And no text is copied.
+"""
+
+import tracemalloc
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from pathlib import Path
@@ -106,3 +110,17 @@ def test_a_call_ends_at_whichever_look_it_is_cancelled(reranker_base: Path) -> N
         with pytest.raises(Cancelled):
             copy_context().run(run, SetAfter(last))
     assert copy_context().run(run, SetAfter(seen.looks)) == 200
+
+
+@pytest.mark.parametrize("letter", ["p", "\u718a", "\U0001f43c"])
+def test_texts_are_not_copied(letter: str) -> None:
+    texts = [f"{number} {letter * 20_000}" for number in range(500)]
+    reranker = Reranker(WordOverlapScorer(), top_n=3)
+    assert len(reranker.rerank(letter, texts[:10])) == 3  # what is made once is made now
+    tracemalloc.start()
+    try:
+        reranker.rerank(letter, texts)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < sum(map(len, texts)) / 10

@@ -51,3 +51,12 @@ def test_an_embedder_reads_each_text_once(bert_reranker: Path) -> None:
     scorer = bi_scorer(bert_reranker, forward, PairOptions())
     scorer.score([(query, passage) for query in ("q", "p") for _, passage in PAIRS])
     assert sum(forward.batches) == len(PAIRS) + 2
+
+
+def test_an_embedder_reads_the_passages_of_one_query_part_by_part(bert_reranker: Path) -> None:
+    forward = OracleForward()
+    scorer = bi_scorer(bert_reranker, forward, PairOptions())
+    scores = scorer.score(PAIRS)
+    assert sum(forward.batches) == len(PAIRS) + 3, "the query once for each part"
+    whole = bi_scorer(bert_reranker, OracleForward(), PairOptions())
+    assert scores.tolist() == [whole.score([pair])[0] for pair in PAIRS]
