@@ -9,6 +9,7 @@ import contextvars
 import math
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -88,22 +89,12 @@ class RerankTrace:
 
 @dataclass(slots=True)
 class Recorder:
-    """Collects what scorers note, from any number of threads."""
+    """Holds what scorers note, from any number of threads."""
 
-    counts: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     facts: dict[str, str] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, counts: Mapping[Count, int], facts: Mapping[str, str]) -> None:
-        with self._lock:
-            for name, number in counts.items():
-                self.counts[name] = self.counts.get(name, 0) + number
-            self.facts.update(facts)
-
-    def spend(self, stage: Stage, seconds: float) -> None:
-        with self._lock:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @contextmanager
@@ -126,7 +117,9 @@ def note(counts: Mapping[Count, int], facts: Mapping[str, str] | None = None) ->
     """Add counts, and facts about the scorers, to the current rerank if it is recorded."""
     recorder = _recorder.get()
     if recorder is not None:
-        recorder.add(counts, facts or {})
+        with recorder.lock:
+            recorder.counts.update(counts)
+            recorder.facts.update(facts or {})
 
 
 @contextmanager
@@ -143,7 +136,8 @@ def timed(stage: Stage) -> Iterator[None]:
     try:
         yield
     finally:
-        recorder.spend(stage, time.perf_counter() - begin)
+        with recorder.lock:
+            recorder.seconds[stage] += time.perf_counter() - begin
 
 
 def class_name(error: BaseException | None) -> str | None:

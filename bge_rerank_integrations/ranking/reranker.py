@@ -214,7 +214,7 @@ class Reranker:
             kept_by=call.kept_by,
             failure=class_name(call.failure),
             evidence_failure=class_name(call.evidence_failure),
-            counts=recorder.counts,
+            counts=dict(recorder.counts),
             seconds=seconds,
             facts=recorder.facts,
         )

@@ -33,7 +33,11 @@ def rerank_span(limit: int | None, texts: Sequence[Pair] | None) -> Iterator[End
         if not span.is_recording():
             yield None
             return
-        span.set_attributes(_asked(limit, texts))
+        span.set_attribute("openinference.span.kind", "RERANKER")
+        if limit is not None:
+            span.set_attribute("reranker.top_k", limit)
+        if texts:
+            span.set_attribute("reranker.query", texts[0][0])
         try:
             yield lambda trace: span.set_attributes(_answered(trace, texts))
         except BaseException as error:
@@ -68,15 +72,6 @@ def _span_of(handler: Any, run_id: object) -> object:
         if isinstance(runs := getattr(handler, kept, None), Mapping):
             return getattr(runs.get(run_id), span, None)
     return None
-
-
-def _asked(limit: int | None, texts: Sequence[Pair] | None) -> dict[str, Any]:
-    asked: dict[str, Any] = {"openinference.span.kind": "RERANKER"}
-    if limit is not None:
-        asked["reranker.top_k"] = limit
-    if texts:
-        asked["reranker.query"] = texts[0][0]
-    return asked
 
 
 def _answered(trace: RerankTrace, texts: Sequence[Pair] | None) -> dict[str, Any]:

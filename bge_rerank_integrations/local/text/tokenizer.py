@@ -9,6 +9,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,7 +235,8 @@ class TextTokenizer:
                     )
             return found
         cache = self._caches[special_tokens]
-        encode = self._encode_literal if special_tokens == "literal" else self._encode_parsing
+        parse = partial(_encode, self._parsing)
+        encode = parse if special_tokens == "parse" else self._encode_literal
         if keep is None or not self._cut_at_spaces:
             return [ids for part in parts for ids in cache.get_or_encode(part, encode)]
         found = []
@@ -261,9 +263,6 @@ class TextTokenizer:
                     offsets = self._literal.encode(text, add_special_tokens=False).offsets
                 found.append(np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
         return found
-
-    def _encode_parsing(self, texts: list[str]) -> list[Ids]:
-        return _encode(self._parsing, texts)
 
     def _encode_literal(self, texts: list[str]) -> list[Ids]:
         ids = _encode(self._parsing, texts)
