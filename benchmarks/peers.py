@@ -245,7 +245,7 @@ PEERS = {
     "transformers": Peer("transformers", transformers, 0.3),
     ORT: Peer("onnxruntime", onnxruntime, 0.55),
     OPENVINO: Peer("openvino", openvino, 0.55),
-    FASTEMBED: Peer("fastembed", fastembed, 0.4),
+    FASTEMBED: Peer("fastembed", fastembed, 0.4, packages=TRANSFORMERS_4),
     "rerankers": Peer("rerankers", rerankers, 0.3),
     ST_ONNX: Peer(
         "sentence_transformers", sentence_transformers_onnx, 0.35, packages=TRANSFORMERS_4
