@@ -30,12 +30,9 @@ class Address:
     @property
     def on_this_machine(self) -> bool:
         """Whether the host is `localhost`, a loopback address, or 0.0.0.0, which means one."""
-        host = self.host.rstrip(".")
-        try:
-            ip = ipaddress.ip_address(host)
-        except ValueError:
-            return host == "localhost" or host.endswith(".localhost")
-        ip = getattr(ip, "ipv4_mapped", None) or ip
+        ip = read_ip(self.host)
+        if ip is None:
+            return f".{self.host.rstrip('.')}".endswith(".localhost")
         return ip.is_loopback or ip.is_unspecified
 
     def with_path(self, path: str, *, model: str | None = None) -> str:
@@ -50,6 +47,15 @@ class Address:
                 theirs = theirs[shared:]
                 break
         return "/".join([self.url, *theirs])
+
+
+def read_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address, version 4 also if it is written within one of version 6; None for a name."""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def read_address(url: object) -> Address:

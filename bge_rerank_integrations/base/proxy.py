@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from bge_rerank_integrations.base.address import Address
+from bge_rerank_integrations.base.address import Address, read_ip
 from bge_rerank_integrations.errors import InvalidInputError, MissingExtra
 
 _SCHEMES = ("http", "https", "socks5", "socks5h")
@@ -38,7 +38,7 @@ def find_proxy(address: Address) -> Proxy | None:
     kind = "https" if address.encrypted else "http"
     if not found.get(kind):
         kind = "all"
-    url, variable = found.get(kind), f"{kind.upper()}_PROXY"
+    url, variable = found.get(kind, "").strip(), f"{kind.upper()}_PROXY"
     if not url or address.on_this_machine or _is_excluded(address, found.get("no", "")):
         return None
     if "://" not in url:
@@ -65,6 +65,7 @@ def _is_excluded(address: Address, no_proxy: str) -> bool:
     """Whether `NO_PROXY` names the host: by `*`, domain, IP address or range; a port may follow."""
     port = urlsplit(address.url).port or (443 if address.encrypted else 80)
     for entry in no_proxy.lower().replace(",", " ").split():
+        entry = entry.partition("://")[2].rstrip("/") or entry  # noqa: PLW2901
         host, wanted = entry, ""
         if entry.startswith("["):
             host, _, wanted = entry[1:].partition("]")
@@ -76,11 +77,10 @@ def _is_excluded(address: Address, no_proxy: str) -> bool:
 
 
 def _covers(entry: str, host: str) -> bool:
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        domain = entry.removeprefix("*").removeprefix(".")
-        return host == domain or (domain != "" and host.endswith(f".{domain}"))
+    ip = read_ip(host)
+    if ip is None:
+        domain = entry.removeprefix("*").strip(".")
+        return domain != "" and f".{host.rstrip('.')}".endswith(f".{domain}")
     with suppress(ValueError):
         return ip in ipaddress.ip_network(entry, strict=False)
     return False

@@ -55,6 +55,8 @@ MEANINGS = {
     "UnsupportedProtocol|MissingSchema|InvalidURL|InvalidSchema": "HF_ENDPOINT must begin with "
     "https:// or http://",
     "JSONDecodeError": "it answered with a web page: perhaps the log-in page of a network",
+    "TooManyRedirects": "its redirects never end: perhaps the log-in page of a network",
+    "(?:Assertion|Attribute|Key|Type|Decoding)Error": "its answer is not that of a hub ({said})",
     "FileMetadataError": "its answer lacks X-Repo-Commit or ETag, the headers of a hub",
     r"\w+: .*received (\d+) bytes, expected (\d+)": "the download broke off at {0} of {1} bytes: "
     "load again to go on",
@@ -127,10 +129,10 @@ class _Request:
 
     def commit(self) -> str | None:
         """The commit that the revision is now, by the hub."""
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, constants
 
-        api = HfApi(token=secret_text(self.hub.token))
-        return api.model_info(self.model, revision=self.hub.revision).sha
+        api, longest = HfApi(token=secret_text(self.hub.token)), constants.HF_HUB_ETAG_TIMEOUT
+        return api.model_info(self.model, revision=self.hub.revision, timeout=longest).sha
 
     def fetch(self, revision: str | None, *, local: bool) -> Path:
         from huggingface_hub import snapshot_download

@@ -54,7 +54,6 @@ class Dialect:
     items: tuple[str, ...] = ("results",)
     index: str | None = "index"
     score: tuple[str | int, ...] = ("relevance_score",)
-    order_breaks_ties: bool = False
     key_header: str = "Authorization"
     key_prefix: str = "Bearer "
     key_variable: str = "BGE_RERANK_API_KEY"
@@ -127,7 +126,6 @@ _COHERE = Dialect(
     scale="probability",
     needs_model=True,
     count_key="top_n",
-    order_breaks_ties=True,
     key_variable="COHERE_API_KEY",
     hosts=("api.cohere.com",),
     max_documents=1000,

@@ -22,16 +22,15 @@ from bge_rerank_integrations.types import FloatArray, Pair
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The passages of one request, each with the rows of its score; `whole` if the query's all."""
+    """The passages of one request, each with the rows of its score."""
 
     query: str
     passages: Mapping[str, list[int]]
-    whole: bool
 
     def halves(self) -> Iterator["Chunk"]:
         items = iter(self.passages.items())
         for size in (len(self.passages) // 2, None):
-            yield Chunk(self.query, dict(islice(items, size)), whole=False)
+            yield Chunk(self.query, dict(islice(items, size)))
 
 
 def split_pairs(
@@ -65,7 +64,7 @@ def split_pairs(
                 size = query_bytes
             groups[-1][passage] = rows
             size += passage_bytes
-        chunks += [Chunk(query, group, len(groups) == 1) for group in groups]
+        chunks += [Chunk(query, group) for group in groups]
     return chunks
 
 
@@ -116,12 +115,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_answer(
-    dialect: Dialect, answer: Any, sent: int, *, break_ties: bool = False
-) -> FloatArray:
-    """One finite score for each of the `sent` passages, in the order of the request.
-
-    Scores are assigned by index. With `break_ties`, the order of the answer breaks ties.
+def read_answer(dialect: Dialect, answer: Any, sent: int) -> FloatArray:
+    """One finite score for each of the `sent` passages, in the order of the request, by index.
 
     Raises `RemoteAnswerError` for an error inside the answer, a wrong number of results, an index
     that is missing, repeated or out of range, and a score that is not a finite number on the
@@ -131,7 +126,6 @@ def read_answer(
     if len(items) != sent:
         raise RemoteAnswerError(f"gave {len(items)} results for {sent} passages")
     scores = np.full(sent, np.nan, dtype=np.float32)
-    order = []
     for place, item in enumerate(items):
         index = place if dialect.index is None else _read_index(dialect.index, item, place)
         if not 0 <= index < sent:
@@ -139,8 +133,7 @@ def read_answer(
         if not math.isnan(scores[index]):
             raise RemoteAnswerError(f"gave the index of another result to result {place}")
         scores[index] = _read_score(dialect, item, place)
-        order.append(index)
-    return separate_ties(scores, order) if break_ties else scores
+    return scores
 
 
 def _read_items(dialect: Dialect, answer: Any) -> list[Any]:
@@ -196,23 +189,3 @@ def _read_score(dialect: Dialect, item: Any, place: int) -> np.float32:
 
 def _type_of(value: Any) -> str:
     return "nothing" if value is None else f"a {type(value).__name__}"
-
-
-_ONE = int(np.float32(1).view(np.int32))
-
-
-def separate_ties(scores: FloatArray, order: Sequence[int]) -> FloatArray:
-    """Break ties of probabilities in the server's order, by the smallest float32 steps.
-
-    A tied score that the server placed first becomes the next larger float32; a score that would
-    exceed 1 is lowered instead. Scores that the server did not sort are unchanged.
-    """
-    # the bits of floats from 0 up, read as integers, are in the order of the floats
-    bits = (scores[order] + np.float32(0)).view(np.int32).astype(np.int64)  # -0.0 + 0.0 is 0.0
-    if (np.diff(bits) > 0).any():
-        return scores
-    steps = np.arange(len(bits))
-    raised = np.maximum.accumulate((bits + steps)[::-1])[::-1] - steps
-    separated = np.empty_like(scores)
-    separated[order] = np.minimum(raised, _ONE - steps).astype(np.int32).view(np.float32)
-    return separated

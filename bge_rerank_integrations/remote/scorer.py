@@ -129,9 +129,6 @@ class RemoteScorer:
         `pairs` is a list of (query, passage), a list of {"query":, "passage":}, or a pandas
         DataFrame with those columns, for which a Series with its index is returned.
 
-        If a service gives only probabilities and a query's passages fit into one request, ties are
-        broken in the service's order, by the smallest float32 steps; other ties remain.
-
         Raises `InvalidInputError`, and with the scores that arrived as `partial`:
         `ScoringTimeout` at the time limit, `RemoteUnavailable` if the server is not reached or
         fails after the retries, `RemoteRefused`, `RemoteAnswerError`.

@@ -154,12 +154,7 @@ class Server:
             if reply.status in dialect.too_large and passages[1:]:
                 return None
             check_success(reply, request)
-            return read_answer(
-                dialect,
-                await _parse(reply, len(passages)),
-                len(passages),
-                break_ties=chunk.whole and dialect.order_breaks_ties,
-            )
+            return read_answer(dialect, await _parse(reply, len(passages)), len(passages))
 
     def _request(
         self,
@@ -222,8 +217,7 @@ class Server:
         passages = {sentence: [row] for row, sentence in enumerate(SENTENCES)}
         scores = []
         for query, logits in asked:
-            chunk = Chunk(query, passages, whole=False)
-            scores.append(await self._ask(dialect, info, chunk, logits=logits))
+            scores.append(await self._ask(dialect, info, Chunk(query, passages), logits=logits))
         return scores
 
 

@@ -93,7 +93,7 @@ FORMS: Mapping[str, Form] = {
 """The forms by the key of the passages in a request."""
 
 VOYAGE = Form("data", "relevance_score", ("document",), "return_documents")
-"""The form of "documents" with "top_k"."""
+"""The form of "documents" with "top_k" and without "top_n"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,8 @@ OURS: Mapping[str, tuple[Any, ...]] = {
     "truncate_prompt_tokens": (-1,),  # vLLM: at the model's own length
     "normalize": (True,),
     "rewrite_query": (False,),  # Mixedbread
-    **dict.fromkeys(("rank_fields", "instruction", "instructions", "instruct"), ()),
+    "rank_fields": (["text"],),  # the only one that is read
+    **dict.fromkeys(("instruction", "instructions", "instruct"), ()),
     **dict.fromkeys(("prompt", "prompt_name"), ()),
 }
 """Options of these and related protocols that change scores, with the values that mean ours."""
@@ -159,7 +160,9 @@ def read_call(body: bytes, *, max_passages: int) -> RerankCall:
             'send one JSON object with "texts" or "documents" ("passages" for clients of NVIDIA\'s '
             'NIM, "input" for those of Mixedbread)'
         )
-    form = VOYAGE if keys == ["documents"] and "top_k" in asked else FORMS[keys[0]]
+    form = FORMS[keys[0]]
+    if "documents" in asked and "top_k" in asked and "top_n" not in asked:
+        form = VOYAGE
     given = asked[keys[0]]
     if not isinstance(given, list):
         raise invalid("the passages are not a list")
@@ -172,7 +175,7 @@ def read_call(body: bytes, *, max_passages: int) -> RerankCall:
     return RerankCall(
         query=_text(asked.get("query"), "query"),
         passages=[_text(text, f"passage {i}") for i, text in enumerate(given)],
-        model=_of_type(asked, "model", str),
+        model=_of_type(asked, "model", str) or None,
         form=form,
         raw=form.logits or any(raw),
         echo=form.echoes if echo is None else echo,

@@ -42,7 +42,8 @@ class Hub:
     private: dict[str, str] = field(default_factory=dict)
     """By id: the token without which a repository does not exist."""
     trouble: str = ""
-    """A status that it answers with, or one of "page", "redirect", "no commit", "cut", "short"."""
+    """A status that it answers with, or "page", "redirect", "loop", "odd", "silent", "no commit",
+    "cut" or "short"."""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """Method, path and token of each request."""
 
@@ -109,20 +110,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    def _answer(self) -> None:  # noqa: PLR0911 - one for each kind of answer
+    def _answer(self) -> None:
         hub: Hub = self.server.hub  # type: ignore[attr-defined]
         address, _, _ = self.path.partition("?")
         path = unquote(address)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         hub.asked.append((self.command, path, token))
-        if hub.trouble == "redirect" and path != "/log-in":
-            self._send(302, b"", {"Location": f"{hub.address}/log-in"})
-            return
-        if hub.trouble in ("page", "redirect"):
-            self._send(200, b"<html>Log in to the network</html>", {"Content-Type": "text/html"})
-            return
-        if hub.trouble.isdigit():
-            self._send(int(hub.trouble), b"no")
+        if self._has_trouble(hub, path):
             return
         parts = path.strip("/").split("/")
         if parts[:2] == ["api", "models"]:
@@ -164,6 +158,24 @@ class _Handler(BaseHTTPRequestHandler):
             "siblings": siblings,
         }  # fmt: skip
         self._send(200, json.dumps(info).encode())
+
+    def _has_trouble(self, hub: Hub, path: str) -> bool:
+        """Answer as the hub's trouble says, if it has one that begins with the answer."""
+        if hub.trouble == "silent":
+            self.rfile.read()  # until the client gives up
+        elif hub.trouble == "loop":
+            self._send(302, b"", {"Location": self.path})
+        elif hub.trouble == "redirect" and path != "/log-in":
+            self._send(302, b"", {"Location": f"{hub.address}/log-in"})
+        elif hub.trouble in ("page", "redirect"):
+            self._send(200, b"<html>Log in to the network</html>", {"Content-Type": "text/html"})
+        elif hub.trouble == "odd":
+            self._send(200, b'{"siblings": [null]}')
+        elif hub.trouble.isdigit():
+            self._send(int(hub.trouble), b"no")
+        else:
+            return False
+        return True
 
     def _send_file(self, file: Path, commit: str) -> None:
         if not file.is_file():

@@ -155,20 +155,17 @@ def test_a_server_that_takes_fewer_is_asked_in_halves(status: int) -> None:
         assert scorer.score(pairs).tolist() == [-0.5, -0.5, -0.5, 0.5, 0.5, 0.5, 1.5]
 
 
-def test_ties_of_probabilities_follow_the_servers_order_and_stay_in_place() -> None:
-    """The stand-in says which of two equal scores it puts first; ours would be the caller's."""
+def test_a_probability_is_the_servers_number_alone_and_among_equal_ones() -> None:
+    """The stand-in puts the last of equal passages first; ties keep the caller's order."""
     backwards = replace(STAND_INS["cohere"], ties_reversed=True)
     texts = ["no", "red", "fox", "nothing", "red fox", "eat"]
-    with serving(backwards) as served, scorer_of("cohere", served) as scorer:
-        best = Reranker(scorer).rerank("red fox eat", texts)
-        assert [result.index for result in best] == [4, 5, 2, 1, 3, 0]
-        true = [1 / (1 + math.exp(-logit("red fox eat", text))) for text in texts]
-        assert scorer.score([("red fox eat", text) for text in texts]) == pytest.approx(
-            true, abs=4e-7
-        )
-    with serving(backwards) as served, scorer_of("cohere", served, batch_size=5) as scorer:
-        split = Reranker(scorer).rerank("red fox eat", texts)
-        assert [result.index for result in split] == [4, 1, 2, 5, 0, 3], "the caller's, if split"
+    pairs = [("red fox eat", text) for text in texts]
+    true = [np.float32(1 / (1 + math.exp(-logit(*pair)))) for pair in pairs]
+    for size in (1, 5, 6):
+        with serving(backwards) as served, scorer_of("cohere", served, batch_size=size) as scorer:
+            assert scorer.score(pairs).tolist() == true
+            best = Reranker(scorer).rerank("red fox eat", texts)
+            assert [result.index for result in best] == [4, 1, 2, 5, 0, 3]
 
 
 def test_azure_gets_its_deployment_and_pinecone_its_version() -> None:

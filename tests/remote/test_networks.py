@@ -28,7 +28,7 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
-@pytest.mark.parametrize("scheme", ["http://", ""])
+@pytest.mark.parametrize("scheme", ["http://", "HTTP://", " http://", ""])
 def test_a_server_is_asked_through_an_http_proxy(
     variable: str, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +123,13 @@ def test_this_machine_is_asked_directly(
         ("[2001:db8::7]:81", "http://[2001:db8::7]", False),
         ("2001:db8::/32", "http://[2001:db8::7]", True),
         ("0.7", "http://10.0.0.7", False),
+        ("10.0.0.0/8", "http://[::ffff:10.0.0.7]", True),
+        ("fe80::/10", "http://[fe80::1%25eth0]", True),
+        ("10.0.0.0/99", "http://10.0.0.7", False),
+        ("http://rerank.example", FAR, True),
+        ("https://rerank.example:8080/", FAR, True),
+        ("rerank.example.", FAR, True),
+        ("rerank.example", "http://rerank.example.", True),
     ],
 )
 @pytest.mark.parametrize("proxy", ["http://proxy:3128", "socks4://proxy"])

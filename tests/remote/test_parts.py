@@ -1,4 +1,4 @@
-"""The parts that need no server: waits, the circuit, ties, addresses, and answers gone wrong."""
+"""The parts that need no server: waits, the circuit, addresses, and answers gone wrong."""
 
 import copy
 import json
@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +21,6 @@ from bge_rerank_integrations.remote.client import (
 from bge_rerank_integrations.remote.dialects import DIALECTS, Dialect, request_body
 from bge_rerank_integrations.remote.messages import (
     read_answer,
-    separate_ties,
     split_pairs,
     to_json,
 )
@@ -94,38 +92,6 @@ def test_a_circuit_opens_rests_and_lets_one_through() -> None:
     assert circuit.refusal() is None
 
 
-@given(
-    st.lists(st.sampled_from([0.0, 1e-30, 0.25, 0.5, float(np.nextafter(np.float32(0.5), 1)), 1.0]),
-             min_size=1, max_size=60),
-    st.randoms(use_true_random=False),
-)  # fmt: skip
-def test_separated_ties_keep_both_orders_and_move_by_least_steps(
-    values: list[float], random: Any
-) -> None:
-    scores = np.array(values, dtype=np.float32)
-    before = scores.copy()
-    order = list(range(len(values)))
-    random.shuffle(order)
-    order.sort(key=lambda index: -values[index])
-    found = separate_ties(scores, order)
-    assert scores.tolist() == before.tolist(), "the answer itself is left as it is"
-    assert np.argsort(-found, kind="stable").tolist() == order
-    assert len(set(found.tolist())) == len(values)
-    assert found.min() >= 0
-    assert found.max() <= 1
-    steps = np.abs(found.view(np.int32).astype(np.int64) - before.view(np.int32))
-    assert steps.max() <= 2 * len(values)
-
-
-def test_an_answer_in_no_order_breaks_no_ties() -> None:
-    scores = np.array([0.5, 0.9, 0.5], dtype=np.float32)
-    assert separate_ties(scores, [0, 1, 2]) is scores
-    alone = np.array([0.5], dtype=np.float32)
-    assert separate_ties(alone, [0]).tolist() == [0.5]
-    zeros = np.array([0.0, -0.0], dtype=np.float32)
-    assert 0 == separate_ties(zeros, [1, 0])[0] < separate_ties(zeros, [1, 0])[1] < 1e-44
-
-
 @pytest.mark.parametrize(
     ("url", "path", "whole"),
     [
@@ -170,8 +136,6 @@ def test_chunks_hold_every_pair_once_within_the_limits(
         assert 1 <= len(chunk.passages) <= most
         texts = list(chunk.passages)
         assert len(to_json(request_body(row, chunk.query, texts, model=None))) <= 2000
-        same = [other for other in chunks if other.query == chunk.query]
-        assert chunk.whole == (len(same) == 1)
 
 
 SENT = ["a b", "b", "a b c"]

@@ -138,6 +138,9 @@ def test_what_cannot_be_answered_as_asked_is_refused(
         {"use_activation": "true"},
         {"top_n": 0},  # vLLM's default, which means all
         {"top_n": None},
+        {"top_n": None, "top_k": None},
+        {"model": ""},
+        {"rank_fields": ["text"]},
     ],
     ids=str,
 )
