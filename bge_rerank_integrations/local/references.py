@@ -128,7 +128,7 @@ def flag_embedding_scores(folder: Path, family: Family, pairs: Sequence[Pair]) -
 
 def onnx_runtime_scores(folder: Path, family: Family, pairs: Sequence[Pair]) -> FloatArray:
     """The folder's ONNX graph in a plain session, with transformers' tokenizer."""
-    import onnxruntime
+    from bge_rerank_integrations.local.onnx_backend.onnxruntime import onnxruntime
 
     graphs = [folder / name for name in GRAPHS if (folder / name).is_file()]
     if not graphs or family is not Family.ENCODER:

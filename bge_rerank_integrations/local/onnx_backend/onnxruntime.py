@@ -1,17 +1,27 @@
 """ONNX Runtime on the CPU, as a runtime of `encoder.py`."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
-import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime.capi import (
-    onnxruntime_pybind11_state as ort_errors,
-)
 
 from bge_rerank_integrations.errors import CheckpointError
 from bge_rerank_integrations.local.onnx_backend.encoder import first_line
 from bge_rerank_integrations.local.onnx_backend.file import GraphFile
+
+__all__ = ["OnnxRuntime", "onnxruntime"]
+
+# From 1.29 on, ONNX Runtime reports its use to its maker unless this is set while it is imported.
+_SWITCH = "ORT_DISABLE_TELEMETRY"
+_given = os.environ.get(_SWITCH)
+os.environ[_SWITCH] = _given or "1"
+try:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+finally:
+    if _given is None:
+        del os.environ[_SWITCH]
 
 # ONNX Runtime has an error for each status and no common one, and none for memory.
 ERRORS = (

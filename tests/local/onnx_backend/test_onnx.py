@@ -1,5 +1,8 @@
 """The forward over ONNX Runtime and OpenVINO, against transformers one at a time and by hand."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -226,3 +229,29 @@ def test_an_output_that_is_no_logit_is_refused(
         load("onnx", graph, "logit")
     with pytest.raises(UnsupportedModel, match=r"\[batch, tokens, width\]; it has logits"):
         encoder(bert_graph, "cls")
+
+
+SCORE = """
+import os
+from bge_rerank_integrations import load_scorer
+load_scorer("offline").score([("panda", "A panda.")])
+print(os.environ.get("ORT_DISABLE_TELEMETRY"))
+"""
+
+
+@pytest.mark.parametrize("given", [None, "1"])
+def test_onnx_runtime_reports_to_nobody(tmp_path: Path, given: str | None) -> None:
+    """Its releases from 1.29 on keep a number of the device where they report."""
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    if given is not None:
+        environment["ORT_DISABLE_TELEMETRY"] = given
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCORE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(given)
+    assert [*tmp_path.rglob("deviceid")] == []
