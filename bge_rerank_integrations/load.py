@@ -20,6 +20,7 @@ from bge_rerank_integrations.errors import (
     MissingExtra,
     missing_extra,
 )
+from bge_rerank_integrations.local.memory import shortage_named
 from bge_rerank_integrations.options import (
     EmbedderOptions,
     LocalOptions,
@@ -122,7 +123,8 @@ def _open_local(model: str, options: LocalOptions) -> LocalScorer:
     backend, reason = _choose_backend(model, options.backend, options.file_name)
     options.precision, options.use_fp16 = options.number_format, None
     try:
-        with missing_extra("offline" if model in OFFLINE_MODELS else EXTRAS[backend]):
+        extra = "offline" if model in OFFLINE_MODELS else EXTRAS[backend]
+        with shortage_named(f"{model} was loaded"), missing_extra(extra):
             from bge_rerank_integrations.local.load import load_model
 
             return load_model(model, options, backend=backend, reason=reason)

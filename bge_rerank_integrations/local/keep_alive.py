@@ -33,12 +33,13 @@ def keep_alive(user: object, engine: Engine, seconds: float) -> "finalize[[Engin
     global _changes
     with _lock:
         if _changes is None:
-            _changes = SimpleQueue()
+            changes: SimpleQueue[Kept | None] = SimpleQueue()
             worker = threading.Thread(
-                target=_work, args=(_changes,), name="bge-rerank-keep-alive", daemon=True
+                target=_work, args=(changes,), name="bge-rerank-keep-alive", daemon=True
             )
             worker.start()
-            before_exit(partial(_end, _changes, worker))
+            before_exit(partial(_end, changes, worker))
+            _changes = changes  # not before, or models wait in it for a thread that is not there
     found = finalize(user, _keep, engine, seconds)
     found.atexit = False
     return found

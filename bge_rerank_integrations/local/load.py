@@ -32,7 +32,6 @@ from bge_rerank_integrations.local.device import (
 )
 from bge_rerank_integrations.local.device_group import EngineGroup, reasons_by_device
 from bge_rerank_integrations.local.engine import Engine, shared_engine
-from bge_rerank_integrations.local.memory import memory_shortage_named
 from bge_rerank_integrations.local.model_config import position_limit, refuse_quantized
 from bge_rerank_integrations.local.scorer import LocalScorer
 from bge_rerank_integrations.local.st_config import FolderSettings, ModelOutput, read_settings
@@ -58,12 +57,11 @@ def load_model(
     `reason` says why the backend was chosen. Raises `ModuleNotFoundError` for a library that the
     backend needs, and what `load_scorer` raises.
     """
-    with memory_shortage_named(f"{model} was loaded"):
-        if model in OFFLINE_MODELS:
-            return _load_embedded(model, options)
-        if backend == "torch":
-            return _load_checkpoint(model, options)
-        return _load_graph(model, options, backend, reason)
+    if model in OFFLINE_MODELS:
+        return _load_embedded(model, options)
+    if backend == "torch":
+        return _load_checkpoint(model, options)
+    return _load_graph(model, options, backend, reason)
 
 
 def _scorer(

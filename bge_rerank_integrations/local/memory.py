@@ -1,10 +1,12 @@
-"""Memory that ran out, by whichever library's error says so."""
+"""Memory or file descriptors that ran out, by whichever library's error says so."""
 
 import errno
+import mmap
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bge_rerank_integrations.errors import OutOfMemoryError
+from bge_rerank_integrations.errors import OutOfMemoryError, RerankError
 
 MESSAGES = (
     "annot allocate memory",  # the operating system's, also as Rust and the loader quote it
@@ -14,7 +16,15 @@ MESSAGES = (
     "bad allocation",
     "Failed to allocate ",  # ONNX Runtime
     "Could not allocate memory",
+    "can't start new thread",  # Python, for a stack that does not fit
+    "could not create a primitive",  # oneDNN
 )
+
+SPARE = 2**29
+"""Bytes of addresses, not of memory, that are free before a model is loaded.
+
+With less, Rust or the C library may end the process.
+"""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -28,23 +38,36 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_shortage_named(doing: str) -> Iterator[None]:
+def shortage_named(doing: str) -> Iterator[None]:
     """Raise `OutOfMemoryError` for an error that goes back to memory which ran out.
 
-    A reader that fails for want of memory may call its file damaged: the cause counts.
+    For file descriptors it is a `RerankError`. A reader that fails for want of either may call its
+    file damaged: the cause counts.
     """
     try:
+        if sys.platform != "win32":
+            mmap.mmap(-1, SPARE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0).close()
         yield
     except OutOfMemoryError:
         raise
     except Exception as error:
         cause: BaseException | None = error
-        while cause is not None and not is_out_of_memory(cause):
+        while cause is not None and not (is_out_of_memory(cause) or _no_descriptor(cause)):
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise
         said = (str(cause).splitlines() or [""])[0]
+        why = f"while {doing} ({type(cause).__name__}: {said})"
+        if _no_descriptor(cause):
+            raise RerankError(
+                f"file descriptors ran out {why}: close files and connections, or raise the limit "
+                "(ulimit -n)"
+            ) from error
         raise OutOfMemoryError(
-            f"memory ran out while {doing} ({type(cause).__name__}: {said}): give the process more "
-            "memory, or use a smaller model or a half precision"
+            f"memory ran out {why}: give the process more memory, or use a smaller model or a half "
+            "precision"
         ) from error
+
+
+def _no_descriptor(error: BaseException) -> bool:
+    return getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
