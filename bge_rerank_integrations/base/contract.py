@@ -87,7 +87,8 @@ def check_text(text: object, what: str, index: int | None = None) -> str:
 def without_surrogates(text: str) -> str:
     """The same text, or a copy in which pairs of surrogates are joined and lone ones U+FFFD."""
     try:
-        text.isascii() or text.encode()
+        if not text.isascii():
+            text.encode()
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text

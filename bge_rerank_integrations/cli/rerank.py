@@ -67,6 +67,8 @@ def rerank(
     except for index, score, raw_score, scored and, with --explain, evidence, which are written
     anew. Put -- before a query or passage that begins with a dash.
 
+    If scoring takes a minute or longer, an estimate is printed before it begins.
+
     The best passage comes first. A terminal gets a table. Otherwise, and with --json, each line is
     an object: index (the passage's position in the input, from 0), score, raw_score, passage and
     the carried fields. Passages left unscored by --on-error keep have null scores and "scored":

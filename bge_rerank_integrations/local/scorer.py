@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("bge_rerank_integrations")
 
 PART_CHARACTERS = 2_000_000
-"""Pairs are tokenized and computed in parts of so many characters, under a time limit of a tenth.
+"""Pairs are tokenized and computed in parts of so many characters, which bounds memory.
 
-That bounds memory, moves the progress bar, and keeps the scores of earlier parts at a time limit.
+The parts are a fifth of that under a time limit, at which earlier parts keep their scores, and with
+a progress bar, which moves after the first batch of a part.
 """
 
 
@@ -173,7 +174,8 @@ class LocalScorer:
         together = not isinstance(self._method, JoinedPairs) and any(
             query != pairs[0][0] for query, _ in pairs
         )
-        most = PART_CHARACTERS if seconds_left() is None else PART_CHARACTERS // 10
+        watched = self._show_progress or seconds_left() is not None
+        most = PART_CHARACTERS // 5 if watched else PART_CHARACTERS
         start = size = 0
         for place, (query, passage) in enumerate(pairs):
             length = len(query) + len(passage)

@@ -4,7 +4,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
@@ -187,8 +186,8 @@ class Reranker:
                 self.told_of_blanks = True
                 logger.warning("%s. Said once for this reranker.", about)
             call = _Call(asked, limit, np.full(len(asked.pairs), np.nan, dtype=np.float32))
-            span = rerank_span(limit, asked.pairs if self.options.trace_texts else None)
-            with span if self.options.otel_span else nullcontext() as end_span:
+            texts = asked.pairs if self.options.trace_texts else None
+            with rerank_span(limit, texts, wanted=self.options.otel_span) as end_span:
                 if self.on_trace is None and end_span is None:
                     self._run(call)
                     return RerankResults(call.results)

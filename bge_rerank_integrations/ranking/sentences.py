@@ -127,10 +127,7 @@ def _ends(text: str, begin: int, match: regex.Match[str], *, cased: bool) -> boo
 
 
 def _abbreviates(text: str, begin: int, match: regex.Match[str], following: str) -> bool:
-    """Whether the full stop belongs to the word before it: "Dr.", "U.S.", "J.", the "1." of a list.
-
-    A short form may also end a sentence; the word that follows decides.
-    """
+    """Whether the full stop belongs to the word before it: "Dr.", "U.S.", the "1." of a list."""
     if match.lastgroup != "stop":
         return False
     before = text[max(begin, match.start() - 40) : match.start()]

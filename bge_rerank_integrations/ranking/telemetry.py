@@ -16,14 +16,16 @@ EndSpan = Callable[[RerankTrace], None]
 
 
 @contextmanager
-def rerank_span(limit: int | None, texts: Sequence[Pair] | None) -> Iterator[EndSpan | None]:
+def rerank_span(
+    limit: int | None, texts: Sequence[Pair] | None, *, wanted: bool
+) -> Iterator[EndSpan | None]:
     """Open a span around a rerank; yield a function that takes its trace, or None if not recorded.
 
     Nothing is imported, because a program that uses OpenTelemetry has loaded it. `texts` are put
     into the span if given. An error is recorded by its class, without its message.
     """
     opentelemetry = sys.modules.get("opentelemetry.trace")
-    if opentelemetry is None:
+    if opentelemetry is None or not wanted:
         yield None
         return
     tracer = opentelemetry.get_tracer("bge_rerank_integrations")

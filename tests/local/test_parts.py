@@ -26,6 +26,14 @@ def test_the_parts_give_the_scores_of_each_pair_alone(reranker_base: Path) -> No
     assert scores.tolist() == [scorer.score_layers([pair])[0].tolist() for pair in PAIRS]
 
 
+def test_parts_are_smaller_under_a_time_limit_and_with_a_progress_bar(reranker_base: Path) -> None:
+    scorer = cross_scorer(reranker_base, OracleForward())
+    with time_limit(1000):
+        assert [part.stop for part in scorer._parts(PAIRS)] == [1, 2, 3, 4, 5]
+    scorer._show_progress = True
+    assert [part.stop for part in scorer._parts(PAIRS)] == [1, 2, 3, 4, 5]
+
+
 def test_at_a_time_limit_the_earlier_parts_have_scores(reranker_base: Path) -> None:
     with ExitStack() as over:
 
