@@ -157,9 +157,9 @@ test-oldest-torch: .venv-oldest-torch/ready .venv-transformers4/ready
 	  tests/local tests/reference/test_golden.py tests/reference/test_transformers.py
 
 # attacks at full size, each with its seed and what it counted; hours on two cores
-CAMPAIGNS := ray_data ray_serve score_cache servers
+CAMPAIGNS := limits pages ray_data ray_serve score_cache servers
 campaigns: $(VENV)/ready
-	for name in $(CAMPAIGNS); do $(BIN)/python -m tests.campaigns.$$name || exit 1; done
+	for name in $(CAMPAIGNS); do PYTHONPATH=examples $(BIN)/python -m tests.campaigns.$$name || exit 1; done
 
 # both frameworks and the embedded models, without torch and without the tools of the tests
 .venv-demo/ready: pyproject.toml constraints.txt
