@@ -217,12 +217,8 @@ def _lack(found: Sequence[Path], patterns: Sequence[str]) -> str | None:
             f"the cache has no refs/main to say which of its snapshots counts ({names}): give one "
             "as revision"
         )
-    return _broken_link(found[0], patterns)
-
-
-def _broken_link(folder: Path, patterns: Sequence[str]) -> str | None:
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder).as_posix()
+    for file in sorted(found[0].rglob("*")):
+        name = file.relative_to(found[0]).as_posix()
         if not file.exists() and any(fnmatch(name, pattern) for pattern in patterns):
             return (
                 f"{file} is a link to a missing file: mount or copy all of the folder models--... "

@@ -7,7 +7,7 @@ of an answer, not even a number: it may be one of a passage, or the key.
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -25,7 +25,7 @@ class Chunk:
     """The passages of one request, each with the rows of its score."""
 
     query: str
-    passages: Mapping[str, list[int]]
+    passages: dict[str, list[int]]
 
     def halves(self) -> Iterator["Chunk"]:
         items = iter(self.passages.items())
@@ -47,8 +47,7 @@ def split_pairs(
     chunks: list[Chunk] = []
     for query, passages in by_query.items():
         query_bytes = len(to_json(query)) + 1000  # room for the options
-        groups: list[dict[str, list[int]]] = []
-        size = max_bytes
+        size = max_bytes  # so that the query begins a request
         for passage, rows in passages.items():
             passage_bytes = len(to_json(passage)) + 40  # room for the keys around it
             if repeats_query:
@@ -59,12 +58,11 @@ def split_pairs(
                     f"the server accepts {max_bytes}: shorten its texts",
                     index=rows[0],
                 )
-            if size + passage_bytes > max_bytes or len(groups[-1]) == max_documents:
-                groups.append({})
+            if size + passage_bytes > max_bytes or len(chunks[-1].passages) == max_documents:
+                chunks.append(Chunk(query, {}))
                 size = query_bytes
-            groups[-1][passage] = rows
+            chunks[-1].passages[passage] = rows
             size += passage_bytes
-        chunks += [Chunk(query, group) for group in groups]
     return chunks
 
 
