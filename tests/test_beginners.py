@@ -184,7 +184,7 @@ def test_a_mistake_in_the_shell(mistake: Mistake, folder: Path) -> None:
         ),
         (lambda: rank_nodes(query=None), "the query is NoneType; .* pass query_str='...'"),
         (lambda: rank_documents(query=None), "no query was given"),
-        (lambda: Postprocessor("offline"), "takes its options by name: model='offline'"),  # type: ignore[arg-type]
+        (lambda: Postprocessor("offline"), "takes its options by name: model='offline'"),  # type: ignore[arg-type, call-arg]
         (lambda: Compressor("offline"), "takes its options by name: model='offline'"),  # type: ignore[call-arg]
     ],
 )
