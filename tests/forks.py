@@ -41,7 +41,7 @@ def run_python(
     folder: Path | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> subprocess.CompletedProcess[str]:
-    """The finished `python -m MODULE ...` or `python FILE ...`; its output is read as UTF-8.
+    """The finished `python -m MODULE`, `python -c CODE` or `python FILE`; it writes UTF-8.
 
     The interpreter has read its own variables, such as PYTHONPATH and LC_ALL, and torch its own
     before they are changed: a program that is about them needs a process of its own.
@@ -124,6 +124,9 @@ def _run(
     if arguments[0] == "-m":
         sys.argv = list(arguments[1:])
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    elif arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        exec(arguments[1], {"__name__": "__main__"})
     else:
         sys.argv = list(arguments)
         sys.path[0] = str(Path(arguments[0]).parent)

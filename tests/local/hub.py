@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
+
+from tests.forks import run_python
 
 
 def add_to_cache(cache: Path, repo: str, folder: Path, *, commit: str, branch: str = "") -> None:
@@ -76,14 +77,11 @@ def run_with_hub(
     The script reads `given` as JSON from its input.
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUG"))}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-        env={
+    done = run_python(
+        "-c",
+        script,
+        stdin=json.dumps(given).encode(),
+        environment={
             **kept,
             "HF_ENDPOINT": address,
             "HF_HOME": str(home),
@@ -94,6 +92,8 @@ def run_with_hub(
             "NO_PROXY": "127.0.0.1",
         },
     )
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def commit_of(repo: str, revision: str) -> str:
