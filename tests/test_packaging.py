@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from email.parser import Parser
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from tests.remote.serving import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPUTES = {"torch", "transformers", "tokenizers", "safetensors", "onnxruntime", "openvino"}
+WITH_TORCH = {"local", "transformers", "export", "mteb", "all"}
+WITHOUT_TORCH = {
+    *("llama-index", "langchain", "langchain-agents", "onnx", "openvino", "offline"),
+    *("remote", "socks", "cli", "eval", "ray"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +51,22 @@ def new_environment(requirement: str, folder: Path) -> Path:
     return python
 
 
+@pytest.fixture
+def report_size(request: pytest.FixtureRequest) -> Callable[[str, Path], float]:
+    """Writes the size of an installation into the run's output, and gives it in MB."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+
+    def report(requirement: str, python: Path) -> float:
+        files = python.parent.parent.rglob("*")
+        size = sum(f.lstat().st_blocks * 512 for f in files if f.is_file()) / 1e6
+        assert reporter is not None
+        reporter.ensure_newline()
+        reporter.write_line(f"pip install {requirement}: {size:.0f} MB")
+        return size
+
+    return report
+
+
 def run(*command: str, folder: Path) -> str:
     """What the command printed; it runs outside the repository, whose package it must not see."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -66,30 +88,28 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "BAAI/bge-reranker-v2-m3" in [model["id"] for model in models]
     assert described["Requires-Python"] == ">=3.11"
-    extras = {
-        "local",
-        "transformers",
-        "llama-index",
-        "langchain",
-        "langchain-agents",
-        "onnx",
-        "openvino",
-        "export",
-        "offline",
-        "cli",
-        "eval",
-        "mteb",
-        "remote",
-        "ray",
-        "socks",
-        "all",
-    }
-    assert set(described.get_all("Provides-Extra", [])) == extras
+    assert set(described.get_all("Provides-Extra", [])) == WITH_TORCH | WITHOUT_TORCH
 
 
-def test_numpy_pydantic_and_regex_are_all_it_needs(bare_python: Path, tmp_path: Path) -> None:
-    listed = run(str(bare_python), "-m", "pip", "list", "--format=json", folder=tmp_path)
-    installed = {package["name"] for package in json.loads(listed)}
+@pytest.mark.parametrize("extra", sorted(WITH_TORCH | WITHOUT_TORCH))
+def test_pip_finds_what_an_extra_needs_in_a_bare_environment(
+    wheel: Path, bare_python: Path, extra: str, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.json"
+    pip = (str(bare_python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+    constraints = ("-c", str(ROOT / "constraints.txt"))
+    wanted = ("--dry-run", "--report", str(report), f"{wheel}[{extra}]")
+    run(*pip, *constraints, *wanted, folder=tmp_path)
+    found = json.loads(report.read_text(encoding="utf-8"))["install"]
+    names = {package["metadata"]["name"].lower() for package in found}
+    assert ("torch" in names) == (extra in WITH_TORCH)
+
+
+def test_numpy_pydantic_and_regex_are_all_it_needs(
+    bare_python: Path, tmp_path: Path, report_size: Callable[[str, Path], float]
+) -> None:
+    assert report_size("bge-rerank-integrations", bare_python) < 150
+    installed = installed_in(bare_python, tmp_path)
     brought = {"pydantic_core", "annotated-types", "typing_extensions", "typing-inspection"}
     assert installed - {"pip", "setuptools"} - brought == {
         "bge-rerank-integrations",
@@ -120,9 +140,14 @@ def installed_in(python: Path, folder: Path) -> set[str]:
 
 
 def test_onnx_runtime_needs_no_torch_and_serves_llama_index(
-    wheel: Path, bert_reranker: Path, mean_embedder: Path, tmp_path: Path
+    wheel: Path,
+    bert_reranker: Path,
+    mean_embedder: Path,
+    tmp_path: Path,
+    report_size: Callable[[str, Path], float],
 ) -> None:
     python = new_environment(f"{wheel}[onnx,llama-index]", tmp_path)
+    assert report_size("bge-rerank-integrations[onnx,llama-index]", python) < 600
     installed = installed_in(python, tmp_path)
     assert {"onnxruntime", "tokenizers", "huggingface_hub", "llama-index-core"} <= installed
     assert installed.isdisjoint({"torch", "transformers", "safetensors", "onnx"})
@@ -162,8 +187,23 @@ print(json.dumps([[node.text, node.score] for node in found]))
     )
 
 
-def test_a_server_asked_from_langchain_needs_no_torch(wheel: Path, tmp_path: Path) -> None:
+def test_the_readme_s_command_needs_no_torch(
+    wheel: Path, tmp_path: Path, report_size: Callable[[str, Path], float]
+) -> None:
+    python = new_environment(f"{wheel}[offline,langchain,cli]", tmp_path)
+    assert report_size("bge-rerank-integrations[offline,langchain,cli]", python) < 700
+    assert installed_in(python, tmp_path).isdisjoint({"torch", "transformers"})
+    command = str(python.with_name("bge-rerank"))
+    asked = ("rerank", "What do pandas eat?", "Pandas live in China.", "Pandas eat bamboo.")
+    shown = run(command, *asked, "--model", "offline", "--top-n", "1", folder=tmp_path)
+    assert json.loads(shown)["passage"] == "Pandas eat bamboo."
+
+
+def test_a_server_asked_from_langchain_needs_no_torch(
+    wheel: Path, tmp_path: Path, report_size: Callable[[str, Path], float]
+) -> None:
     python = new_environment(f"{wheel}[remote,langchain]", tmp_path)
+    assert report_size("bge-rerank-integrations[remote,langchain]", python) < 300
     installed = installed_in(python, tmp_path)
     assert {"httpx2", "langchain-core"} <= installed
     assert installed.isdisjoint(COMPUTES)

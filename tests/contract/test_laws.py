@@ -3,6 +3,7 @@
 import asyncio
 import random
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from threading import Barrier
 
 import numpy as np
@@ -10,8 +11,17 @@ import pandas as pd
 import pytest
 
 from bge_rerank_integrations import InvalidInputError, Reranker, Scorer
+from bge_rerank_integrations.types import FloatArray
 from tests.contract.pairs import PAIRS, TOLERANCE
 from tests.contract.subjects import Load
+
+
+@cache
+def scores_of_pairs(load: Load) -> FloatArray:
+    """Computed once for each subject."""
+    scores = load().score(PAIRS)
+    scores.setflags(write=False)
+    return scores
 
 
 def test_is_a_scorer_of_a_known_scale(load: Load) -> None:
@@ -22,7 +32,7 @@ def test_is_a_scorer_of_a_known_scale(load: Load) -> None:
 
 
 def test_one_finite_float32_per_pair(load: Load) -> None:
-    scores = load().score(PAIRS)
+    scores = scores_of_pairs(load)
     assert isinstance(scores, np.ndarray)
     assert scores.dtype == np.float32
     assert scores.shape == (len(PAIRS),)
@@ -49,11 +59,9 @@ def test_scores_stay_within_the_scale(load: Load) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_permuting_pairs_permutes_scores(load: Load, seed: int) -> None:
-    scorer = load()
-    scores = scorer.score(PAIRS)
     order = random.Random(seed).sample(range(len(PAIRS)), len(PAIRS))
-    permuted = scorer.score([PAIRS[index] for index in order])
-    assert permuted == pytest.approx(scores[order], abs=TOLERANCE)
+    permuted = load().score([PAIRS[index] for index in order])
+    assert permuted == pytest.approx(scores_of_pairs(load)[order], abs=TOLERANCE)
 
 
 def test_a_score_does_not_depend_on_its_neighbours(load: Load) -> None:
@@ -89,7 +97,7 @@ def test_a_score_does_not_depend_on_the_batch_limits(
     load_local: Load, limits: dict[str, int]
 ) -> None:
     plain, limited = load_local(), load_local(**limits)
-    assert limited.score(PAIRS) == pytest.approx(plain.score(PAIRS), abs=TOLERANCE)
+    assert limited.score(PAIRS) == pytest.approx(scores_of_pairs(load_local), abs=TOLERANCE)
     assert limited.name == plain.name
 
 
@@ -111,12 +119,12 @@ def test_sixteen_threads_give_the_sequential_scores(load: Load) -> None:
 
 async def test_two_hundred_calls_at_once_give_the_sequential_ranking(load: Load) -> None:
     reranker = Reranker(load())
-    query, passages = "what is a panda?", [PAIRS[i][1] for i in (0, 1, 3, 5, 6)]
-    lists = [passages[start:] + passages[:start] for start in range(5)]
+    query, passages = "what is a panda?", [PAIRS[i][1] for i in (0, 1, 5)]
+    lists = [passages[start:] + passages[:start] for start in range(3)]
     expected = [reranker.rerank(query, texts) for texts in lists]
-    found = await asyncio.gather(*(reranker.arerank(query, lists[i % 5]) for i in range(200)))
+    found = await asyncio.gather(*(reranker.arerank(query, lists[i % 3]) for i in range(200)))
     for number, results in enumerate(found):
-        sequential = expected[number % 5]
+        sequential = expected[number % 3]
         assert [result.index for result in results] == [result.index for result in sequential]
         assert [result.raw_score for result in results] == pytest.approx(
             [result.raw_score for result in sequential], abs=TOLERANCE
@@ -126,7 +134,7 @@ async def test_two_hundred_calls_at_once_give_the_sequential_ranking(load: Load)
 def test_the_same_name_gives_the_same_scores(load: Load) -> None:
     first, second = load(), load()
     assert first.name == second.name
-    assert first.score(PAIRS) == pytest.approx(second.score(PAIRS), abs=TOLERANCE)
+    assert second.score(PAIRS) == pytest.approx(scores_of_pairs(load), abs=TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +150,7 @@ def test_the_same_name_gives_the_same_scores(load: Load) -> None:
 )
 def test_another_score_means_another_name(load_local: Load, options: dict[str, object]) -> None:
     plain, other = load_local(), load_local(**options)
-    assert np.abs(plain.score(PAIRS) - other.score(PAIRS)).max() > 100 * TOLERANCE
+    assert np.abs(scores_of_pairs(load_local) - other.score(PAIRS)).max() > 100 * TOLERANCE
     assert plain.name != other.name
 
 
