@@ -35,6 +35,7 @@ class Load(Protocol):
     """Gives the scorer under test; two calls give two scorers of the same model."""
 
     def __call__(self, **options: Any) -> Scorer: ...
+    def __hash__(self) -> int: ...
 
 
 FOLDERS = {
