@@ -43,7 +43,20 @@ class Attempts(BaseModel):
         except FileNotFoundError:
             return cls(file=file)
         attempts = cls(file=file, **left)
-        attempts._count_death(shard)
+        attempts.deaths += 1
+        attempts.loading += attempts.start == attempts.stop
+        for place in range(attempts.start, attempts.stop):
+            attempts.rows[place] = attempts.rows.get(place, 0) + 1
+        if attempts.loading >= DEATHS_OF_A_LOAD:
+            raise RerankError(
+                f"{attempts.loading} workers died while they loaded the model, most likely of too "
+                "little memory: use fewer workers per machine, or larger machines"
+            )
+        if attempts.deaths >= DEATHS_OF_A_SHARD:
+            raise RerankError(
+                f"workers died {attempts.deaths} times in shard {shard}: too often to be caused by "
+                "its rows; fix the worker, then rerun to resume"
+            )
         return attempts
 
     def begin(self, start: int, stop: int) -> None:
@@ -57,19 +70,3 @@ class Attempts(BaseModel):
     def is_hopeless(self, place: int) -> bool:
         """Whether the row is not tried again."""
         return self.rows.get(place, 0) >= DEATHS_OF_A_ROW
-
-    def _count_death(self, shard: int) -> None:
-        self.deaths += 1
-        self.loading += self.start == self.stop
-        for place in range(self.start, self.stop):
-            self.rows[place] = self.rows.get(place, 0) + 1
-        if self.loading >= DEATHS_OF_A_LOAD:
-            raise RerankError(
-                f"{self.loading} workers died while they loaded the model, most likely of too "
-                "little memory: use fewer workers per machine, or larger machines"
-            )
-        if self.deaths >= DEATHS_OF_A_SHARD:
-            raise RerankError(
-                f"workers died {self.deaths} times in shard {shard}: too often to be caused by its "
-                "rows; fix the worker, then rerun to resume"
-            )

@@ -213,23 +213,20 @@ class _Worker:
         attempts = Attempts.read(job.folder.attempts_file(shard.number), shard=shard.number)
         if self._scorer is None:
             attempts.begin(0, 0)
-            self._scorer = self._load()
+            scorer = job.load()
+            if not isinstance(scorer, Scorer):
+                raise InvalidInputError(
+                    f"load gave a {type(scorer).__name__} without name, scale and score(pairs)"
+                )
+            # not where the run begins, because the precision depends on the worker's device
+            job.folder.claim_scorer(scorer.name, scorer.scale)
+            self._scorer = scorer
         scored, failed = score_rows(
             self._scorer, self._reader.read(shard), job.layout, attempts, normalize=job.normalize
         )
         tables = map(pa.Table.from_pylist, (scored, failed), job.schemas)
         job.folder.commit(shard.number, *tables)
         return len(failed)
-
-    def _load(self) -> Scorer:
-        scorer = self._job.load()
-        if not isinstance(scorer, Scorer):
-            raise InvalidInputError(
-                f"load gave a {type(scorer).__name__} without name, scale and score(pairs)"
-            )
-        # not where the run begins, because the precision depends on the worker's device
-        self._job.folder.claim_scorer(scorer.name, scorer.scale)
-        return scorer
 
 
 def _outcomes(

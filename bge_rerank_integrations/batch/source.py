@@ -298,8 +298,9 @@ def _reading(file: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
         # the reader's own message may quote a value of the file
         raise InvalidInputError(
-            f"{file} cannot be read as Parquet ({type(error).__name__}): it is damaged, or was "
-            "changed during the run; write it anew"
+            f"{file} cannot be read as Parquet ({type(error).__name__}): it is damaged, was "
+            "changed during the run, or has a row group that does not fit into memory; write it "
+            "anew"
         ) from None
 
 

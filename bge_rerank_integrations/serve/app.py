@@ -221,9 +221,7 @@ class _Model:
         # the same engine, without the wrappers, which cannot measure
         plain = settings.model_copy(update={"long_passages": "cut", "score_cache": None})
         measuring = plain.loaded_scorer()
-        self._measuring: MeasuresPairs | None = None
-        if isinstance(measuring, MeasuresPairs):
-            self._measuring = measuring
+        self._measuring = measuring if isinstance(measuring, MeasuresPairs) else None
         self._waiting = 0
         self._batch.set_max_batch_size(settings.max_batch_pairs)  # type: ignore[attr-defined]
         self._batch.set_batch_wait_timeout_s(settings.batch_wait)  # type: ignore[attr-defined]
@@ -283,20 +281,17 @@ class _Model:
 
     async def _outcomes(self, calls: list[RerankCall]) -> list[FloatArray | RerankError]:
         """The scores of each call; one call's error does not affect the others."""
+        began = time.perf_counter()
+        pairs = [pair for call in calls for pair in call.pairs]
         try:
-            return list(await self._score(calls))
+            scores = await in_worker(checked_scores, self._scorer, pairs)
         except RerankError as error:
             if len(calls) == 1:
                 return [error]
-        return [outcome for call in calls for outcome in await self._outcomes([call])]
-
-    async def _score(self, calls: list[RerankCall]) -> list[FloatArray]:
-        began = time.perf_counter()
-        pairs = [pair for call in calls for pair in call.pairs]
-        scores = await in_worker(checked_scores, self._scorer, pairs)
+            return [outcome for call in calls for outcome in await self._outcomes([call])]
         self._batch_pairs.observe(len(pairs))
         self._batch_seconds.observe(time.perf_counter() - began)
-        return np.split(scores, np.cumsum([len(call.passages) for call in calls[:-1]]))
+        return [*np.split(scores, np.cumsum([len(call.passages) for call in calls[:-1]]))]
 
 
 def _read_key(variable: str | None) -> str | None:
