@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from langchain_core.documents import Document
 
-from bge_rerank_integrations import load_scorer
+from bge_rerank_integrations import OutOfMemoryError, load_scorer
 from bge_rerank_integrations.langchain import BGERerank
+from bge_rerank_integrations.local import keep_alive as keep_alive_module
 from bge_rerank_integrations.local.engine import Engine, _warn_of_loads, shared_engine
 from bge_rerank_integrations.local.keep_alive import MOST_KEPT, Kept, after, keep_alive
 from tests import tiny_models
@@ -129,3 +130,26 @@ def test_a_second_load_within_a_minute_is_said_once(
     (message,) = load_at("close together", 300, 310, 320)
     assert message.startswith("oracle was loaded twice within a minute")
     assert "keep_alive=60" in message
+
+
+def test_a_model_is_freed_by_a_thread_that_could_not_start_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_models.build_reranker_base(tmp_path)
+    monkeypatch.setattr(keep_alive_module, "_changes", None)
+    with monkeypatch.context() as patch:
+
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(OutOfMemoryError, match="can't start new thread"):
+            load_scorer(folder, device="cpu", keep_alive=HOUR)
+    scorer = load_scorer(folder, device="cpu", keep_alive=HOUR)
+    scorer.close()
+    left = load_scorer(folder, device="cpu", keep_alive=0.01)
+    freed = threading.Event()
+    weakref.finalize(left._loaded(), freed.set)
+    del scorer, left
+    gc.collect()
+    assert freed.wait(60)
