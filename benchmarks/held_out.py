@@ -84,11 +84,13 @@ def row(queries: Sequence[JudgedQuery], scores: Sequence[FloatArray]) -> Iterato
         [np.argmax(r[o]) + 1 if r.any() else np.inf for r, o in zip(relevant, order, strict=True)]
     )
     yield str(len(queries))
-    yield " / ".join(f"{coverage(gains[:, -1], number):.2f}" for number in (20, 50))
+    yield " / ".join(coverage(gains[:, -1], number) for number in (20, 50))
     sums: dict[str, list[float]] = {"depth": [0, 0], "top_n": [0, 0], "threshold": [0, 0]}
     fitted: list[tuple[float, ...]] = []
     for here, there in halves(len(queries)):
-        if (depth := choose_depth(depths, gains[here])) is not None:
+        (gain,) = Resampling(1000, 0).differences(before[here], after[-1][here])
+        # as in evaluate, no depth is recommended without a measurable gain
+        if gain.is_gain and (depth := choose_depth(depths, gains[here])) is not None:
             add(sums["depth"], gains[there, depths.index(int(depth.value))], gains[there, -1])
         answered = there[np.isfinite(first[there])]
         if (top_n := choose_top_n(first[here][np.isfinite(first[here])])) is not None:
@@ -106,7 +108,7 @@ def row(queries: Sequence[JudgedQuery], scores: Sequence[FloatArray]) -> Iterato
     yield f"{error:.3f} / {floor:.3f}"
     yield f"{top_error:.3f} / {top_floor:.3f}"
     yield f"{bias:+.3f}"
-    yield f"{recall:.3f} / {kept:.0%}"
+    yield "too few questions" if np.isnan(recall) else f"{recall:.3f} / {kept:.0%}"
     yield gap(queries, scores)
 
 
@@ -124,15 +126,18 @@ def add(sums: list[float], part: Array, whole: Array) -> None:
     sums[1] += float(whole.sum())
 
 
-def coverage(gains: Array, number: int) -> float:
-    """How often the interval of a sample of questions contains the mean of all questions."""
+def coverage(gains: Array, number: int) -> str:
+    """How often the interval of a sample of questions contains the mean of all questions.
+
+    Samples in which so few questions change that no interval is given do not count.
+    """
     random, true = np.random.default_rng(3), float(gains.mean())
     sample = gains[random.integers(len(gains), size=(number, TRIALS))]
     found = Resampling(1000, 0).differences(np.zeros_like(sample), sample)
     covered = [
         one.low <= true <= one.high for one in found if one.low is not None and one.high is not None
     ]
-    return float(np.mean(covered)) if covered else np.nan
+    return f"{np.mean(covered):.2f}" if len(covered) >= TRIALS / 2 else "mostly none given"
 
 
 def calibrated(
@@ -141,7 +146,7 @@ def calibrated(
     here: np.ndarray,
     there: np.ndarray,
 ) -> Iterator[tuple[float, ...]]:
-    """Errors of a calibration of one half on the other, as its own file states them, and recall."""
+    """Errors of one half's calibration on the other half, and what its threshold keeps."""
     try:
         one, other = (
             fit_calibration(
@@ -152,9 +157,12 @@ def calibrated(
             )
             for half in (here, there)
         )
-        threshold = one.threshold(0.95)
-    except InvalidInputError:
+    except InvalidInputError:  # too few judgements
         return
+    try:
+        threshold = one.threshold(0.95)
+    except InvalidInputError:  # too few questions
+        threshold = np.nan
     places = [ranks(scores[q]) for q in there]
     rated = [
         np.array([one.probability(raw, place) for raw, place in zip(scores[q], own, strict=True)])
@@ -171,7 +179,8 @@ def calibrated(
     bias = float(said.mean() - true.mean())
     recall = np.mean([np.mean(np.array(own) >= threshold) for own in other.relevant_scores])
     kept = np.mean(np.concatenate([scores[q] for q in there]) >= threshold)
-    yield (*figures, bias, float(recall), float(kept))
+    held = (np.nan, np.nan) if np.isnan(threshold) else (float(recall), float(kept))
+    yield (*figures, bias, *held)
 
 
 def expected_error(said: np.ndarray, true: np.ndarray) -> float:
