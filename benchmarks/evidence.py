@@ -22,8 +22,7 @@ from tqdm import tqdm
 from benchmarks.quality import load_model
 from bge_rerank_integrations import Reranker
 from bge_rerank_integrations.evaluate.judged import read_grades
-from bge_rerank_integrations.ranking.evidence import sentences_to_score
-from bge_rerank_integrations.ranking.sentences import Span
+from bge_rerank_integrations.ranking.sentences import Span, split_sentences
 
 Question = tuple[str, str, list[Span]]
 """The question, a passage, and the spans of its marked sentences."""
@@ -49,7 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def read_questions(folder: Path) -> list[Question]:
     """The questions of either layout; passages of one sentence are left out."""
     read = scifact if (folder / "claims_dev.jsonl").is_file() else paragraphs
-    return [found for found in read(folder) if len(sentences_to_score(found[1])) > 1]
+    return [found for found in read(folder) if len(sentences(found[1])) > 1]
+
+
+def sentences(text: str) -> list[Span]:
+    """The sentences that can be evidence: those with a letter or digit."""
+    spans = split_sentences(text)
+    return [(start, end) for start, end in spans if any(map(str.isalnum, text[start:end]))]
 
 
 def scifact(folder: Path) -> Iterator[Question]:
@@ -76,10 +81,10 @@ def paragraphs(folder: Path) -> Iterator[Question]:
             yield query["text"], *joined(parts[paragraph], numbers)
 
 
-def joined(sentences: Sequence[str], marked: set[int]) -> tuple[str, list[Span]]:
+def joined(parts: Sequence[str], marked: set[int]) -> tuple[str, list[Span]]:
     """The passage, and where the marked sentences are in it; Chinese is joined without blanks."""
     text, spans = "", []
-    for number, sentence in enumerate(sentences):
+    for number, sentence in enumerate(parts):
         text += " " if text and not regex.search(r"\p{Han}", sentence) else ""
         spans += [(len(text), len(text) + len(sentence))] if number in marked else []
         text += sentence
@@ -98,11 +103,11 @@ def row(name: str, model: str, scorer: Any, questions: Sequence[Question]) -> st
     hits, first, chance, number = 0, 0, 0.0, 0
     for question, passage, marked in tqdm(questions, desc=f"{model} on {name}"):
         (result,) = reranker.rerank(question, [passage])
-        spans = sentences_to_score(passage)
+        spans = sentences(passage)
         right = [any(a < end and b > start for start, end in marked) for a, b in spans]
         number += len(spans)
-        if result.evidence is not None:
-            hits += right[spans.index((result.evidence.start, result.evidence.end))]
+        found = result.evidence
+        hits += found is not None and right[spans.index((found.start, found.end))]
         first += right[0]
         chance += sum(right) / len(right)
     total = len(questions)

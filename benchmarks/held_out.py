@@ -135,7 +135,9 @@ def coverage(gains: Array, number: int) -> str:
     sample = gains[random.integers(len(gains), size=(number, TRIALS))]
     found = Resampling(1000, 0).differences(np.zeros_like(sample), sample)
     covered = [
-        one.low <= true <= one.high for one in found if one.low is not None and one.high is not None
+        one.low - 1e-12 <= true <= one.high + 1e-12
+        for one in found
+        if one.low is not None and one.high is not None
     ]
     return f"{np.mean(covered):.2f}" if len(covered) >= TRIALS / 2 else "mostly none given"
 

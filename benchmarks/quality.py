@@ -150,35 +150,28 @@ def without_path(scorer: str) -> str:
 
 
 def as_markdown(reports: Sequence[Report], asked: argparse.Namespace) -> str:
-    """A row for each data set: the first stage, each model, and what it adds with its interval."""
-    names = [result.name for result in reports[0].rerankers]
+    """A row for each data set and model: the measure, and what the model adds with its interval."""
     about = (
-        f"{reports[0].main}, reranking the first {asked.depth} candidates. Brackets: 95% "
-        f"intervals, paired bootstrap over the questions, {reports[0].resamples:,} resamples."
+        f"{reports[0].main}, reranking the first {asked.depth} candidates. Brackets: 95% intervals "
+        f"by bootstrap over the questions, {reports[0].resamples:,} resamples; p by sign flips."
     )
     lines = [
         about,
         "",
-        f"| data set | questions | recall of the candidates | as they came | {' | '.join(names)} |",
-        "|---" * (4 + len(names)) + "|",
+        f"| data set | questions, recall of the candidates | order by | {reports[0].main} | gain |",
+        "|---" * 5 + "|",
     ]
     for report in reports:
+        about = f"{report.questions}, {report.candidates.recall:.3f}"
         before = report.first_stage[report.main]
-        cells = [
-            report.title,
-            str(report.questions),
-            f"{report.candidates.recall:.3f}",
-            str(before),
-        ]
+        lines.append(f"| {report.title} | {about} | as they came | {before.value:.3f} | |")
         for result in report.rerankers:
             gain = result.gains[report.main]
             value = f"{result.measures[report.main].value:.3f}"
-            if gain.is_gain:
-                value = f"**{value}**"
-            cells.append(f"{value} ({gain})")
-        lines.append(f"| {' | '.join(cells)} |")
+            value = f"**{value}**" if gain.is_gain else value
+            lines.append(f"| | | {Path(result.name).name} | {value} | {gain} |")
     lines += ["", "Bold: measurably better than the order they came in. Scorers:", ""]
-    lines += [f"- {r.name}: `{without_path(r.scorer)}`" for r in reports[0].rerankers]
+    lines += [f"- {Path(r.name).name}: `{without_path(r.scorer)}`" for r in reports[0].rerankers]
     return "\n".join(lines) + "\n"
 
 

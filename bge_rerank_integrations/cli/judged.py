@@ -255,12 +255,13 @@ def _print_report(report: Report) -> None:
         print(f"{report.left_out} questions without a relevant passage are left out.")
     if found.none_found:
         print(f"{found.none_found} questions without candidates count as 0.")
-    rows: list[tuple[object, ...]] = [
-        ("", "not reranked", *(result.name for result in report.rerankers), "best possible")
-    ]
+    rows: list[tuple[object, ...]] = []
     for name, before in report.first_stage.items():
-        cells = [f"{r.measures[name].value:.3f} {r.gains[name]}" for r in report.rerankers]
-        rows.append((name, before, *cells, f"{found.best[name]:.3f}"))
+        rows.append((name, before, "not reranked"))
+        for result in report.rerankers:
+            value = f"{result.measures[name].value:.3f} {result.gains[name]}"
+            rows.append(("", value, result.name))
+        rows.append(("", f"{found.best[name]:.3f}", "best possible"))
     print_table(rows)
     for result in report.rerankers:
         print(f"\n{printable(result.name)}")

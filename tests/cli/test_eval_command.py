@@ -199,8 +199,12 @@ def test_a_terminal_gets_tables_and_the_verdict(folder: Path) -> None:
     lines = printed.decode().splitlines()
     assert lines[0].startswith("10 questions, 3 candidates each; these hold 100.0% of")
     rows = {line.split()[0]: line.split() for line in lines if line.split()}
-    assert rows["RR@10"][1:4] == ["0.500", "[0.500,", "0.500]"]
-    assert rows["RR@10"][4:6] == ["1.000", "+0.500"]
+    assert rows["RR@10"] == ["RR@10", "0.500", "[0.500,", "0.500]", "not", "reranked"]
+    place = next(place for place, line in enumerate(lines) if line.startswith("RR@10"))
+    assert lines[place + 1].split()[:2] == ["1.000", "+0.500"]
+    assert lines[place + 1].endswith("  offline")
+    assert lines[place + 2].split() == ["1.000", "best", "possible"]
+    assert max(map(len, lines[1 : place + 3])) <= 80, "three columns fit a terminal"
     assert rows["3"][1] == "1.000", "the row of depth 3"
     whole = " ".join(" ".join(lines).split())
     assert "offline helps: nDCG@10 goes from 0.631 to 1.000, by +0.369" in whole

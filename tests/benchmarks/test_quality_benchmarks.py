@@ -1,0 +1,94 @@
+"""The benchmarks of quality, evidence and held-out questions count as can be worked out by hand."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import evidence, held_out, quality
+from bge_rerank_integrations.evaluate import evaluate
+from tests.evaluate.data import StatedScorer, helped, hurt, stated
+from tests.fakes import WordOverlapScorer
+
+
+def test_a_data_set_has_a_row_for_each_model() -> None:
+    scorers = {"words": WordOverlapScorer(), "stated": WordOverlapScorer("b")}
+    helps = evaluate([helped(n) for n in range(12)], scorers, resamples=500, title="one")
+    harms = evaluate([hurt(n) for n in range(12)], scorers, resamples=500, title="two")
+    rows = quality.as_markdown([helps, harms], argparse.Namespace(depth=50)).splitlines()
+    assert rows[2].split(" | ")[0:2] == ["| data set", "questions, recall of the candidates"]
+    assert rows[4] == "| one | 12, 1.000 | as they came | 0.500 | |"
+    assert rows[5] == "| | | words | **1.000** | +0.500 [+0.500, +0.500], p = 0.004 |"
+    assert rows[7] == "| two | 12, 1.000 | as they came | 1.000 | |"
+    assert rows[8] == "| | | words | 0.631 | -0.369 [-0.369, -0.369], p = 0.004 |"
+
+
+def lines(file: Path, rows: list[dict[str, object]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_marked_sentences_are_found_in_both_layouts(tmp_path: Path) -> None:
+    abstract = ["Cats sleep.", "A red fox barks.", "Rain fell."]
+    science, sentences = tmp_path / "science", tmp_path / "sentences"
+    science.mkdir()
+    sentences.mkdir()
+    lines(science / "corpus.jsonl", [{"doc_id": 7, "title": "t", "abstract": abstract}])
+    marked = {"7": [{"sentences": [1], "label": "SUPPORT"}, {"sentences": [2]}]}
+    claims = [{"id": 1, "claim": "red fox", "evidence": marked}]
+    lines(science / "claims_dev.jsonl", [*claims, {"id": 2, "claim": "x", "evidence": {}}])
+    ((question, passage, spans),) = evidence.read_questions(science)
+    assert (question, passage) == ("red fox", "Cats sleep. A red fox barks. Rain fell.")
+    assert [passage[a:b] for a, b in spans] == abstract[1:]
+
+    chinese = [{"id": f"0-1-{n}", "text": text} for n, text in enumerate(["猫睡觉。", "狐狸叫。"])]
+    lines(sentences / "corpus.jsonl", [*chinese, {"id": "0-2-0", "text": "Alone."}])
+    lines(sentences / "queries.jsonl", [{"id": "q", "text": "狐狸"}, {"id": "r", "text": "alone"}])
+    (sentences / "qrels.tsv").write_text("q\t0-1-1\t1\nr\t0-2-0\t1\n", encoding="utf-8")
+    ((_, passage, spans),) = evidence.read_questions(sentences)
+    assert passage == "猫睡觉。狐狸叫。"
+    assert [passage[a:b] for a, b in spans] == ["狐狸叫。"]
+
+
+def test_a_hit_is_a_sentence_that_overlaps_a_marked_one() -> None:
+    passage = "A dog. A red fox. Rain."
+    questions = [("red fox", passage, [(7, 17)]), ("red fox", passage, [(0, 6), (18, 23)])]
+    cells = evidence.row("set", "words", WordOverlapScorer(), questions).split(" | ")
+    assert cells[:4] == ["| set", "words", "2", "3.0"]
+    # found in one of two; the first sentence is right in the other; by chance 1/3 and 2/3
+    assert cells[4].startswith("50% [")
+    assert (cells[5], cells[6]) == ("50%", "50% |")
+
+
+def test_what_holds_for_every_question_holds_for_those_held_out() -> None:
+    random = np.random.default_rng(0)
+    queries = [
+        stated(n, *np.round(random.normal(0, 0.5, 5), 3).tolist(), 4 + n / 100, relevant=[5])
+        for n in range(60)
+    ]
+    scores = [StatedScorer().score([("", t) for t in q.candidates.values()]) for q in queries]
+    count, covers, depth, top_n, threshold, error, _, bias, target, gap = held_out.row(
+        queries, scores
+    )
+    assert (count, covers, depth, top_n) == ("60", "1.00 / 1.00", "1.000", "1.000")
+    assert 0.9 < float(threshold) <= 1
+    assert float(error.split(" / ")[0]) < 0.02
+    assert abs(float(bias)) < 0.02
+    recall, kept = target.split(" / ")
+    assert 0.9 < float(recall) <= 1
+    assert 14 <= int(kept.rstrip("%")) <= 18, "one of six"
+    assert gap.startswith("1.0, 1.000 / 1.000 (+0.000 (0 questions changed")
+
+
+def test_coverage_is_near_95_of_100_for_plain_differences() -> None:
+    gains = np.random.default_rng(1).normal(0.1, 0.3, 5000)
+    assert 0.92 <= float(held_out.coverage(gains, 50)) <= 0.98
+    assert held_out.coverage(np.append(np.zeros(95), np.ones(5)), 20) == "mostly none given"
+
+
+@pytest.mark.parametrize(("said", "error"), [([0.05, 0.95], 0.05), ([0.2, 0.7], 0.25)])
+def test_the_calibration_error_is_the_mean_distance_of_the_bins(
+    said: list[float], error: float
+) -> None:
+    assert held_out.expected_error(np.array(said), np.array([False, True])) == pytest.approx(error)
