@@ -25,13 +25,13 @@ from pydantic import (
 
 from bge_rerank_integrations.base.contract import check_scorer, check_several, is_blank
 from bge_rerank_integrations.base.models import DEFAULT_EMBEDDER, DEFAULT_MODEL
+from bge_rerank_integrations.base.option_group import Options
 from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.load import open_embedder, open_wrapped_scorer, release_model
 from bge_rerank_integrations.options import (
     EmbedderOptions,
     ModelName,
-    Options,
     RankingOptions,
     ScorerOptions,
     WrapperOptions,

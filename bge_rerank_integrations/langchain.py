@@ -47,7 +47,8 @@ from bge_rerank_integrations.adapter_base import (
     ScorerFields,
     read_items,
 )
-from bge_rerank_integrations.options import Count, Normalize, TopN, write_out
+from bge_rerank_integrations.base.option_group import Count, write_out
+from bge_rerank_integrations.options import Normalize, TopN
 from bge_rerank_integrations.ranking.reranker import check_top_n
 from bge_rerank_integrations.ranking.telemetry import under_run
 

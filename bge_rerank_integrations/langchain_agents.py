@@ -17,8 +17,8 @@ with missing_extra("langchain-agents"):
     from langchain_core.messages import ToolMessage
     from langchain_core.prompts import BasePromptTemplate, PromptTemplate, format_document
 
+from bge_rerank_integrations.base.option_group import write_out
 from bge_rerank_integrations.langchain import BGERerank, read_reranker
-from bge_rerank_integrations.options import write_out
 
 if TYPE_CHECKING:
     from langchain.agents.middleware.types import ToolCallRequest

@@ -15,6 +15,7 @@ from bge_rerank_integrations.base.models import (
     OFFLINE_MODELS,
     no_folder,
 )
+from bge_rerank_integrations.base.option_group import read_options, write_out
 from bge_rerank_integrations.errors import (
     InvalidInputError,
     MissingExtra,
@@ -27,9 +28,7 @@ from bge_rerank_integrations.options import (
     RequestOptions,
     ScorerOptions,
     WrapperOptions,
-    read_options,
     reject_inapplicable_options,
-    write_out,
 )
 from bge_rerank_integrations.ranking.reranker import Reranker, RerankerOptions
 from bge_rerank_integrations.types import Backend, Scorer

@@ -14,16 +14,15 @@ from llama_index_instrumentation import get_dispatcher
 from bge_rerank_integrations import InvalidInputError, load_reranker, load_scorer
 from bge_rerank_integrations import Reranker as PlainReranker
 from bge_rerank_integrations.base import trace
+from bge_rerank_integrations.base.option_group import KNOWN_ELSEWHERE, expected
 from bge_rerank_integrations.langchain import BGECrossEncoder
 from bge_rerank_integrations.langchain import BGERerank as Compressor
 from bge_rerank_integrations.llama_index import BGERerank as Postprocessor
 from bge_rerank_integrations.options import (
     INAPPLICABLE,
-    KNOWN_ELSEWHERE,
     RankingOptions,
     ScorerOptions,
     WrapperOptions,
-    expected,
 )
 from tests.fakes import WordOverlapScorer
 

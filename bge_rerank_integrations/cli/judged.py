@@ -16,11 +16,12 @@ import typer
 
 from bge_rerank_integrations.base.address import is_address, may_be_tag
 from bge_rerank_integrations.base.models import DEFAULT_MODEL
+from bge_rerank_integrations.base.option_group import Count, Options, Place
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.cli.table import print_table, printable
 from bge_rerank_integrations.errors import InvalidInputError, UnreadableInput
 from bge_rerank_integrations.load import load_scorer, open_store
-from bge_rerank_integrations.options import Count, Options, Place, ScorerOptions
+from bge_rerank_integrations.options import ScorerOptions
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.evaluate import JudgedQuery, Report

@@ -11,7 +11,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from pydantic.fields import FieldInfo
 
-from bge_rerank_integrations.options import SECRETS, Options, kinds, read_options
+from bge_rerank_integrations.base.option_group import Options, kinds, read_options
+from bge_rerank_integrations.options import SECRETS
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, also on a terminal.")]
 ShowProgress = Annotated[

@@ -11,6 +11,7 @@ import numpy as np
 from ir_measures.measures import Measure
 
 from bge_rerank_integrations.base.contract import check_scorer
+from bge_rerank_integrations.base.option_group import count_from, listed, whole_number
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.evaluate.judged import JudgedQuery
 from bge_rerank_integrations.evaluate.measures import (
@@ -45,7 +46,6 @@ from bge_rerank_integrations.evaluate.report import (
     verdict,
 )
 from bge_rerank_integrations.evaluate.statistics import Array, Resampling
-from bge_rerank_integrations.options import listed, whole_number
 from bge_rerank_integrations.ranking.cutoffs import largest_gap
 from bge_rerank_integrations.ranking.reranker import Reranker
 from bge_rerank_integrations.types import FloatArray, Scorer
@@ -91,8 +91,8 @@ def evaluate(
     with a relevant passage has candidates; and what a scorer raises.
     """
     _check_rerankers(rerankers)
-    resampling = Resampling(_at_least(100, "resamples", resamples), _at_least(0, "seed", seed))
-    examples = _at_least(0, "examples", examples)
+    resampling = Resampling(count_from(100, resamples, "resamples"), count_from(0, seed, "seed"))
+    examples = count_from(0, examples, "examples")
     queries = _checked_queries(queries)
     judged = [query for query in queries if any(grade >= 1 for grade in query.grades.values())]
     longest = max((len(query.candidates) for query in judged), default=0)
@@ -175,13 +175,6 @@ def _check_rerankers(rerankers: Mapping[str, Scorer | Reranker | Loader]) -> Non
     for name, given in rerankers.items():
         if not isinstance(given, Reranker) and not _is_loader(given):
             check_scorer(given, f"the reranker {name!r}")
-
-
-def _at_least(least: int, name: str, given: int) -> int:
-    number = whole_number(given)
-    if number is None or number < least:
-        raise InvalidInputError(f"{name} is {given!r}; it must be a whole number from {least}")
-    return number
 
 
 def _checked_queries(queries: Iterable[JudgedQuery]) -> list[JudgedQuery]:

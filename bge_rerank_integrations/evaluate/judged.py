@@ -16,13 +16,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
 
 from bge_rerank_integrations.base.input_files import parse_json, read_lines, read_rows
+from bge_rerank_integrations.base.option_group import whole_number
 from bge_rerank_integrations.errors import InvalidInputError, UnreadableInput
-from bge_rerank_integrations.options import whole_number
 
-_GRADES = {"negative": 0, "positive": 1}
-"""Negatives come first, so that equal scores do not look like a good order."""
+
+class _Row(BaseModel):
+    query: str
+    negative: list[str]
+    positive: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,25 +87,21 @@ def read_judged_lines(file: Path) -> list[JudgedQuery]:
     """
     queries: list[JudgedQuery] = []
     for place, row in read_rows(file, json_lines=file.suffix.lower() != ".parquet"):
-        texts = {kind: row.get(kind) for kind in _GRADES} if isinstance(row, dict) else {}
-        lists = [some for some in texts.values() if isinstance(some, list)]
-        if (
-            len(lists) < len(_GRADES)
-            or not isinstance(row.get("query"), str)
-            or not all(isinstance(text, str) for some in lists for text in some)
-        ):
+        try:
+            read = _Row.model_validate(row, strict=True)
+        except ValidationError:
             raise UnreadableInput(
                 f"{place} is not a judged query: each row must be "
                 '{"query": "...", "positive": ["..."], "negative": ["..."]}'
-            )
-        found = {
-            f"{kind}-{number}": (text, grade)
-            for (kind, grade), some in zip(_GRADES.items(), lists, strict=True)
-            for number, text in enumerate(some, start=1)
-        }
-        candidates = {key: text for key, (text, _) in found.items()}
-        grades = {key: grade for key, (_, grade) in found.items()}
-        queries.append(JudgedQuery(str(len(queries) + 1), row["query"], candidates, grades))
+            ) from None
+        # negatives come first, so that equal scores do not look like a good order
+        candidates = {f"negative-{n}": text for n, text in enumerate(read.negative, start=1)}
+        grades = dict.fromkeys(candidates, 0)
+        positive = {f"positive-{n}": text for n, text in enumerate(read.positive, start=1)}
+        grades |= dict.fromkeys(positive, 1)
+        queries.append(
+            JudgedQuery(str(len(queries) + 1), read.query, candidates | positive, grades)
+        )
     if not queries:
         raise UnreadableInput(f"{file} holds no judged query")
     return queries

@@ -15,8 +15,9 @@ from functools import cache
 from pathlib import Path
 
 from bge_rerank_integrations.base.models import nearest_model, no_folder
+from bge_rerank_integrations.base.option_group import secret_text
 from bge_rerank_integrations.errors import InvalidInputError, ModelNotFound
-from bge_rerank_integrations.options import HubOptions, secret_text
+from bge_rerank_integrations.options import HubOptions
 
 logger = logging.getLogger("bge_rerank_integrations")
 

@@ -12,8 +12,9 @@ from bge_rerank_integrations.base.contract import (
     is_blank,
 )
 from bge_rerank_integrations.base.deadline import cancellable
+from bge_rerank_integrations.base.option_group import no_such_option
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.options import RankingOptions, no_such_option
+from bge_rerank_integrations.options import RankingOptions
 
 REMEDY = "[text, ...], such as the values of a dict or one column of a table"
 

@@ -22,6 +22,7 @@ from bge_rerank_integrations.base.contract import (
     show_score,
 )
 from bge_rerank_integrations.base.deadline import in_worker, time_limit
+from bge_rerank_integrations.base.option_group import Place, count_from, read_options, write_out
 from bge_rerank_integrations.base.trace import (
     Recorder,
     RerankTrace,
@@ -31,13 +32,7 @@ from bge_rerank_integrations.base.trace import (
     recording,
 )
 from bge_rerank_integrations.errors import InvalidInputError, RerankError, ScoringFailed
-from bge_rerank_integrations.options import (
-    Place,
-    RankingOptions,
-    count_from,
-    read_options,
-    write_out,
-)
+from bge_rerank_integrations.options import RankingOptions
 from bge_rerank_integrations.ranking.calibration import Calibration, ScoreWatch, ranks
 from bge_rerank_integrations.ranking.cutoffs import keep, within_budget
 from bge_rerank_integrations.ranking.evidence import with_evidence

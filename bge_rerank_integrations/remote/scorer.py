@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from bge_rerank_integrations.base.address import read_address
 from bge_rerank_integrations.base.contract import like_input, read_pairs
 from bge_rerank_integrations.base.deadline import seconds_left
+from bge_rerank_integrations.base.option_group import read_options, secret_text, write_out
 from bge_rerank_integrations.base.proxy import find_proxy
 from bge_rerank_integrations.base.trace import note, timed
 from bge_rerank_integrations.errors import (
@@ -21,7 +22,6 @@ from bge_rerank_integrations.errors import (
     ScoringFailed,
     ScoringTimeout,
 )
-from bge_rerank_integrations.options import read_options, secret_text, write_out
 from bge_rerank_integrations.remote import event_loop
 from bge_rerank_integrations.remote.dialects import (
     Dialect,

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import InstanceOf
 
 from bge_rerank_integrations.base.address import Address
+from bge_rerank_integrations.base.option_group import Count, Seconds, secret_text
 from bge_rerank_integrations.base.proxy import Proxy
 from bge_rerank_integrations.errors import (
     RemoteAnswerError,
@@ -21,7 +22,7 @@ from bge_rerank_integrations.errors import (
     RemoteRefused,
     UnsupportedModel,
 )
-from bge_rerank_integrations.options import Count, RequestOptions, Seconds, secret_text
+from bge_rerank_integrations.options import RequestOptions
 from bge_rerank_integrations.remote.client import Client, Reply, Request, check_success
 from bge_rerank_integrations.remote.dialects import (
     DIALECTS,

@@ -50,7 +50,6 @@ PAIRS: tuple[Pair, ...] = (
 )
 """Short, empty, Chinese, emoji, white space, and texts that are longer than a model reads."""
 
-HUB_OPTIONS = ("revision", "cache_dir", "local_files_only", "token")
 SELF_CHECKS = ("one pair at a time", "reversed")
 VERDICTS = {
     "right": "the scores are right",
@@ -195,7 +194,7 @@ def _libraries(
         with missing_extra("transformers"):
             from bge_rerank_integrations.local import references
 
-        hub = {name: options[name] for name in HUB_OPTIONS if name in options}
+        hub = {name: options[name] for name in HubOptions.model_fields if name in options}
         checkpoint = open_checkpoint(model, HubOptions(**hub))
         family = read_settings(checkpoint, options.get("label")).family
     except RerankError as error:

@@ -15,9 +15,9 @@ import numpy as np
 from bge_rerank_integrations.base.contract import CheckedPairs, checked_partial, checked_scores
 from bge_rerank_integrations.base.deadline import cancellable
 from bge_rerank_integrations.base.fork import Lock
+from bge_rerank_integrations.base.option_group import count_from
 from bge_rerank_integrations.base.trace import note
 from bge_rerank_integrations.errors import InvalidInputError, ScoringFailed
-from bge_rerank_integrations.options import count_from
 from bge_rerank_integrations.types import FloatArray, Pair, Scorer
 from bge_rerank_integrations.wrappers import ScorerWrapper
 

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from bge_rerank_integrations.base.deadline import seconds_left
+from bge_rerank_integrations.base.option_group import count_from
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.options import count_from
 
 logger = logging.getLogger("bge_rerank_integrations")
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from bge_rerank_integrations.base.contract import CheckedPairs, checked_scores, read_pairs
 from bge_rerank_integrations.base.deadline import check_time
+from bge_rerank_integrations.base.option_group import count_from
 from bge_rerank_integrations.base.trace import note
 from bge_rerank_integrations.errors import InvalidInputError, ScoringFailed
-from bge_rerank_integrations.options import count_from
 from bge_rerank_integrations.types import FloatArray, MeasuresPairs, PairLength, Scorer
 from bge_rerank_integrations.wrappers import ScorerWrapper
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def test_a_data_set_has_a_row_for_each_model() -> None:
     assert rows[8] == "| | | words | 0.631 | -0.369 [-0.369, -0.369], p = 0.004 |"
 
 
-def lines(file: Path, rows: list[dict[str, object]]) -> None:
+def lines(file: Path, rows: Sequence[Mapping[str, object]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 

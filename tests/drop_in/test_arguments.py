@@ -25,13 +25,13 @@ from bge_rerank_integrations import (
     UnsupportedModel,
     load_scorer,
 )
+from bge_rerank_integrations.base.option_group import secret_text
 from bge_rerank_integrations.drop_in.cross_encoder import ARGUMENTS
 from bge_rerank_integrations.drop_in.langchain import CrossEncoderReranker, HuggingFaceCrossEncoder
 from bge_rerank_integrations.drop_in.llama_index import (
     FlagEmbeddingReranker,
     SentenceTransformerRerank,
 )
-from bge_rerank_integrations.options import secret_text
 from bge_rerank_integrations.tools.export import export_onnx
 
 QUERY = "what is a panda?"

@@ -21,11 +21,12 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from sentence_transformers import SentenceTransformer
 
 from bge_rerank_integrations import InvalidInputError, UnsupportedModel, load_scorer
+from bge_rerank_integrations.base.option_group import secret_text
 from bge_rerank_integrations.langchain import BGEEmbeddings
 from bge_rerank_integrations.langchain import BGERerank as Compressor
 from bge_rerank_integrations.llama_index import BGEEmbedding
 from bge_rerank_integrations.llama_index import BGERerank as Postprocessor
-from bge_rerank_integrations.options import EmbedderOptions, secret_text
+from bge_rerank_integrations.options import EmbedderOptions
 from bge_rerank_integrations.types import FloatArray, Scale
 from tests import tiny_models
 from tests.fakes import WordOverlapScorer

@@ -14,8 +14,8 @@ from pydantic_core import PydanticSerializationError
 
 from bge_rerank_integrations import InvalidInputError
 from bge_rerank_integrations.adapter_base import ScorerFields
+from bge_rerank_integrations.base.option_group import secret_text
 from bge_rerank_integrations.langchain import BGECrossEncoder, BGERerank
-from bge_rerank_integrations.options import secret_text
 from tests.fakes import WordOverlapScorer
 from tests.given_options import RERANKER_OPTIONS, SCORER_OPTIONS
 from tests.langchain.foxes import QUERY, documents, positions, word_overlap_rerank

@@ -12,8 +12,8 @@ import pytest
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import MetadataMode
 
+from bge_rerank_integrations.base.option_group import secret_text
 from bge_rerank_integrations.llama_index import BGERerank
-from bge_rerank_integrations.options import secret_text
 from tests.fakes import WordOverlapScorer
 from tests.given_options import RERANKER_OPTIONS
 

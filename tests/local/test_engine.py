@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, NonFiniteScoreError, OutOfMemoryError
 from bge_rerank_integrations.base.deadline import time_limit
+from bge_rerank_integrations.base.option_group import read_options
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
-from bge_rerank_integrations.options import BatchOptions, read_options
+from bge_rerank_integrations.options import BatchOptions
 from tests.local.oracle import (
     BATCH,
     EXACT_DIFFERS_BY,

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_rerank_integrations import InvalidInputError, Reranker
+from bge_rerank_integrations.base.option_group import read_options
 from bge_rerank_integrations.base.trace import PassageTrace, RerankTrace
-from bge_rerank_integrations.options import CutoffOptions, read_options
+from bge_rerank_integrations.options import CutoffOptions
 from bge_rerank_integrations.ranking.cutoffs import keep
 from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
 from tests.fakes import FailingScorer, WordOverlapScorer, plain_calibration
