@@ -16,12 +16,10 @@ try:
     from typer.core import TyperCommand
 
     from bge_rerank_integrations.cli.batch import batch
-    from bge_rerank_integrations.cli.doctor import doctor
-    from bge_rerank_integrations.cli.export import export
     from bge_rerank_integrations.cli.judged import calibrate, evaluate_models
     from bge_rerank_integrations.cli.models import models
     from bge_rerank_integrations.cli.rerank import rerank
-    from bge_rerank_integrations.cli.verify import verify
+    from bge_rerank_integrations.cli.tools import doctor, export, verify
 except ModuleNotFoundError as error:
     if str(error.name).startswith("bge_rerank_integrations"):
         raise  # no extra installs a missing part of this package

@@ -214,10 +214,11 @@ def recommended(result: RerankerResult) -> list[str]:
             f"candidates, {threshold.held_out:.0%} held out{others}."
         )
     if found and (gap := found.gap):
+        advice = "min_n=1 helps" if gap.gain.is_gain else "Leave min_n out"
         said.append(
-            f"{'min_n=1 ends' if gap.gain.is_gain else 'Leave min_n out: it would end'} the "
-            f"results at the largest score gap, after {gap.length:.1f} on average, with an F1 of "
-            f"{gap.f1:.3f}; a fixed number as large has {gap.fixed_f1:.3f} ({gap.gain})."
+            f"{advice}: the largest score gap ends the results after {gap.length:.1f} on average, "
+            f"with an F1 of {gap.f1:.3f}; as many for every question have {gap.fixed_f1:.3f} "
+            f"({gap.gain})."
         )
     return said
 

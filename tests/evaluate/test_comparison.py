@@ -84,7 +84,7 @@ def test_the_largest_gap_is_recommended_where_it_beats_a_fixed_number() -> None:
     # F1 of one result is 1 or 0, of two it is 2/3
     assert found.gap.fixed_f1 == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert (found.options["top_n"], found.options["min_n"]) == (2, 1)
-    assert "min_n=1 ends the results at the largest score gap, after 1.5 on av" in report.verdict
+    assert "min_n=1 helps: the largest score gap ends the results after 1.5 on" in report.verdict
     reranker = Reranker(StatedScorer(), top_n=2, min_n=1)
     for query in apt:
         kept = reranker.rerank(query.text, list(query.candidates.values()))
@@ -99,7 +99,7 @@ def test_the_largest_gap_is_recommended_where_it_beats_a_fixed_number() -> None:
     assert found.gap is not None
     assert (found.gap.length, found.gap.f1) == pytest.approx((1.5, 1 / 3))
     assert "min_n" not in found.options
-    assert "Leave min_n out: it would end the results at the largest score gap" in report.verdict
+    assert "Leave min_n out: the largest score gap ends the results after 1.5" in report.verdict
 
 
 def test_where_it_helps_some_and_hurts_others() -> None:

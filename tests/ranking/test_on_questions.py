@@ -43,4 +43,4 @@ def test_the_evidence_is_mostly_the_sentence_that_people_marked() -> None:
         chance += (end - begin) / len(paragraph)
     assert len(asked) == 25
     assert chance / 25 < 0.35
-    assert hits >= 18, "docs/scores.md says how many of all 100"
+    assert hits >= 18, "docs/scores.md has the share of more questions"

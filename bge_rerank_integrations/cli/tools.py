@@ -1,17 +1,19 @@
-"""`bge-rerank doctor`: what is installed, where a model would run, whether it scores."""
+"""The commands that check or convert a model: `doctor`, `verify` and `export`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.errors import InvalidInputError
-from bge_rerank_integrations.options import DeviceOptions
+from bge_rerank_integrations.options import DeviceOptions, HubOptions, ScorerOptions
+from bge_rerank_integrations.types import GraphFormat
 
 if TYPE_CHECKING:
     from bge_rerank_integrations.tools.doctor import Report
@@ -95,3 +97,75 @@ def _report_lines(report: Report, laps: Sequence[Lap]) -> Iterator[str]:
     yield from (f"  - {problem}" for problem in report.problems)
     if not report.problems:
         yield "  none"
+
+
+@option.with_flags
+def verify(
+    model: Annotated[str, typer.Argument(help="Hub id or folder.")],
+    *,
+    options: Annotated[
+        ScorerOptions,
+        option.Only(
+            "backend", "device", "precision", "base_url", "dialect", *HubOptions.model_fields
+        ),
+    ],
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Largest difference of a raw score; 2e-5, or 0.05 in half precision."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write a report for a bug.")
+    ] = None,
+) -> None:
+    """Compare the scores of MODEL with reference libraries.
+
+    Fixed pairs are scored here and, one at a time, by transformers, sentence-transformers and
+    FlagEmbedding, and compared with the scores that the model's card publishes. With --url the
+    scores of a server are compared. Exits with 1 if a score is wrong.
+    """
+    from bge_rerank_integrations.tools.verify import verify as compare
+
+    asked = options.given()
+    url = asked.pop("base_url", None)
+    found = compare(model, base_url=url, tolerance=tolerance, **asked)
+    print(found)
+    if report is not None:
+        found.save(report)
+    if found.verdict == "wrong":
+        raise typer.Exit(1)
+
+
+@option.with_flags
+def export(
+    model: Annotated[str, typer.Argument(help="Hub id or folder of a BERT or XLM-R encoder.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    *,
+    target: Annotated[
+        Literal["onnx"], typer.Option("--format", help="What to write: an ONNX graph.")
+    ] = "onnx",
+    dtype: Annotated[GraphFormat, typer.Option(help="Number format of the matrices.")] = "fp32",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")
+    ] = False,
+    as_json: option.AsJson = False,
+    hub: HubOptions,
+) -> None:
+    """Write MODEL to the folder OUT as an ONNX graph.
+
+    Use it with --backend onnx or openvino. The graph's scores of fixed pairs are compared with
+    torch's: the largest difference of raw scores is printed and, for int8, Kendall's tau, which is
+    1 if all orders agree.
+
+    A private model needs HF_TOKEN in the environment.
+    """
+    from bge_rerank_integrations.tools.export import export_onnx
+
+    done = export_onnx(model, out, dtype=dtype, overwrite=overwrite, **hub.given())
+    if as_json:
+        print(json.dumps({"format": target, **asdict(done), "folder": str(done.folder)}))
+        return
+    print(f"{done.folder}: {target}, {done.dtype}, {done.size / 1e6:.1f} MB")
+    said = f"largest {done.scale} difference to torch in float32: {done.difference:.1e}"
+    if done.dtype == "int8":
+        said += f"; Kendall tau {done.tau:.3f}"
+    print(f"{said} ({done.pairs} fixed pairs)")
