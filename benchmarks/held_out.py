@@ -11,8 +11,10 @@ over samples of the questions, whose mean over all questions counts as true. Sco
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.models import DEFAULT_CACHE
 from benchmarks.quality import find_data_sets, load_model, score_all
@@ -120,7 +122,7 @@ def halves(number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield shuffled[: number // 2], shuffled[number // 2 :]
 
 
-def add(sums: list[float], part: Array, whole: Array) -> None:
+def add(sums: list[float], part: NDArray[Any], whole: NDArray[Any]) -> None:
     """Add up a share's part and whole."""
     sums[0] += float(part.sum())
     sums[1] += float(whole.sum())
