@@ -119,7 +119,7 @@ def onnxruntime(folder: Path) -> Score:
 
 def openvino(folder: Path) -> Score:
     """OpenVINO on the exported graph, in float32 also where it would choose bfloat16."""
-    import openvino as ov
+    import openvino as ov  # type: ignore[import-untyped]
 
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     model = ov.Core().compile_model(str(onnx_file(folder)), "CPU", exact)
@@ -159,8 +159,8 @@ def _graph(folder: Path, run: Callable[[dict[str, Any]], NDArray[Any]]) -> Score
 
 def fastembed(folder: Path) -> Score:
     """`TextCrossEncoder.rerank` on the exported graph."""
-    from fastembed.common.model_description import ModelSource
-    from fastembed.rerank.cross_encoder import TextCrossEncoder
+    from fastembed.common.model_description import ModelSource  # type: ignore[import-not-found]
+    from fastembed.rerank.cross_encoder import TextCrossEncoder  # type: ignore[import-not-found]
 
     onnx_file(folder)
     source = ModelSource(url=folder.as_uri())
