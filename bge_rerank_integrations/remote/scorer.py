@@ -4,8 +4,8 @@ import asyncio
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Concatenate, ParamSpec, Self
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 from pydantic import SecretStr
@@ -35,6 +35,7 @@ from bge_rerank_integrations.types import FloatArray, Pair, Scale
 logger = logging.getLogger("bge_rerank_integrations")
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 KEY_VARIABLE = "BGE_RERANK_API_KEY"
 """The key's environment variable for most dialects, and while the dialect is unknown."""
@@ -165,37 +166,24 @@ class RemoteScorer:
         )
 
     async def _recognised(self) -> tuple[Dialect, ServerInfo]:
-        try:
-            async with asyncio.timeout(seconds_left()):
-                return await self._current_server().known()
-        except TimeoutError:
-            pass  # raised below, without the library's frames, which hold the key
-        url = self._address.url
-        raise ScoringTimeout(f"the time limit passed before {url} was recognised and tested")
+        late = f"before {self._address.url} was recognised and tested"
+        return await _in_time(self._current_server().known(), lambda: late)
 
     async def _scores(self, pairs: Sequence[Pair]) -> FloatArray:
-        scores = np.full(len(pairs), np.nan, dtype=np.float32)
+        scores, url = np.full(len(pairs), np.nan, dtype=np.float32), self._address.url
         if not pairs:
             return scores
-        url = self._address.url
+
+        def late() -> str:
+            return f"when {url} had scored {np.isfinite(scores).sum()} of {len(pairs)} pairs"
+
         try:
-            async with asyncio.timeout(seconds_left()):
-                await self._current_server().score(pairs, scores)
+            await _in_time(self._current_server().score(pairs, scores), late)
         except ScoringFailed as error:
-            error.partial = _partial(scores)
+            error.partial = scores if np.isfinite(scores).any() else None
             raise
-        except TimeoutError:
-            pass  # raised below, without the library's frames, which hold the key
-        else:
-            note(
-                {"computed": len(set(pairs))}, {"model": self._options.model or url, "server": url}
-            )
-            return scores
-        scored = int(np.isfinite(scores).sum())
-        raise ScoringTimeout(
-            f"the time limit passed when {url} had scored {scored} of {len(pairs)} pairs",
-            partial=_partial(scores),
-        )
+        note({"computed": len(set(pairs))}, {"model": self._options.model or url, "server": url})
+        return scores
 
     def _current_server(self) -> Server:
         """The connections of this process, created on the event loop they are used on."""
@@ -214,8 +202,13 @@ def _close_abandoned(server: Server) -> None:
         event_loop.submit(server.close())
 
 
-def _partial(scores: FloatArray) -> FloatArray | None:
-    return scores if np.isfinite(scores).any() else None
+async def _in_time(work: Awaitable[T], late: Callable[[], str]) -> T:
+    try:
+        async with asyncio.timeout(seconds_left()):
+            return await work
+    except TimeoutError:
+        pass  # raised below, without the library's frames, which hold the key
+    raise ScoringTimeout(f"the time limit passed {late()}")
 
 
 def _read_key(api_key: str | None, variable: str) -> SecretStr | None:

@@ -83,10 +83,11 @@ class Server:
                         info = await self._recognise()
                     dialect = DIALECTS[info.dialect]
                 check_dialect_options(dialect, info.model, self._options.deployment)
+                self._model = self._options.model or (info.model if dialect.needs_model else None)
                 # a gateway that speaks a hosted service's protocol may serve any model
                 elsewhere = dialect.hosts and self._address.host not in dialect.hosts
                 if dialect.self_hosted or elsewhere:
-                    dialect = await self._test(dialect, info)
+                    dialect = await self._test(dialect)
                 self._known = dialect, info
         return self._known
 
@@ -111,7 +112,7 @@ class Server:
                     if failed.is_set():
                         return
                     try:
-                        await self._fill(scores, dialect, info, chunk)
+                        await self._fill(scores, dialect, chunk)
                     except Exception:  # of any kind: it ends the other requests, and is raised
                         failed.set()
                         raise
@@ -122,14 +123,12 @@ class Server:
             if error is not None:
                 raise error
 
-    async def _fill(
-        self, scores: FloatArray, dialect: Dialect, info: ServerInfo, chunk: Chunk
-    ) -> None:
+    async def _fill(self, scores: FloatArray, dialect: Dialect, chunk: Chunk) -> None:
         """One request; if the server finds it too large, two of half the size."""
-        found = await self._ask(dialect, info, chunk)
+        found = await self._ask(dialect, chunk)
         if found is None:
             for half in chunk.halves():
-                await self._fill(scores, dialect, info, half)
+                await self._fill(scores, dialect, half)
             return
         for rows, score in zip(chunk.passages.values(), found, strict=True):
             scores[rows] = score
@@ -138,15 +137,14 @@ class Server:
         await self._client.close()
 
     async def _ask(
-        self, dialect: Dialect, info: ServerInfo, chunk: Chunk, *, logits: bool = True
+        self, dialect: Dialect, chunk: Chunk, *, logits: bool = True
     ) -> FloatArray | None:
         """The scores of one request, or None if the server accepts only fewer passages."""
-        passages, options = list(chunk.passages), self._options
-        model = options.model or (info.model if dialect.needs_model else None)
-        body = request_body(dialect, chunk.query, passages, model=model, logits=logits)
+        passages = list(chunk.passages)
+        body = request_body(dialect, chunk.query, passages, model=self._model, logits=logits)
         request = self._request(
             dialect,
-            self._address.with_path(dialect.path, model=model),
+            self._address.with_path(dialect.path, model=self._model),
             body=to_json(body),
             private=[chunk.query, *passages],
         )
@@ -191,15 +189,15 @@ class Server:
             f"does not say what it is; set dialect to one of {', '.join(DIALECTS)}"
         )
 
-    async def _test(self, dialect: Dialect, info: ServerInfo) -> Dialect:
+    async def _test(self, dialect: Dialect) -> Dialect:
         """The dialect as this server speaks it."""
         try:
-            scores = await self._trial(dialect, info)
+            scores = await self._trial(dialect)
         except RemoteRefused:
             if not dialect.generations:
                 raise
             dialect = replace(dialect, options={})
-            scores = await self._trial(dialect, info)
+            scores = await self._trial(dialect)
         with _naming(f"{dialect.name} at {self._address.url}"):
             settled = settle_scale(dialect, *scores)
         if settled.scale != dialect.scale:
@@ -210,16 +208,16 @@ class Server:
             )
         return settled
 
-    async def _trial(self, dialect: Dialect, info: ServerInfo) -> list[FloatArray | None]:
+    async def _trial(self, dialect: Dialect) -> list[FloatArray | None]:
         """The scores of two sentences against each other; of the first also as probabilities."""
         asked = [(sentence, True) for sentence in SENTENCES]
         if dialect.probabilities:
             asked.append((SENTENCES[0], False))
-        passages = {sentence: [row] for row, sentence in enumerate(SENTENCES)}
-        scores = []
-        for query, logits in asked:
-            scores.append(await self._ask(dialect, info, Chunk(query, passages), logits=logits))
-        return scores
+        passages: dict[str, list[int]] = {sentence: [] for sentence in SENTENCES}
+        return [
+            await self._ask(dialect, Chunk(query, passages), logits=logits)
+            for query, logits in asked
+        ]
 
 
 async def _parse(reply: Reply, results: int) -> Any:
