@@ -1,5 +1,12 @@
-"""Many callers at once: throughput, the slowest answers, and whether the answers are right."""
+"""Many callers at once: throughput, the slowest answers, and whether the answers are right.
 
+    python -m benchmarks.callers base bf16      four callers against sixteen, in turns
+
+That prints what sixteen callers get of the throughput of four, and how many times its fair share
+of the time the slowest of twenty requests takes.
+"""
+
+import argparse
 import statistics
 from typing import Any
 
@@ -8,9 +15,11 @@ from numpy.typing import NDArray
 
 from benchmarks.conditions import LOADING, Conditions
 from benchmarks.measures import quantile
+from benchmarks.models import DEFAULT_CACHE, MINI, build_model
 from benchmarks.plan import Callers
-from benchmarks.worker import Worker
-from benchmarks.workloads import Passages, Workload
+from benchmarks.worker import Worker, serve_many
+from benchmarks.workloads import Passages, Workload, texts_for
+from bge_rerank_integrations import load_scorer
 
 PASSAGES = Passages(10, 80)
 TOLERANCE = 1e-3
@@ -100,3 +109,38 @@ def wrong_answers(scores: list[Scores | None], alone: list[Scores]) -> int:
         given is not None and not np.allclose(given, expected, rtol=0, atol=TOLERANCE)
         for given, expected in zip(scores, alone, strict=True)
     )
+
+
+def main() -> None:
+    """Four callers against sixteen, with this package alone."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("model", choices=["base", MINI])
+    parser.add_argument("precision", choices=["fp32", "bf16"])
+    parser.add_argument("--turns", type=int, default=5)
+    asked = parser.parse_args()
+    folder = build_model(DEFAULT_CACHE, asked.model)
+    scorer = load_scorer(str(folder), device="cpu", precision=asked.precision)
+    texts = texts_for(folder)
+    requests = [PASSAGES.draw(texts).pairs for _ in range(32)]
+    alone = [scorer.score(request).astype(np.float64) for request in requests]
+    wrong = 0
+    rates: dict[int, list[float]] = {4: [], 16: []}
+    slowest: dict[int, list[float]] = {4: [], 16: []}
+    for _ in range(asked.turns):
+        for callers in rates:
+            served = serve_many(scorer.score, requests, callers)
+            rate = len(requests) / served["seconds"]
+            rates[callers].append(rate)
+            slowest[callers].append(quantile(served["latencies"], 0.95) * rate / callers)
+            wrong += wrong_answers(served["scores"], alone)
+    for callers, found in rates.items():
+        print(
+            f"{callers} callers: {PASSAGES.count * statistics.median(found):.1f} pairs/s, "
+            f"p95 {statistics.median(slowest[callers]):.2f} of the fair share"
+        )
+    shares = [many / few for few, many in zip(rates[4], rates[16], strict=True)]
+    print(f"16 callers get {statistics.median(shares):.0%} of the throughput of 4; {wrong} wrong")
+
+
+if __name__ == "__main__":
+    main()

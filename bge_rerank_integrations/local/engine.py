@@ -31,6 +31,7 @@ from bge_rerank_integrations.errors import (
     ScoringTimeout,
 )
 from bge_rerank_integrations.local.device import DevicePlan
+from bge_rerank_integrations.local.gate import Gate
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
 from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.types import FloatArray
@@ -76,7 +77,7 @@ class EngineCall:
 class Engine:
     """A loaded model, shared by all scorers of the process for the same model.
 
-    `run` may be called from any number of threads: it keeps no state, and a semaphore bounds the
+    `run` may be called from any number of threads: it keeps no state, and a gate bounds the
     number of batches that run at once.
     """
 
@@ -94,7 +95,7 @@ class Engine:
         self.fingerprint = cache(read_fingerprint)
         self.tokenizer = tokenizer
         self.forward = forward
-        self._gate = threading.BoundedSemaphore(forward.concurrency)
+        self._gate = Gate(forward.concurrency)
         self._clock = clock
         self._speed = 0.0  # tokens of a batch, in a second
         self._process = os.getpid()
@@ -110,8 +111,9 @@ class Engine:
     def wait_until_idle(self) -> None:
         """Return when no batch is running."""
         for _ in range(self.forward.concurrency):
-            self._gate.acquire()
-        self._gate.release(self.forward.concurrency)
+            self._gate.enter()
+        for _ in range(self.forward.concurrency):
+            self._gate.leave()
 
     def run(
         self,
@@ -202,7 +204,7 @@ class Engine:
                 split += [batch[middle:], batch[:middle]]
                 continue
             with timed("queueing"):
-                ready = left != 0.0 and self._gate.acquire(timeout=left)
+                ready = left != 0.0 and self._gate.enter(left)
             if not ready:
                 break
             rows = None
@@ -219,7 +221,7 @@ class Engine:
                 if not self.forward.is_out_of_memory(error):
                     raise
             finally:
-                self._gate.release()
+                self._gate.leave()
             if rows is None:
                 self._make_room(call, batch)
                 room = cost // 2
@@ -370,7 +372,7 @@ def plan_batches(
 _ending = False
 
 
-def stop_at_exit(gate: threading.Semaphore | None = None) -> None:
+def stop_at_exit(gate: Gate | None = None) -> None:
     """Hold a daemon thread for ever once the interpreter ends, without its place at the gate.
 
     Python ends such a thread as it comes back from a library, and the library then aborts.
@@ -379,7 +381,7 @@ def stop_at_exit(gate: threading.Semaphore | None = None) -> None:
     # threads of this package work for others, who wait for them
     if _ending and thread.daemon and not thread.name.startswith("bge-rerank"):
         if gate is not None:
-            gate.release()
+            gate.leave()
         threading.Event().wait()
 
 
