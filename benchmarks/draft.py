@@ -96,9 +96,7 @@ def train(folder: Path, start: Path, pairs: list[Example]) -> None:
     from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(start / "tokenizer.json"), pad_token="[PAD]", sep_token="[SEP]"
-    )
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(start)
     model: Any = BertForSequenceClassification.from_pretrained(start)
     torch.nn.init.normal_(model.classifier.weight, std=0.02)
     torch.nn.init.zeros_(model.classifier.bias)

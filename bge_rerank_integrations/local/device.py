@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, get_args
 
@@ -73,6 +73,10 @@ class DevicePlan:
         """The number format, and the kernels where scores depend on them, as in `Scorer.name`."""
         usual = self.attention in ("runs", "padded")
         return self.precision if usual else f"{self.precision}-{self.attention}"
+
+    def because(self, *reasons: str) -> "DevicePlan":
+        """The same plan with more reasons."""
+        return replace(self, reasons=(*self.reasons, *reasons))
 
     @property
     def paths(self) -> str:

@@ -19,7 +19,7 @@ def test_threads_enter_in_the_order_in_which_they_came() -> None:
     threads = [threading.Thread(target=pass_through, args=(number,)) for number in range(8)]
     for number, thread in enumerate(threads):
         thread.start()
-        while len(gate._waiting) == number:  # noqa: SLF001 - the next one starts after this came
+        while len(gate._waiting) == number:
             thread.join(0.001)
     gate.leave()
     for thread in threads:
@@ -38,7 +38,7 @@ def test_a_thread_that_leaves_does_not_overtake_one_that_waits() -> None:
     assert gate.enter()
     thread = threading.Thread(target=stay)
     thread.start()
-    while not gate._waiting:  # noqa: SLF001 - until it has come
+    while not gate._waiting:
         thread.join(0.001)
     gate.leave()
     assert not gate.enter(0)

@@ -35,7 +35,7 @@ class StreamedEngine(Engine):
             reason = f"{threads} share each product; a batch each is for at most {MOST_CORES}"
         else:
             reason = f"{threads} share each product; this torch lets none compute alone"
-        return replace(plan, reasons=(*plan.reasons, f"threads: {reason}"))
+        return plan.because(f"threads: {reason}")
 
     def cores(self) -> int:
         """The number of batches side by side: the caller's number of threads, or 0 for none."""

@@ -6,7 +6,7 @@ at load with float32 on the CPU.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -173,8 +173,7 @@ def with_checked_attention(
     if not plan.device.startswith("cuda"):
         return plan
     trial = Trial(shape, head_size, windowed, getattr(torch, plan.dtype), plan.device)
-    reason = check_attention(plan.attention, ATTENTIONS[plan.attention], trial)
-    return replace(plan, reasons=(*plan.reasons, reason))
+    return plan.because(check_attention(plan.attention, ATTENTIONS[plan.attention], trial))
 
 
 def check_attention(name: Attention, build: BuildAttention, trial: Trial) -> str:

@@ -34,10 +34,10 @@ from bge_rerank_integrations.local.torch_backend.runtime import (
     TorchForward,
     arithmetic,
     exact_plan,
-    gemm_path,
     to_device,
     to_host,
     weight_format,
+    with_gemm_path,
     with_token_budget,
 )
 from bge_rerank_integrations.local.torch_backend.weights import Weights, check_tensors, misshapen
@@ -154,14 +154,13 @@ class Decoder(TorchForward):
     """Whether a query that passages share is computed once where that saves time."""
 
     def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, spec: DecoderSpec) -> None:
-        path, reason = gemm_path(plan)
         self._shape = AttentionShape(
             spec.query_heads, spec.kv_heads, causal=True, scale=spec.attention_scale
         )
         plan = with_checked_attention(
             plan, self._shape, head_size=spec.head_size, windowed=spec.window is not None
         )
-        plan = replace(plan, reasons=(*plan.reasons, reason))
+        plan, path = with_gemm_path(plan)
         super().__init__(checkpoint, plan, spec, batches_at_once=2)
         self.spec = spec
         self._format = weight_format(plan)
@@ -176,9 +175,7 @@ class Decoder(TorchForward):
         # the gate's, the other's, and their product
         self.plan = with_token_budget(plan, self._layers[0].up, inner_copies=3)
 
-    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
-        if exact and self.exact is not self:
-            return self.exact.run(batch)
+    def compute(self, batch: Sequence[TokenSequence]) -> FloatArray:
         with arithmetic(self.plan):
             states = self._decode(*split_batch(batch, share=self.share_prefix))
         with arithmetic(exact_plan(self.plan)):

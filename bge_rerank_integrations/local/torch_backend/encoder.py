@@ -6,7 +6,6 @@ Residuals, LayerNorm and head follow transformers' `BertModel` and `XLMRobertaMo
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,10 +38,10 @@ from bge_rerank_integrations.local.torch_backend.runtime import (
     TorchForward,
     arithmetic,
     exact_plan,
-    gemm_path,
     to_device,
     to_host,
     weight_format,
+    with_gemm_path,
     with_token_budget,
 )
 from bge_rerank_integrations.local.torch_backend.weights import Weights
@@ -54,10 +53,9 @@ class FlatEncoder(TorchForward):
 
     def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> None:
         config = read_encoder_config(checkpoint.config)
-        path, reason = gemm_path(plan)
         self._shape = AttentionShape(config.heads, config.heads, causal=False, scale=None)
         plan = with_checked_attention(plan, self._shape, head_size=config.hidden // config.heads)
-        plan = replace(plan, reasons=(*plan.reasons, reason))
+        plan, path = with_gemm_path(plan)
         super().__init__(checkpoint, plan, output, batches_at_once=4)
         self._output = output
         self._config = config
@@ -77,9 +75,7 @@ class FlatEncoder(TorchForward):
         # before and after the activation
         self.plan = with_token_budget(plan, self._layers[0].up, inner_copies=2)
 
-    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
-        if exact and self.exact is not self:
-            return self.exact.run(batch)
+    def compute(self, batch: Sequence[TokenSequence]) -> FloatArray:
         lengths = [len(sequence.ids) for sequence in batch]
         attend = lay_out([Segment(n) for n in lengths], self._shape, self.plan.attention)
         arrays = {**input_arrays(batch, self._config), **attend.arrays}

@@ -1,6 +1,5 @@
 """A checkpoint's engine on torch: the forward that knows the model, and its rounding error."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,20 +54,19 @@ def _measured_encoder(
     # gone again before the half model comes
     exact = run_all(_encoder(checkpoint, exact_plan(plan), output), inputs)
     forward = _encoder(checkpoint, plan, output)
-    found = describe_rounding(exact, run_all(forward, inputs), forward)
-    forward.plan = dataclasses.replace(forward.plan, reasons=(*forward.plan.reasons, found))
+    forward.plan = forward.plan.because(describe_rounding(exact, run_all(forward, inputs), forward))
     return forward
 
 
 def _encoder(checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> Forward:
     unknown = why_not_flat(checkpoint.config)
     if unknown is None:
-        reasons = (*plan.reasons, "forward flat: no padding, last layer for the first token alone")
-        return FlatEncoder(checkpoint, dataclasses.replace(plan, reasons=reasons), output)
+        reason = "forward flat: no padding, last layer for the first token alone"
+        return FlatEncoder(checkpoint, plan.because(reason), output)
     with missing_extra("transformers"):
         from bge_rerank_integrations.local.torch_backend.transformers_encoder import LibraryEncoder
-    reasons = (*plan.reasons, f"forward transformers: {unknown} is unknown to the flat forward")
-    return LibraryEncoder(checkpoint, dataclasses.replace(plan, reasons=reasons), output)
+    reason = f"forward transformers: {unknown} is unknown to the flat forward"
+    return LibraryEncoder(checkpoint, plan.because(reason), output)
 
 
 QUERY = "How does a giant panda spend its day?"

@@ -39,9 +39,13 @@ class TorchForward(ABC):
         self._checkpoint = checkpoint
         self._use = use
 
-    @abstractmethod
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
         """See `engine.Forward`."""
+        return (self.exact if exact else self).compute(batch)
+
+    @abstractmethod
+    def compute(self, batch: Sequence[TokenSequence]) -> FloatArray:
+        """One float32 row per sequence, computed as planned."""
         ...
 
     @cached_property
@@ -87,7 +91,7 @@ def with_token_budget(plan: DevicePlan, layer: Linear, *, inner_copies: int) -> 
         f"batches of {budget} tokens: each takes about {per_token / 1e3:.0f} kB at the peak, and "
         f"{free / 1e9:.1f} GB are free with the weights loaded"
     )
-    return replace(plan, max_batch_tokens=budget, reasons=(*plan.reasons, reason))
+    return replace(plan, max_batch_tokens=budget).because(reason)
 
 
 def free_memory(device: str) -> int:
@@ -102,11 +106,13 @@ def weight_format(plan: DevicePlan) -> torch.dtype:
     return dtype
 
 
-def gemm_path(plan: DevicePlan) -> tuple[GemmPath, str]:
-    """How matrix products are computed, and why."""
-    if plan.device != "cpu" or plan.autocast:
-        return "plain", "gemm plain: oneDNN's prepacked weights are for the CPU, without autocast"
-    return choose_gemm_path(weight_format(plan))
+def with_gemm_path(plan: DevicePlan) -> tuple[DevicePlan, GemmPath]:
+    """How matrix products are computed, and the plan with the reason."""
+    path: GemmPath = "plain"
+    reason = "gemm plain: oneDNN's prepacked weights are for the CPU, without autocast"
+    if plan.device == "cpu" and not plan.autocast:
+        path, reason = choose_gemm_path(weight_format(plan))
+    return plan.because(reason), path
 
 
 def exact_plan(plan: DevicePlan) -> DevicePlan:

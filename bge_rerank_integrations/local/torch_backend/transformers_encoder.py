@@ -7,7 +7,6 @@ as in MobileBERT, ConvBERT, FNet and CANINE; such a model runs one sequence at a
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from bge_rerank_integrations.local.torch_backend.runtime import (
     to_host,
     weight_format,
 )
-from bge_rerank_integrations.local.torch_backend.weights import lacks, refuse_left_over
+from bge_rerank_integrations.local.torch_backend.weights import lacks, quantized, refuse_left_over
 from bge_rerank_integrations.types import FloatArray
 
 # The first letters of safetensors' names of formats that mean nothing without a scale.
@@ -60,11 +59,9 @@ class LibraryEncoder(TorchForward):
         self.why_alone: str | None = known if plan.precision != "fp32" else self._find_why_alone()
         if self.why_alone is not None:
             self.max_sequences = 1
-            self.plan = replace(plan, reasons=(*plan.reasons, f"one at a time: {self.why_alone}"))
+            self.plan = plan.because(f"one at a time: {self.why_alone}")
 
-    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
-        if exact and self.exact is not self:
-            return self.exact.run(batch)
+    def compute(self, batch: Sequence[TokenSequence]) -> FloatArray:
         arrays = padded(batch, self._pad)
         if not (self._segments and arrays["token_type_ids"].any()):
             del arrays["token_type_ids"]
@@ -144,7 +141,7 @@ def _load(checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> Any:
 
 def _check_config(checkpoint: Checkpoint) -> None:
     """Refuse what transformers passes over, or reads differently in its releases."""
-    config, name = checkpoint.config, checkpoint.model
+    config = checkpoint.config
     config.whole("num_hidden_layers", default=1)
     if config.get("model_type") == "big_bird" and config.get("attention_type") != "original_full":
         config.refuse(
@@ -164,10 +161,7 @@ def _check_config(checkpoint: Checkpoint) -> None:
         config.flag(key, default=False)
     for tensor, stored in checkpoint.tensors.items():
         if stored.dtype.startswith(QUANTIZED):
-            raise UnsupportedModel(
-                f"{name} holds {tensor!r} as {stored.dtype}: quantized weights are not supported; "
-                "use the model they were made from"
-            )
+            raise UnsupportedModel(quantized(checkpoint, tensor))
 
 
 def _check_loaded(checkpoint: Checkpoint, model: Any, info: Mapping[str, Any], output: str) -> None:

@@ -51,10 +51,7 @@ def check_tensors(
         if stored is None:
             raise CheckpointError(lacks(checkpoint, name))
         if stored.dtype not in FLOATS:
-            raise UnsupportedModel(
-                f"{checkpoint.model} holds {name!r} as {stored.dtype}: quantized weights are not "
-                "supported; use the model they were made from"
-            )
+            raise UnsupportedModel(quantized(checkpoint, name))
         if stored.shape != shape:
             raise CheckpointError(misshapen(checkpoint, name, shape))
     refuse_left_over(checkpoint, checkpoint.tensors.keys() - expected.keys(), is_unread=is_unread)
@@ -90,6 +87,14 @@ def lacks(checkpoint: Checkpoint, name: str) -> str:
     return (
         f"{checkpoint.model} lacks the weight {name!r}; a model with untrained random weights in "
         "its place would give random scores"
+    )
+
+
+def quantized(checkpoint: Checkpoint, name: str) -> str:
+    """The message for a tensor that means nothing without a scale."""
+    return (
+        f"{checkpoint.model} holds {name!r} as {checkpoint.tensors[name].dtype}: quantized weights "
+        "are not supported; use the model they were made from"
     )
 
 
