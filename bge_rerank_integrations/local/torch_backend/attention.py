@@ -146,10 +146,26 @@ def mix(
     )
     if shape.kv_heads != shape.heads:
         k, v = (x.repeat_interleave(shape.heads // shape.kv_heads, dim=1) for x in (k, v))
-    mixed = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=causal and mask is None, scale=shape.scale
-    )
+    if asking == 1 and q.dtype == torch.float32:
+        mixed = _one_query(q, k, v, mask, shape.scale)
+    else:
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal and mask is None, scale=shape.scale
+        )
     return mixed.transpose(1, 2).reshape(count, asking, width)
+
+
+def _one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """Attention where one row asks, [n, heads, 1, size].
+
+    For a single row, torch's own adds the values of all tokens one after the other. In float32 that
+    loses a digit at 8,192 tokens. `sum` adds them in blocks.
+    """
+    asked = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    products = asked @ k.transpose(-2, -1)
+    if mask is not None:
+        products = products.masked_fill(~mask, -torch.inf)
+    return (torch.softmax(products, dim=-1).transpose(-2, -1) * v).sum(dim=-2, keepdim=True)
 
 
 def _causal_mask(asking: int, seen: int, window: int | None, device: torch.device) -> Tensor:

@@ -95,14 +95,20 @@ def random_sequences(
 
 
 def library_rows(
-    folder: Path, batch: Sequence[TokenSequence], output: ModelOutput = "logit", *, half: str = ""
+    folder: Path,
+    batch: Sequence[TokenSequence],
+    output: ModelOutput = "logit",
+    *,
+    half: str = "",
+    dtype: torch.dtype = torch.float32,
 ) -> FloatArray:
     """The library's own forward, one sequence at a time: no batch, no padding, no mask.
 
-    `half` rounds the weights to that number format first, and computes in float32.
+    `half` rounds the weights to that number format first, and computes in float32. `dtype` is the
+    format of weights and arithmetic.
     """
     kind: Any = AutoModelForSequenceClassification if output == "logit" else AutoModel
-    model = kind.from_pretrained(folder, dtype=torch.float32).eval()
+    model = kind.from_pretrained(folder, dtype=dtype).eval()
     if half:
         model = model.to(getattr(torch, half)).float()
     rows = []

@@ -48,6 +48,18 @@ def test_rows_are_those_of_transformers(
     assert rows == pytest.approx(library_rows(folder, BATCH, output), abs=TOLERANCE)
 
 
+@pytest.mark.parametrize("length", [512, 2048, 8192])
+def test_rounding_errors_do_not_grow_with_the_length(tmp_path: Path, length: int) -> None:
+    folder = build_encoder(
+        tmp_path, "xlmr", num_hidden_layers=12, num_attention_heads=1, hidden_size=64,
+        max_position_embeddings=8194, type_vocab_size=1,
+    )  # fmt: skip
+    batch = random_sequences([length])
+    exact = library_rows(folder, batch, dtype=torch.float64)
+    assert exact.dtype == np.float64
+    assert flat(folder).run(batch) == pytest.approx(exact, abs=2e-5)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
