@@ -69,7 +69,7 @@ def put_openvino(source: Path, folder: Path, name: str, *, half: bool = False) -
     put(source, folder, "unused.onnx")
     (folder / "unused.onnx").unlink()
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    graph = openvino.convert_model(source / "traced.onnx")
+    graph = openvino.Core().read_model(source / "traced.onnx")
     openvino.save_model(graph, folder / name, compress_to_fp16=half)
     return folder
 
@@ -212,7 +212,7 @@ def test_a_graph_that_gives_no_logits_is_refused(
 
 def test_an_openvino_graph_that_gives_no_logits_is_refused(source: Path, tmp_path: Path) -> None:
     put(source, tmp_path, "model.onnx", ends_in("Sigmoid", "Identity"))
-    graph = openvino.convert_model(tmp_path / "model.onnx")
+    graph = openvino.Core().read_model(tmp_path / "model.onnx")
     openvino.save_model(graph, tmp_path / "openvino_model.xml")
     with pytest.raises(UnsupportedModel, match=r"openvino_model\.xml ends in Sigmoid"):
         load_scorer(str(tmp_path), backend="openvino")
