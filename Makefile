@@ -42,9 +42,14 @@ check: $(VENV)/ready
 test test-all test-versions test-smoke test-oldest test-servers test-oldest-torch test-newest campaigns coverage: export OMP_NUM_THREADS = 1
 test test-all test-versions test-smoke test-oldest test-servers test-oldest-torch test-newest campaigns coverage: export HF_HUB_OFFLINE = 1
 
-# processes side by side, each with whole files; PYTEST="-k cutoff" make test runs some of it
+# Processes side by side, each with whole files: one more than processors, for tests wait for servers and
+# other processes. In the order of the folders, the last files are short.
+PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PARALLEL := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+
+# PYTEST="-k cutoff" make test runs some of it
 test: $(VENV)/ready
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not servers" $(PYTEST)
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not servers" $(PYTEST)
 
 # and what takes minutes: Ray, a browser, fresh environments, a real server; these tests wait for other
 # processes most of the time, so the other versions run beside them
@@ -64,7 +69,7 @@ test-versions: .venv-transformers4/ready
 	  else echo "Not run: make test-newest, whose packages cannot be installed here."; fi
 
 coverage: $(VENV)/ready
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not servers" --cov --cov-report=term:skip-covered
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not servers" --cov --cov-report=term:skip-covered
 
 # without torch, whose builds for other Pythons come with CUDA; two files need it as they are imported
 SMOKE := .venv-smoke-$(notdir $(PYTHON))
@@ -77,7 +82,7 @@ $(SMOKE)/ready: pyproject.toml constraints.txt
 	touch $@
 
 test-smoke: $(SMOKE)/ready
-	$(SMOKE)/bin/python -m pytest -n auto --dist loadfile -m "not torch and not slow" \
+	$(SMOKE)/bin/python -m pytest $(PARALLEL) -m "not torch and not slow" \
 	  tests/base tests/ranking tests/wrappers tests/remote tests/llama_index tests/langchain \
 	  tests/test_options.py tests/test_errors.py \
 	  --ignore tests/base/test_interrupt.py --ignore tests/wrappers/test_windows.py
@@ -118,7 +123,7 @@ newest-packages: .venv-newest/bin/python
 
 # its result may change with every release
 test-newest: .venv-newest/bin/python newest-packages
-	$< -m pytest -n auto --dist loadfile tests/langchain tests/llama_index tests/drop_in \
+	$< -m pytest $(PARALLEL) tests/langchain tests/llama_index tests/drop_in \
 	  tests/ecosystem/test_langchain_suite.py tests/ecosystem/test_llama_index_parts.py \
 	  tests/ecosystem/test_embeddings.py tests/reference \
 	  --deselect tests/drop_in/test_originals.py::test_flag_embedding_reranker \
