@@ -12,6 +12,7 @@ _MEANT_AS_ADDRESS = re.compile(
         | (?! [.~] | /(?!/) | \w:[/\\] | \\\\ ) @?[^@]+@   # user, password or key; not a clear path
         | [\w.-]+:\d{2,}(?:/|\s*$)   # host:port; a single digit is a model's tag
         | \[[\da-f:.%]+\]        # an IPv6 host
+        | (?! [.~/\\] | \w:[/\\] ) [^?]+\?[^=]+=   # a query, which may hold a key; not a clear path
     )""",
     re.IGNORECASE | re.VERBOSE,
 )

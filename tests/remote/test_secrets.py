@@ -323,6 +323,8 @@ def test_an_address_with_a_secret_is_refused_without_being_shown(url: str, said:
         "sk/canary==@host/v1",
         "u:sk/canary@host",
         "@u:sk-canary@host",
+        "api.example.com/v1?token=sk-canary",
+        "host?key=sk-canary",
         "localhost:8080",
         "[::1]:8080/v1",
     ],
@@ -346,6 +348,8 @@ def test_an_address_may_be_in_capitals_and_a_folder_is_none() -> None:
         "/a@b",
         "./a@b",
         "../a@b",
+        "/a?b=c",
+        "C:/a?b=c",
         "@cf/baai/bge-reranker-base",
     )
     assert [place for place in folders + odd if is_address(place)] == []
