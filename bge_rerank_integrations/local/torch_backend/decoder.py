@@ -175,7 +175,9 @@ class Decoder(TorchForward):
         # the gate's, the other's, and their product
         self.plan = with_token_budget(plan, self._layers[0].up, inner_copies=3)
 
-    def compute(self, batch: Sequence[TokenSequence]) -> FloatArray:
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
+        if exact and self.exact is not self:
+            return self.exact.run(batch)
         with arithmetic(self.plan):
             states = self._decode(*split_batch(batch, share=self.share_prefix))
         with arithmetic(exact_plan(self.plan)):

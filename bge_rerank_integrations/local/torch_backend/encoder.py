@@ -75,7 +75,9 @@ class FlatEncoder(TorchForward):
         # before and after the activation
         self.plan = with_token_budget(plan, self._layers[0].up, inner_copies=2)
 
-    def compute(self, batch: Sequence[TokenSequence]) -> FloatArray:
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
+        if exact and self.exact is not self:
+            return self.exact.run(batch)
         lengths = [len(sequence.ids) for sequence in batch]
         attend = lay_out([Segment(n) for n in lengths], self._shape, self.plan.attention)
         arrays = {**input_arrays(batch, self._config), **attend.arrays}

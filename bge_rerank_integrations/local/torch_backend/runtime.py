@@ -39,13 +39,9 @@ class TorchForward(ABC):
         self._checkpoint = checkpoint
         self._use = use
 
+    @abstractmethod
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
         """See `engine.Forward`."""
-        return (self.exact if exact else self).compute(batch)
-
-    @abstractmethod
-    def compute(self, batch: Sequence[TokenSequence]) -> FloatArray:
-        """One float32 row per sequence, computed as planned."""
         ...
 
     @cached_property

@@ -61,7 +61,9 @@ class LibraryEncoder(TorchForward):
             self.max_sequences = 1
             self.plan = plan.because(f"one at a time: {self.why_alone}")
 
-    def compute(self, batch: Sequence[TokenSequence]) -> FloatArray:
+    def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
+        if exact and self.exact is not self:
+            return self.exact.run(batch)
         arrays = padded(batch, self._pad)
         if not (self._segments and arrays["token_type_ids"].any()):
             del arrays["token_type_ids"]
