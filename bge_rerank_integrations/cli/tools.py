@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -140,9 +140,6 @@ def export(
     model: Annotated[str, typer.Argument(help="Hub id or folder of a BERT or XLM-R encoder.")],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     *,
-    target: Annotated[
-        Literal["onnx"], typer.Option("--format", help="What to write: an ONNX graph.")
-    ] = "onnx",
     dtype: Annotated[GraphFormat, typer.Option(help="Number format of the matrices.")] = "fp32",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")
@@ -162,9 +159,9 @@ def export(
 
     done = export_onnx(model, out, dtype=dtype, overwrite=overwrite, **hub.given())
     if as_json:
-        print(json.dumps({"format": target, **asdict(done), "folder": str(done.folder)}))
+        print(json.dumps({"format": "onnx", **asdict(done), "folder": str(done.folder)}))
         return
-    print(f"{done.folder}: {target}, {done.dtype}, {done.size / 1e6:.1f} MB")
+    print(f"{done.folder}: onnx, {done.dtype}, {done.size / 1e6:.1f} MB")
     said = f"largest {done.scale} difference to torch in float32: {done.difference:.1e}"
     if done.dtype == "int8":
         said += f"; Kendall tau {done.tau:.3f}"

@@ -13,7 +13,7 @@ def test_it_says_what_was_written_and_how_far_it_is_from_torch(
     bert_reranker: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    done = run("export", str(bert_reranker), str(out), "--format", "onnx", "--dtype", "int8")
+    done = run("export", str(bert_reranker), str(out), "--dtype", "int8")
     assert done.returncode == 0, done.stderr
     written, measured = done.stdout.splitlines()
     assert written.startswith(f"{out}: onnx, int8, 0.")
