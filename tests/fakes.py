@@ -23,12 +23,14 @@ class WordOverlapScorer:
         self.name = name
         self.calls = 0
         self.pairs_scored = 0
+        self.asked: list[list[Pair]] = []
         self._lock = threading.Lock()
 
     def score(self, pairs: Sequence[Pair]) -> FloatArray:
         with self._lock:
             self.calls += 1
             self.pairs_scored += len(pairs)
+            self.asked.append(list(pairs))
         return np.array(
             [len(_words(query) & _words(passage)) for query, passage in pairs], dtype=np.float32
         )
@@ -46,6 +48,61 @@ class FailingScorer(WordOverlapScorer):
         partial = super().score(pairs)
         partial[self.scored :] = np.nan
         raise self.error("the server is down", partial=partial if self.scored else None)
+
+
+class BrokenScorer(WordOverlapScorer):
+    """Raises what no scorer should."""
+
+    def score(self, pairs: Sequence[Pair]) -> FloatArray:
+        raise RuntimeError("the device is gone")
+
+
+class NanScorer(WordOverlapScorer):
+    """Word overlap, and NaN for the second pair."""
+
+    def score(self, pairs: Sequence[Pair]) -> FloatArray:
+        scores = super().score(pairs)
+        scores[1] = np.nan
+        return scores
+
+
+class ShortScorer(WordOverlapScorer):
+    """A score too few."""
+
+    def score(self, pairs: Sequence[Pair]) -> FloatArray:
+        return super().score(pairs)[:-1]
+
+
+class CosineScorer(WordOverlapScorer):
+    """A quarter of the word overlap, called a cosine."""
+
+    scale: Scale = "cosine"
+
+    def score(self, pairs: Sequence[Pair]) -> FloatArray:
+        return super().score(pairs) / np.float32(4)
+
+
+class StatedScorer:
+    """A passage's score is the number that its text ends with: "a fox, 2.5" scores 2.5."""
+
+    def __init__(self, scale: Scale = "logit", name: str = "stated") -> None:
+        self.scale = scale
+        self.name = name
+        self.asked: list[list[Pair]] = []
+
+    def score(self, pairs: Sequence[Pair]) -> FloatArray:
+        self.asked.append(list(pairs))
+        return np.array([float(passage.split()[-1]) for _, passage in pairs], dtype=np.float32)
+
+
+class LengthScorer:
+    """The number of characters of each passage."""
+
+    name = "length"
+    scale: Scale = "logit"
+
+    def score(self, pairs: Sequence[Pair]) -> FloatArray:
+        return np.array([len(passage) for _, passage in pairs], dtype=np.float32)
 
 
 def _words(text: str) -> set[str]:

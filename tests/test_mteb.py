@@ -21,8 +21,7 @@ from bge_rerank_integrations import (
     load_scorer,
 )
 from bge_rerank_integrations.mteb import MTEBReranker
-from tests.evaluate.data import StatedScorer
-from tests.fakes import WordOverlapScorer
+from tests.fakes import StatedScorer, WordOverlapScorer
 
 PASSAGES = {
     "d0": ("Panda", "It is a black and white bear."),

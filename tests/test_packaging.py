@@ -52,16 +52,14 @@ def new_environment(requirement: str, folder: Path) -> Path:
 
 
 @pytest.fixture
-def report_size(request: pytest.FixtureRequest) -> Callable[[str, Path], float]:
+def report_size(capsys: pytest.CaptureFixture[str]) -> Callable[[str, Path], float]:
     """Writes the size of an installation into the run's output, and gives it in MB."""
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
 
     def report(requirement: str, python: Path) -> float:
         files = python.parent.parent.rglob("*")
         size = sum(f.lstat().st_blocks * 512 for f in files if f.is_file()) / 1e6
-        assert reporter is not None
-        reporter.ensure_newline()
-        reporter.write_line(f"pip install {requirement}: {size:.0f} MB")
+        with capsys.disabled():
+            sys.stdout.write(f"\npip install {requirement}: {size:.0f} MB\n")
         return size
 
     return report

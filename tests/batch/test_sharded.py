@@ -34,7 +34,7 @@ from bge_rerank_integrations.batch.source import (
 from bge_rerank_integrations.errors import InvalidInputError, RemoteUnavailable, RerankError
 from bge_rerank_integrations.types import FloatArray, Scorer
 from tests.batch.scorers import BadPassageScorer
-from tests.fakes import WordOverlapScorer
+from tests.fakes import BrokenScorer, WordOverlapScorer
 
 PAIRS = Layout(lists=False, query="query", passage="passage", query_id="query_id", carry=())
 
@@ -339,15 +339,10 @@ def test_a_row_has_a_second_try(tmp_path: Path) -> None:
     assert ([row["raw_score"] for row in scored], failed) == ([2.0], [])
 
 
-class Broken(WordOverlapScorer):
-    def score(self, pairs: Any) -> FloatArray:
-        raise RuntimeError("the device is gone")
-
-
 def test_a_device_that_is_gone_ends_the_run_and_does_not_condemn_every_row(tmp_path: Path) -> None:
     rows = rows_of([str(number) for number in range(40)])
     with pytest.raises(RerankError, match=r"11 rows of a shard raised .* last RuntimeError"):
-        score(Broken(), rows, tmp_path)
+        score(BrokenScorer(), rows, tmp_path)
 
 
 def test_workers_that_die_of_every_row_end_the_run(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import evidence, held_out, quality
 from bge_rerank_integrations.evaluate import evaluate
-from tests.evaluate.data import StatedScorer, helped, hurt, stated
-from tests.fakes import WordOverlapScorer
+from tests.evaluate.data import helped, hurt, stated
+from tests.fakes import StatedScorer, WordOverlapScorer
 
 
 def test_a_data_set_has_a_row_for_each_model() -> None:

@@ -16,7 +16,7 @@ from bge_rerank_integrations.langchain import BGERerank as Compressor
 from bge_rerank_integrations.llama_index import BGEEmbedding
 from bge_rerank_integrations.llama_index import BGERerank as Postprocessor
 from bge_rerank_integrations.types import FloatArray
-from tests.fakes import WordOverlapScorer
+from tests.fakes import BrokenScorer, WordOverlapScorer
 
 WAIT = 60.0
 QUERY = "red fox"
@@ -109,9 +109,5 @@ def test_a_cancelled_rerank_stops_its_worker(loop: str) -> None:
 
 @loops
 def test_an_error_of_the_scorer_comes_out(loop: str) -> None:
-    class Broken(WordOverlapScorer):
-        def score(self, pairs: Any) -> FloatArray:
-            raise RuntimeError("the device is gone")
-
     with pytest.raises(RuntimeError, match="the device is gone"):
-        run(loop, Reranker(Broken()).arerank, QUERY, TEXTS)
+        run(loop, Reranker(BrokenScorer()).arerank, QUERY, TEXTS)

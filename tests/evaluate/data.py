@@ -2,21 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from bge_rerank_integrations.evaluate.judged import JudgedQuery
-from bge_rerank_integrations.types import FloatArray, Pair, Scale
-
-
-class StatedScorer:
-    """A passage's score is the number that its text ends with: "a fox, 2.5" scores 2.5."""
-
-    def __init__(self, scale: Scale = "logit", name: str = "stated") -> None:
-        self.scale = scale
-        self.name = name
-
-    def score(self, pairs: Sequence[Pair]) -> FloatArray:
-        return np.array([float(passage.split()[-1]) for _, passage in pairs], dtype=np.float32)
 
 
 def helped(number: int) -> JudgedQuery:

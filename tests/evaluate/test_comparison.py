@@ -22,8 +22,8 @@ from bge_rerank_integrations.evaluate.page import html_page
 from bge_rerank_integrations.evaluate.recommend import Setting
 from bge_rerank_integrations.types import FloatArray, Pair
 from bge_rerank_integrations.wrappers.cache import MemoryStore
-from tests.evaluate.data import StatedScorer, helped, hurt, stated
-from tests.fakes import FailingScorer, WordOverlapScorer
+from tests.evaluate.data import helped, hurt, stated
+from tests.fakes import FailingScorer, StatedScorer, WordOverlapScorer
 
 SECOND = 1 / math.log2(3)
 """nDCG of a question whose one answer is second."""

@@ -17,8 +17,8 @@ from bge_rerank_integrations.evaluate.page import (
     check_output,
     html_page,
 )
-from tests.evaluate.data import StatedScorer, helped, hurt
-from tests.fakes import WordOverlapScorer
+from tests.evaluate.data import helped, hurt
+from tests.fakes import StatedScorer, WordOverlapScorer
 
 EVIL = """red fox <script>alert("1")</script><img src=x onerror='a()'> & $x^2$ 熊 \ud800"""
 VOID = {"meta", "img", "br"}

@@ -11,8 +11,8 @@ from bge_rerank_integrations import Reranker
 from bge_rerank_integrations.evaluate import JudgedQuery, evaluate
 from bge_rerank_integrations.evaluate.page import html_page
 from bge_rerank_integrations.evaluate.recommend import round_down
-from tests.evaluate.data import StatedScorer, stated
-from tests.fakes import WordOverlapScorer
+from tests.evaluate.data import stated
+from tests.fakes import StatedScorer, WordOverlapScorer
 
 PRINTED = re.compile(r"score_threshold=(\S+) keeps (\d+)% .* drops (\d+)% of the others")
 

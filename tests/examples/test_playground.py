@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 from rag_chatbot.markup import badge, comparison, moved
 from rag_chatbot.playground import (
@@ -24,22 +23,13 @@ from rag_chatbot.playground import (
 )
 
 from bge_rerank_integrations import InvalidInputError, ModelNotFound
-from bge_rerank_integrations.types import FloatArray, Pair, Scale
+from bge_rerank_integrations.types import FloatArray, Pair
+from tests.fakes import LengthScorer
 
 CANDIDATES = ["Stocks fell.", "A bear. Pandas eat.", "Pandas eat bamboo."]
 
 
-class Lengths:
-    """A passage's length in characters, as a logit."""
-
-    name = "lengths"
-    scale: Scale = "logit"
-
-    def score(self, pairs: Sequence[Pair]) -> FloatArray:
-        return np.array([len(passage) for _, passage in pairs], dtype=np.float32)
-
-
-class Queries(Lengths):
+class Queries(LengthScorer):
     """Remembers what it was asked."""
 
     def __init__(self) -> None:
@@ -69,14 +59,14 @@ def test_candidates_are_bounded(pasted: str, message: str) -> None:
 
 
 def test_a_ranking_holds_scores_evidence_and_where_it_ran() -> None:
-    ranking = rank("pandas", CANDIDATES, Options("lengths", top_n=2), scorer=Lengths())
+    ranking = rank("pandas", CANDIDATES, Options("length", top_n=2), scorer=LengthScorer())
     first, second = ranking.results
     assert (first.index, first.raw_score) == (1, 19)
     assert (second.index, second.raw_score) == (2, 18)
     assert first.evidence is not None
     assert CANDIDATES[1][first.evidence.start : first.evidence.end] == "Pandas eat."
     assert [passage.after for passage in ranking.trace.passages] == [None, 0, 1]
-    assert ranking.plan == "lengths"
+    assert ranking.plan == "length"
     assert ranking.notes == ()
 
 
@@ -88,7 +78,7 @@ def test_the_offline_model_says_its_device_and_its_languages() -> None:
 
 def test_a_query_is_normalized() -> None:
     ranking = rank(
-        "\uff30andas \ufb01nd", CANDIDATES, Options("lengths"), scorer=(seen := Queries())
+        "\uff30andas \ufb01nd", CANDIDATES, Options("length"), scorer=(seen := Queries())
     )
     assert seen.queries == {"Pandas find"}
     assert len(ranking.results) == 3
@@ -105,8 +95,8 @@ def test_what_cannot_be_ranked_says_why() -> None:
 
 def test_the_export_is_json_with_all_of_it() -> None:
     rankings = [
-        rank("pandas", CANDIDATES, Options("one", top_n=1), scorer=Lengths()),
-        rank("pandas", CANDIDATES, Options("two", normalize=False), scorer=Lengths()),
+        rank("pandas", CANDIDATES, Options("one", top_n=1), scorer=LengthScorer()),
+        rank("pandas", CANDIDATES, Options("two", normalize=False), scorer=LengthScorer()),
     ]
     exported = json.loads(as_json("pandas", CANDIDATES, rankings))
     assert (exported["query"], exported["candidates"]) == ("pandas", CANDIDATES)
@@ -141,8 +131,8 @@ def test_the_exported_programs_give_the_playground_s_result(template: str) -> No
 
 def test_two_orders_stand_beside_each_other_with_lines_for_the_movement() -> None:
     rankings = [
-        rank("pandas", CANDIDATES, Options("one", top_n=1), scorer=Lengths()),
-        rank("pandas", CANDIDATES, Options("<b>two</b>"), scorer=Lengths()),
+        rank("pandas", CANDIDATES, Options("one", top_n=1), scorer=LengthScorer()),
+        rank("pandas", CANDIDATES, Options("<b>two</b>"), scorer=LengthScorer()),
     ]
     shown = comparison(CANDIDATES, rankings, relevant_from=0.1)
     assert re.findall("<h4>(.*?)</h4>", shown) == ["one", "&lt;b&gt;two&lt;/b&gt;"]
@@ -164,7 +154,7 @@ def test_evidence_of_raw_scores_is_marked_from_any_probability(
     relevant_from: float, marks: int
 ) -> None:
     # sigmoid(12) is 0.9999939, and those of 19 and 18 are above
-    ranking = rank("pandas", CANDIDATES, Options("raw", normalize=False), scorer=Lengths())
+    ranking = rank("pandas", CANDIDATES, Options("raw", normalize=False), scorer=LengthScorer())
     assert comparison(CANDIDATES, [ranking], relevant_from=relevant_from).count("<mark>") == marks
 
 

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
 from langchain_classic.retrievers.document_compressors.cross_encoder import BaseCrossEncoder
@@ -12,8 +11,7 @@ from pydantic import ValidationError
 
 from bge_rerank_integrations import InvalidInputError, NonFiniteScoreError, ScorerContractError
 from bge_rerank_integrations.langchain import BGECrossEncoder
-from bge_rerank_integrations.types import FloatArray, Scale
-from tests.fakes import WordOverlapScorer
+from tests.fakes import CosineScorer, NanScorer, ShortScorer, WordOverlapScorer
 from tests.langchain.foxes import NO_SUCH_MODEL, QUERY, documents, positions, sigmoid
 
 PAIRS = [(QUERY, "a fox"), ("lazy dog", "the lazy dog"), (QUERY, "nothing"), (QUERY, "a fox")]
@@ -45,13 +43,6 @@ def test_no_pairs_need_no_model() -> None:
     assert BGECrossEncoder(model=NO_SUCH_MODEL).score([]) == []
 
 
-class CosineScorer(WordOverlapScorer):
-    scale: Scale = "cosine"
-
-    def score(self, pairs: Any) -> FloatArray:
-        return super().score(pairs) / np.float32(4)
-
-
 def test_a_cosine_is_shown_as_it_is() -> None:
     assert BGECrossEncoder(scorer=CosineScorer()).score(PAIRS) == [0.25, 0.5, 0.0, 0.25]
 
@@ -67,18 +58,6 @@ def test_a_cosine_is_shown_as_it_is() -> None:
 def test_what_is_no_pair_of_texts_is_refused(pairs: Any, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         BGECrossEncoder(model=NO_SUCH_MODEL).score(pairs)
-
-
-class NanScorer(WordOverlapScorer):
-    def score(self, pairs: Any) -> FloatArray:
-        scores = super().score(pairs)
-        scores[1] = np.nan
-        return scores
-
-
-class ShortScorer(WordOverlapScorer):
-    def score(self, pairs: Any) -> FloatArray:
-        return super().score(pairs)[:-1]
 
 
 def test_a_wrong_score_is_an_error() -> None:

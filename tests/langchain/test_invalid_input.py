@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 from langchain_core.documents import Document
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
@@ -10,8 +9,7 @@ from pydantic import ValidationError
 
 from bge_rerank_integrations import InvalidInputError, NonFiniteScoreError, ScorerContractError
 from bge_rerank_integrations.langchain import BGERerank
-from bge_rerank_integrations.types import FloatArray
-from tests.fakes import WordOverlapScorer
+from tests.fakes import NanScorer, ShortScorer, WordOverlapScorer
 from tests.langchain.foxes import NO_SUCH_MODEL, QUERY, documents, word_overlap_rerank
 
 SECRET = "a secret passage"
@@ -81,16 +79,6 @@ def test_what_is_written_is_not_read_back(key: str) -> None:
 def test_the_runnable_says_what_its_input_must_be(request_: Any) -> None:
     with pytest.raises(InvalidInputError, match='a mapping with "documents" and "query"'):
         word_overlap_rerank().as_runnable().invoke(request_)
-
-
-class NanScorer(WordOverlapScorer):
-    def score(self, pairs: Any) -> FloatArray:
-        return np.full(len(pairs), np.nan, dtype=np.float32)
-
-
-class ShortScorer(WordOverlapScorer):
-    def score(self, pairs: Any) -> FloatArray:
-        return super().score(pairs)[:-1]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import copy
 import json
 import logging
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from llama_index.core.schema import Document as LlamaIndexDocument
 
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.langchain import BGERerank
-from bge_rerank_integrations.types import FloatArray, Pair
 from tests.fakes import WordOverlapScorer
 from tests.langchain.foxes import (
     NO_SUCH_MODEL,
@@ -135,27 +133,16 @@ def test_one_call_to_the_scorer_scores_all_documents() -> None:
     assert (scorer.calls, scorer.pairs_scored) == (1, 5)
 
 
-class Recorder(WordOverlapScorer):
-    """Keeps the passages it was given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.passages: list[str] = []
-
-    def score(self, pairs: Sequence[Pair]) -> FloatArray:
-        self.passages += [passage for _, passage in pairs]
-        return super().score(pairs)
-
-
 def test_metadata_keys_put_the_values_that_are_there_before_the_text() -> None:
-    scorer = Recorder()
+    scorer = WordOverlapScorer()
     reranker = word_overlap_rerank(scorer=scorer, metadata_keys=["title", "page", "absent"])
     given = [
         Document(page_content="It jumps.", metadata={"title": "Red fox", "page": 0, "other": 1}),
         Document(page_content="It sleeps.", metadata={"title": None}),
     ]
     ranked = reranker.compress_documents(given, QUERY)
-    assert scorer.passages == ["title: Red fox\npage: 0\n\nIt jumps.", "It sleeps."]
+    passages = [passage for _, passage in scorer.asked[0]]
+    assert passages == ["title: Red fox\npage: 0\n\nIt jumps.", "It sleeps."]
     assert [document.page_content for document in ranked] == ["It jumps.", "It sleeps."]
     assert scores(ranked) == [sigmoid(3), sigmoid(0)]
 
@@ -169,13 +156,13 @@ class TestWithoutText:
     )
 
     def test_comes_last_unscored(self) -> None:
-        scorer = Recorder()
+        scorer = WordOverlapScorer()
         reranker = word_overlap_rerank(scorer=scorer, top_n=None, include_logit=True)
         ranked = reranker.compress_documents(self.given, QUERY)
         assert positions(ranked) == [3, 1, 0, 2]
         assert scores(ranked) == [sigmoid(2), sigmoid(0), None, None]
         assert ranked[2].metadata["rerank_raw_score"] is None
-        assert scorer.passages == ["a lazy dog", "the red fox"]
+        assert [passage for _, passage in scorer.asked[0]] == ["a lazy dog", "the red fox"]
 
     def test_counts_towards_top_n(self) -> None:
         assert positions(word_overlap_rerank().compress_documents(self.given, QUERY)) == [3, 1, 0]

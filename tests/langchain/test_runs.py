@@ -17,8 +17,7 @@ from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from bge_rerank_integrations import InvalidInputError
 from bge_rerank_integrations.langchain import BGERerank
-from bge_rerank_integrations.types import FloatArray
-from tests.fakes import WordOverlapScorer
+from tests.fakes import BrokenScorer, WordOverlapScorer
 from tests.langchain.foxes import (
     NO_SUCH_MODEL,
     QUERY,
@@ -109,11 +108,6 @@ async def test_nothing_runs_when_there_is_nothing_to_score(how: str) -> None:
     assert len(await compress(reranker, how, documents(), " ", callbacks=[runs])) == 3
     assert runs.traced_runs == []
     assert reranker.scorer.calls == 0
-
-
-class BrokenScorer(WordOverlapScorer):
-    def score(self, pairs: Any) -> FloatArray:
-        raise RuntimeError("the device is gone")
 
 
 @sync_and_async

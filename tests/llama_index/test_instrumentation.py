@@ -1,7 +1,5 @@
 """Events, spans and the older callbacks: paired, true afterwards, and silent on invalid input."""
 
-from collections.abc import Sequence
-
 import pytest
 from llama_index.core.callbacks import CallbackManager, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
@@ -12,18 +10,10 @@ from llama_index_instrumentation.span_handlers import SimpleSpanHandler
 
 from bge_rerank_integrations.errors import InvalidInputError, OutOfMemoryError
 from bge_rerank_integrations.llama_index import BGERerank
-from bge_rerank_integrations.types import FloatArray, Pair
-from tests.fakes import WordOverlapScorer
+from tests.fakes import FailingScorer, WordOverlapScorer
 from tests.llama_index.conftest import CallbackRecorder, EventRecorder
 
 QUERY = "red fox"
-
-
-class FailingScorer(WordOverlapScorer):
-    """Fails on every call, as a device out of memory does."""
-
-    def score(self, pairs: Sequence[Pair]) -> FloatArray:
-        raise OutOfMemoryError("one pair of 512 tokens does not fit")
 
 
 async def rerank(
@@ -127,7 +117,8 @@ async def test_a_failure_ends_what_it_began(
     nodes: list[NodeWithScore], recorder: EventRecorder, spans: SimpleSpanHandler, *, native: bool
 ) -> None:
     heard = CallbackRecorder()
-    reranker = BGERerank(scorer=FailingScorer(), callback_manager=CallbackManager([heard]))
+    failing, heard_by = FailingScorer(OutOfMemoryError), CallbackManager([heard])
+    reranker = BGERerank(scorer=failing, callback_manager=heard_by)
     with pytest.raises(OutOfMemoryError) as caught:
         await rerank(reranker, nodes, QueryBundle(QUERY), native=native)
 

@@ -28,8 +28,8 @@ from bge_rerank_integrations import load_scorer
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.langchain import BGERerank as LangChainRerank
 from bge_rerank_integrations.llama_index import BGERerank
-from bge_rerank_integrations.types import FloatArray, Pair, Scale
-from tests.fakes import WordOverlapScorer
+from bge_rerank_integrations.types import FloatArray, Pair
+from tests.fakes import CosineScorer, WordOverlapScorer
 
 QUERY = "red fox"
 SIGMOID = [1 / (1 + math.exp(-logit)) for logit in (0, 1, 2)]  # 0.5, 0.731, 0.881
@@ -48,15 +48,6 @@ class Constant(WordOverlapScorer):
 
     def score(self, pairs: Sequence[Pair]) -> FloatArray:
         return np.full(len(pairs), 0.25, dtype=np.float32)
-
-
-class CosineScorer(WordOverlapScorer):
-    """Word overlap over ten, called a cosine."""
-
-    scale: Scale = "cosine"
-
-    def score(self, pairs: Sequence[Pair]) -> FloatArray:
-        return super().score(pairs) / np.float32(10)
 
 
 def ids(nodes: Sequence[NodeWithScore]) -> list[str]:
@@ -244,7 +235,7 @@ def test_embedded_metadata_is_read_by_default() -> None:
 
 def test_a_cosine_is_shown_as_it_is(nodes: list[NodeWithScore]) -> None:
     ranked = BGERerank(scorer=CosineScorer(), top_n=1).postprocess_nodes(nodes, query_str=QUERY)
-    assert ranked[0].score == pytest.approx(0.2)
+    assert ranked[0].score == 0.5
 
 
 def textless() -> list[NodeWithScore]:

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,9 @@ from bge_rerank_integrations import (
     load_scorer,
 )
 from bge_rerank_integrations.local.scorer import LocalScorer
-from bge_rerank_integrations.types import FloatArray, Pair, Scale
 from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
 from bge_rerank_integrations.wrappers.windows import WindowedScorer
-
-
-class LengthScorer:
-    """The number of characters of each passage."""
-
-    name = "length"
-    scale: Scale = "logit"
-
-    def score(self, pairs: Sequence[Pair]) -> FloatArray:
-        return np.array([len(passage) for _, passage in pairs], dtype=np.float32)
-
+from tests.fakes import LengthScorer
 
 PAIRS = [("red fox", "the red fox eats"), ("red fox", "a dog sleeps")]
 

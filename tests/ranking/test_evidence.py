@@ -37,18 +37,6 @@ PASSAGES = [
 ]
 
 
-class RecordingScorer(WordOverlapScorer):
-    """Word overlap that remembers what it was asked, call by call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[list[Pair]] = []
-
-    def score(self, pairs: Sequence[Pair]) -> FloatArray:
-        self.asked.append(list(pairs))
-        return super().score(pairs)
-
-
 class FailsOnSentences(WordOverlapScorer):
     """Scores its first call; the second fails after `scored` pairs, as a server that goes away."""
 
@@ -110,7 +98,7 @@ def test_everything_but_the_evidence_is_as_without_it() -> None:
 
 
 def test_only_sentences_of_what_is_kept_are_scored_in_one_call_each_once() -> None:
-    scorer = RecordingScorer()
+    scorer = WordOverlapScorer()
     texts = [*PASSAGES, "The red fox eats mice. A fox."]
     results = explained(texts, scorer=scorer, top_n=2)
     assert [result.index for result in results] == [1, 4]
@@ -126,7 +114,7 @@ def test_only_sentences_of_what_is_kept_are_scored_in_one_call_each_once() -> No
 
 
 def test_a_passage_of_one_sentence_costs_nothing() -> None:
-    scorer = RecordingScorer()
+    scorer = WordOverlapScorer()
     results = explained(["A red fox.", "Fox"], scorer=scorer)
     assert quoted(results, ["A red fox.", "Fox"]) == ["A red fox.", "Fox"]
     assert len(scorer.asked) == 1
@@ -139,7 +127,7 @@ def test_a_passage_of_one_sentence_costs_nothing() -> None:
 
 
 def test_what_holds_no_letter_is_no_evidence() -> None:
-    scorer = RecordingScorer()
+    scorer = WordOverlapScorer()
     texts = ["***\n\nA red fox.\n\n---", "...", ""]
     assert quoted(explained(texts, scorer=scorer), texts) == ["A red fox.", None, None]
     assert scorer.asked[1:] == [[(QUERY, "A red fox.")]]
@@ -303,7 +291,7 @@ def test_the_trace_counts_sentences_and_their_time() -> None:
 
 
 def test_a_cache_remembers_sentences() -> None:
-    inner = RecordingScorer()
+    inner = WordOverlapScorer()
     scorer = CachedScorer(inner, MemoryStore())
     assert explained(scorer=scorer) == explained(scorer=scorer) == explained()
     assert len(inner.asked) == 2

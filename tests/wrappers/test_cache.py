@@ -18,10 +18,10 @@ from bge_rerank_integrations.errors import (
     ScorerContractError,
     ScoringTimeout,
 )
-from bge_rerank_integrations.types import FloatArray, Pair, Scale
+from bge_rerank_integrations.types import FloatArray, Pair
 from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore, ScoreStore, pair_keys
 from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
-from tests.fakes import FailingScorer, WordOverlapScorer
+from tests.fakes import FailingScorer, StatedScorer, WordOverlapScorer
 
 PAIRS: list[Pair] = [
     ("red fox", "a red fox"),
@@ -30,20 +30,6 @@ PAIRS: list[Pair] = [
     ("red fox", "a red hat"),
 ]
 SCORES = [2.0, 0.0, 1.0, 1.0]
-
-
-class ListScorer:
-    """Gives each passage the number written in it, and remembers what it was asked."""
-
-    scale: Scale = "logit"
-    name = "numbers"
-
-    def __init__(self) -> None:
-        self.asked: list[list[Pair]] = []
-
-    def score(self, pairs: Sequence[Pair]) -> FloatArray:
-        self.asked.append(list(pairs))
-        return np.array([float(passage) for _, passage in pairs], dtype=np.float32)
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -60,7 +46,7 @@ def test_a_pair_is_scored_once(store: ScoreStore) -> None:
 
 
 def test_only_what_is_missing_is_scored_in_one_call_in_its_order(store: ScoreStore) -> None:
-    scorer = ListScorer()
+    scorer = StatedScorer()
     cached = CachedScorer(scorer, store)
     cached.score([("q", "2"), ("q", "4")])
     again = [("q", "5"), ("q", "4"), ("q", "1"), ("q", "5"), ("q", "2"), ("q", "3")]
@@ -69,14 +55,14 @@ def test_only_what_is_missing_is_scored_in_one_call_in_its_order(store: ScoreSto
 
 
 def test_name_and_scale_are_the_scorers_own(store: ScoreStore) -> None:
-    scorer = ListScorer()
+    scorer = StatedScorer()
     scorer.scale = "probability"
     cached = CachedScorer(scorer, store)
-    assert (cached.name, cached.scale) == ("numbers", "probability")
+    assert (cached.name, cached.scale) == ("stated", "probability")
 
 
 def test_scorers_of_two_names_share_a_store_and_no_score(store: ScoreStore) -> None:
-    first, second = WordOverlapScorer("first"), ListScorer()
+    first, second = WordOverlapScorer("first"), StatedScorer()
     assert CachedScorer(first, store).score([("1 2", "1")]).tolist() == [1]
     assert CachedScorer(second, store).score([("1 2", "1")]).tolist() == [1]
     assert len(second.asked) == 1, "not taken from the other scorer"
@@ -203,7 +189,7 @@ def test_surrogates_are_the_replacement_character_as_for_every_scorer(store: Sco
 @pytest.mark.parametrize("most", [2, np.int64(2)])
 def test_memory_lets_the_least_recently_used_go(most: int) -> None:
     store = MemoryStore(max_pairs=most)
-    scorer = ListScorer()
+    scorer = StatedScorer()
     cached = CachedScorer(scorer, store)
     for passage in ("1", "2", "1", "3"):
         cached.score([("q", passage)])
@@ -219,7 +205,7 @@ def test_memory_needs_room_for_a_pair(count: object) -> None:
 
 
 def test_sixteen_threads_share_a_small_memory() -> None:
-    cached = CachedScorer(ListScorer(), MemoryStore(max_pairs=5))
+    cached = CachedScorer(StatedScorer(), MemoryStore(max_pairs=5))
     together = threading.Barrier(16)
 
     def work(number: int) -> bool:

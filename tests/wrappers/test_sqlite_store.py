@@ -21,8 +21,8 @@ from bge_rerank_integrations.base.deadline import time_limit
 from bge_rerank_integrations.wrappers import sqlite_store
 from bge_rerank_integrations.wrappers.cache import CachedScorer, pair_keys
 from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
-from tests.fakes import WordOverlapScorer
-from tests.wrappers.test_cache import PAIRS, SCORES, ListScorer
+from tests.fakes import StatedScorer, WordOverlapScorer
+from tests.wrappers.test_cache import PAIRS, SCORES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -153,7 +153,7 @@ def test_a_file_that_can_only_be_read_is_read(caplog: pytest.LogCaptureFixture) 
         program = f"""
 import logging
 logging.basicConfig(format="%(message)s")
-from tests.fakes import WordOverlapScorer
+from tests.fakes import StatedScorer, WordOverlapScorer
 from bge_rerank_integrations.wrappers.cache import CachedScorer
 from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
 from tests.wrappers.test_cache import PAIRS
@@ -284,7 +284,7 @@ def test_another_begins_the_file_while_it_is_looked_at(
 
 
 def test_sixteen_threads_share_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    scorer = ListScorer()
+    scorer = StatedScorer()
     cached = CachedScorer(scorer, SqliteStore(tmp_path / "scores.db"))
     together = threading.Barrier(16)
 
@@ -308,9 +308,9 @@ WORKER = """
 import sys
 from bge_rerank_integrations.wrappers.cache import CachedScorer
 from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
-from tests.wrappers.test_cache import ListScorer
+from tests.fakes import StatedScorer
 sys.stdin.readline()
-cached = CachedScorer(ListScorer(), SqliteStore(sys.argv[1], max_bytes=2**20))
+cached = CachedScorer(StatedScorer(), SqliteStore(sys.argv[1], max_bytes=2**20))
 for turn in range(20):
     mine = [str((int(sys.argv[2]) * 50 + turn * 37 + step) % 1000) for step in range(100)]
     assert cached.score([("q", text) for text in mine]).tolist() == [float(t) for t in mine]
@@ -332,7 +332,7 @@ def test_four_processes_share_a_file(tmp_path: Path) -> None:
     ended = [worker.communicate("go\n") for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * 4
     assert [errors for _, errors in ended] == [""] * 4, "nor a warning"
-    scorer = ListScorer()
+    scorer = StatedScorer()
     everything = [("q", str(number)) for number in range(1000)]
     CachedScorer(scorer, SqliteStore(file)).score(everything)
     known = 1000 - sum(len(asked) for asked in scorer.asked)
@@ -369,7 +369,7 @@ import logging, os, threading
 logging.basicConfig(format="%(message)s")
 from bge_rerank_integrations.wrappers.cache import CachedScorer
 from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
-from tests.fakes import WordOverlapScorer
+from tests.fakes import StatedScorer, WordOverlapScorer
 from tests.wrappers.test_cache import PAIRS, SCORES
 store = SqliteStore({str(tmp_path / "scores.db")!r})
 CachedScorer(WordOverlapScorer(), store).score(PAIRS)
