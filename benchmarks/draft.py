@@ -3,10 +3,11 @@
     python -m benchmarks.draft DATA ... --train     agreement on judged data, with a trained model
     python -m benchmarks.draft --time               time, on bge-reranker-base's shape
 
-A data set is a BEIR folder with a TREC run of candidates. No trained float32 cross-encoder can be
+A data set is a BEIR folder with a TREC run of candidates; if none is given, it is the examples'
+corpus with candidates of BM25, which needs bm25s. No trained float32 cross-encoder can be
 installed from a package, so `--train` makes one from all-MiniLM-L6-v2: each tenth question with a
-relevant candidate and four others, and documents' titles with their own text and with another's.
-The other questions are measured. Scores are kept in --scores, so a run that was stopped goes on.
+relevant candidate and three others, and documents' titles with their own text and with another's.
+The other questions are measured. Scores are kept in --cache, so a run that was stopped goes on.
 Time is processor time in turns, which does not count other programs.
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 
 from benchmarks.models import DEFAULT_CACHE, MINI, build_model, model_folder
 from benchmarks.quality import find_data_sets, score_all
-from benchmarks.workloads import Passages, texts_for
+from benchmarks.workloads import CORPUS, Passages, texts_for
 from bge_rerank_integrations import Reranker, RerankResult, Scorer, load_reranker, load_scorer
 from bge_rerank_integrations.base.trace import RerankTrace
 from bge_rerank_integrations.evaluate import JudgedQuery, read_beir
@@ -34,6 +35,9 @@ HARD = 3
 """Candidates that are not relevant, for each training question."""
 TITLES = 60
 """Documents of each data set whose titles serve as questions."""
+
+SUBSETS, SUBSET = 20, 60
+"""So many draws of so many of each question's candidates, to see more places of the cut."""
 
 Example = tuple[str, str, float]
 
@@ -50,17 +54,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     asked = parser.parse_args(arguments)
-    if asked.folders:
+    if not asked.time:
         folders = [found for given in asked.folders for found in find_data_sets(given, asked.run)]
-        queries = [read_beir(folder, folder / asked.run, depth=100) for folder in folders]
+        runs = {folder: folder / asked.run for folder in folders}
+        if not folders:
+            runs = {CORPUS: write_run(asked.cache.expanduser())}
+        queries = [read_beir(folder, run, depth=100) for folder, run in runs.items()]
         model = model_folder(asked.cache, "cross-encoder")
         if asked.train and not model.is_dir():
-            train(model, build_model(asked.cache, MINI), examples(folders, queries))
+            train(model, build_model(asked.cache, MINI), examples(list(runs), queries))
         measured = [one for some in queries for place, one in enumerate(some) if place % 10]
         random.Random(0).shuffle(measured)  # noqa: S311 - drawn for variety, not for secrecy
         print(agreement(model, measured[: asked.questions], asked))
-    if asked.time:
+    else:
         print(times(build_model(asked.cache, "base"), asked.turns))
+
+
+def write_run(cache: Path) -> Path:
+    """A TREC run of BM25 over the examples' corpus."""
+    import bm25s
+
+    corpus = list(read_rows(CORPUS / "corpus.jsonl"))
+    queries = list(read_rows(CORPUS / "queries.jsonl"))
+    words, asked = (
+        bm25s.tokenize([row["text"] for row in rows], stopwords="en", show_progress=False)
+        for rows in (corpus, queries)
+    )
+    index = bm25s.BM25()
+    index.index(words, show_progress=False)
+    places, scores = index.retrieve(asked, k=100, show_progress=False)
+    file = cache / "examples.trec"
+    lines = [
+        f"{query['id']} Q0 {corpus[place]['id']} {rank} {score} bm25\n"
+        for query, found, values in zip(queries, places, scores, strict=True)
+        for rank, (place, score) in enumerate(zip(found, values, strict=True), start=1)
+    ]
+    file.write_text("".join(lines), encoding="utf-8")
+    return file
 
 
 def examples(folders: Sequence[Path], queries: Sequence[list[JudgedQuery]]) -> list[Example]:
@@ -76,15 +106,16 @@ def examples(folders: Sequence[Path], queries: Sequence[list[JudgedQuery]]) -> l
             found += [(query.text, text, 1.0) for text in good[:HARD]]
             hard = chance.sample(others[:30], min(HARD, len(others)))
             found += [(query.text, text, 0.0) for text in hard]
-        documents = [(row["title"], row["text"]) for row in read_corpus(folder) if row["title"]]
+        rows = read_rows(folder / "corpus.jsonl")
+        documents = [(row["title"], row["text"]) for row in rows if row["title"]]
         for title, text in chance.sample(documents, min(TITLES, len(documents))):
             found += [(title, text, 1.0), (title, chance.choice(documents)[1], 0.0)]
     return found
 
 
-def read_corpus(folder: Path) -> Iterator[dict[str, str]]:
-    """Documents with "title" and "text"."""
-    with (folder / "corpus.jsonl").open(encoding="utf-8") as lines:
+def read_rows(file: Path) -> Iterator[dict[str, str]]:
+    """An object for each line of JSON."""
+    with file.open(encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
 
@@ -153,20 +184,39 @@ def agreement(model: Path, queries: list[JudgedQuery], asked: argparse.Namespace
         for precision in ("fp32", "bf16")
     )
     traces: list[RerankTrace] = []
-    drafted: Scorer = DraftedScorer(exact, draft)
-    same = 0
-    for query in queries:
-        texts = list(query.candidates.values())
-        wanted = Reranker(exact, top_n=TOP_N).rerank(query.text, texts)
-        found = Reranker(drafted, top_n=TOP_N, on_trace=traces.append).rerank(query.text, texts)
-        same += as_numbers(wanted) == as_numbers(found)
-    twice = sorted(trace.counts.get("rescored", 0) for trace in traces)
-    pairs = sum(len(query.candidates) for query in queries)
-    return (
+    drafted = DraftedScorer(exact, draft)
+
+    def is_same(top_n: int, query: str, texts: list[str], scorer: Scorer) -> bool:
+        wanted = Reranker(exact, top_n=top_n).rerank(query, texts)
+        found = Reranker(scorer, top_n=top_n, on_trace=traces.append).rerank(query, texts)
+        return as_numbers(wanted) == as_numbers(found)
+
+    asked_for = [(query.text, list(query.candidates.values())) for query in queries]
+    same = sum(is_same(TOP_N, query, texts, drafted) for query, texts in asked_for)
+    twice = sorted(trace.counts["rescored"] for trace in traces if "rescored" in trace.counts)
+    pairs = sum(len(texts) for _, texts in asked_for)
+    found = (
         f"{same} of {len(queries)} questions have float32's results; "
         f"{sum(twice) / pairs:.1%} of {pairs:,} pairs were scored twice, "
         f"{median(twice):.0f} per question (median), at most {twice[-1]}"
     )
+    lines = [found]
+    chance = random.Random(0)  # noqa: S311 - drawn for variety, not for secrecy
+    for top_n in (1, 3, 5, 10):
+        drawn = [
+            (query, chance.sample(texts, min(SUBSET, len(texts))))
+            for query, texts in asked_for
+            for _ in range(SUBSETS)
+        ]
+        kept = sum(not is_same(top_n, query, texts, drafted) for query, texts in drawn)
+        fresh = sum(
+            not is_same(top_n, query, texts, DraftedScorer(exact, draft)) for query, texts in drawn
+        )
+        lines.append(
+            f"top_n={top_n}, {len(drawn):,} draws of {SUBSET} candidates: {kept} results differ, "
+            f"and {fresh} where nothing is known from earlier calls"
+        )
+    return "\n".join(lines)
 
 
 def as_numbers(results: Sequence[RerankResult]) -> list[tuple[int, float]]:

@@ -10,7 +10,7 @@ from bge_rerank_integrations.errors import ScoringFailed
 from bge_rerank_integrations.types import FloatArray, Scorer
 from bge_rerank_integrations.wrappers import ScorerWrapper
 
-SAMPLE = 4
+SAMPLE = 8
 """At least so many pairs are scored twice, to see how far the draft is off."""
 
 
