@@ -85,11 +85,18 @@ def test_a_bound_may_be_a_number_of_numpy(tmp_path: Path) -> None:
     assert store.get([key(1)]) == {key(1): 0.5}
 
 
-def scored_without(store: SqliteStore, caplog: pytest.LogCaptureFixture, cause: str) -> None:
+def scored_without(
+    store: SqliteStore,
+    caplog: pytest.LogCaptureFixture,
+    cause: str,
+    *,
+    seconds: float | None = None,
+) -> None:
     """The scores are right, nothing is known the second time, and one warning says why."""
     for _ in range(3):
         scorer = WordOverlapScorer()
-        assert CachedScorer(scorer, store).score(PAIRS).tolist() == SCORES
+        with time_limit(seconds):
+            assert CachedScorer(scorer, store).score(PAIRS).tolist() == SCORES
         assert scorer.pairs_scored == len(PAIRS)
     (warning,) = warnings(caplog)
     assert cause in warning
@@ -135,8 +142,8 @@ def test_a_file_that_another_process_holds_is_passed_for_this_once(
     CachedScorer(WordOverlapScorer(), store).score(PAIRS[:1])
     holder = sqlite3.connect(file, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
-    with time_limit(0.05):  # else each look at the file would wait for two seconds
-        scored_without(store, caplog, "locked")
+    # without a limit each look at the file would wait for two seconds
+    scored_without(store, caplog, "locked", seconds=0.5)
     holder.execute("ROLLBACK")
     holder.close()
     scorer = WordOverlapScorer()
