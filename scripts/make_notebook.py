@@ -26,7 +26,7 @@ pip install "bge-rerank-integrations[llama-index,langchain,offline,eval]" bm25s 
 ```
 
 Start the notebook in the folder `examples` of the repository: it reads the judged corpus there. It
-needs no network, no GPU and no API key. The embedded model reads English; replace `"offline"` by
+needs no network, no GPU and no API key. The embedded model reads English; replace `"offline"` with
 `"BAAI/bge-reranker-v2-m3"` for 100 languages (2.3 GB, downloaded once).
 
 ## Rerank""",
