@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, get_args, overload
 
 from bge_rerank_integrations.base.address import is_address, may_be_tag
+from bge_rerank_integrations.base.deadline import off_main_thread
 from bge_rerank_integrations.base.models import (
     DEFAULT_EMBEDDER,
     DEFAULT_MODEL,
@@ -126,7 +127,7 @@ def _open_local(model: str, options: LocalOptions) -> LocalScorer:
         with shortage_named(f"{model} was loaded"), missing_extra(extra):
             from bge_rerank_integrations.local.load import load_model
 
-            return load_model(model, options, backend=backend, reason=reason)
+            return off_main_thread(load_model, model, options, backend=backend, reason=reason)
     except MissingExtra as error:
         if error.extra != "local":
             raise

@@ -13,8 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
@@ -102,15 +102,50 @@ async def in_worker(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     flag = threading.Event()
     context = contextvars.copy_context()
     context.run(_flag.set, flag)
-    work = partial(context.run, call, *args, **kwargs)
+
+    def work() -> T:
+        context.run(check_cancelled)
+        return context.run(call, *args, **kwargs)
+
     trio = sys.modules.get("trio")  # a program that runs in it has loaded it
     try:
         if trio is not None and trio.lowlevel.in_trio_run():
             done: T = await trio.to_thread.run_sync(work, abandon_on_cancel=True)
             return done
-        return await asyncio.wrap_future(_workers().submit(work))
+        return await from_thread(lambda: _workers().submit(work))
     except BaseException:  # asyncio's and trio's cancellation
         flag.set()
+        raise
+
+
+async def from_thread(start: Callable[[], Future[T]]) -> T:
+    """Await the future that `start` gives. It goes on when this is cancelled.
+
+    The main thread, which signals interrupt, never takes the lock of the future or of its pool: one
+    that it left locked would stop the worker that has the result.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def settle(set_outcome: Callable[[Any], None], outcome: object) -> None:
+        if not answer.done():  # else it was cancelled
+            set_outcome(outcome)
+
+    def tell(future: Future[T]) -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        outcome = (
+            (answer.set_result, future.result()) if error is None else (answer.set_exception, error)
+        )
+        with suppress(RuntimeError):  # the loop was closed, and nobody waits
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    try:
+        off_main_thread(lambda: start().add_done_callback(tell))
+        return await answer
+    except BaseException:
+        answer.cancel()
         raise
 
 

@@ -1,12 +1,14 @@
 """Locks and computed attributes that a process may fork away from.
 
 A child has only the thread that forked. A lock that another thread held stays locked there for
-ever, unless it is made anew.
+ever, unless it is made anew. The locks inside libraries cannot be, so forks wait for `native_code`.
 """
 
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
@@ -38,8 +40,66 @@ def _renew_locks() -> None:
         lock.renew()
 
 
+FORK_PATIENCE_SECONDS = 10.0
+"""How long a fork waits for other threads at most."""
+
+_inside: set[int] = set()
+_forking = _forked_inside = False
+
+
+@contextmanager
+def native_code() -> Iterator[None]:
+    """Run a library that has locks of its own: no other thread forks in the meantime.
+
+    A fork waits `FORK_PATIENCE_SECONDS` at most: see `forked_in_native_code`.
+    """
+    thread = threading.get_ident()
+    if thread in _inside:
+        yield
+        return
+    try:
+        _inside.add(thread)
+        while _forking:
+            _inside.discard(thread)
+            time.sleep(0.001)
+            _inside.add(thread)
+        yield
+    finally:
+        _inside.discard(thread)
+
+
+def forked_in_native_code() -> bool:
+    """Whether a library's locks may be held for ever, by threads that this process has not."""
+    return _forked_inside
+
+
+def _wait_for_native_code() -> None:
+    global _forking
+    _forking = True
+    end = time.monotonic() + FORK_PATIENCE_SECONDS
+    while _inside - {threading.get_ident()} and time.monotonic() < end:
+        time.sleep(0.001)
+
+
+def _after_fork_in_parent() -> None:
+    global _forking
+    _forking = False
+
+
+def _after_fork_in_child() -> None:
+    global _forking, _forked_inside
+    _forked_inside = _forked_inside or bool(_inside - {threading.get_ident()})
+    _forking = False
+    _inside.clear()
+    _renew_locks()
+
+
 if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork
-    os.register_at_fork(after_in_child=_renew_locks)
+    os.register_at_fork(
+        before=_wait_for_native_code,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
 
 
 class cached_property(Generic[T]):  # noqa: N801  # stands for functools' own

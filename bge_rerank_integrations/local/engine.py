@@ -21,8 +21,8 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from bge_rerank_integrations.base.deadline import check_cancelled, off_main_thread, seconds_left
-from bge_rerank_integrations.base.fork import Lock
+from bge_rerank_integrations.base.deadline import check_cancelled, seconds_left
+from bge_rerank_integrations.base.fork import Lock, native_code
 from bge_rerank_integrations.base.trace import timed
 from bge_rerank_integrations.errors import (
     ForkedModelError,
@@ -211,8 +211,8 @@ class Engine:
             try:
                 stop_at_exit(self._gate)
                 check_cancelled()  # the wait at the gate may have been long
-                begin = self._clock()
-                with timed("computing"):
+                with native_code(), timed("computing"):
+                    begin = self._clock()
                     rows = self.forward.run(sequences, exact=exact)
                 speed = cost / max(self._clock() - begin, 1e-9)
                 # a small batch may say little about a large one
@@ -429,7 +429,8 @@ def shared_engine(
         with _lock:
             engine = _engines.get(place)
         if engine is None:
-            engine = off_main_thread(load)
+            with native_code():
+                engine = load()
             with _lock:
                 _engines[place] = engine
                 before, now = _last_loads.get(place), clock()

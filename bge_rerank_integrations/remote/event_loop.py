@@ -7,11 +7,11 @@ for a server occupies no thread of the caller's pool. Context variables travel w
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
-from bge_rerank_integrations.base.deadline import check_cancelled
+from bge_rerank_integrations.base.deadline import check_cancelled, from_thread, off_main_thread
 
 T = TypeVar("T")
 
@@ -34,9 +34,13 @@ def submit(work: Coroutine[Any, Any, T]) -> Future[T]:
     return asyncio.run_coroutine_threadsafe(work, loop)
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run the coroutine and wait for its result; interrupting the caller stops it."""
-    future = submit(work)
+def run(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run the call's coroutine and wait for its result; interrupting the caller stops it."""
+    return off_main_thread(_run, call)
+
+
+def _run(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    future = submit(call())
     try:
         while True:
             check_cancelled()
@@ -46,9 +50,20 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         future.cancel()
 
 
-async def arun(work: Coroutine[Any, Any, T]) -> T:
+async def arun(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """`run`, awaitable from any event loop; cancelling the awaiting task stops the coroutine."""
-    return await asyncio.wrap_future(submit(work))
+    started: list[Future[T]] = []
+
+    def start() -> Future[T]:
+        started.append(submit(call()))
+        return started[0]
+
+    try:
+        return await from_thread(start)
+    except BaseException:
+        for future in started:
+            off_main_thread(future.cancel)
+        raise
 
 
 def _forget_loop() -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
@@ -114,7 +115,7 @@ class RemoteScorer:
         dialect = self._options.dialect
         if isinstance(dialect, Dialect) and not dialect.generations:
             return dialect.scale
-        return event_loop.run(self._recognised())[0].scale
+        return event_loop.run(self._recognised)[0].scale
 
     def probe(self) -> ServerInfo:
         """Recognise and test the server now, and return what is known of it.
@@ -122,7 +123,7 @@ class RemoteScorer:
         Raises `UnsupportedModel` if its model is not a reranker or its scores are not on the
         dialect's scale, and what `score` raises.
         """
-        return event_loop.run(self._recognised())[1]
+        return event_loop.run(self._recognised)[1]
 
     def score(self, pairs: Iterable[Any]) -> FloatArray:
         """One raw score per pair, float32, in the given order; equal pairs are sent once.
@@ -136,14 +137,14 @@ class RemoteScorer:
         """
         read = read_pairs(pairs)
         with timed("computing"):
-            scores = event_loop.run(self._scores(read))
+            scores = event_loop.run(partial(self._scores, read))
         return like_input(pairs, scores)
 
     async def ascore(self, pairs: Iterable[Any]) -> FloatArray:
         """`score` without a thread, from any event loop; cancelling it stops the requests."""
         read = read_pairs(pairs)
         with timed("computing"):
-            scores = await event_loop.arun(self._scores(read))
+            scores = await event_loop.arun(partial(self._scores, read))
         return like_input(pairs, scores)
 
     def close(self) -> None:
@@ -151,7 +152,7 @@ class RemoteScorer:
         self._closed = True
         server, self._server = self._server, None
         if server is not None and server.process == os.getpid():
-            event_loop.run(server.close())
+            event_loop.run(server.close)
 
     def __enter__(self) -> Self:
         return self

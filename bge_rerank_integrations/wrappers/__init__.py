@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bge_rerank_integrations.base.contract import CheckedPairs, like_input, read_pairs
+from bge_rerank_integrations.base.deadline import off_main_thread
 from bge_rerank_integrations.errors import InvalidInputError
 from bge_rerank_integrations.types import CountsTokens, FloatArray, Scale, Scorer
 
@@ -40,7 +41,9 @@ class ScorerWrapper(ABC):
         Raises what the wrapped scorer raises, and the errors that the class describes.
         """
         read = read_pairs(pairs)
-        return like_input(pairs, self._score(read) if read else np.empty(0, dtype=np.float32))
+        if not read:
+            return like_input(pairs, np.empty(0, dtype=np.float32))
+        return like_input(pairs, off_main_thread(self._score, read))
 
     @abstractmethod
     def _score(self, pairs: CheckedPairs) -> FloatArray:

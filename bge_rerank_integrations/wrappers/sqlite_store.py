@@ -1,9 +1,9 @@
 """Scores in one SQLite file, shared by any number of threads and processes.
 
-Each call opens and closes the file, so no connection crosses a thread or a fork. A process that was
-forked while another thread was inside SQLite goes on without the cache: SQLite's own locks may be
-held there for good. The file is not synced to disk, because losing it costs only time. Each score
-has a checksum, so a damaged one is not used.
+Each call opens and closes the file, so no connection crosses a thread or a fork. A fork waits until
+no thread is inside SQLite, whose locks would be held in the child for good; a child of a fork that
+waited in vain goes on without the cache. The file is not synced to disk, because losing it costs
+only time. Each score has a checksum, so a damaged one is not used.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ import os
 import sqlite3
 import stat
 import struct
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from bge_rerank_integrations.base.deadline import seconds_left
+from bge_rerank_integrations.base.fork import forked_in_native_code, native_code
 from bge_rerank_integrations.base.option_group import count_from
 from bge_rerank_integrations.errors import InvalidInputError
 
@@ -51,19 +51,6 @@ DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """UnicodeDecodeError: SQLite's message may quote a damaged file."""
 
 LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-
-_threads_in_sqlite: set[int] = set()
-_forked_in_sqlite = False
-
-
-def _after_fork() -> None:
-    global _forked_in_sqlite
-    _forked_in_sqlite = _forked_in_sqlite or bool(_threads_in_sqlite)
-    _threads_in_sqlite.clear()
-
-
-if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class SqliteStore:
@@ -132,27 +119,21 @@ class SqliteStore:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        if _forked_in_sqlite:
+        if forked_in_native_code():
             raise sqlite3.OperationalError("this process was forked while another thread used it")
         _check_file(self._path)
         patience = LOCK_WAIT_SECONDS if time.monotonic() >= self._no_wait_until else 0.0
-        left, thread, database = seconds_left(), threading.get_ident(), None
-        try:
-            _threads_in_sqlite.add(thread)
-            database = sqlite3.connect(
-                self._path,
-                timeout=patience if left is None else min(patience, left),
-                isolation_level=None,
-            )
+        left = seconds_left()
+        wait = patience if left is None else min(patience, left)
+        with (
+            native_code(),
+            closing(sqlite3.connect(self._path, timeout=wait, isolation_level=None)) as database,
+        ):
             database.execute("PRAGMA synchronous = OFF")
             database.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # has an effect on a new file only
             (page,) = database.execute("PRAGMA page_size").fetchone()
             database.execute(f"PRAGMA max_page_count = {self._max_bytes // page}")
             yield database
-        finally:
-            if database is not None:
-                database.close()
-            _threads_in_sqlite.discard(thread)
 
     def _warn(self, reason: object, effect: str) -> None:
         if not self._warned:

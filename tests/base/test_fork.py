@@ -5,7 +5,13 @@ from collections.abc import Callable
 
 import pytest
 
-from bge_rerank_integrations.base.fork import Lock, cached_property
+from bge_rerank_integrations.base import fork
+from bge_rerank_integrations.base.fork import (
+    Lock,
+    cached_property,
+    forked_in_native_code,
+    native_code,
+)
 from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
 from tests.base.forking import in_child
 from tests.fakes import WordOverlapScorer
@@ -80,3 +86,48 @@ def test_an_error_in_the_block_frees_the_lock() -> None:
         raise ZeroDivisionError
     with lock:
         pass
+
+
+def test_a_fork_waits_until_no_thread_is_in_a_library() -> None:
+    lock = threading.Lock()  # a library's, which nothing can free in a child
+    entered = threading.Event()
+
+    def compute() -> None:
+        with native_code(), native_code(), lock:
+            entered.set()
+            while not fork._forking:
+                entered.wait(0.001)
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    entered.wait(60)
+    assert in_child(lambda: f"{lock.acquire(blocking=False)} {forked_in_native_code()}") == (
+        "True False"
+    )
+    thread.join()
+    with native_code(), lock:
+        pass
+
+
+def test_a_fork_does_not_wait_for_ever_nor_for_its_own_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fork, "FORK_PATIENCE_SECONDS", 0.01)
+    entered, leave = threading.Event(), threading.Event()
+
+    def compute() -> None:
+        with native_code():
+            entered.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=compute)
+    with native_code():
+        assert in_child(lambda: str(forked_in_native_code())) == "False"
+    thread.start()
+    entered.wait(60)
+    try:
+        assert in_child(lambda: str(forked_in_native_code())) == "True"
+    finally:
+        leave.set()
+        thread.join()
+    assert not forked_in_native_code()

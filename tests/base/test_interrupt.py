@@ -1,5 +1,8 @@
 """Ctrl-C between two batches: the call ends, and the scorer goes on being right."""
 
+import asyncio
+import concurrent.futures
+import gc
 import json
 import os
 import signal
@@ -8,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
 from types import FrameType
@@ -18,15 +22,32 @@ import pytest
 
 import bge_rerank_integrations
 from bge_rerank_integrations import load_scorer
-from bge_rerank_integrations.base.deadline import time_limit
+from bge_rerank_integrations.base import deadline
+from bge_rerank_integrations.base.deadline import in_worker, time_limit
+from bge_rerank_integrations.langchain import BGECrossEncoder
+from bge_rerank_integrations.remote.scorer import RemoteScorer
+from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
+from tests.fakes import WordOverlapScorer
 from tests.local.llm.tiny_llms import build_gemma
+from tests.remote.fault_server import failing, right
 
-PACKAGE = str(Path(bge_rerank_integrations.__file__).parent)
+PLACES = (
+    str(Path(bge_rerank_integrations.__file__).parent),
+    str(Path(concurrent.futures.__file__).parent),
+    threading.__file__,
+)
+# an interrupt in a callback of a weak reference is ignored, and a coroutine may not begin
+IGNORED = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 PAIRS = [("what is a panda?", "The giant panda is a bear."), ("rivers", "The Yangtze is long.")]
 INTERRUPTED = """
 import json, sys
 from bge_rerank_integrations import load_scorer
-from bge_rerank_integrations.base.deadline import time_limit
+from bge_rerank_integrations.base import deadline
+from bge_rerank_integrations.base.deadline import in_worker, time_limit
+from bge_rerank_integrations.langchain import BGECrossEncoder
+from bge_rerank_integrations.remote.scorer import RemoteScorer
+from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore
+from tests.fakes import WordOverlapScorer
 from tests.local.llm.tiny_llms import build_gemma
 
 folder, pairs = sys.argv[1], json.loads(sys.argv[2])
@@ -72,7 +93,7 @@ def model_folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def interrupted_at(line: int, call: Callable[[], object]) -> bool:
-    """Run `call`, and raise KeyboardInterrupt as it begins the package's line of this number.
+    """Run `call`, and raise KeyboardInterrupt as it begins the line of this number in `PLACES`.
 
     Signal handlers raise like that, on the main thread alone. False if there was no such line.
     """
@@ -80,7 +101,7 @@ def interrupted_at(line: int, call: Callable[[], object]) -> bool:
 
     def trace(frame: FrameType, event: str, _arg: object) -> Callable[..., Any] | None:
         nonlocal seen
-        if PACKAGE not in frame.f_code.co_filename:
+        if not frame.f_code.co_filename.startswith(PLACES):
             return None
         if event == "line":
             seen += 1
@@ -92,12 +113,11 @@ def interrupted_at(line: int, call: Callable[[], object]) -> bool:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        call()
-    except KeyboardInterrupt:
-        return True
+        with suppress(KeyboardInterrupt):  # it does not leave a callback of a weak reference
+            call()
     finally:
         sys.settrace(before)
-    return False
+    return seen >= line
 
 
 def test_an_interrupt_at_any_line_leaves_the_engine_whole(
@@ -118,3 +138,87 @@ def test_an_interrupt_at_any_line_leaves_the_engine_whole(
             for scores in others.map(lambda c: c.run(scorer.score, PAIRS), contexts):
                 np.testing.assert_allclose(scores, expected, atol=1e-6, rtol=0)
         np.testing.assert_allclose(scorer.score(PAIRS), expected, atol=1e-6, rtol=0)
+
+
+def score_with_a_cache() -> Callable[[], None]:
+    scorer = CachedScorer(WordOverlapScorer(), MemoryStore())
+
+    def call() -> None:
+        assert scorer.score([("red fox", "a red fox")]).tolist() == [2.0]
+
+    return call
+
+
+def load_a_model() -> Callable[[], None]:
+    encoder = BGECrossEncoder(model="offline", keep_alive=0.0)
+    expected = encoder.score(PAIRS)
+
+    def call() -> None:
+        encoder.close()
+        np.testing.assert_allclose(encoder.score(PAIRS), expected, atol=1e-6, rtol=0)
+
+    return call
+
+
+def run_tasks() -> Callable[[], None]:
+    def call() -> None:
+        """As many tasks at once as there are workers, and in the main thread one."""
+        main = threading.current_thread() is threading.main_thread()
+        workers = 1 if main else deadline._workers()._max_workers
+        together = threading.Barrier(workers)
+
+        async def gather() -> None:
+            await asyncio.gather(*(in_worker(together.wait) for _ in range(workers)))
+
+        with asyncio.Runner() as runner:
+            runner.run(gather())
+
+    return call
+
+
+@IGNORED
+@pytest.mark.parametrize("make_call", [score_with_a_cache, load_a_model, run_tasks])
+def test_an_interrupt_at_any_line_leaves_no_lock_held(
+    make_call: Callable[[], Callable[[], None]],
+) -> None:
+    call = make_call()
+    call()
+    lines = 1
+    while interrupted_at(lines, call):
+        lines += 1
+    gc.collect()  # the warnings are of this test
+    assert lines > 10
+    assert ends_elsewhere(call)
+
+
+@IGNORED
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_interrupt_at_any_line_leaves_the_loop_of_requests_whole(is_async: bool) -> None:
+    pairs = [("a b c", "a"), ("a b c", "a b")]
+    with failing(right) as server, RemoteScorer(server.url, dialect="tei") as scorer:
+
+        async def score() -> list[float]:
+            return (await scorer.ascore(pairs)).tolist()
+
+        def call() -> None:
+            if is_async:
+                with asyncio.Runner() as runner:
+                    assert runner.run(score()) == [-0.5, 0.5]
+            else:
+                assert scorer.score(pairs).tolist() == [-0.5, 0.5]
+
+        call()
+        lines = 1
+        while interrupted_at(lines, call):
+            lines += 1
+        gc.collect()
+        assert ends_elsewhere(call)
+
+
+def ends_elsewhere(call: Callable[[], None]) -> bool:
+    """Whether the call works on a thread that was never interrupted; it may hang for ever."""
+    done = []
+    thread = threading.Thread(target=lambda: done.append(call()), daemon=True)
+    thread.start()
+    thread.join(120)
+    return done == [None]

@@ -374,6 +374,7 @@ def test_a_process_forked_while_a_thread_was_in_sqlite_scores_without_the_cache(
     program = f"""
 import logging, os, threading
 logging.basicConfig(format="%(message)s")
+from bge_rerank_integrations.base import fork
 from bge_rerank_integrations.wrappers.cache import CachedScorer
 from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
 from tests.fakes import StatedScorer, WordOverlapScorer
@@ -381,6 +382,7 @@ from tests.wrappers.test_cache import PAIRS, SCORES
 store = SqliteStore({str(tmp_path / "scores.db")!r})
 CachedScorer(WordOverlapScorer(), store).score(PAIRS)
 inside, leave = threading.Event(), threading.Event()
+fork.FORK_PATIENCE_SECONDS = 0.01
 
 def stay():
     with store._open():
