@@ -194,7 +194,9 @@ def _read(stream: Any) -> Asked | None:
     while header := stream.readline().decode("latin-1").strip():
         name, _, value = header.partition(":")
         headers[name.strip().lower()] = value.strip()
-    return Asked(line, headers, stream.read(int(headers.get("content-length", 0))))
+    length = int(headers.get("content-length", 0))
+    body = stream.read(length)
+    return Asked(line, headers, body) if len(body) == length else None  # the client has gone
 
 
 @contextmanager
