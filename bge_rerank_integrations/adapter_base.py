@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from functools import partial
@@ -103,6 +102,11 @@ class ModelFields(Options):
     scorer: Annotated[Any, Field(exclude=True, repr=False)] = None
     """A ready scorer to use instead of loading `model`; cannot be serialized."""
 
+    _bge_groups: ClassVar[tuple[type[Options], ...]]
+    """The options that decide what is loaded."""
+    _bge_open: ClassVar[Callable[..., Scorer]]
+    """Loads the model with these options."""
+
     # No lock: loading is thread-safe in itself, and two threads that come first at once get two
     # light scorers over one shared engine.
     _bge_loaded: tuple[tuple[Any, ...], Any] | None = PrivateAttr(default=None)
@@ -136,20 +140,12 @@ class ModelFields(Options):
         """The scorer behind this adapter, loaded on the first call from however many threads."""
         if self.scorer is not None:
             return self.scorer
-        groups, loaded = self._bge_groups(), self._bge_loaded
+        groups, loaded = [self.group(group) for group in self._bge_groups], self._bge_loaded
         # The process is part of the key: a model loaded before a fork cannot be used after it.
         key = (os.getpid(), self.model, *groups)
         if loaded is None or loaded[0] != key:
-            loaded = self._bge_loaded = (key, self._bge_open(*groups))
+            loaded = self._bge_loaded = (key, self._bge_open(self.model, *groups))
         return loaded[1]
-
-    @abstractmethod
-    def _bge_groups(self) -> tuple[Options, ...]:
-        """The options that decide what is loaded."""
-
-    @abstractmethod
-    def _bge_open(self, *groups: Any) -> Scorer:
-        """Load the model with these options."""
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         there = self.__dict__  # nothing yet where a traceback shows an object whose making failed
@@ -192,6 +188,9 @@ class ModelFields(Options):
 class EmbedderFields(EmbedderOptions, ModelFields):
     """The options of an embedder, and its vectors as both frameworks take them."""
 
+    _bge_groups: ClassVar = (EmbedderOptions,)
+    _bge_open: ClassVar = staticmethod(open_embedder)
+
     model: ModelName = DEFAULT_EMBEDDER
 
     @model_validator(mode="after")
@@ -202,12 +201,6 @@ class EmbedderFields(EmbedderOptions, ModelFields):
                 f"load_scorer({DEFAULT_EMBEDDER!r}) or another embedder"
             )
         return self
-
-    def _bge_groups(self) -> tuple[EmbedderOptions]:
-        return (self.group(EmbedderOptions),)
-
-    def _bge_open(self, options: EmbedderOptions) -> Scorer:
-        return open_embedder(self.model, options)
 
     def embed(self, texts: Sequence[str], *, as_queries: bool = False) -> list[list[float]]:
         """A vector of length 1 for each text; see `LocalScorer.embed`. No texts load no model."""
@@ -221,11 +214,8 @@ class EmbedderFields(EmbedderOptions, ModelFields):
 class ScorerFields(WrapperOptions, ScorerOptions, ModelFields):
     """The options of `load_scorer`, which decide a score."""
 
-    def _bge_groups(self) -> tuple[ScorerOptions, WrapperOptions]:
-        return self.group(ScorerOptions), self.group(WrapperOptions)
-
-    def _bge_open(self, options: ScorerOptions, wrappers: WrapperOptions) -> Scorer:
-        return open_wrapped_scorer(self.model, options, wrappers)
+    _bge_groups: ClassVar = (ScorerOptions, WrapperOptions)
+    _bge_open: ClassVar = staticmethod(open_wrapped_scorer)
 
 
 class RerankFields(RankingOptions, ScorerFields):

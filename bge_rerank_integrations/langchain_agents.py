@@ -95,15 +95,12 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
         return self._bge_rewritten(message, request, ranked)
 
     def _bge_documents(self, request: ToolCallRequest, message: object) -> list[Document]:
-        if (
-            self._bge_tool_names is not None
-            and request.tool_call["name"] not in self._bge_tool_names
-        ):
+        names = self._bge_tool_names
+        if not isinstance(message, ToolMessage) or not isinstance(message.artifact, list | tuple):
             return []
-        artifact = message.artifact if isinstance(message, ToolMessage) else None
-        if not isinstance(artifact, list | tuple):
-            return []
-        return [*artifact] if all(isinstance(one, Document) for one in artifact) else []
+        is_meant = names is None or request.tool_call["name"] in names
+        found = list(message.artifact)
+        return found if is_meant and all(isinstance(one, Document) for one in found) else []
 
     def _bge_query(self, request: ToolCallRequest) -> str:
         call = request.tool_call

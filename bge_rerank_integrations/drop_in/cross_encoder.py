@@ -57,64 +57,54 @@ class CrossEncoderArguments(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
     device: Text = None
-    cache_dir: Annotated[
-        str | Path | None, Field(alias="cache_folder", description="it must be a path")
-    ] = None
+    cache_dir: str | Path | None = Field(
+        None, alias="cache_folder", description="it must be a path"
+    )
     revision: Text = None
     local_files_only: Truth = False
     # no code from a model's folder is ever run, and a model that needs it is refused by its name
-    trust_remote_code: Annotated[Truth, Field(exclude=True)] = False
+    trust_remote_code: Truth = Field(default=False, exclude=True)
+    # True means the token that is stored on this machine, if any, as None does
     token: Annotated[
-        str | None,
-        # both mean the token that is stored on this machine, if any
-        BeforeValidator(lambda given: None if given is True else given),
+        str | None, BeforeValidator(lambda given: None if given is True else given)
+    ] = Field(
+        None,
+        description="give a string, or leave it out (HF_HUB_DISABLE_IMPLICIT_TOKEN=1 keeps a "
+        "stored one from being sent)",
+    )
+    backend: Literal["torch", "onnx", "openvino"] = Field(
+        "torch", description="it must be 'torch', 'onnx' or 'openvino'"
+    )
+    num_labels: Literal[1] | None = Field(
+        None,
+        exclude=True,
+        description="a reranker has one label, and the score of a classifier is no relevance: "
+        "leave it out",
+    )
+    max_length: int | None = Field(
+        None,
+        ge=1,
+        validation_alias=AliasChoices("max_length", *_inside(TOKENIZER_KWARGS, "model_max_length")),
+        description="it must be a number of tokens, or None",
+    )
+    activation: Annotated[Literal["Sigmoid", "Identity"] | None, BeforeValidator(_activation)] = (
         Field(
-            description="give a string, or leave it out (HF_HUB_DISABLE_IMPLICIT_TOKEN=1 keeps a "
-            "stored one from being sent)"
-        ),
-    ] = None
-    backend: Annotated[
-        Literal["torch", "onnx", "openvino"],
-        Field(description="it must be 'torch', 'onnx' or 'openvino'"),
-    ] = "torch"
-    num_labels: Annotated[
-        Literal[1] | None,
-        Field(
-            exclude=True,
-            description="a reranker has one label, and the score of a classifier is no relevance: "
-            "leave it out",
-        ),
-    ] = None
-    max_length: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            validation_alias=AliasChoices(
-                "max_length", *_inside(TOKENIZER_KWARGS, "model_max_length")
-            ),
-            description="it must be a number of tokens, or None",
-        ),
-    ] = None
-    activation: Annotated[
-        Literal["Sigmoid", "Identity"] | None,
-        BeforeValidator(_activation),
-        Field(
+            None,
             validation_alias=AliasChoices("activation_fn", "default_activation_function"),
             description="use torch.nn.Identity() for raw scores or torch.nn.Sigmoid(), and apply "
             "any other function to the raw scores yourself",
-        ),
-    ] = None
-    precision: Annotated[
-        Literal["fp32", "fp16", "bf16"] | None,
-        BeforeValidator(_precision),
+        )
+    )
+    precision: Annotated[Literal["fp32", "fp16", "bf16"] | None, BeforeValidator(_precision)] = (
         Field(
+            None,
             validation_alias=AliasChoices(*_inside(MODEL_KWARGS, "dtype", "torch_dtype")),
             description="it must be float32, float16 or bfloat16",
-        ),
-    ] = None
-    file_name: Annotated[
-        Text, Field(validation_alias=AliasChoices(*_inside(MODEL_KWARGS, "file_name")))
-    ] = None
+        )
+    )
+    file_name: Text = Field(
+        None, validation_alias=AliasChoices(*_inside(MODEL_KWARGS, "file_name"))
+    )
 
 
 ARGUMENTS = {

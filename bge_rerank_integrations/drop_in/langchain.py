@@ -6,7 +6,6 @@ The original of the first is in langchain-community, which is being sunset. It w
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -105,14 +104,6 @@ class CrossEncoderReranker(BaseDocumentCompressor):
         if isinstance(self.model, BGECrossEncoder):  # by raw scores: sigmoids make ties
             update |= {"scorer": self.model.loaded_scorer(), "normalize": self.model.normalize}
         return self._rerank.model_copy(update=update)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), model=self.model, top_n=self.top_n), ()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, CrossEncoderReranker) and (
-            (self.model, self.top_n) == (other.model, other.top_n)
-        )
 
 
 class _EncoderScores:

@@ -198,7 +198,8 @@ def test_an_interrupt_at_any_line_leaves_the_loop_of_requests_whole(is_async: bo
     with failing(right) as server, RemoteScorer(server.url, dialect="tei") as scorer:
 
         async def score() -> list[float]:
-            return (await scorer.ascore(pairs)).tolist()
+            found: list[float] = (await scorer.ascore(pairs)).tolist()
+            return found
 
         def call() -> None:
             if is_async:
@@ -217,8 +218,11 @@ def test_an_interrupt_at_any_line_leaves_the_loop_of_requests_whole(is_async: bo
 
 def ends_elsewhere(call: Callable[[], None]) -> bool:
     """Whether the call works on a thread that was never interrupted; it may hang for ever."""
-    done = []
-    thread = threading.Thread(target=lambda: done.append(call()), daemon=True)
-    thread.start()
-    thread.join(120)
-    return done == [None]
+    ended = threading.Event()
+
+    def run() -> None:
+        call()
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    return ended.wait(120)

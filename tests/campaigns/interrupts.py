@@ -102,7 +102,7 @@ def interrupt_once(adapters: Adapters, rng: random.Random, counts: Counter[str])
     except KeyboardInterrupt:
         counts[f"interrupted {kind}"] += 1
     with ThreadPoolExecutor(2) as others:  # threads that were never interrupted
-        for done in [others.submit(call), others.submit(_calls_async, adapters, rng)]:
+        for done in [others.submit(call), others.submit(_calls_async(adapters, rng))]:
             done.result()
     for (process, _), engine in list(engines._engines.items()):
         if process == os.getpid():

@@ -19,7 +19,6 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
 import tempfile
 import threading
 from collections import Counter
@@ -320,7 +319,7 @@ def _alarm(seconds: float) -> Iterator[None]:
 @contextmanager
 def watched() -> Iterator[None]:
     """End the process, with the place of every thread, if this takes too long."""
-    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=2)  # pytest replaces sys.stderr
     try:
         yield
     finally:
