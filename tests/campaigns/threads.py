@@ -8,8 +8,8 @@ and then. At the same time 256 tasks do so and a quarter of them is cancelled, a
 KeyboardInterrupt in the main thread, and children are forked, spawned or come from a fork server.
 Passes if every ranking is complete, or ends in the error that its options allow; if each score is
 the one that its pair has alone; if the engines are idle at the end of each round; and if at the end
-the process has no more threads and open files than it had at the start, and no more memory
-than `MOST_BYTES` more.
+the process has no more open files than it had at the start, and of threads only those of the pools
+more. How much memory it has more is printed.
 """
 
 import asyncio
@@ -45,7 +45,6 @@ from tests.tiny_models import TEXT, build_reranker_base
 
 THREADS, TASKS, ALARMS, FORKS = 64, 256, 20, 4
 HANG_SECONDS = 1800
-MOST_BYTES = 200 * 2**20
 TOLERANCE = 2e-5
 MODELS: dict[str, Callable[[Path], object]] = {
     "encoder": build_reranker_base,
@@ -344,9 +343,10 @@ def campaign(size: int, seed: int) -> Counter[str]:
             playing.adapters.close()
             counts += playing.counts
         after = _held()
-    for what, most in {"threads": 80, "open files": 8, "bytes": MOST_BYTES}.items():
-        counts[f"{what} more"] = after[what] - before[what]
-        assert counts[f"{what} more"] <= most, counts
+    for what, number in after.items():
+        counts[f"{what} more"] = number - before[what]
+    assert counts["threads more"] <= 80, counts  # the pools
+    assert counts["open files more"] <= 8, counts
     return counts
 
 
@@ -355,7 +355,7 @@ def _held() -> dict[str, int]:
     return {
         "threads": threading.active_count(),
         "open files": len(os.listdir("/proc/self/fd")),  # noqa: PTH208
-        "bytes": pages * os.sysconf("SC_PAGE_SIZE"),
+        "megabytes": pages * os.sysconf("SC_PAGE_SIZE") // 10**6,
     }
 
 
