@@ -1,4 +1,4 @@
-"""Every error this package raises on its own account.
+"""The errors of this package.
 
     RerankError
     ├── InvalidInputError (ValueError)     a query, passage or option that cannot be scored
@@ -8,7 +8,7 @@
     ├── UnsupportedModel                   a model that is not a reranker we can score correctly
     ├── CheckpointError                    a model folder that is damaged, incomplete or unsafe
     ├── ForkedModelError                   a loaded model was carried into a forked process
-    └── ScoringFailed                      the question was right, the answer did not come
+    └── ScoringFailed                      the input was valid, but some scores are missing
         ├── ScoringTimeout (TimeoutError)      the time limit passed before all was scored
         ├── NonFiniteScoreError                NaN or infinity instead of a score, also in float32
         ├── OutOfMemoryError (MemoryError)     a model, or one single pair, does not fit into memory
@@ -16,12 +16,12 @@
         └── RemoteError                        a server gave no scores, or none that can be right
             ├── RemoteUnavailable                  not reached, overloaded or failing: may pass
             ├── RemoteRefused                      it refused the request, the key or the model
-            └── RemoteAnswerError                  it answered with what cannot be right
+            └── RemoteAnswerError                  its answer cannot be right
 
-Only what is a `ScoringFailed` may be answered by the retrieval order: see `Reranker`.
+With `on_error="keep"`, a `ScoringFailed` leads to the retrieval order: see `Reranker`.
 
-Messages name the value that was wrong and what to do. They never hold the text of a query or a
-passage: log files are read by people who may not read the documents.
+Messages name the wrong value and the remedy. They never contain the text of a query or a passage,
+because people who may read logs are not always allowed to read the documents.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class RerankError(Exception):
-    """The root: catch it to catch everything this package raises on purpose."""
+    """The base class of all errors of this package."""
 
 
 class InvalidInputError(RerankError, ValueError):
@@ -49,7 +49,7 @@ class UnreadableInput(InvalidInputError):
 
 
 class MissingExtra(RerankError, ImportError):
-    """An optional library is missing; the message holds the `pip install` line that brings it.
+    """An optional library is missing; the message has the `pip install` command for it.
 
     `instead` names what can be used without it.
     """
@@ -78,11 +78,11 @@ def missing_extra(extra: str) -> Iterator[None]:
 
 
 class ModelNotFound(RerankError, FileNotFoundError):
-    """No such model: the message says what was looked for and where."""
+    """No such model; the message says where it was looked for."""
 
 
 class UnsupportedModel(RerankError):
-    """Not a reranker this package scores correctly: the message names the architecture."""
+    """A model that this package cannot score correctly; the message names its architecture."""
 
 
 class CheckpointError(RerankError):
@@ -90,14 +90,14 @@ class CheckpointError(RerankError):
 
 
 class ForkedModelError(RerankError):
-    """A model loaded before `os.fork` was used after it, where its threads no longer exist."""
+    """A model that was loaded before `os.fork` is used in the child, which lacks its threads."""
 
 
 class ScoringFailed(RerankError):
-    """The question was right and no full answer came.
+    """The input was valid, but scoring did not finish.
 
-    `partial` holds the scores that did come, one float32 for each pair with NaN where none is, or
-    None where there are none at all.
+    `partial` holds one float32 for each pair, NaN where a score is missing; it is None if there are
+    no scores at all.
     """
 
     def __init__(self, message: str, *, partial: "FloatArray | None" = None) -> None:
@@ -114,7 +114,7 @@ class NonFiniteScoreError(ScoringFailed):
 
 
 class OutOfMemoryError(ScoringFailed, MemoryError):
-    """A model does not fit into memory, or a single pair: batches had been split down to it."""
+    """A model, or a single pair after its batch was split, does not fit into memory."""
 
 
 class ScorerContractError(ScoringFailed):
@@ -126,12 +126,12 @@ class RemoteError(ScoringFailed):
 
 
 class RemoteUnavailable(RemoteError):
-    """The server was not reached, is overloaded or failing, also after the retries."""
+    """The server cannot be reached, is overloaded or fails, even after retries."""
 
 
 class RemoteRefused(RemoteError):
-    """The server refused the request, the key or the model: trying again would not help."""
+    """The server refused the request, the key or the model; a retry would not help."""
 
 
 class RemoteAnswerError(RemoteError):
-    """The answer cannot be right: a count, an index or a number is wrong, or it is no answer."""
+    """The answer cannot be right: it is malformed, or has a wrong count, index or number."""

@@ -1,7 +1,7 @@
-"""The words the whole package speaks: pair, scale, scorer, result.
+"""The types that the whole package shares: pair, scale, scorer, result.
 
-No logic lives here. `Scorer` is the only seam: everything that turns pairs into scores is one,
-and everything that wraps a scorer is one again.
+`Scorer` is the central interface. Local models, servers and ONNX graphs implement it, and so do the
+wrappers around another scorer.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,14 +51,14 @@ FloatArray = NDArray[np.float32]
 class Scorer(Protocol):
     """Turns (query, passage) pairs into raw scores, one float32 per pair, in the same order.
 
-    The laws every scorer keeps (the contract suite checks them): every score is finite; no pairs
-    give no scores; a pair's score depends neither on its neighbours nor on its position; any
-    number of threads may call `score` at once.
+    Every scorer obeys these laws, which the contract tests check: scores are finite; no pairs give
+    no scores; a pair's score depends neither on its neighbours nor on its position; any number of
+    threads may call `score` at once.
     """
 
     @property
     def name(self) -> str:
-        """Two scorers of the same name give the same scores: it is a cache key."""
+        """Scorers with the same name give the same scores, so the name can be a cache key."""
         ...
 
     @property
