@@ -162,7 +162,7 @@ test-oldest-torch: .venv-oldest-torch/ready .venv-transformers4/ready
 	  tests/local tests/reference/test_golden.py tests/reference/test_transformers.py
 
 # attacks at full size, each with its seed and what it counted; hours on two cores
-CAMPAIGNS := interrupts limits pages ray_data ray_serve score_cache servers threads
+CAMPAIGNS := folders interrupts limits numbers pages ray_data ray_serve score_cache servers texts threads
 campaigns: $(VENV)/ready
 	for name in $(CAMPAIGNS); do PYTHONPATH=examples $(BIN)/python -m tests.campaigns.$$name || exit 1; done
 

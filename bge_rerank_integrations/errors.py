@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 
 
 class RerankError(Exception):
-    """The base class of all errors of this package."""
+    """The base class of all errors of this package.
+
+    The middle of a very long message is left out: a damaged file may hold a value of any length.
+    """
+
+    def __str__(self) -> str:
+        said = super().__str__()
+        return said if len(said) <= 4000 else f"{said[:2000]}…{said[-1999:]}"
 
 
 class InvalidInputError(RerankError, ValueError):

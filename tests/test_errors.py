@@ -27,6 +27,13 @@ def test_other_failures_pass_through() -> None:
         raise ValueError("broken")
 
 
+def test_the_middle_of_a_very_long_message_is_left_out() -> None:
+    for kind in (errors.CheckpointError, errors.InvalidInputError, errors.ModelNotFound):
+        assert str(kind("a" * 4000)) == "a" * 4000
+        said = str(kind(f"{'a' * 2000}{'x' * 10_000}{'b' * 1999}"))
+        assert said == f"{'a' * 2000}…{'b' * 1999}"
+
+
 def test_every_error_is_imported_from_the_root() -> None:
     classes = [
         name

@@ -101,10 +101,14 @@ def _load_checkpoint(model: str, options: LocalOptions) -> LocalScorer:
     make_method = _encoder_method(options, settings, limit)
     if llm:
         tokenizer, config, family = read_tokenizer(checkpoint), checkpoint.config, settings.family
-        (yes,) = tokenizer.encode(["Yes"], [0])
+        before, (yes,) = tokenizer.single_template.before, tokenizer.encode(["Yes"], [0])
+        if not len(yes):
+            raise CheckpointError(
+                f"the tokenizer of {model} has no token for 'Yes', whose logit is the score"
+            )
         tied = config.flag("tie_word_embeddings", default=True)
         use = decoder_spec(family, config, options, yes=int(yes[0]), tied=tied)
-        bos, before = config.whole("bos_token_id"), tokenizer.single_template.before
+        bos = config.whole("bos_token_id")
         if before != (bos,):  # the reference puts the tokenizer's
             raise CheckpointError(
                 f"config.json of {model} has bos_token_id={bos}, and its tokenizer puts {before} "

@@ -75,45 +75,47 @@ class Subject:
     """A family: its folder, its published keys, and what the reference makes of a folder."""
 
     build: Callable[[Path], Path]
-    scores: Callable[[Path, Path], list[float]]
+    scores: Callable[..., list[float]]
     keys: dict[str, Any]
     """With the value that each has where a file leaves it out."""
     refused: tuple[str, ...] = ()
     """Keys that the reference's own code obeys and the oracle does not know."""
 
 
-def logits(folder: Path, _base: Path) -> list[float]:
+def logits(folder: Path, _base: Path, dtype: torch.dtype = torch.float32) -> list[float]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = _complete(AutoModelForSequenceClassification, folder)
+    model = _complete(AutoModelForSequenceClassification, folder, dtype)
     return [float(model(**tokenizer(*pair, return_tensors="pt"))[0].squeeze()) for pair in PAIRS]
 
 
-def cosines(folder: Path, _base: Path) -> list[float]:
+def cosines(folder: Path, _base: Path, dtype: torch.dtype = torch.float32) -> list[float]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = _complete(AutoModel, folder)
+    model = _complete(AutoModel, folder, dtype)
     vectors = [
         [model(**tokenizer(text, return_tensors="pt"))[0][0, 0] for text in pair] for pair in PAIRS
     ]
     return [float(torch.cosine_similarity(a, b, dim=0)) for a, b in vectors]
 
 
-def yes_logits(folder: Path, base: Path) -> list[float]:
-    model = _complete(GemmaForCausalLM, folder)
+def yes_logits(folder: Path, base: Path, dtype: torch.dtype = torch.float32) -> list[float]:
+    model = _complete(GemmaForCausalLM, folder, dtype)
     (yes,) = oracle._Model(base, oracle.REFERENCE)._encode("Yes")
     inputs = [oracle._Model(base, oracle.REFERENCE).ids(*pair, {})[0] for pair in PAIRS]
     return [float(model(torch.tensor([ids]))[0][0, -1, yes]) for ids in inputs]
 
 
-def oracle_scores(folder: Path, base: Path) -> list[float]:
+def oracle_scores(folder: Path, base: Path, dtype: torch.dtype = torch.float64) -> list[float]:
     plain, changed = (oracle._Model(f, oracle.REFERENCE) for f in (base, folder))
+    if dtype == torch.float32:
+        changed.weights = {n: w.astype(np.float32) for n, w in changed.weights.items()}
     changed.kind = plain.kind
     changed.config.setdefault("rope_theta", 10000.0)
     return [changed.score(*plain.ids(*pair, {}), {})[-1] for pair in PAIRS]
 
 
-def _complete(kind: Any, folder: Path) -> Any:
+def _complete(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """The reference's model; a weight that it would draw at random is an error."""
-    model, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model, info = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     missing = [name for name in info["missing_keys"] if "pooler" not in name or kind != AutoModel]
     assert not missing, missing
     assert not info["mismatched_keys"]

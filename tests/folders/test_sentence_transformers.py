@@ -83,13 +83,12 @@ def cross_encoder(bert_reranker: Path, tmp_path: Path) -> Path:
     return tmp_path / "ce"
 
 
-@pytest.fixture
-def dense_reranker(bge_embedder: Path, tmp_path: Path) -> Path:
+def build_dense_reranker(embedder: Path, folder: Path) -> Path:
     """Pooling and dense modules behind an encoder, as the Ettin rerankers are."""
     torch.manual_seed(0)
     hidden = 32
     modules = [
-        Transformer(str(bge_embedder)),
+        Transformer(str(embedder)),
         Pooling(hidden, "cls"),
         Dense(hidden, 16, activation_function=torch.nn.GELU(), use_residual=True),
         LayerNorm(16),
@@ -98,8 +97,13 @@ def dense_reranker(bge_embedder: Path, tmp_path: Path) -> Path:
     for module in modules[2:]:
         for weight in module.parameters():
             torch.nn.init.normal_(weight)
-    CrossEncoder(modules=modules, device="cpu").save_pretrained(str(tmp_path / "dense"))
-    return tmp_path / "dense"
+    CrossEncoder(modules=modules, device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture
+def dense_reranker(bge_embedder: Path, tmp_path: Path) -> Path:
+    return build_dense_reranker(bge_embedder, tmp_path / "dense")
 
 
 @pytest.fixture
@@ -213,6 +217,15 @@ def test_dense_weights_of_half_precision_are_read(dense_reranker: Path, dtype: t
     for file in dense_reranker.glob("*_Dense/model.safetensors"):
         save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file)
     close(scores(dense_reranker), logits(dense_reranker))
+
+
+def test_dense_weights_that_are_no_floats_are_refused_by_name(dense_reranker: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = dense_reranker / "2_Dense" / "model.safetensors"
+    save_file({name: tensor.to(torch.int8) for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(UnsupportedModel, match=r"holds 'linear.*' as I8; supported: F64"):
+        scores(dense_reranker)
 
 
 def test_an_embedder_with_a_dense_module(m3_embedder: Path, tmp_path: Path) -> None:

@@ -226,6 +226,40 @@ def test_parts_of_tokenizer_json_that_two_generations_read_differently_are_refus
         ours(folder)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_template_that_the_library_panics_at_is_refused(folders: Folders, kind: str) -> None:
+    folder = folders(kind)
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    if kind == "roberta":  # its processor has no list of tokens
+        assert "special_tokens" not in content["post_processor"]
+        return
+    edit(folder, lambda j: j["post_processor"]["special_tokens"].popitem(), "tokenizer.json")
+    with pytest.raises(CheckpointError, match="damaged post_processor: PanicException"):
+        ours(folder)
+
+
+@pytest.mark.parametrize("single", [[], [{"Sequence": {"id": "A", "type_id": 0}}] * 2], ids=len)
+def test_a_template_that_changes_a_text_by_itself_is_refused(
+    folders: Folders, single: list[Any]
+) -> None:
+    folder = folders("xlmr")
+    edit(folder, lambda j: j["post_processor"].update(single=single), "tokenizer.json")
+    with pytest.raises(CheckpointError, match="gives a text by itself other ids"):
+        ours(folder)
+
+
+def test_a_text_that_the_library_cannot_encode_is_not_quoted(folders: Folders) -> None:
+    folder = folders("plain")
+    edit(folder, lambda j: j["model"].update(unk_token="nothing"), "tokenizer.json")
+    tokenizer = TextTokenizer(folder, config={"model_type": "bert"})
+    assert len(tokenizer.encode(["a panda"], [0])[0]) == 2
+    for fails in (tokenizer.encode, lambda texts, _: tokenizer.offsets(texts)):
+        with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot turn") as refused:
+            fails(["a secret 龘"], [0])
+        assert "secret" not in str(refused.value)
+        assert refused.value.__suppress_context__
+
+
 def deberta(content: dict[str, Any], *, second: int) -> None:
     """Make the template of a tokenizer.json that of DeBERTa, with this type of the passage."""
     cls, sep = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("<s>", "</s>"))

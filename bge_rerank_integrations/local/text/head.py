@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_rerank_integrations.errors import CheckpointError
+from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
 from bge_rerank_integrations.types import FloatArray
 
 Rows = NDArray[np.float64]
 Step = Callable[[Rows], Rows]
+# safetensors' names of the formats of weights, and how numpy reads their bytes
+FORMATS: dict[str, type[np.generic]] = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16,
+}  # fmt: skip
 
 
 def _erf(x: Rows) -> Rows:
@@ -76,14 +80,18 @@ def read_tensors(folder: Path, shapes: Mapping[str, tuple[int | None, ...]]) -> 
     has = {name: tuple(tensor["shape"]) for name, tensor in stored}
     if has != dict(shapes):
         raise CheckpointError(f"{file} holds {has}, and its config.json asks for {shapes}")
+    for name, tensor in stored:
+        if tensor["dtype"] not in FORMATS:
+            raise UnsupportedModel(
+                f"{file} holds {name!r} as {tensor['dtype']}; supported: {', '.join(FORMATS)}"
+            )
     return {name: _array(**tensor) for name, tensor in stored}
 
 
 def _array(data: bytes, dtype: str, shape: Sequence[int]) -> Rows:
+    flat = np.frombuffer(data, FORMATS[dtype])
     if dtype == "BF16":  # the upper half of a float32
-        flat = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
-    else:
-        flat = np.frombuffer(data, {"F16": np.float16, "F32": np.float32, "F64": np.float64}[dtype])
+        flat = (flat.astype(np.uint32) << 16).view(np.float32)
     array: Rows = flat.astype(np.float64).reshape(shape)
     return array
 

@@ -8,6 +8,7 @@ ids under threads). The methods of each model family cut and join the ids.
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from bge_rerank_integrations.base.deadline import check_time
 from bge_rerank_integrations.base.fork import Lock, cached_property
-from bge_rerank_integrations.errors import CheckpointError, InvalidInputError
+from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, RerankError
 from bge_rerank_integrations.local.checkpoint import Checkpoint, Keys
 from bge_rerank_integrations.local.text.control_tokens import (
     control_ids,
@@ -39,6 +40,7 @@ CHARACTERS_AT_ONCE, TEXTS_AT_ONCE = 100_000, 2000
 ENTRY_BYTES = 150
 # The vocabularies of slow tokenizers, which this package does not read.
 SLOW = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
+NO_IDS = "cannot turn a text into tokens"
 # Models that have two token types where their config.json does not say how many.
 TYPED_MODELS = {"bert", "camembert", "electra", "roberta", "xlm-roberta"}
 
@@ -129,14 +131,9 @@ class TextTokenizer:
         self._file = folder / "tokenizer.json"
         if not self._file.is_file():
             raise CheckpointError(_no_tokenizer(folder))
-        try:
+        with self._failures_named("is no tokenizer this release can read: {!r}"):
             self._content = self._file.read_text(encoding="utf-8")
             self._parsing = Tokenizer.from_str(self._content)
-        except Exception as error:  # tokenizers raises nothing more specific than Exception
-            raise CheckpointError(
-                f"{self._file} is no tokenizer this release can read: {error!r}; fetch the model "
-                "again, or update tokenizers"
-            ) from error
         self._config: TokenizerConfig | None = None
         self._types = 2
         if config is not None:
@@ -151,10 +148,26 @@ class TextTokenizer:
         self._cut_at_spaces = _splits_at_spaces(self._parsing.pre_tokenizer)
         self._caches = {"literal": TokenCache(), "parse": TokenCache()}
 
+    @contextmanager
+    def _failures_named(self, said: str) -> Iterator[None]:
+        """Raise `CheckpointError` for whatever the tokenizers library raises."""
+        try:
+            yield
+        except RerankError:
+            raise
+        except BaseException as error:
+            # it raises Exception itself, and where Rust panics a class that is no Exception
+            if not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
+                raise
+            raise CheckpointError(
+                f"{self._file} {said.format(error)}; fetch the model again, or update tokenizers"
+            ) from None  # a panic may quote the text
+
     @cached_property
     def _literal(self) -> Tokenizer:
         # a second vocabulary in memory, only once a text holds the name of a control token
-        literal = Tokenizer.from_str(without_control_pieces(self._content, self.control_ids))
+        with self._failures_named("cannot be kept from turning text into control tokens: {!r}"):
+            literal = Tokenizer.from_str(without_control_pieces(self._content, self.control_ids))
         literal.normalizer = self._parsing.normalizer
         literal.pre_tokenizer = self._parsing.pre_tokenizer
         _uncut(literal)
@@ -163,14 +176,17 @@ class TextTokenizer:
     @cached_property
     def single_template(self) -> Template:
         """The control ids around one text."""
-        return self._template(self._parsing.encode("a"), texts=1)
+        return self._template(texts=1)
 
     @cached_property
     def pair_template(self) -> Template:
         """The control ids around and between two texts."""
-        return self._template(self._parsing.encode("a", "a"), texts=2)
+        return self._template(texts=2)
 
-    def _template(self, probe: Encoding, *, texts: int) -> Template:
+    def _template(self, *, texts: int) -> Template:
+        with self._failures_named("has a damaged post_processor: {!r}"):
+            probe = self._parsing.encode("a", "a" if texts == 2 else None)
+            alone = self._parsing.encode("a", add_special_tokens=False).ids
         ids, owners = probe.ids, probe.sequence_ids
         found = [owner for owner in owners if owner is not None]
         if found != sorted(found) or len(set(found)) != texts:
@@ -180,6 +196,11 @@ class TextTokenizer:
             )
         starts = [owners.index(text) for text in range(texts)]
         ends = [len(owners) - owners[::-1].index(text) for text in range(texts)]
+        if any(ids[start:end] != alone for start, end in zip(starts, ends, strict=True)):
+            raise CheckpointError(
+                f"the post_processor of {self._file} gives a text by itself other ids than in a "
+                "template; save the tokenizer again from the original model"
+            )
         # an encoder's score is read from the token before the text
         if starts[0] == 0:
             raise CheckpointError(
@@ -225,7 +246,7 @@ class TextTokenizer:
         """
         parts = _in_parts(texts)
         if special_tokens == "error":
-            found = [ids for part in parts for ids in _encode(self._parsing, part)]
+            found = [ids for part in parts for ids in self._ids(self._parsing, part)]
             for position, ids in zip(positions, found, strict=True):
                 if name := self._control_token(ids):
                     raise InvalidInputError(
@@ -235,7 +256,7 @@ class TextTokenizer:
                     )
             return found
         cache = self._caches[special_tokens]
-        parse = partial(_encode, self._parsing)
+        parse = partial(self._ids, self._parsing)
         encode = parse if special_tokens == "parse" else self._encode_literal
         if keep is None or not self._cut_at_spaces:
             return [ids for part in parts for ids in cache.get_or_encode(part, encode)]
@@ -254,21 +275,26 @@ class TextTokenizer:
     ) -> list[NDArray[np.int64]]:
         """Start and end of each of the ids of `encode` in the characters of its text, [ids, 2]."""
         found: list[NDArray[np.int64]] = []
-        for part in _in_parts(texts):
-            encodings = self._parsing.encode_batch(part, add_special_tokens=False)
-            for text, encoding in zip(part, encodings, strict=True):
-                offsets = encoding.offsets
-                ids = np.asarray(encoding.ids, dtype=np.int32)
-                if special_tokens == "literal" and self._control_token(ids):
-                    offsets = self._literal.encode(text, add_special_tokens=False).offsets
-                found.append(np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
+        with self._failures_named(NO_IDS):
+            for part in _in_parts(texts):
+                encodings = self._parsing.encode_batch(part, add_special_tokens=False)
+                for text, encoding in zip(part, encodings, strict=True):
+                    offsets = encoding.offsets
+                    ids = np.asarray(encoding.ids, dtype=np.int32)
+                    if special_tokens == "literal" and self._control_token(ids):
+                        offsets = self._literal.encode(text, add_special_tokens=False).offsets
+                    found.append(np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
         return found
 
+    def _ids(self, tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
+        with self._failures_named(NO_IDS):
+            return _encode(tokenizer, texts)
+
     def _encode_literal(self, texts: list[str]) -> list[Ids]:
-        ids = _encode(self._parsing, texts)
+        ids = self._ids(self._parsing, texts)
         suspect = [number for number, found in enumerate(ids) if self._control_token(found)]
         if suspect:
-            again = _encode(self._literal, [texts[number] for number in suspect])
+            again = self._ids(self._literal, [texts[number] for number in suspect])
             for number, found in zip(suspect, again, strict=True):
                 if name := self._control_token(found):
                     raise CheckpointError(

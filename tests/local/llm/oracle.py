@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from bge_rerank_integrations.types import Pair
@@ -204,4 +204,4 @@ def _rotate(x: Array, positions: Array, theta: float) -> Array:
 @cache
 def _weights(folder: Path) -> dict[str, Array]:
     files = sorted(folder.glob("*.safetensors"))
-    return {name: w.astype(np.float64) for file in files for name, w in load_file(file).items()}
+    return {name: w.double().numpy() for file in files for name, w in load_file(file).items()}

@@ -244,3 +244,27 @@ def test_remote_code_is_trusted_nowhere() -> None:
     assert trusting.search("options['trust_remote_code'] = trusted")
     assert trusting.search('{"trust_remote_code": True}')
     assert [str(file) for file in sources if trusting.search(file.read_text("utf-8"))] == []
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Replace", "pattern": {"Regex": "Y.*"}, "content": ""},
+            {"type": "Prepend", "prepend": "▁"},
+        ]}}, "no token for 'Yes'"),
+        ({"post_processor": {
+            "type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}}},
+         "does not put 1 texts"),
+    ],
+    ids=["no Yes", "no text"],
+)  # fmt: skip
+def test_a_tokenizer_that_loses_a_text_is_refused(
+    tmp_path: Path, part: dict[str, Any], said: str
+) -> None:
+    folder = tiny_llms.MODELS["minicpm"](tmp_path)
+    file = folder / "tokenizer.json"
+    content = {**json.loads(file.read_text(encoding="utf-8")), **part}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=said):
+        load_scorer(str(folder))
