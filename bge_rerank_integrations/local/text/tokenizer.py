@@ -286,9 +286,10 @@ class TextTokenizer:
                     found.append(np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
         return found
 
-    def _ids(self, tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
+    def _ids(self, tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
         with self._failures_named(NO_IDS):
-            return _encode(tokenizer, texts)
+            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def _encode_literal(self, texts: list[str]) -> list[Ids]:
         ids = self._ids(self._parsing, texts)
@@ -349,11 +350,6 @@ def join_single(text: Ids, template: Template) -> TokenSequence:
 def _uncut(tokenizer: Tokenizer) -> None:
     tokenizer.no_padding()
     tokenizer.no_truncation()
-
-
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
-    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
 def _in_parts(texts: Sequence[str]) -> Iterator[list[str]]:
