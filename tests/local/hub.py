@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,28 +71,35 @@ def running_hub(repositories: dict[str, dict[str, Path]]) -> Iterator[Hub]:
 
 
 def run_with_hub(
-    script: str, given: object, *, address: str, home: Path, offline: bool
+    script: str, given: object, *, address: str, home: Path, offline: bool, fresh: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """A process whose hub is at an address: the client reads it when it is imported.
 
-    The script reads `given` as JSON from its input.
+    The script reads `given` as JSON from its input. A `fresh` process has imported nothing before.
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUG"))}
-    done = run_python(
-        "-c",
-        script,
-        stdin=json.dumps(given).encode(),
-        environment={
-            **kept,
-            "HF_ENDPOINT": address,
-            "HF_HOME": str(home),
-            "HF_HUB_OFFLINE": str(int(offline)),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "NO_PROXY": "127.0.0.1",
-        },
-    )
+    environment = {
+        **kept,
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": str(int(offline)),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
+    if fresh:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script],
+            input=json.dumps(given),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+    else:
+        sent = json.dumps(given).encode()
+        done = run_python("-c", script, stdin=sent, environment=environment)
     assert done.returncode == 0, done.stderr
     return done
 

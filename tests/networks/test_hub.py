@@ -444,7 +444,9 @@ def test_a_user_without_a_home_and_without_a_name(
     running.trouble = ""
     (tmp_path / "hub").symlink_to(cache)
     given = [ID, home, PAIRS]
-    done = run_with_hub(NOBODY, given, address=running.address, home=tmp_path, offline=offline)
+    done = run_with_hub(
+        NOBODY, given, address=running.address, home=tmp_path, offline=offline, fresh=True
+    )
     found = json.loads(done.stdout.splitlines()[-1])
     if home:
         assert found == pytest.approx(scores_of(reranker_base), abs=1e-5)
