@@ -172,13 +172,22 @@ def _parquet_types(files: Sequence[Path]) -> dict[str, pa.DataType]:
 
 
 def _json_types(files: Sequence[Path]) -> dict[str, pa.DataType]:
+    """The keys of the first object; for one that is null there, the type of its first value."""
     kinds: dict[type, pa.DataType] = {str: pa.string(), list: pa.list_(pa.string())}
+    found: dict[str, pa.DataType] = {}
     for file in files:
         for _, line in _json_lines(file):
             values = _parse_line(line)
             if isinstance(values, dict):
-                return {name: kinds.get(type(value), pa.null()) for name, value in values.items()}
-    raise InvalidInputError(f"{files[0]} has no line that is a JSON object")
+                found = found or dict.fromkeys(values, pa.null())
+                for name in found:
+                    if found[name] == pa.null() and values.get(name) is not None:
+                        found[name] = kinds.get(type(values[name]), pa.float64())
+                if pa.null() not in found.values():
+                    return found
+    if not found:
+        raise InvalidInputError(f"{files[0]} has no line that is a JSON object")
+    return found
 
 
 def _kind(found: pa.DataType) -> str | None:

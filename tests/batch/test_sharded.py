@@ -151,6 +151,16 @@ def test_a_layout_is_read_from_the_input(tmp_path: Path) -> None:
         read_layout([file, other], Columns("q", "texts"))
 
 
+def test_a_null_in_the_first_json_line_is_no_type(tmp_path: Path) -> None:
+    rows = [{"query": "x", "passage": None, "n": 1}, {"query": "x", "passage": "a", "n": None}]
+    file = write_lines(tmp_path / "a.jsonl", ["{", *(json.dumps(row) for row in rows)])
+    layout, _ = read_layout([file], Columns())
+    assert (layout.lists, layout.passage) == (False, "passage")
+    write_lines(file, [json.dumps(rows[0])] * 2)
+    with pytest.raises(InvalidInputError, match="no column 'passage' that holds a text"):
+        read_layout([file], Columns())
+
+
 def test_files_are_found_in_folders_and_formats_do_not_mix(tmp_path: Path) -> None:
     for name in ("b.parquet", "a.parquet", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
