@@ -6,8 +6,8 @@ from tests.campaigns import interrupts, threads
 
 
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "THREADS", 8)
-    monkeypatch.setattr(threads, "TASKS", 32)
+    for name, number in {"THREADS": 4, "TASKS": 32, "ALARMS": 10, "FORKS": 2}.items():
+        monkeypatch.setattr(threads, name, number)
     counts = threads.campaign(1, 1)
     assert (counts["forks"], counts["other children"]) == (threads.FORKS, 1)
     assert counts["rankings"] > 32
