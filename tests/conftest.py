@@ -16,7 +16,7 @@ settings.load_profile("untimed")
 
 SLOW = (
     "batch",  # Ray clusters
-    *("campaigns/test_limits.py", "campaigns/test_pages.py", "campaigns/test_ray.py"),
+    "campaigns",
     "serve/",
     "servers",  # real rerank servers
     "examples/test_browser.py",

@@ -192,9 +192,11 @@ def off_main_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         flag.set()
         raise
     if error is not None:
+        cause = error.__context__
         try:
             raise error
         finally:
+            error.__context__ = cause  # not what the caller was handling when it called
             del error  # else the traceback's frame and the error would hold one another
     return result  # type: ignore[return-value]
 

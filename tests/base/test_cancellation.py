@@ -12,7 +12,13 @@ import pytest
 
 from bge_rerank_integrations import Reranker
 from bge_rerank_integrations.base import deadline
-from bge_rerank_integrations.base.deadline import Cancelled, cancellable, check_cancelled, in_worker
+from bge_rerank_integrations.base.deadline import (
+    Cancelled,
+    cancellable,
+    check_cancelled,
+    in_worker,
+    off_main_thread,
+)
 from bge_rerank_integrations.local.engine import Engine
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.types import FloatArray, Pair, Scale
@@ -251,6 +257,21 @@ async def test_errors_come_through_as_the_same_object() -> None:
     with pytest.raises(ValueError, match="wrong") as raised:
         await in_worker(fail)
     assert raised.value is error
+
+
+def test_an_error_keeps_its_context_whatever_the_caller_is_handling() -> None:
+    def fail() -> None:
+        try:
+            {}["missing"]
+        except KeyError:
+            raise ValueError("wrong") from None
+
+    try:
+        int("handled by the caller")
+    except ValueError:
+        with pytest.raises(ValueError, match="wrong") as raised:
+            off_main_thread(fail)
+    assert isinstance(raised.value.__context__, KeyError)
 
 
 def test_a_forked_child_has_workers_of_its_own() -> None:

@@ -239,7 +239,11 @@ class Decoder(TorchForward):
         return x + out * scale
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), weight.shape, weight, self.spec.eps).to(x.dtype)
+        wide = x.float()
+        normed = F.rms_norm(wide, weight.shape, weight, self.spec.eps)
+        # if the sum of squares overflows, rms_norm gives 0: infinity minus itself makes it NaN
+        length = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+        return normed.add_(length - length).to(x.dtype)
 
     def _lay_out(self, parts: Sequence[PromptPart], dtype: torch.dtype) -> PackedLayout:
         spec = self.spec

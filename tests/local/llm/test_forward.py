@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bge_rerank_integrations import CheckpointError, load_scorer
+from bge_rerank_integrations import CheckpointError, NonFiniteScoreError, load_scorer
 from bge_rerank_integrations.local.torch_backend.decoder import split_batch
 from tests.contract.pairs import PAIRS, TOLERANCE
 from tests.local.llm import tiny_llms
@@ -218,3 +218,16 @@ def test_a_layerwise_model_gives_each_layer_its_own_head(llm: Callable[[str], Pa
     assert scorer.name == load(folder, cutoff_layers=layers).name
     assert scorer.score_layers(PAIRS).tolist() == together.tolist()
     assert scorer.score(PAIRS).tolist() == together[:, -1].tolist()
+
+
+@pytest.mark.parametrize("model", ["gemma", "gemma2", "minicpm"])
+@pytest.mark.parametrize("name", ["embed_tokens", "self_attn.o_proj", "mlp.down_proj"])
+def test_sums_that_overflow_in_a_norm_are_an_error(tmp_path: Path, model: str, name: str) -> None:
+    folder = tiny_llms.MODELS[model](tmp_path)
+
+    def enlarge(weights: Weights) -> Weights:
+        return {key: w * np.float32(1e25 if name in key else 1) for key, w in weights.items()}
+
+    rewrite_weights(folder, enlarge)
+    with pytest.raises(NonFiniteScoreError):
+        load(folder).score(PAIRS)
