@@ -5,6 +5,7 @@ wheel; everywhere oneDNN fuses the activation into the product. The operators ar
 no public equivalent, so they are tried on real shapes before use and never required.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -66,6 +67,9 @@ def linear(
 @cache
 def choose_gemm_path(dtype: torch.dtype) -> tuple[GemmPath, str]:
     """The path for this CPU, and the reason: one numeric and one timing probe of a few ms."""
+    # each thread keeps the products of so many shapes; 1024, the default, take hundreds of MB
+    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "64")
     # the caller's autocast would change both sides
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         return _probe(dtype)
