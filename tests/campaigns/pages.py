@@ -13,6 +13,7 @@ upload folder is read or written; and if requests of others are refused.
 """
 
 import ast
+import asyncio
 import base64
 import io
 import json
@@ -24,12 +25,14 @@ import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import gradio as gr
 import html5lib
+from fastapi import FastAPI
 from rag_chatbot.chatbot import Chatbot
 from rag_chatbot.page import build_app, build_page
 from rag_chatbot.passages import Passage
@@ -118,6 +121,17 @@ def letters(text: str) -> str:
     return "".join(sign for sign in plain if sign.isprintable() and not sign.isspace())
 
 
+def _built(bot: Chatbot, index: Index, example: str) -> tuple[gr.Blocks, FastAPI]:
+    """A page and its application; gradio would leave loops open where none runs."""
+
+    async def build() -> tuple[gr.Blocks, FastAPI]:
+        page = build_page(bot, index, any_model=True, examples=[example])
+        return page, build_app(page, host="127.0.0.1", loopback=True)
+
+    with closing(asyncio.new_event_loop()) as loop:
+        return loop.run_until_complete(build())
+
+
 class _House:
     """The pages under attack, their upload folder, and what was counted."""
 
@@ -136,13 +150,12 @@ class _House:
         )
         self.clients: list[TestClient] = []
         for bot in bots:
-            page = build_page(bot, index, any_model=True, examples=[name])
+            page, app = _built(bot, index, name)
             self.functions = {
                 function.fn.__name__: number
                 for number, function in page.fns.items()
                 if function.fn is not None
             }
-            app = build_app(page, host="127.0.0.1", loopback=True)
             client = TestClient(app, base_url=f"http://{OWN}", raise_server_exceptions=False)
             self.clients.append(after.enter_context(client))
 
