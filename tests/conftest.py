@@ -26,7 +26,9 @@ SLOW = (
     "examples/test_examples.py",  # whole programs
     "examples/test_quickstart.py",
     "examples/test_vector_stores.py",
+    "local/test_exit.py",  # a process for each test
     "test_packaging.py",  # fresh environments
+    "test_processors.py",  # a process for each test
 )
 """Folders and files that `make test` leaves to `make test-all`."""
 

@@ -105,14 +105,14 @@ def test_the_callers_limits_hold(reranker_base: Path) -> None:
 
 def test_scores_are_those_of_one_batch_at_a_time(reranker_base: Path) -> None:
     torch.set_num_threads(2)
-    pairs = PAIRS * (2 + 2 * LEAST_TOKENS // len(PAIRS))
     scorer = load_scorer(str(reranker_base), device="cpu")
-    distinct = [(f"{query} {n}", passage) for n, (query, passage) in enumerate(pairs)]
+    distinct = [(f"{query} {n}", passage) for n, (query, passage) in enumerate(PAIRS * 12)]
+    assert sum(scorer.count_tokens([passage for _, passage in distinct])) > 4 * LEAST_TOKENS
     assert "a batch on each of 2" in str(scorer.plan)
     alone = [float(scorer.score([pair])[0]) for pair in distinct]
     np.testing.assert_allclose(scorer.score(distinct), alone, atol=TOLERANCE, rtol=0)
     with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(scorer.score, [distinct] * 8):
+        for found in pool.map(scorer.score, [distinct] * 16):
             np.testing.assert_allclose(found, alone, atol=TOLERANCE, rtol=0)
     torch.set_num_threads(1)
     assert "a batch on each" not in str(scorer.plan), "the caller's threads stay the caller's"
