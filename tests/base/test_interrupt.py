@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
@@ -110,11 +110,17 @@ def interrupted_at(line: int, call: Callable[[], object]) -> bool:
                 raise KeyboardInterrupt
         return trace
 
+    def interrupted() -> Iterator[None]:
+        with suppress(KeyboardInterrupt):  # it does not leave a callback of a weak reference
+            call()
+        yield
+
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        with suppress(KeyboardInterrupt):  # it does not leave a callback of a weak reference
-            call()
+        # Python 3.11 goes on "handling" an error if the line is the end of its handler: in a
+        # generator this ends with it, and no later error gets that one as its context
+        list(interrupted())
     finally:
         sys.settrace(before)
     return seen >= line
