@@ -101,7 +101,7 @@ def _devices(given: object) -> object:
     return given[0] if len(given) == 1 else tuple(given)
 
 
-if TYPE_CHECKING:  # what callers may give; the fields hold what is named below
+if TYPE_CHECKING:  # callers may give these types; the fields hold those named below
     Whole = int
     RealNumber = float
     Layers = Sequence[int]

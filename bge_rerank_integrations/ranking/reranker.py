@@ -246,7 +246,7 @@ class Reranker:
                 call.failure,
             )
         self._rank(call)
-        # what just failed would fail again, and take its time again
+        # after a failure, the scores for an explanation would most likely fail as well
         if self.options.explain and call.failure is None:
             self._explain(call)
 

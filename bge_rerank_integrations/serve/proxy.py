@@ -11,7 +11,7 @@ from bge_rerank_integrations.serve.protocol import PATHS, respond, unavailable
 
 
 def middleware() -> list[Middleware]:
-    """What Ray adds to each of its HTTP proxies, which may serve other applications too."""
+    """The middleware for each of Ray's HTTP proxies, which may serve other applications too."""
     return [Middleware(AnswerLostRequests)]
 
 

@@ -14,13 +14,19 @@ import numpy as np
 
 from bge_rerank_integrations import __version__
 from bge_rerank_integrations.base.address import is_address
-from bge_rerank_integrations.base.models import Family, find_model
-from bge_rerank_integrations.errors import InvalidInputError, RerankError, missing_extra
+from bge_rerank_integrations.base.models import OFFLINE_MODELS, Family, find_model
+from bge_rerank_integrations.errors import (
+    InvalidInputError,
+    RerankError,
+    UnsupportedModel,
+    missing_extra,
+)
 from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.tools.doctor import installed_version
 from bge_rerank_integrations.types import FloatArray, Pair, Scorer
 
 if TYPE_CHECKING:
+    from bge_rerank_integrations.local.checkpoint import Checkpoint
     from bge_rerank_integrations.local.scorer import LocalScorer
 
 TOLERANCE = 2e-5
@@ -152,7 +158,7 @@ def verify(
             f"model is an address; give the model's hub id or folder, and base_url={model!r}"
         )
     # a graph has its own number format, and runs on the CPU alone
-    on_torch = not model.startswith("offline") and options.get("backend", "torch") == "torch"
+    on_torch = model not in OFFLINE_MODELS and options.get("backend", "torch") == "torch"
     if base_url is not None:
         scorer: Scorer = load_scorer(model, base_url=base_url, **options)
     else:
@@ -187,16 +193,10 @@ def _libraries(
 ) -> Iterator[Comparison]:
     """The reference libraries that can load the model's folder."""
     try:
-        from bge_rerank_integrations.local.checkpoint import open_checkpoint
-        from bge_rerank_integrations.local.st_config import read_settings
-        from bge_rerank_integrations.options import HubOptions
-
         with missing_extra("transformers"):
             from bge_rerank_integrations.local import references
 
-        hub = {name: options[name] for name in HubOptions.model_fields if name in options}
-        checkpoint = open_checkpoint(model, HubOptions(**hub))
-        family = read_settings(checkpoint, options.get("label")).family
+        checkpoint, family = _read_folder(model, options)
     except RerankError as error:
         yield Comparison("reference libraries", None, tolerance, detail=str(error))
         return
@@ -224,6 +224,18 @@ def _libraries(
         if family is Family.ENCODER:
             ours = load_scorer(model, truncation=truncation, **options)
         yield _compared(name, ours.score(PAIRS), expected, tolerance, version=version)
+
+
+def _read_folder(model: str, options: dict[str, Any]) -> "tuple[Checkpoint, Family]":
+    from bge_rerank_integrations.local.checkpoint import open_checkpoint
+    from bge_rerank_integrations.local.st_config import read_settings
+    from bge_rerank_integrations.options import HubOptions
+
+    if model in OFFLINE_MODELS:
+        raise UnsupportedModel(f"{model} comes with a package and is no folder that they read")
+    hub = {name: options[name] for name in HubOptions.model_fields if name in options}
+    checkpoint = open_checkpoint(model, HubOptions(**hub))
+    return checkpoint, read_settings(checkpoint, options.get("label")).family
 
 
 def _own(model: str, scores: FloatArray, tolerance: float, *, scale: str) -> Comparison:

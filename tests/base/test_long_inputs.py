@@ -116,7 +116,7 @@ def test_a_call_ends_at_whichever_look_it_is_cancelled(reranker_base: Path) -> N
 def test_texts_are_not_copied(letter: str) -> None:
     texts = [f"{number} {letter * 20_000}" for number in range(500)]
     reranker = Reranker(WordOverlapScorer(), top_n=3)
-    assert len(reranker.rerank(letter, texts[:10])) == 3  # what is made once is made now
+    assert len(reranker.rerank(letter, texts[:10])) == 3  # fills caches
     tracemalloc.start()
     try:
         reranker.rerank(letter, texts)

@@ -118,7 +118,7 @@ def campaign(size: int, seed: int, *names: str) -> Counter[str]:
 def _outcomes(
     cases: list[Case], bases: dict[str, Path], before: dict[str, list[float]]
 ) -> list[str]:
-    """What comes of each case, in a process of their own; each by itself if that process dies."""
+    """The outcome of each case, in a process of their own; each by itself if that process dies."""
 
     def run_all() -> str:
         with tempfile.TemporaryDirectory() as written:
@@ -172,7 +172,7 @@ def _places(value: Any, depth: int = 0) -> Iterator[tuple[Any, ...]]:
 
 
 def _run(case: Case, base: Path, folder: Path, before: list[float]) -> str:
-    """What comes of a case, within the limits."""
+    """The outcome of a case, within the limits."""
     if not _change(case, base, folder):
         return "same as before"
     _limit()

@@ -200,26 +200,28 @@ class Round:
         adapter, name, (query, passages), again = self.draw(rng)
         if rng.random() < 0.02:
             self.counts["adapters closed"] += 1
-            return self.adapters.close() if rng.random() < 0.5 else adapter.close()
-        try:
+            (self.adapters if rng.random() < 0.5 else adapter).close()
+            return
+        with self._counted(name):
             found = ask(adapter, query, passages, **({} if nested else again))
-        except ScoringTimeout:
-            assert name == "in time", name
-            self.counts["time limits passed"] += 1
-        else:
             self.adapters.check(name, query, passages, found)
-            self.counts["rankings"] += 1
             self.counts["reranks inside others"] += nested
 
     async def task(self, rng: random.Random) -> None:
         adapter, name, (query, passages), again = self.draw(rng)
-        try:
+        with self._counted(name):
             found = await ask_async(adapter, query, passages, **again)
+            self.adapters.check(name, query, passages, found)
+
+    @contextmanager
+    def _counted(self, name: str) -> Iterator[None]:
+        """Count a ranking, or a time limit that passed where the adapter of this name has one."""
+        try:
+            yield
         except ScoringTimeout:
             assert name == "in time", name
             self.counts["time limits passed"] += 1
         else:
-            self.adapters.check(name, query, passages, found)
             self.counts["rankings"] += 1
 
     def thread(self, number: int) -> None:

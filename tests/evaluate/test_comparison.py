@@ -19,7 +19,7 @@ from bge_rerank_integrations import (
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.evaluate import JudgedQuery, Report, RerankerResult, evaluate
 from bge_rerank_integrations.evaluate.page import html_page
-from bge_rerank_integrations.evaluate.recommend import Setting
+from bge_rerank_integrations.evaluate.recommend import Gap, Recommendation, Setting
 from bge_rerank_integrations.types import FloatArray, Pair
 from bge_rerank_integrations.wrappers.cache import MemoryStore
 from tests.evaluate.data import helped, hurt, stated
@@ -72,17 +72,22 @@ def test_where_reranking_helps_everywhere() -> None:
     assert "score_threshold=0.8807 " in report.verdict
 
 
+def gap_of(queries: Sequence[JudgedQuery]) -> tuple[Report, Recommendation, Gap]:
+    report = evaluate(queries, {"stated": StatedScorer()}, resamples=500)
+    found = report.rerankers[0].recommendation
+    assert found is not None
+    assert found.gap is not None
+    return report, found, found.gap
+
+
 def test_the_largest_gap_is_recommended_where_it_beats_a_fixed_number() -> None:
     # the answer is first and far ahead, or second and close: the gap keeps one result, or two
     apt = [stated(n, 1, 0.5, 9, relevant=[2]) for n in range(20)]
     apt += [stated(n, 1, 8, 9, relevant=[1]) for n in range(20)]
-    report = evaluate(apt, {"stated": StatedScorer()}, resamples=500)
-    found = report.rerankers[0].recommendation
-    assert found is not None
-    assert found.gap is not None
-    assert (found.gap.length, found.gap.f1) == pytest.approx((1.5, (1 + 2 / 3) / 2))
+    report, found, gap = gap_of(apt)
+    assert (gap.length, gap.f1) == pytest.approx((1.5, (1 + 2 / 3) / 2))
     # F1 of one result is 1 or 0, of two it is 2/3
-    assert found.gap.fixed_f1 == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert gap.fixed_f1 == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert (found.options["top_n"], found.options["min_n"]) == (2, 1)
     assert "min_n=1 helps: the largest score gap ends the results after 1.5 on" in report.verdict
     reranker = Reranker(StatedScorer(), top_n=2, min_n=1)
@@ -93,11 +98,8 @@ def test_the_largest_gap_is_recommended_where_it_beats_a_fixed_number() -> None:
     # the gap now lies behind the wrong one of two, and before the second answer
     inapt = [stated(n, 1, 8.9, 9, relevant=[2]) for n in range(20)]
     inapt += [stated(n, 0, 1, 9, relevant=[1]) for n in range(20)]
-    report = evaluate(inapt, {"stated": StatedScorer()}, resamples=500)
-    found = report.rerankers[0].recommendation
-    assert found is not None
-    assert found.gap is not None
-    assert (found.gap.length, found.gap.f1) == pytest.approx((1.5, 1 / 3))
+    report, found, gap = gap_of(inapt)
+    assert (gap.length, gap.f1) == pytest.approx((1.5, 1 / 3))
     assert "min_n" not in found.options
     assert "Leave min_n out: the largest score gap ends the results after 1.5" in report.verdict
 

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bge_rerank_integrations import CheckpointError, InvalidInputError, load_scorer
+from bge_rerank_integrations.base.models import OFFLINE_MODELS
 from bge_rerank_integrations.cli import app
 from bge_rerank_integrations.tools.export import export_onnx
 from bge_rerank_integrations.tools.verify import PAIRS, TOLERANCE, Comparison, verify
@@ -62,6 +63,15 @@ def test_a_model_that_no_installed_library_scores_is_not_proven(tmp_path: Path) 
     assert found.verdict == "not proven"
     reason = by_reference(found.comparisons)["transformers"].detail
     assert reason == "transformers alone has no rule that scores a layerwise model"
+
+
+@pytest.mark.parametrize("model", OFFLINE_MODELS)
+def test_an_embedded_model_is_compared_with_itself_alone(model: str) -> None:
+    found = verify(model)
+    *alone, references = found.comparisons[:3]
+    assert [comparison.outcome for comparison in alone] == ["equal", "equal"]
+    assert references.detail == f"{model} comes with a package and is no folder that they read"
+    assert found.verdict == "not proven"
 
 
 def test_rounded_scores_are_wrong_within_the_tolerance_of_float32(reranker_base: Path) -> None:
