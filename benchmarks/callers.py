@@ -8,6 +8,7 @@ of the time the slowest of twenty requests takes.
 
 import argparse
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.conditions import LOADING, Conditions
 from benchmarks.measures import quantile
 from benchmarks.models import DEFAULT_CACHE, MINI, build_model
+from benchmarks.peers import Pair
 from benchmarks.plan import Callers
 from benchmarks.worker import Worker, serve_many
 from benchmarks.workloads import Passages, Workload, texts_for
@@ -122,13 +124,17 @@ def main() -> None:
     scorer = load_scorer(str(folder), device="cpu", precision=asked.precision)
     texts = texts_for(folder)
     requests = [PASSAGES.draw(texts).pairs for _ in range(32)]
-    alone = [scorer.score(request).astype(np.float64) for request in requests]
+
+    def score(pairs: Sequence[Pair]) -> Scores:
+        return np.asarray(scorer.score(pairs), np.float64)
+
+    alone = [score(request) for request in requests]
     wrong = 0
     rates: dict[int, list[float]] = {4: [], 16: []}
     slowest: dict[int, list[float]] = {4: [], 16: []}
     for _ in range(asked.turns):
         for callers in (4, 16):
-            served = serve_many(scorer.score, requests, callers)
+            served = serve_many(score, requests, callers)
             rate = len(requests) / served["seconds"]
             rates[callers].append(rate)
             slowest[callers].append(quantile(served["latencies"], 0.95) * rate / callers)
