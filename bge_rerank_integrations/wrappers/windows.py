@@ -190,7 +190,8 @@ def plan_windows(
             continue
         if end is None:
             return []
-        windows.append((starts[begin], ends[end - 1]))
+        # up to the next token: a tokenizer that rewrites text may place a token's end too early
+        windows.append((starts[begin], starts[end] if end < number else len(text)))
         begin, done = _best_cut(ranks, max(begin, end - 2 * overlap), end - overlap) or end, end
     return windows
 
