@@ -58,6 +58,11 @@ def scores(
     )
 
 
+def input_ids(folder: Path, query: str, passage: str) -> list[int]:
+    """The ids that FlagEmbedding gives the model for one pair."""
+    return _Model(folder, REFERENCE).ids(query, passage, {})[0]
+
+
 class _Model:
     def __init__(self, folder: Path, variant: Variant) -> None:
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
