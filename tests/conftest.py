@@ -19,14 +19,12 @@ SLOW = (
     "campaigns",
     "serve/",
     "servers",  # real rerank servers
-    "examples/test_browser.py",
     "cli/test_eval_layers.py",  # a process for each test
     "ecosystem/test_processes.py",  # gunicorn
     "ecosystem/test_tracers.py",  # instruments a whole process, for good
-    "examples/test_examples.py",  # whole programs
-    "examples/test_quickstart.py",
-    "examples/test_vector_stores.py",
+    "examples/",  # whole programs, a browser, gradio
     "local/test_exit.py",  # a process for each test
+    "test_mteb.py",
     "test_packaging.py",  # fresh environments
     "test_processors.py",  # a process for each test
 )
@@ -39,16 +37,24 @@ TINY_MODELS = {
 }
 
 
+def is_slow(path: Path) -> bool:
+    return path.relative_to(Path(__file__).parent).as_posix().startswith(SLOW)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Without slow tests, do not even import their files: their libraries take seconds."""
+    return ("not slow" in config.option.markexpr and is_slow(collection_path)) or None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of `SLOW`, and those that use a tiny model."""
-    here = Path(__file__).parent
     for item in items:
         named = [*getattr(item, "fixturenames", ())]
         if callspec := getattr(item, "callspec", None):  # a fixture may be asked for by its name
             named += [value for value in callspec.params.values() if isinstance(value, str)]
         if not TINY_MODELS.isdisjoint(named):
             item.add_marker(pytest.mark.torch)
-        if item.path.relative_to(here).as_posix().startswith(SLOW):
+        if is_slow(item.path):
             item.add_marker(pytest.mark.slow)
 
 
