@@ -35,7 +35,7 @@ from bge_rerank_integrations.base import deadline
 from bge_rerank_integrations.local import engine as engines
 from bge_rerank_integrations.remote.dialects import DIALECTS
 from bge_rerank_integrations.remote.scorer import RemoteScorer
-from tests.campaigns.command import run_campaign
+from tests.campaigns.command import run_campaign, time_is_up
 from tests.campaigns.threads import MODELS, PASSAGES, QUERIES, Adapters, ask, ask_async, watched
 from tests.remote.fault_server import failing, right
 
@@ -78,6 +78,8 @@ def campaign(size: int, seed: int) -> Counter[str]:
             place.mkdir()
             models.append(Adapters(str(build(place)), place))
         for number in range(size):
+            if time_is_up():
+                break
             adapters = models[number % len(models)]
             with watched():
                 interrupt_once(adapters, server.url, random.Random(f"{seed}/{number}"), counts)

@@ -31,7 +31,7 @@ from bge_rerank_integrations.errors import OutOfMemoryError, RerankError
 from bge_rerank_integrations.types import FloatArray, Pair
 from bge_rerank_integrations.wrappers.cache import CachedScorer
 from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
-from tests.campaigns.command import run_campaign
+from tests.campaigns.command import run_campaign, time_is_up
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("panda", "bear", "bamboo", "river", "red", "fox", "the", "lives", "in", "of")
@@ -57,6 +57,8 @@ def campaign(size: int, seed: int, *, pairs: int = PAIRS, characters: int = CHAR
     with tempfile.TemporaryDirectory() as folder:
         models = ("offline", str(build_bert_reranker(Path(folder))))
         for number in range(size):
+            if time_is_up():
+                break
             limit = list(LIMITS)[number % len(LIMITS)]
             amount = pairs if limit == "many pairs" else characters
             arguments = [limit, models[number // len(LIMITS) % 2], f"{seed}/{number}", str(amount)]

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from bge_rerank_integrations import RerankError, load_scorer
 from bge_rerank_integrations.local.scorer import LocalScorer
-from tests.campaigns.command import run_campaign
+from tests.campaigns.command import run_campaign, time_is_up
 from tests.campaigns.folders import FLIPS, build_distilbert, build_graph
 from tests.contract.test_host_settings import default_dtype
 from tests.folders.test_key_flips import PAIRS, logits
@@ -226,11 +226,14 @@ def campaign(size: int, seed: int, *names: str) -> Counter[str]:
         cases = [*_cases(models)]
         random.Random(seed).shuffle(cases)
         for case in cases[:size]:
+            if time_is_up():
+                break
             outcome = case()
             counts["cases"] += 1
             counts[outcome] += 1
             if outcome.startswith("failed"):
                 failed.append(f"{case}: {outcome}")
+                sys.stderr.write(f"{failed[-1]}\n")
     assert not failed, "\n".join(failed)
     return counts
 

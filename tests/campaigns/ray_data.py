@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from bge_rerank_integrations.batch.source import Columns, RowReader, cut_into_shards, read_layout
 from bge_rerank_integrations.errors import InvalidInputError
 from tests.batch.processes import make_gate, report_of, start_run, worker_or_end
-from tests.campaigns.command import run_campaign
+from tests.campaigns.command import run_campaign, time_is_up
 from tests.fakes import WordOverlapScorer
 from tests.ray.processes import shared_cluster
 
@@ -46,6 +46,8 @@ def campaign(size: int, seed: int, cluster: dict[str, str] | None = None) -> Cou
             return campaign(size, seed, environment)
     counts: Counter[str] = Counter()
     for number in range(size):
+        if time_is_up():
+            break
         with tempfile.TemporaryDirectory() as folder:
             _one_input(Path(folder), random.Random(f"{seed}/{number}"), cluster, counts)
     return counts

@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 
 from bge_rerank_integrations import load_reranker
-from tests.campaigns.command import run_campaign
+from tests.campaigns.command import run_campaign, time_is_up
 from tests.ray.processes import KEY, KEY_VARIABLE, replicas, running, shared_cluster
 
 CLIENTS = 200
@@ -86,6 +86,8 @@ class _Asked:
 
     def one(self, number: int) -> None:
         """Ask one request, and compare what comes back."""
+        if time_is_up():
+            return
         every = min(KILL_EVERY, self._size // 2)
         if number % every == every // 2:
             deployment = ("model", "front")[number // every % 2]

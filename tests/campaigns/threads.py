@@ -39,7 +39,7 @@ from bge_rerank_integrations import langchain as for_langchain
 from bge_rerank_integrations import llama_index as for_llama_index
 from bge_rerank_integrations.local import engine as engines
 from tests.base.forking import in_child
-from tests.campaigns.command import run_campaign
+from tests.campaigns.command import run_campaign, time_is_up
 from tests.local.llm.tiny_llms import build_gemma
 from tests.tiny_models import TEXT, build_reranker_base
 
@@ -340,10 +340,13 @@ def campaign(size: int, seed: int) -> Counter[str]:
             models[-1].close()
         before = _held()
         for number in range(size):
+            if time_is_up():
+                break
             playing = Round(models[number % len(models)], f"{seed}/{number}")
             playing.run(contexts[number % 2] if number % 3 == 0 else None)
             playing.adapters.close()
             counts += playing.counts
+            counts["rounds"] += 1
         after = _held()
     for what, number in after.items():
         counts[f"{what} more"] = number - before[what]
