@@ -386,6 +386,20 @@ def test_the_older_map_counts_where_no_tokens_are_listed(folders: Folders, liste
         ours(folder)
 
 
+@pytest.mark.parametrize("token", [{}, {"x": [1]}, {"content": 7}, [], ["[CLS]"]], ids=str)
+@pytest.mark.parametrize("file", [tokenizer_config.CONFIG, tokenizer_config.SPECIAL])
+def test_a_role_without_the_name_of_a_token_is_refused(
+    folders: Folders, file: str, token: object
+) -> None:
+    """For such a role transformers takes an empty name, with which a text then begins."""
+    folder = folders("bert")
+    path = folder / file
+    keys = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps({**keys, "cls_token": token}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="cls_token="):
+        ours(folder)
+
+
 @pytest.mark.parametrize("content", ["[]", "{", "[" * 100_000], ids=["list", "cut", "deep"])
 def test_damaged_settings_are_named(folders: Folders, content: str) -> None:
     folder = folders("bert")

@@ -212,10 +212,11 @@ class TokenizerConfig:
         """Every token that is named must be one of tokenizer.json's: nothing is added to it."""
         has = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
         for key, value in self._names.items():
-            names = key in TOKEN_LISTS or (key.endswith("_token") and key not in NO_EFFECT)
-            if value is None or not names:
+            one = key.endswith("_token") and key not in NO_EFFECT
+            if value is None or not (one or key in TOKEN_LISTS):
                 continue
-            if not isinstance(value, str | dict | list):
+            content = value.get("content") if one and isinstance(value, dict) else value
+            if not isinstance(content, str if one else str | dict | list):
                 self._keys.refuse(key, "it must name a token", value=value)
             if missing := [name for name in _contents(value) if name not in has]:
                 self._keys.refuse(
