@@ -1,7 +1,7 @@
-"""Shared by both adapters: their fields, the late loading behind them, and one `rank`.
+"""The base of both adapters: fields, lazy loading, `rank` and `embed`.
 
-Construction loads nothing: the first use does, or `warm_up()`. Pickles and dictionaries carry the
-fields alone, never weights and never secrets.
+Constructing an adapter loads nothing; the first use does, or `warm_up()`. Pickles and dumps hold
+the fields only, never weights or secrets.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ RAW_SCORE_KEY = "rerank_raw_score"
 """Metadata key that `include_logit` writes, in both frameworks."""
 
 SCORED_KEY = "rerank_scored"
-"""Metadata key that is False where `on_error="keep"` stood in for a score, in both frameworks."""
+"""Metadata key, in both frameworks: False if scoring failed and `on_error` is "keep"."""
 
 EVIDENCE_KEYS = {
     "rerank_evidence": "text",
@@ -54,9 +54,9 @@ EVIDENCE_KEYS = {
     "rerank_evidence_end": "end",
     "rerank_evidence_score": "score",
 }
-"""Metadata keys that `explain` writes in both frameworks, and what of an `Evidence` each holds.
+"""Metadata keys that `explain` writes in both frameworks, each with its field of `Evidence`.
 
-Stores take flat values alone, and the text says whether the offsets still lie in a text.
+Many stores take flat values only. The text shows whether the offsets still fit a changed passage.
 """
 
 NOTE_KEYS = frozenset({RAW_SCORE_KEY, SCORED_KEY, *EVIDENCE_KEYS})
@@ -68,11 +68,11 @@ Item = TypeVar("Item")
 def read_items(
     given: object, kind: type[Item], name: str, remedy: Callable[[Any], str]
 ) -> list[Item]:
-    """The framework's objects in a list of its own; raises `InvalidInputError` for anything else.
+    """The framework's objects in a new list; raises `InvalidInputError` for anything else.
 
-    `name` is the framework's word for one, and `remedy` says how to convert another object.
+    `name` is the framework's word for such an object; `remedy` says how to convert another object.
     """
-    # all of these iterate, over characters, keys or fields: an error far from its cause
+    # these iterate too, over characters, keys or fields, and would fail far from the cause
     if isinstance(given, str | Mapping | kind) or not isinstance(given, Iterable):
         raise InvalidInputError(
             f"{name}s is {type(given).__name__}; pass a list of {kind.__name__}, [] for none"
@@ -81,7 +81,7 @@ def read_items(
     for index, item in enumerate(items):
         if not isinstance(item, kind):
             found, package = type(item), kind.__module__.partition(".")[0]
-            # with its module: both frameworks have a `Document`
+            # name the module too: both frameworks have a `Document`
             place = "" if found.__module__ == "builtins" else f"{found.__module__}."
             raise InvalidInputError(
                 f"the item at position {index} is {place}{found.__name__}, not a {kind.__name__} "
@@ -92,7 +92,7 @@ def read_items(
 
 
 class ModelFields(Options):
-    """A model and its late loading, as declared and checked fields beside the model's options."""
+    """The fields that name a model or a scorer, and its lazy loading."""
 
     model_config = ConfigDict(validate_assignment=True)
 
@@ -100,22 +100,22 @@ class ModelFields(Options):
     lazy_load: bool = True
     """False loads the model at construction."""
     scorer: Annotated[Any, Field(exclude=True, repr=False)] = None
-    """A ready scorer to use instead of loading `model`; cannot be serialized."""
+    """A scorer to use instead of loading `model`; it cannot be serialized."""
 
     _bge_groups: ClassVar[tuple[type[Options], ...]]
     """The options that decide what is loaded."""
     _bge_open: ClassVar[Callable[..., Scorer]]
     """Loads the model with these options."""
 
-    # No lock: loading is thread-safe in itself, and two threads that come first at once get two
-    # light scorers over one shared engine.
+    # No lock: loading is thread-safe, and two threads that load at the same time get two light
+    # scorers over one shared engine.
     _bge_loaded: tuple[tuple[Any, ...], Any] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _bge_check_scorer(self) -> Self:
         if self.scorer is not None:
             check_scorer(self.scorer, "scorer")
-            reject_inapplicable_options(self, "beside a scorer")
+            reject_inapplicable_options(self, "with a scorer")
         return self
 
     def model_post_init(self, context: Any, /) -> None:
@@ -129,15 +129,15 @@ class ModelFields(Options):
         return self
 
     def close(self) -> None:
-        """Give the model up; its memory goes when its last user does. The next use loads again.
+        """Release the model, also from `keep_alive`; the next use loads it again.
 
-        `keep_alive` does not hold it any longer.
+        Its memory is freed as soon as no other adapter or scorer uses it.
         """
         self._bge_loaded = None
         release_model(self.model)
 
     def loaded_scorer(self) -> Any:
-        """The scorer behind this adapter, loaded on the first call from however many threads."""
+        """The adapter's scorer, loaded on the first call; any number of threads may call this."""
         if self.scorer is not None:
             return self.scorer
         groups, loaded = [self.group(group) for group in self._bge_groups], self._bge_loaded
@@ -148,25 +148,23 @@ class ModelFields(Options):
         return loaded[1]
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        there = self.__dict__  # nothing yet where a traceback shows an object whose making failed
-        scorer = there.get("scorer")
-        yield "model", there.get("model") if scorer is None else scorer.name
+        values = self.__dict__  # empty if a traceback shows an object whose validation failed
+        scorer = values.get("scorer")
+        yield "model", values.get("model") if scorer is None else scorer.name
         for name, field in type(self).model_fields.items():
-            value = there.get(name, field.default)
+            value = values.get(name, field.default)
             if name != "model" and field.repr and not field.exclude and value != field.default:
                 yield name, value
 
     @model_serializer(mode="wrap")
-    def _bge_only_what_can_be_read_back(
-        self, handler: SerializerFunctionWrapHandler
-    ) -> dict[str, Any]:
+    def _bge_serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         if self.scorer is not None:
             raise InvalidInputError(
                 f"this adapter was given a scorer object ({self.scorer.name}), which cannot be "
-                "written down; give model=... instead to serialize or pickle it"
+                "serialized; give model=... instead to serialize or pickle the adapter"
             )
-        written: dict[str, Any] = handler(self)
-        return written
+        fields: dict[str, Any] = handler(self)
+        return fields
 
     def __reduce__(self) -> tuple[Callable[[], Self], tuple[()]]:
         return partial(type(self), **self.model_dump()), ()
@@ -175,18 +173,18 @@ class ModelFields(Options):
         return self.__copy__()  # the weights are shared by design
 
     def __eq__(self, other: object) -> bool:
-        # The settings alone: pydantic would also compare what happens to be loaded, and secrets
-        # and callback managers, which no round trip brings back.
+        # Only settings: pydantic would also compare loaded models, and secrets and callback
+        # managers, which a round trip does not restore.
         if type(self) is not type(other) or not isinstance(other, ModelFields):
             return NotImplemented
-        written = [name for name, field in type(self).model_fields.items() if not field.exclude]
+        settings = [name for name, field in type(self).model_fields.items() if not field.exclude]
         return self.scorer is other.scorer and all(
-            getattr(self, name) == getattr(other, name) for name in written
+            getattr(self, name) == getattr(other, name) for name in settings
         )
 
 
 class EmbedderFields(EmbedderOptions, ModelFields):
-    """The options of an embedder, and its vectors as both frameworks take them."""
+    """The options of an embedder, and its vectors in the form that both frameworks take."""
 
     _bge_groups: ClassVar = (EmbedderOptions,)
     _bge_open: ClassVar = staticmethod(open_embedder)
@@ -203,7 +201,7 @@ class EmbedderFields(EmbedderOptions, ModelFields):
         return self
 
     def embed(self, texts: Sequence[str], *, as_queries: bool = False) -> list[list[float]]:
-        """A vector of length 1 for each text; see `LocalScorer.embed`. No texts load no model."""
+        """A unit vector for each text; see `LocalScorer.embed`. An empty list loads no model."""
         given = list(check_several(texts, "texts", "[text, ...]"))
         if not given:
             return []
@@ -212,48 +210,48 @@ class EmbedderFields(EmbedderOptions, ModelFields):
 
 
 class ScorerFields(WrapperOptions, ScorerOptions, ModelFields):
-    """The options of `load_scorer`, which decide a score."""
+    """The options of `load_scorer`, which determine a score."""
 
     _bge_groups: ClassVar = (ScorerOptions, WrapperOptions)
     _bge_open: ClassVar = staticmethod(open_wrapped_scorer)
 
 
 class RerankFields(RankingOptions, ScorerFields):
-    """The options of `Reranker`, which decide an ordering, on top of the scorer's."""
+    """The options of `Reranker`, which determine a ranking, in addition to the scorer's."""
 
     include_logit: bool = False
-    """Write the raw score, of a cross-encoder its logit, to metadata['rerank_raw_score'] of the
-    copy that comes back."""
+    """Write the raw score (a cross-encoder's logit) to metadata['rerank_raw_score'] of the returned
+    copy."""
     _bge_item: ClassVar[str] = "passage"
     """The framework's word for a passage, in messages."""
 
     _bge_built: Reranker | None = PrivateAttr(default=None)
-    _bge_said: set[str] = PrivateAttr(default_factory=set)
-    """Warnings that the log has; copies share it."""
+    _bge_warned: set[str] = PrivateAttr(default_factory=set)
+    """Warnings that were logged; copies share this set."""
 
     def warm_up(self) -> Self:
         """Load the model and the calibration now; returns the adapter itself.
 
-        Raises what any request would: also for settings that this model cannot have.
+        Raises what a request would raise, also for settings that this model does not support.
         """
         self.reranker()
         return self
 
     def close(self) -> None:
-        """Give the model up; see `ScorerFields.close`."""
+        """Release the model; see `ModelFields.close`."""
         self._bge_built = None
         super().close()
 
     def reranker(self, *, own_span: bool = True) -> Reranker:
-        """A reranker with this adapter's present settings over its (shared) scorer.
+        """A reranker with this adapter's current settings over its (shared) scorer.
 
-        The same one comes back until a setting changes. `own_span=False` overrides `otel_span`.
+        It is the same object until a setting changes. `own_span=False` overrides `otel_span`.
         """
         scorer, ranking, built = self.loaded_scorer(), self.group(RankingOptions), self._bge_built
         ranking.otel_span &= own_span
         if built is None or built.scorer is not scorer or built.options != ranking:
             built = self._bge_built = Reranker.from_options(scorer, ranking)
-            built.told_of_blanks = True  # `rank` says it, with the framework's word
+            built.warned_of_blanks = True  # `rank` warns, with the framework's word
         return built
 
     def rank(
@@ -267,10 +265,10 @@ class RerankFields(RankingOptions, ScorerFields):
         ids: Sequence[str | None] | None = None,
         own_span: bool = True,
     ) -> list[tuple[int, RerankResult | None]]:
-        """Positions of the texts in their new order, each with its result, None if it has no text.
+        """The texts' positions in their new order, each with its result, or None for a blank text.
 
-        `own_texts` are the passages' texts without metadata; for the other lists see `Beside`. A
-        blank query has no best answer: the texts keep their order. No model is loaded where there
+        `own_texts` are the passages' texts without metadata; for the other lists see
+        `PassageLists`. With a blank query the texts keep their order. No model is loaded if there
         is nothing to score.
         """
         everything: Sequence[int] = range(len(texts))
@@ -283,10 +281,10 @@ class RerankFields(RankingOptions, ScorerFields):
                 )
             return [(index, None) for index in everything[: self.top_n]]
         blank = [index for index, text in enumerate(own_texts) if is_blank(text)]
-        if blank and self.no_text == "last" and "no text" not in self._bge_said:
-            self._bge_said.add("no text")
+        if blank and self.no_text == "last" and "no text" not in self._bge_warned:
+            self._bge_warned.add("no text")
             about = about_blanks(len(blank), len(texts), f"{self._bge_item}s")
-            logger.warning("%s. Said once for this reranker.", about)
+            logger.warning("%s. Logged once per reranker.", about)
         if len(blank) == len(texts):
             return [(index, None) for index in self.blanks_kept(everything)[: self.top_n]]
         reranker = self.reranker(own_span=own_span)
@@ -299,12 +297,12 @@ class RerankFields(RankingOptions, ScorerFields):
         return [(one.index, None if one.index in blank else one) for one in results]
 
     def check_texts(self, own_texts: Sequence[str], name: Callable[[int], str]) -> None:
-        """Raise `InvalidInputError` for a blank text if `no_text` is "raise", with its name."""
+        """Raise `InvalidInputError`, with its name, for a blank text if `no_text` is "raise"."""
         if self.no_text == "raise":
             refuse_blanks((i for i, text in enumerate(own_texts) if is_blank(text)), name)
 
     def notes(self, result: RerankResult | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """The metadata that a result adds to a passage that has `metadata` already."""
+        """The metadata that a result adds to a passage's own `metadata`."""
         notes: dict[str, Any] = {}
         if self.include_logit:
             notes[RAW_SCORE_KEY] = (

@@ -10,15 +10,15 @@
     ├── ForkedModelError                   a loaded model was carried into a forked process
     └── ScoringFailed                      the input was valid, but some scores are missing
         ├── ScoringTimeout (TimeoutError)      the time limit passed before all was scored
-        ├── NonFiniteScoreError                NaN or infinity instead of a score, also in float32
-        ├── OutOfMemoryError (MemoryError)     a model, or one single pair, does not fit into memory
+        ├── NonFiniteScoreError                a score is NaN or infinite, even in float32
+        ├── OutOfMemoryError (MemoryError)     a model, or a single pair, does not fit into memory
         ├── ScorerContractError                a scorer gave the wrong number of scores
-        └── RemoteError                        a server gave no scores, or none that can be right
-            ├── RemoteUnavailable                  not reached, overloaded or failing: may pass
+        └── RemoteError                        a server gave no scores, or wrong ones
+            ├── RemoteUnavailable                  unreachable, overloaded or failing; may recover
             ├── RemoteRefused                      it refused the request, the key or the model
             └── RemoteAnswerError                  its answer cannot be right
 
-With `on_error="keep"`, a `ScoringFailed` leads to the retrieval order: see `Reranker`.
+With `on_error="keep"`, a `ScoringFailed` keeps the retrieval order: see `Reranker`.
 
 Messages name the wrong value and the remedy. They never contain the text of a query or a passage,
 because people who may read logs are not always allowed to read the documents.
@@ -39,8 +39,8 @@ class RerankError(Exception):
     """
 
     def __str__(self) -> str:
-        said = super().__str__()
-        return said if len(said) <= 4000 else f"{said[:2000]}…{said[-1999:]}"
+        text = super().__str__()
+        return text if len(text) <= 4000 else f"{text[:2000]}…{text[-1999:]}"
 
 
 class InvalidInputError(RerankError, ValueError):
@@ -52,13 +52,13 @@ class InvalidInputError(RerankError, ValueError):
 
 
 class UnreadableInput(InvalidInputError):
-    """A file or standard input cannot be read as asked; the message names the file and line."""
+    """A file, or standard input, cannot be read; the message names the file and line."""
 
 
 class MissingExtra(RerankError, ImportError):
     """An optional library is missing; the message has the `pip install` command for it.
 
-    `instead` names what can be used without it.
+    `instead` names an alternative that works without it.
     """
 
     def __init__(self, module: str, extra: str, instead: str = "") -> None:
@@ -75,7 +75,7 @@ class MissingExtra(RerankError, ImportError):
 
 @contextmanager
 def missing_extra(extra: str) -> Iterator[None]:
-    """Raise `MissingExtra`, naming `extra`, for a library that an import in this block lacks."""
+    """Raise `MissingExtra`, which names `extra`, if an import in this block lacks a library."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -85,7 +85,7 @@ def missing_extra(extra: str) -> Iterator[None]:
 
 
 class ModelNotFound(RerankError, FileNotFoundError):
-    """No such model; the message says where it was looked for."""
+    """There is no such model; the message says where it was searched for."""
 
 
 class UnsupportedModel(RerankError):
@@ -97,7 +97,7 @@ class CheckpointError(RerankError):
 
 
 class ForkedModelError(RerankError):
-    """A model that was loaded before `os.fork` is used in the child, which lacks its threads."""
+    """A model loaded before `os.fork` was used in the child process, which lacks its threads."""
 
 
 class ScoringFailed(RerankError):
@@ -117,7 +117,7 @@ class ScoringTimeout(ScoringFailed, TimeoutError):
 
 
 class NonFiniteScoreError(ScoringFailed):
-    """A score was NaN or infinite, and still was when computed again in float32."""
+    """A score was NaN or infinite, even when computed again in float32."""
 
 
 class OutOfMemoryError(ScoringFailed, MemoryError):
@@ -129,7 +129,7 @@ class ScorerContractError(ScoringFailed):
 
 
 class RemoteError(ScoringFailed):
-    """A server gave no scores, or none that can be right."""
+    """A server gave no scores, or wrong ones."""
 
 
 class RemoteUnavailable(RemoteError):

@@ -1,8 +1,8 @@
 """BGE models in LangChain: a retriever, a document compressor, a cross-encoder and embeddings.
 
 `BGERerankRetriever` reranks the documents of another retriever. `BGERerank` is a document
-compressor and a step of an LCEL chain. `BGECrossEncoder` is the model of a `CrossEncoderReranker`,
-`BGEEmbeddings` that of a vector store. Documents are never changed: results are copies.
+compressor and a step of an LCEL chain. `BGECrossEncoder` is a model for `CrossEncoderReranker`,
+and `BGEEmbeddings` one for vector stores. Documents are never changed: results are copies.
 """
 
 import asyncio
@@ -76,35 +76,35 @@ class RerankInput(TypedDict):
 
 
 class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list[Document]]):
-    """Keeps the documents that answer a query best, best first.
+    """Sorts documents by relevance to a query, best first, and keeps `top_n` of them.
 
-    A document compressor, and a step of a chain from `{"documents", "query"}` to documents:
-    `{"documents": retriever, "query": RunnablePassthrough()} | BGERerank()`. A retriever's list
-    alone does not hold the query: `BGERerankRetriever` does both.
+    It is a document compressor, and a step of a chain from `{"documents", "query"}` to documents:
+    `{"documents": retriever, "query": RunnablePassthrough()} | BGERerank()`. A retriever's output
+    does not hold the query; `BGERerankRetriever` retrieves and reranks in one step.
 
-    Each document that comes back is a copy whose metadata holds its score under `score_key`: a
-    sigmoid in (0, 1), or the raw logit with `normalize=False`. Everything else of it (id, class,
-    other metadata) is the caller's. The order is always that of the raw scores; equal ones keep
-    the caller's order.
+    Each returned document is a copy with its score in the metadata under `score_key`: a sigmoid in
+    (0, 1), or the raw logit with `normalize=False`. Everything else (id, class, other metadata) is
+    the caller's. Documents are always sorted by raw score; ties keep the caller's order.
 
-    The score is None for a document that was not scored: one whose `page_content` is blank, which
-    comes last, or is dropped where there is a threshold or cut-off (see `no_text`); and every
-    document when the query is blank, which gives the first `top_n` in the caller's order. Both are
-    logged. Where `on_error="keep"` stood in for a score, it is None too, and
+    The score is None for a document that was not scored. One with a blank `page_content` comes
+    last, or is dropped if there is a threshold or cut-off (see `no_text`). If the query is blank,
+    the first `top_n` documents are returned in the caller's order. Both cases are logged. If
+    scoring fails and `on_error` is "keep", the missing scores are None too, and
     metadata["rerank_scored"] is False.
 
-    With `explain` metadata["rerank_evidence"] is the sentence of the `page_content` that answers
-    best, and "rerank_evidence_start", "_end" and "_score" say where it lies; all None without one.
+    With `explain`, metadata["rerank_evidence"] is the sentence of the `page_content` that answers
+    best, and "rerank_evidence_start", "_end" and "_score" are its offsets and score; all are None
+    without one.
     """
 
     top_n: TopN = 3
     metadata_keys: list[str] = []  # noqa: RUF012  # pydantic copies it
-    """Metadata to score with the text: a line 'key: value' for each key that the document has, an
-    empty line, the text."""
+    """Metadata to score with the text: a line 'key: value' for each key that the document has, then
+    an empty line and the text."""
     score_key: Annotated[str, Field(min_length=1)] = "relevance_score"
     """Metadata key of the score."""
 
-    name: ClassVar[str] = "BGERerank"  # type: ignore[misc]  # else an option, by Runnable
+    name: ClassVar[str] = "BGERerank"  # type: ignore[misc]  # a field of Runnable
     _bge_item: ClassVar[str] = "document"
 
     def compress_documents(
@@ -112,11 +112,11 @@ class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list
     ) -> list[Document]:
         """Return copies of the best documents with their scores, best first.
 
-        The work is a run of its own, "BGERerank", under `callbacks`, or under the run that this is
-        called in. Nothing runs, and no model is loaded, without documents or with a blank query.
+        The call is a run named "BGERerank" under `callbacks`, or under the current run. Without
+        documents or with a blank query, no run starts and no model is loaded.
 
-        Raises `InvalidInputError` (a ValueError) before the run starts for a query that is not
-        text and for anything but a document, naming its position; and whatever the scorer raises.
+        Raises `InvalidInputError` (a `ValueError`) before the run starts if the query is not text
+        or, with its position, an item is not a document; and whatever the scorer raises.
         """
         request = _read_request({"documents": documents, "query": query})
         if _nothing_to_score(request):
@@ -169,7 +169,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list
         own_texts = [document.page_content for document in documents]
         if not is_blank(query):
             self.check_texts(own_texts, lambda index: f"the document at position {index}")
-        # a trace is recorded where a handler of the run takes custom events
+        # record a trace only if a handler of the run takes custom events
         handlers = [] if run_manager is None else run_manager.handlers
         listens = any(not handler.ignore_custom_event for handler in handlers)
         with under_run(handlers, getattr(run_manager, "run_id", None)):
@@ -186,7 +186,7 @@ class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list
     async def _bge_acompress(self, request: RerankInput, run_manager: Any) -> list[Document]:
         traces: list[RerankTrace] = []
         ranked = await in_worker(self._bge_compress, request, run_manager, traces.append)
-        for trace in traces:  # on the loop of the async handlers, like the run's other events
+        for trace in traces:  # on the event loop of the async handlers, like other events
             await adispatch_custom_event(TRACE_EVENT, trace.as_dict())
         return ranked
 
@@ -205,51 +205,51 @@ class BGERerank(RerankFields, BaseDocumentCompressor, Runnable[RerankInput, list
         return document.model_copy(update={"metadata": {**document.metadata, **notes}})
 
     @model_validator(mode="after")
-    def _bge_reads_nothing_that_is_written(self) -> Self:
+    def _bge_check_metadata_keys(self) -> Self:
         written = NOTE_KEYS.union({self.score_key}).intersection(self.metadata_keys)
         if written:
             raise ValueError(
-                f"metadata_keys holds {min(written)!r}, which is written: a second pass would "
-                "score another text; leave it out or change score_key"
+                f"metadata_keys holds {min(written)!r}, which BGERerank writes: a second pass "
+                "would score another text; leave it out or change score_key"
             )
         return self
 
 
 def read_reranker(reranker: BGERerank | None, options: dict[str, Any]) -> BGERerank:
-    """The reranker that was given, or one with these options; raises `InvalidInputError`."""
+    """The given reranker, or one with these options; raises `InvalidInputError` for both."""
     if reranker is None:
         return BGERerank(**options)
     if options:
         raise InvalidInputError(
-            f"{min(options)} was given beside reranker=, which has its own: set it there"
+            f"{min(options)} was given together with reranker=, which has its own: set it there"
         )
     return reranker
 
 
 class BGERerankRetriever(BaseRetriever):
-    """Reranks the documents that another retriever finds, and keeps the best, best first.
+    """Reranks the documents that another retriever finds and keeps the best, best first.
 
-    The options of `BGERerank` are its own too: `BGERerankRetriever(base_retriever=search,
-    model="BAAI/bge-reranker-v2-m3", top_n=3)`; or give a ready `reranker`. Documents come back as
-    `BGERerank` returns them. `invoke(query, top_n=1)` keeps another number in one call (None: all);
-    other keywords go to the base retriever.
+    It takes the options of `BGERerank`, or a ready `reranker`:
+    `BGERerankRetriever(base_retriever=search, model="BAAI/bge-reranker-v2-m3", top_n=3)`. Documents
+    are returned as `BGERerank` returns them. `invoke(query, top_n=1)` overrides `top_n` for one
+    call (None: all); other keywords go to the base retriever.
 
-    `candidates` asks a copy of the base retriever for so many documents, by its `search_kwargs` or
-    its `k`, also within `with_config` and `with_retry`. No more are reranked, whatever it brings.
-    An MMR search brings at most its `fetch_k`.
+    `candidates` sets how many documents a copy of the base retriever looks for, by its
+    `search_kwargs` or its `k`, also inside `with_config` and `with_retry`. No more than that are
+    reranked. An MMR search finds at most its `fetch_k`.
 
-    The search and the rerank are runs below this one's run. Pickles hold settings alone: see
-    `BGERerank`. Raises what the base retriever and `BGERerank.compress_documents` raise.
+    The search and the rerank are child runs. Pickles hold settings only. Raises what the base
+    retriever and `BGERerank.compress_documents` raise.
     """
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     base_retriever: RetrieverLike
-    """Finds the documents: from a query to a list of them."""
+    """Finds the documents for a query."""
     reranker: BGERerank
-    """Orders the documents and cuts the list."""
+    """Sorts the documents and cuts the list."""
     candidates: Count = None
-    """Most documents to rerank; None: all that are found."""
+    """Maximum documents to rerank; None: all that are found."""
 
     def __init__(
         self,
@@ -270,12 +270,12 @@ class BGERerankRetriever(BaseRetriever):
     write_out(__init__, BGERerank)
 
     def to_tool(self, name: str, description: str, **options: Any) -> "BaseTool":
-        """A tool for an agent: from a query to texts, with the documents as the artifact.
+        """A tool for an agent: it turns a query into texts, with the documents as the artifact.
 
         `options` are those of `create_retriever_tool`, such as a `document_prompt`: without one the
         model sees each document's text.
         """
-        from langchain_core.tools import create_retriever_tool  # takes a while, and few need it
+        from langchain_core.tools import create_retriever_tool  # slow to import, rarely needed
 
         return create_retriever_tool(
             self, name, description, response_format="content_and_artifact", **options
@@ -289,7 +289,7 @@ class BGERerankRetriever(BaseRetriever):
         top_n: int | None = -1,
         **kwargs: Any,
     ) -> list[Document]:
-        search, reranker = self._bge_both(top_n)
+        search, reranker = self._bge_search_and_reranker(top_n)
         found = search.invoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
         first = _read_documents(found)[: self.candidates]
         return reranker.compress_documents(first, query, run_manager.get_child())
@@ -302,25 +302,25 @@ class BGERerankRetriever(BaseRetriever):
         top_n: int | None = -1,
         **kwargs: Any,
     ) -> list[Document]:
-        search, reranker = self._bge_both(top_n)
+        search, reranker = self._bge_search_and_reranker(top_n)
         found = await search.ainvoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
         first = _read_documents(found)[: self.candidates]
         return await reranker.acompress_documents(first, query, run_manager.get_child())
 
-    def _bge_both(self, top_n: int | None) -> tuple[RetrieverLike, BGERerank]:
-        """The search and the reranker for one call, whose `top_n` is the reranker's own if -1."""
+    def _bge_search_and_reranker(self, top_n: int | None) -> tuple[RetrieverLike, BGERerank]:
+        """The search and the reranker for one call; a `top_n` of -1 leaves the reranker's own."""
         search, reranker = self.base_retriever, self.reranker
         if self.candidates is not None:
-            search = _asked_for(self.candidates, search)
+            search = _with_k(self.candidates, search)
         if top_n != -1:
             reranker = reranker.model_copy(update={"top_n": check_top_n(top_n)})
         return search, reranker
 
 
-def _asked_for(count: int, retriever: Any) -> Any:
-    """A copy of the retriever that finds so many documents; itself if it cannot be told."""
+def _with_k(count: int, retriever: Any) -> Any:
+    """A copy of the retriever that finds `count` documents; itself if it has no such setting."""
     if isinstance(retriever, RunnableBindingBase):
-        update: dict[str, Any] = {"bound": _asked_for(count, retriever.bound)}
+        update: dict[str, Any] = {"bound": _with_k(count, retriever.bound)}
     else:
         fields = getattr(type(retriever), "model_fields", {})
         if "search_kwargs" in fields:
@@ -333,7 +333,7 @@ def _asked_for(count: int, retriever: Any) -> Any:
 
 
 class BGECrossEncoder(ScorerFields, BaseCrossEncoder):
-    """A BGE reranker as the `model` of a `CrossEncoderReranker`, or wherever pairs are scored.
+    """A BGE reranker as the `model` of a `CrossEncoderReranker`, or to score pairs directly.
 
     Scores are sigmoids in (0, 1), as `HuggingFaceCrossEncoder` gives for a model of one label;
     `normalize=False` gives the raw logits.
@@ -344,9 +344,9 @@ class BGECrossEncoder(ScorerFields, BaseCrossEncoder):
     def score(self, text_pairs: Sequence[Pair]) -> list[float]:
         """Return one Python float per (query, passage) pair, in the same order.
 
-        Pairs of several queries may be mixed. No pairs give no scores, without loading the model.
-        Raises `InvalidInputError` with the position of anything but a pair of texts, and whatever
-        the scorer raises.
+        Pairs of several queries may be mixed. An empty list gives an empty list and loads no model.
+        Raises `InvalidInputError`, with its position, for an item that is not a pair of texts, and
+        whatever the scorer raises.
         """
         pairs = read_pairs(text_pairs)
         if not pairs:
@@ -357,10 +357,10 @@ class BGECrossEncoder(ScorerFields, BaseCrossEncoder):
 
 
 class BGEEmbeddings(EmbedderFields, Embeddings):
-    """The vectors of a BGE embedder, of length 1, for a vector store and its queries.
+    """Computes the unit vectors of a BGE embedder for a vector store and its queries.
 
-    A query has the `query_instruction`, by default the model card's. Weights are shared within the
-    process, and loaded at first use; a pickle holds the settings alone.
+    A query gets the `query_instruction`, by default the model card's. Weights are loaded at first
+    use and shared within the process; a pickle holds the settings only.
 
     Raises `UnsupportedModel` for a reranker, and what loading and scoring raise.
     """
@@ -391,7 +391,7 @@ def _nothing_to_score(request: RerankInput) -> bool:
 
 
 def _read_request(request: Any) -> RerankInput:
-    """The request with a list of its own, checked; raises `InvalidInputError`."""
+    """The validated request, with a new list of documents; raises `InvalidInputError`."""
     if not isinstance(request, Mapping) or not {"documents", "query"} <= request.keys():
         has = sorted(map(str, request)) if isinstance(request, Mapping) else type(request).__name__
         raise InvalidInputError(
@@ -411,7 +411,7 @@ def _read_documents(given: Any) -> list[Document]:
     documents = read_items(given, Document, "document", _remedy)
     for index, document in enumerate(documents):
         text: object = document.page_content
-        if not isinstance(text, str):  # possible by model_construct
+        if not isinstance(text, str):  # possible with model_construct
             check_text(text, "page_content of the document", index)
     return documents
 

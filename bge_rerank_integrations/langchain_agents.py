@@ -1,4 +1,4 @@
-"""BGE rerankers in LangChain's agents: a middleware that reranks the documents of tools.
+"""BGE rerankers for LangChain agents: a middleware that reranks the documents that tools find.
 
 Needs the package `langchain`; a tool from a retriever, `BGERerankRetriever.to_tool`, does not.
 """
@@ -35,15 +35,15 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
     `create_agent(model, tools, middleware=[BGERerankMiddleware(top_n=3)])`. It takes the options of
     `BGERerank`, or a ready `reranker`, and acts on every tool whose message has a list of documents
     as its artifact, such as those of `create_retriever_tool(...,
-    response_format="content_and_artifact")`; or on those of `tool_names`. All other messages pass
-    unchanged: the documents behind a bare text cannot be told.
+    response_format="content_and_artifact")`; or only on those in `tool_names`. All other messages
+    pass unchanged: plain text does not show which documents it came from.
 
-    The new message has the best documents as its artifact, with scores, and as its content each as
-    `document_prompt` writes it (by default its text), joined by `document_separator`. A tool that
-    writes them otherwise is named once in the log.
+    The new message has the best documents, with scores, as its artifact. Its content is each
+    document as `document_prompt` formats it (by default its text), joined by `document_separator`.
+    If a tool formats its documents differently, a warning names the tool once.
 
-    The query is the tool's argument `query_argument`, or else its only text. Raises
-    `InvalidInputError` where there is none, and what `BGERerank.compress_documents` raises.
+    The query is the tool's argument `query_argument`, or else its only text argument. Raises
+    `InvalidInputError` if there is none, and what `BGERerank.compress_documents` raises.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
         self._bge_query_argument = query_argument
         self._bge_prompt = document_prompt or PromptTemplate.from_template("{page_content}")
         self._bge_separator = document_separator
-        self._bge_named: set[str] = set()
+        self._bge_warned: set[str] = set()
 
     write_out(__init__, BGERerank)
 
@@ -75,7 +75,7 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
         request: ToolCallRequest,
         handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]],
     ) -> ToolMessage | Command[Any]:
-        """Call the tool, and rerank what it found."""
+        """Call the tool and rerank the documents that it found."""
         message = handler(request)
         if not (found := self._bge_documents(request, message)):
             return message
@@ -110,7 +110,7 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
             (query,) = texts.values()
         if query is None:
             raise InvalidInputError(
-                f"the tool {call['name']!r} found documents, and its call has no text "
+                f"the tool {call['name']!r} found documents, but its call has no text "
                 f"{self._bge_query_argument!r}; its arguments are {sorted(call['args'])}: set "
                 "query_argument to the one that holds the query, or leave the tool out of "
                 "tool_names"
@@ -121,11 +121,11 @@ class BGERerankMiddleware(AgentMiddleware[Any, Any]):
         self, message: Any, request: ToolCallRequest, ranked: list[Document]
     ) -> ToolMessage:
         name = request.tool_call["name"]
-        if name not in self._bge_named and message.content != self._bge_content(message.artifact):
-            self._bge_named.add(name)
+        if name not in self._bge_warned and message.content != self._bge_content(message.artifact):
+            self._bge_warned.add(name)
             logger.warning(
-                "The tool %r writes its documents in another way than BGERerankMiddleware; set its "
-                "document_prompt and document_separator to keep that way.",
+                "The tool %r formats its documents differently from BGERerankMiddleware; set "
+                "document_prompt and document_separator to keep the tool's format.",
                 name,
             )
         update = {"content": self._bge_content(ranked), "artifact": ranked}

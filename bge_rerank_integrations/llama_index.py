@@ -1,10 +1,10 @@
 """`BGERerank` for LlamaIndex: a node postprocessor that never changes the nodes it is given.
 
-Goes wherever LlamaIndex takes `node_postprocessors`: query engines, chat engines, retriever tools,
-memory blocks; sync and async. Each call tells the instrumentation of one `ReRankStartEvent` and
-one `ReRankEndEvent`, with a `BGERerankTraceEvent` in between, and the older callback handlers of
-one `CBEventType.RERANKING`. When scoring fails or is cancelled the end event holds no nodes, the
-older callback holds the exception, and the surrounding span is dropped with it.
+It works wherever LlamaIndex takes `node_postprocessors` (query engines, chat engines, retriever
+tools, memory blocks), sync and async. Each call sends a `ReRankStartEvent`, a `BGERerankTraceEvent`
+and a `ReRankEndEvent` to the instrumentation, and a `CBEventType.RERANKING` to the older callback
+handlers. If scoring fails or is cancelled, the end event has no nodes, the older callback gets the
+exception, and the surrounding span is dropped with it.
 """
 
 from collections.abc import Iterable
@@ -39,19 +39,19 @@ from bge_rerank_integrations.options import TopN
 from bge_rerank_integrations.types import RerankResult
 
 RETRIEVAL_SCORE_KEY = "retrieval_score"
-"""Where `keep_retrieval_score` writes: the name that LlamaIndex's own rerankers use."""
+"""Metadata key that `keep_retrieval_score` writes; LlamaIndex's own rerankers use it too."""
 
 dispatcher = get_dispatcher(__name__)
 
 
 class BGERerankTraceEvent(BaseEvent):
-    """Sent between start and end of a rerank: `RerankTrace.as_dict()`, without texts."""
+    """Sent between the start and end of a rerank: `RerankTrace.as_dict()`, without texts."""
 
     trace: dict[str, Any]
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex's events carry."""
+        """The name in LlamaIndex's events."""
         return "BGERerankTraceEvent"
 
 
@@ -69,31 +69,31 @@ def _handlers(kind: Literal["event_handlers", "span_handlers"]) -> list[Any]:
     return found
 
 
-def _someone_listens() -> bool:
+def _events_are_handled() -> bool:
     return any(not isinstance(one, NullEventHandler) for one in _handlers("event_handlers"))
 
 
-def _openinference_listens() -> bool:
-    """Whether LlamaIndex's span of a rerank becomes a RERANKER span already."""
+def _openinference_records_spans() -> bool:
+    """Whether OpenInference already turns LlamaIndex's span of a rerank into a RERANKER span."""
     return any(
         type(one).__module__.startswith("openinference.") for one in _handlers("span_handlers")
     )
 
 
 class BGERerank(RerankFields, BaseNodePostprocessor):
-    """Puts the nodes that answer the query best first and keeps `top_n` of them.
+    """Sorts nodes by relevance to the query, best first, and keeps `top_n` of them.
 
-    `postprocess_nodes(nodes, query_str=...)` and its async twin give new `NodeWithScore`s over the
-    caller's nodes, with the score as a Python float on the scale that `normalize` chooses. Nodes
-    without text of their own, whatever their metadata, are not scored: see `no_text`; they come
-    back with the score None. A blank query has no best answer: the first `top_n` nodes come back in
-    the given order with the score None, with a warning in the log and neither cut-offs nor events.
-    Where `on_error="keep"` stood in for a score, it is None too, and metadata["rerank_scored"] of a
-    copy is False.
+    `postprocess_nodes(nodes, query_str=...)` and `apostprocess_nodes` return new `NodeWithScore`s
+    over the caller's nodes. The score is a Python float on the scale that `normalize` chooses. A
+    node without text of its own, whatever its metadata, is not scored and gets the score None: see
+    `no_text`. If the query is blank, the first `top_n` nodes are returned in the given order with
+    the score None, and a warning is logged; no cut-off applies and no event is sent. If scoring
+    fails and `on_error` is "keep", the missing scores are None too, and metadata["rerank_scored"]
+    of a copy is False.
 
-    With `explain` metadata["rerank_evidence"] of a copy, out of sight of embedder and LLM, is the
+    With `explain`, metadata["rerank_evidence"] of a copy, hidden from embedder and LLM, is the
     sentence of the node's own text (`get_content()`, without metadata) that answers best, and
-    "rerank_evidence_start", "_end" and "_score" say where it lies; all are None without one.
+    "rerank_evidence_start", "_end" and "_score" are its offsets and score; all None without one.
 
     Raises `InvalidInputError` (a `ValueError`), before any event, without a query and for an item
     that is not a `NodeWithScore`, and whatever loading and scoring raise.
@@ -101,16 +101,16 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
 
     top_n: TopN = 2
     metadata_mode: MetadataMode = MetadataMode.EMBED
-    """Which metadata stands before a node's text when it is scored; never the keys that this class
+    """Which metadata to put before a node's text for scoring; never the keys that this class
     writes."""
     keep_retrieval_score: bool = False
-    """Write the score a node came with to metadata['retrieval_score'] of a copy, out of sight of
-    embedder and LLM; one that is there already stays."""
+    """Write a node's original score to metadata['retrieval_score'] of a copy, hidden from embedder
+    and LLM; an existing value is kept."""
     _bge_item: ClassVar[str] = "node"
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex's serialized components carry."""
+        """The name in LlamaIndex's serialized components."""
         return "BGERerank"
 
     def _postprocess_nodes(
@@ -122,8 +122,8 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | str | None = None
     ) -> list[NodeWithScore]:
-        # Events are sent from the worker too: its context is the caller's, so they carry the
-        # caller's span and tags, and slow handlers do not block the loop.
+        # The worker thread sends the events too: it has the caller's context, so they carry the
+        # caller's span and tags, and slow handlers do not block the event loop.
         return await in_worker(self._bge_reranked, nodes, query_bundle)
 
     def _bge_reranked(
@@ -160,12 +160,12 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
                     query.query_str,
                     [node_text(node, self.metadata_mode) for node in given],
                     own_texts,
-                    on_trace=_send_trace if _someone_listens() else None,
+                    on_trace=_send_trace if _events_are_handled() else None,
                     read_texts=[node_text(node, MetadataMode.LLM) for node in given]
                     if self.token_budget
                     else None,
                     ids=[node.node_id for node in given],
-                    own_span=not _openinference_listens(),
+                    own_span=not _openinference_records_spans(),
                 )
                 ranked = [self._bge_placed(given[index], result) for index, result in order]
                 callback.on_end(payload={EventPayload.NODES: _snapshot(ranked)})
@@ -188,19 +188,19 @@ class BGERerank(RerankFields, BaseNodePostprocessor):
 
 
 class BGEEmbedding(EmbedderFields, BaseEmbedding):
-    """The vectors of a BGE embedder, of length 1, for an index and its queries.
+    """Computes the unit vectors of a BGE embedder for an index and its queries.
 
-    `get_text_embedding_batch(texts)`, `get_query_embedding(query)` and their async twins. A query
-    has the `query_instruction`, by default the model card's. Weights are shared within the process,
-    and loaded at first use; a pickle holds the settings alone.
+    Use `get_text_embedding_batch(texts)`, `get_query_embedding(query)` or their async versions.
+    A query gets the `query_instruction`, by default the model card's. Weights are loaded at first
+    use and shared within the process; a pickle holds the settings only.
 
     Raises `UnsupportedModel` for a reranker, and what loading and scoring raise. Older versions of
-    LlamaIndex write the settings into each event, and so cannot take a `scorer` object.
+    LlamaIndex write the settings into each event, and so do not work with a `scorer` object.
     """
 
     embed_batch_size: int = Field(default=256, gt=0, le=2048)
-    """How many texts LlamaIndex hands over at once; the engine makes its own batches of them."""
-    # the model's name in LlamaIndex's events; not an option, which `model` is
+    """How many texts LlamaIndex passes at once; the engine makes its own batches of them."""
+    # the model's name in LlamaIndex's events; the option is `model`
     model_name: str = Field(default="", validation_alias="model name", exclude=True, repr=False)
 
     @model_validator(mode="after")
@@ -210,7 +210,7 @@ class BGEEmbedding(EmbedderFields, BaseEmbedding):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex's serialized components carry."""
+        """The name in LlamaIndex's serialized components."""
         return "BGEEmbedding"
 
     def _get_query_embedding(self, query: str) -> list[float]:
@@ -233,9 +233,9 @@ class BGEEmbedding(EmbedderFields, BaseEmbedding):
 
 
 def node_text(given: NodeWithScore, mode: MetadataMode) -> str:
-    """The node's text with the metadata of the mode, without what this module wrote itself."""
+    """The node's text with the metadata of this mode, without the keys that this module writes."""
     node = given.node
-    # What we wrote ourselves must not be read: the second pass would score another text.
+    # with our own keys, a second pass would score another text
     own = NOTE_KEYS | {RETRIEVAL_SCORE_KEY}
     if not own.isdisjoint(node.metadata):
         kept = {key: value for key, value in node.metadata.items() if key not in own}
@@ -272,8 +272,8 @@ def _with_notes(node: BaseNode, notes: dict[str, Any]) -> BaseNode:
 def _snapshot(nodes: Iterable[NodeWithScore]) -> list[NodeWithScore]:
     """Copies for events, which outlive the call: later changes to the nodes do not reach them.
 
-    One level deep: a list or dict inside the metadata is shared, because metadata may hold what
-    cannot be copied.
+    One level deep: a list or dict inside the metadata is shared, because metadata may hold objects
+    that cannot be copied.
     """
     copies = []
     for given in nodes:

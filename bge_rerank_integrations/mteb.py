@@ -1,4 +1,4 @@
-"""Any of our scorers as a model that `mteb` evaluates on its reranking tasks."""
+"""Wrap a scorer as a model that `mteb` can evaluate on its reranking tasks."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,15 +15,15 @@ with missing_extra("mteb"):
 class MTEBReranker:
     """A scorer behind mteb's cross-encoder interface: `mteb.evaluate(MTEBReranker(scorer), tasks)`.
 
-    mteb joins a document's title and text, and a query and its instruction, before it asks. Its
-    batch size is not used: a scorer makes its own batches, and no score depends on them.
+    mteb joins a document's title and text, and a query and its instruction, before it calls the
+    model. Its batch size is not used: a scorer makes its own batches, which change no score.
 
-    `name` is what mteb files the results under, as "organization/model"; by default the scorer's
-    own, up to its details. mteb keeps results by name and revision and gives them again without
-    asking. The revision is therefore made of the scorer's whole name, of which equal ones give
-    equal scores.
+    `name` is the "organization/model" under which mteb stores the results; the default is the start
+    of the scorer's name, without the details. mteb reuses stored results of the same name and
+    revision. The revision is therefore a hash of the scorer's whole name: scorers with equal names
+    give equal scores.
 
-    Raises `InvalidInputError` for what is no scorer and for a name without exactly one slash.
+    Raises `InvalidInputError` if `scorer` is no scorer or `name` does not have exactly one slash.
     """
 
     def __init__(self, scorer: Scorer, *, name: str | None = None) -> None:
@@ -53,10 +53,10 @@ class MTEBReranker:
         prompt_type: Any = None,  # noqa: ARG002
         **options: Any,  # noqa: ARG002  # batch_size and the like, of mteb's interface
     ) -> FloatArray:
-        """The raw score of each query, of `inputs1`, with its document, of `inputs2`.
+        """The raw score of each query in `inputs1` with its document in `inputs2`.
 
-        One float32 each, in their order. Raises `InvalidInputError` for inputs that are not text
-        or not as many, and what the scorer raises.
+        One float32 per pair, in the same order. Raises `InvalidInputError` for inputs that are not
+        text or differ in number, and what the scorer raises.
         """
         queries, documents = _texts(inputs1), _texts(inputs2)
         if len(queries) != len(documents):
@@ -68,7 +68,7 @@ class MTEBReranker:
 
 
 def _own_name(name: str) -> str:
-    """The hub's id that a scorer's name begins with, or "local/" and its last part."""
+    """The hub id at the start of a scorer's name, or "local/" and the last part of its path."""
     model = name.partition("#")[0]
     if model.count("/") == 1 and all(model.split("/")):
         return model

@@ -1,8 +1,8 @@
 """Every option, declared once: its name, type, default, bounds and one line of help.
 
-Groups of options are composed by inheritance, so an adapter that inherits from them has flat
-fields, a function takes the same keywords (`write_out`), a command gets its flags from them, and a
-callee takes the group that it needs.
+Groups of options compose by inheritance: an adapter inherits their fields, a function takes them as
+keywords (`write_out`), a command turns them into flags, and each callee takes only the group that
+it needs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,26 +52,26 @@ class EncodingOptions(Options):
     """How texts become tokens; None leaves it to the model."""
 
     max_length: Count = None
-    """Most tokens of a pair, None: 512, or less if the model's own; of an embedder's text."""
+    """Maximum tokens of a pair, or of an embedder's text; None: 512, or the model's lower limit."""
     query_max_length: Count = None
-    """Most tokens of a query; None: three quarters of max_length, all of it for an embedder."""
+    """Maximum tokens of a query; None: three quarters of max_length, for an embedder all of it."""
     query_instruction: Text | None = None
     """Text put before each query."""
     passage_instruction: Text | None = None
     """Text put before each passage."""
     special_tokens: SpecialTokens = "literal"
-    """A control token such as </s> in a text: plain text, an error, or read."""
+    """Read a control token such as </s> in a text as plain text, an error, or the token."""
 
 
 class PairOptions(EncodingOptions):
     """How a pair becomes tokens; None leaves it to the model."""
 
     truncation: Truncation | None = None
-    """Cut the passage, or the longer text; None: the longer if sentence-transformers saved it."""
+    """Cut the passage or the longer text; None: as saved by sentence-transformers, else passage."""
     label: Label | None = None
-    """Which label of a classifier of several means relevant."""
+    """The label that means relevant, for a classifier with several labels."""
     prompt: Text | None = None
-    """An LLM reranker's question."""
+    """The question in an LLM reranker's prompt."""
 
 
 class LayerOptions(Options):
@@ -82,60 +82,60 @@ class LayerOptions(Options):
     """
 
     cutoff_layers: Layers | None = None
-    """Layers that score, of an LLM reranker that has several; None: the last."""
+    """Layers at which a layerwise LLM reranker gives scores; None: the last."""
     compress_ratio: Annotated[Whole, Field(ge=1)] = 1
-    """Passage tokens averaged into one, by a lightweight model."""
+    """How many passage tokens a lightweight model averages into one."""
     compress_layers: Layers = ()
     """Layers before which a lightweight model compresses passages."""
     head_indexing: HeadIndexing = "request"
-    """A lightweight model's head for a layer: by place or own."""
+    """How a lightweight model picks a layer's head: by position in the request, or by layer."""
 
 
 class BatchOptions(Options):
     """How much is computed at once; None leaves it to the device's plan."""
 
     batch_size: Count = None
-    """Most pairs in a batch, or passages in a request to a server."""
+    """Maximum pairs in a batch, or passages in a request to a server."""
     max_batch_tokens: Count = None
-    """Most tokens in a batch; None: chosen by device."""
+    """Maximum tokens in a batch; None: chosen for the device."""
     show_progress: bool = False
-    """A progress bar over the batches."""
+    """Show a progress bar over the batches."""
 
 
 class DeviceOptions(Options):
     """Where a model runs, and in which number format."""
 
     backend: Backend = "auto"
-    """torch, or an encoder's ONNX graph on onnx or openvino."""
+    """torch, or onnx or openvino for an encoder's graph."""
     file_name: str | None = None
-    """Graph of the model's folder, such as onnx/model_O3.onnx."""
+    """Graph in the model's folder, such as onnx/model_O3.onnx."""
     device: Devices | None = None
     """cpu, cuda, cuda:1, xpu or mps, or several that share each call."""
     precision: Precision = "auto"
     """Number format of the forward pass; scores are float32."""
     attention: CudaAttention | None = None
-    """Attention on CUDA; None: padded. No GPU has run the others."""
+    """Attention on CUDA; None: padded. The others have not been run on a GPU."""
     keep_alive: Annotated[RealNumber, Field(ge=0, allow_inf_nan=False)] = 30.0
-    """Seconds a model stays loaded after its last scorer or adapter is gone; 0: none."""
+    """Seconds a model stays loaded after its last scorer or adapter is gone; 0 unloads at once."""
     use_fp16: bool | None = None
-    """FlagEmbedding's name: True is precision='fp16', False 'fp32'."""
+    """FlagEmbedding's option: True means precision='fp16', False 'fp32'."""
 
     @model_validator(mode="after")
     def _bge_check_precision(self) -> Self:
         if self.use_fp16 is not None and self.precision != "auto":
-            raise ValueError("give precision or use_fp16, not both: they say the same thing")
+            raise ValueError("give precision or use_fp16, not both: they set the same thing")
         return self
 
     @property
     def number_format(self) -> Precision:
-        """The precision, whichever option gives it."""
+        """The precision, from whichever option sets it."""
         if self.use_fp16 is None:
             return self.precision
         return "fp16" if self.use_fp16 else "fp32"
 
 
 class HubOptions(Options):
-    """Options of the hub's client, under its own names; a folder on disk needs none of them."""
+    """Options of the Hugging Face Hub client, under its names; a folder on disk needs none."""
 
     revision: str | None = None
     """Branch, tag or commit on the hub."""
@@ -144,7 +144,7 @@ class HubOptions(Options):
     local_files_only: bool = False
     """Never download."""
     token: Annotated[Secret | None, Field(exclude=True, repr=False)] = None
-    """Hub token; in no dump, repr or pickle."""
+    """Hub token; never part of a dump, repr or pickle."""
 
 
 class LocalOptions(PairOptions, LayerOptions, BatchOptions, DeviceOptions, HubOptions):
@@ -155,21 +155,21 @@ class RequestOptions(Options):
     """The options of requests to a server."""
 
     dialect: str = "auto"
-    """The server's protocol: docs/remote.md; 'auto' asks the server."""
+    """The server's protocol (see docs/remote.md); 'auto' detects it."""
     api_key: Annotated[Secret | None, Field(exclude=True, repr=False)] = None
-    """The server's key, else the environment's; in no dump, repr or pickle."""
+    """The server's key, else from the environment; never part of a dump, repr or pickle."""
     deployment: str | None = None
     """Deployment of an Azure endpoint."""
     connect_timeout: Seconds = 5.0
     """Seconds to wait for a connection to the server."""
     read_timeout: Seconds = 30.0
-    """Longest silence of the server, in seconds."""
+    """Seconds to wait for the server to send more data."""
     request_timeout: Seconds = 60.0
-    """Seconds for one request to the server and its retries."""
+    """Seconds for one request to the server, including its retries."""
     max_retries: Annotated[Whole, Field(ge=0)] = 3
-    """Retries of a request that the server failed."""
+    """How often a failed request is retried."""
     max_concurrency: Annotated[Whole, Field(ge=1)] = 8
-    """Most requests to the server at once."""
+    """Maximum concurrent requests to the server."""
 
 
 class EmbedderOptions(EncodingOptions, BatchOptions, DeviceOptions, HubOptions):
@@ -180,7 +180,7 @@ class ServerOptions(RequestOptions):
     """The options of a model on a server."""
 
     base_url: Annotated[str, AfterValidator(_address)] | None = None
-    """Score on this server, as in http://host:port."""
+    """Address of a server that runs the model, such as http://host:port."""
 
 
 class ScorerOptions(LocalOptions, ServerOptions):
@@ -188,40 +188,40 @@ class ScorerOptions(LocalOptions, ServerOptions):
 
 
 class WrapperOptions(Options):
-    """Scorers around the loaded one."""
+    """Scorers that wrap the loaded one."""
 
     long_passages: LongPassages = "cut"
-    """A passage that is too long: cut, read in windows, or an error."""
+    """How to read a passage that is too long: cut, in windows, or as an error."""
     draft: Literal["bf16", "fp16"] | None = None
-    """Score all in this format, and again in fp32 what can reach top_n or score_threshold."""
+    """Score all in this format, then what can reach top_n or score_threshold again in fp32."""
     score_cache: Place | None = None
-    """File that keeps scores, or ':memory:'; it holds no texts."""
+    """File that caches scores, or ':memory:'; it holds no texts."""
 
 
 class CutoffOptions(Options):
-    """Rules that each shorten a ranking further; None leaves a rule out.
+    """Cut-off rules, each of which can shorten the ranking further; None turns a rule off.
 
-    `min_probability` keeps passages that are at least so likely to be relevant, and `target_recall`
-    those that reach `Calibration.threshold`: of a query's relevant passages this share is kept, in
-    the mean over queries. Both need a calibration, and may leave nothing: then nothing relevant was
-    found.
+    `min_probability` keeps passages whose probability of relevance is at least this high.
+    `target_recall` keeps passages that reach `Calibration.threshold`, which keeps this share of a
+    query's relevant passages, averaged over queries. Both need a calibration. If they keep nothing,
+    nothing relevant was found.
 
-    `min_n` cuts at the largest gap between two neighbouring raw scores, but keeps so many at least.
-    `token_budget` keeps the best passages that together have no more tokens, by the reranker's own
-    tokenizer, up to the first that does not fit. If that is the best one, nothing is kept and the
-    log says so, unless `always_keep_best`.
+    `min_n` cuts at the largest gap between neighbouring raw scores, but keeps at least this many.
+    `token_budget` keeps the best passages up to the first that would exceed this many tokens in
+    total, counted by the reranker's tokenizer. If even the best one exceeds it, nothing is kept and
+    a warning is logged, unless `always_keep_best` is set.
     """
 
     min_probability: Share = None
-    """Least calibrated probability to keep."""
+    """Minimum calibrated probability of a passage to keep."""
     target_recall: Share = None
-    """Share of a query's relevant passages to keep, in the mean over queries; calibrated."""
+    """Mean share of a query's relevant passages to keep; needs a calibration."""
     min_n: Count = None
-    """Cut at the largest score gap, keeping at least this many."""
+    """Cut at the largest score gap, but keep at least this many."""
     token_budget: Count = None
-    """Most tokens that the kept passages may have together."""
+    """Maximum total tokens of the kept passages."""
     always_keep_best: bool = False
-    """Keep the best passage also where it alone exceeds token_budget."""
+    """Keep the best passage even if it alone exceeds token_budget."""
 
     @property
     def needs_calibration(self) -> bool:
@@ -239,27 +239,27 @@ class RankingOptions(CutoffOptions):
 
     top_n: TopN = None
     score_threshold: RealNumber | None = None
-    """Least score to keep, on the scale that is shown."""
+    """Minimum score to keep, on the scale that is shown."""
     normalize: Normalize = True
     timeout: Annotated[RealNumber | None, Field(gt=0)] = None
-    """Seconds that one call may take, loading the model apart."""
+    """Time limit of one call in seconds, not counting the time to load the model."""
     on_error: OnError = "raise"
-    """If scoring fails: raise, or keep the given order for the unscored."""
+    """If scoring fails: raise, or keep the given order for unscored passages."""
     calibration: Place | None = None
-    """File of bge-rerank calibrate: scores are shown as probabilities."""
+    """File written by bge-rerank calibrate; scores are shown as probabilities."""
     no_text: Literal["last", "drop", "raise"] = "last"
-    """Passages without text: last, but not past a threshold or cut-off; dropped or refused."""
+    """Passages without text: put last (if no threshold or cut-off is set), drop, or raise."""
     drop_duplicates: bool = False
     """Keep only the first passage of equal texts or ids."""
     explain: bool = False
-    """Say which sentence answers; costs a scoring of the sentences."""
+    """Find the sentence that answers best, by scoring the sentences too."""
     trace_texts: bool = False
     """Put query and passages into OpenTelemetry spans."""
     otel_span: bool = True
     """Record each rerank as a span, if the program uses OpenTelemetry."""
 
     def blanks_kept(self, blank: Sequence[int]) -> Sequence[int]:
-        """Those of the passages without text that follow the ranking: no cut-off may be set."""
+        """The passages without text that follow the ranking; none if a cut-off is set."""
         rules = (self.score_threshold, self.min_n, self.token_budget)
         cuts = self.needs_calibration or any(rule is not None for rule in rules)
         return [] if cuts or self.no_text != "last" else blank
@@ -268,13 +268,13 @@ class RankingOptions(CutoffOptions):
 ModelName = Annotated[
     str,
     AfterValidator(_model),
-    Field(description="Hub id, folder, 'offline', or the name that a server is asked for."),
+    Field(description="Hub id, folder, 'offline', or the model name to send to a server."),
 ]
 
 SECRETS = frozenset(name for name, field in ScorerOptions.model_fields.items() if field.exclude)
 
-Where = Literal["on a server", "in this process", "beside a scorer", "encoder", "no cross-encoder"]
-LOADED = "has no effect beside scorer=, which is loaded already: give it to load_scorer, or leave "
+Where = Literal["on a server", "in this process", "with a scorer", "encoder", "not a cross-encoder"]
+LOADED = "has no effect with scorer=, which is already loaded: give it to load_scorer, or leave "
 INAPPLICABLE: Mapping[Where, Sequence[tuple[Iterable[str], str]]] = {
     "on a server": [
         (
@@ -288,7 +288,7 @@ INAPPLICABLE: Mapping[Where, Sequence[tuple[Iterable[str], str]]] = {
             "is for models on a server: give its base_url as well, or leave it out",
         )
     ],
-    "beside a scorer": [
+    "with a scorer": [
         (
             WrapperOptions.model_fields,
             "is for a model that is loaded here: give scorer=CachedScorer(...) instead",
@@ -298,21 +298,21 @@ INAPPLICABLE: Mapping[Where, Sequence[tuple[Iterable[str], str]]] = {
     "encoder": [
         (
             [*LayerOptions.model_fields, "prompt"],
-            "is one of the options of the LLM rerankers, and {model} is none: leave it out",
+            "is an option of LLM rerankers, and {model} is not one: leave it out",
         )
     ],
-    "no cross-encoder": [
+    "not a cross-encoder": [
         (
             ["truncation"],
             "is for cross-encoders, and {model} is an embedder or an LLM reranker: leave it out",
         )
     ],
 }
-"""Options that have no meaning in a place, and what to say of them there."""
+"""For each place, the options that do not apply there, and the message that says so."""
 
 
 def reject_inapplicable_options(options: Options, where: Where, *, model: str = "") -> None:
-    """Raise `InvalidInputError` for an option that was given and has no meaning there."""
+    """Raise `InvalidInputError` for an option that was given but does not apply there."""
     fields = type(options).model_fields
     for names, reason in INAPPLICABLE[where]:
         for name in names:

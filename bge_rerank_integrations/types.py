@@ -1,7 +1,7 @@
 """The types that the whole package shares: pair, scale, scorer, result.
 
-`Scorer` is the central interface. Local models, servers and ONNX graphs implement it, and so do the
-wrappers around another scorer.
+`Scorer` is the central interface. Local models, servers and ONNX graphs implement it, and so do
+wrappers around other scorers.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ Pair = tuple[str, str]
 """(query, passage)"""
 
 Scale = Literal["logit", "cosine", "probability"]
-"""Kind of a raw score: an unbounded log-odds, a cosine in [-1, 1], or a probability in [0, 1]."""
+"""Kind of a raw score: unbounded log-odds, a cosine in [-1, 1], or a probability in [0, 1]."""
 
 Precision = Literal["auto", "fp32", "fp16", "bf16", "fp16-autocast", "bf16-autocast"]
-"""The number format asked for; `-autocast` keeps the weights in float32."""
+"""The requested number format; `-autocast` keeps the weights in float32."""
 
 CudaAttention = Literal["padded", "varlen", "efficient"]
 """The attention on CUDA: the default, or one of torch's kernels for texts of different lengths."""
@@ -30,16 +30,16 @@ GraphFormat = Literal["fp32", "int8"]
 """The number format of an exported graph's matrices."""
 
 SpecialTokens = Literal["literal", "error", "parse"]
-"""How a control token's name in a text is read: as text, as an error, or as the token itself."""
+"""How a control token such as `</s>` in a text is read: as text, as an error, or as the token."""
 
 Truncation = Literal["only_second", "longest_first"]
-"""Which text of a pair that is too long is cut: the passage, or whichever text is longer."""
+"""Which text is cut if a pair is too long: the passage, or whichever text is longer."""
 
 HeadIndexing = Literal["request", "layer"]
-"""Which head a layer of the lightweight model uses: by its place in the request, or its own."""
+"""How the lightweight model picks a layer's head: by position in the request, or by layer."""
 
 OnError = Literal["raise", "keep"]
-"""How a rerank handles missing scores: raise, or keep the retrieval order for the rest."""
+"""How a rerank handles missing scores: raise, or keep the caller's order for unscored passages."""
 
 LongPassages = Literal["cut", "windows", "error"]
 """How a passage that is too long is read: cut, in overlapping windows, or refused."""
@@ -51,9 +51,9 @@ FloatArray = NDArray[np.float32]
 class Scorer(Protocol):
     """Turns (query, passage) pairs into raw scores, one float32 per pair, in the same order.
 
-    Every scorer obeys these laws, which the contract tests check: scores are finite; no pairs give
-    no scores; a pair's score depends neither on its neighbours nor on its position; any number of
-    threads may call `score` at once.
+    Every scorer obeys these laws, which the contract tests check: scores are finite; an empty list
+    of pairs gives an empty array; a pair's score depends neither on the other pairs nor on its
+    position; any number of threads may call `score` at once.
     """
 
     @property
@@ -69,14 +69,14 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class CountsTokens(Protocol):
-    """A scorer that can say how many tokens its model makes of a text."""
+    """A scorer that can count the tokens of a text with its model's tokenizer."""
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class PairLength:
-    """How many tokens query and passage have, and how many of each the model would read."""
+    """Token counts of a query and a passage, and how many tokens of each the model would read."""
 
     query: int
     query_limit: int
@@ -86,14 +86,14 @@ class PairLength:
 
 @runtime_checkable
 class MeasuresPairs(CountsTokens, Protocol):
-    """A scorer that can say where the tokens of a pair lie and how many are too many."""
+    """A scorer that can locate the tokens of a pair and knows how many its model reads."""
 
     def measure(self, pairs: Sequence[Pair]) -> list[PairLength]:
-        """Instructions that are put before a text count as part of it."""
+        """The lengths of each pair; an instruction before a text counts as part of it."""
         ...
 
     def token_offsets(self, passages: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Start and end of each token in the characters of its passage, [tokens, 2].
+        """Start and end of each token in its passage, in characters: one [tokens, 2] per passage.
 
         Tokens of an instruction are left out.
         """
@@ -102,7 +102,7 @@ class MeasuresPairs(CountsTokens, Protocol):
 
 @runtime_checkable
 class ScoresBest(Protocol):
-    """A scorer that can score the best pairs alone; see `wrappers.draft.DraftedScorer`."""
+    """A scorer that can compute exact scores for the best pairs only; see `DraftedScorer`."""
 
     def score_best(
         self, pairs: Any, *, limit: int | None, is_kept: Callable[[float], bool]
@@ -111,9 +111,9 @@ class ScoresBest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The sentence of a passage that answers best: `text`, which is `passage[start:end]`.
+    """The sentence of a passage that answers the query best: `text`, which is `passage[start:end]`.
 
-    `score` and `raw_score` are the sentence's own, on the scales of a `RerankResult`.
+    `score` and `raw_score` are the sentence's own, on the same scales as in a `RerankResult`.
     """
 
     start: int
@@ -125,13 +125,13 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class RerankResult:
-    """One passage's place in a ranking.
+    """One passage in a ranking.
 
-    `index` is the passage's position in the caller's list, `score` the score on the scale that was
-    asked for, `raw_score` the scorer's own number (a logit or a cosine), which decided the order.
-    Both are NaN where `scored` is False: scoring failed, and the caller's order was kept instead.
-    `evidence` is None unless it was asked for with `explain` and found. `passage` is the caller's
-    text; it is not part of the repr, which logs may show, and does not count in comparisons.
+    `index` is the passage's position in the caller's list, `score` the score on the requested
+    scale, and `raw_score` the scorer's own number (a logit or a cosine), which decides the order.
+    Both are NaN if `scored` is False: scoring failed, and the caller's order was kept instead.
+    `evidence` is None unless `explain` is on and a sentence was found. `passage` is the caller's
+    text; it is left out of comparisons and of the repr, which logs may show.
     """
 
     index: int

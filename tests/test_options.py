@@ -52,7 +52,7 @@ GIVEN: dict[str, Any] = {
 @pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize("name", GIVEN)
 def test_an_option_beside_a_scorer_is_refused_by_name(adapter: Any, name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} (has no effect beside scorer=|is for a)") as told:
+    with pytest.raises(ValueError, match=f"{name} (has no effect with scorer=|is for a)") as told:
         adapter(scorer=WordOverlapScorer(), **{name: GIVEN[name]})
     assert "hf_secret" not in str(told.value)
 

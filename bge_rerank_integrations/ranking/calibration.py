@@ -25,20 +25,20 @@ from bge_rerank_integrations.errors import InvalidInputError, missing_extra
 
 logger = logging.getLogger("bge_rerank_integrations")
 
-LEAST = 10
-"""The fewest relevant, and the fewest other, pairs for a fit."""
+MIN_PAIRS = 10
+"""A fit needs at least this many relevant pairs and this many others."""
 
 FOLDS, BINS, TOP = 5, 10, 3
 DRAWS = 20
-"""Draws of judgements from the probabilities, for the floor of an error."""
+"""How often judgements are drawn from the probabilities to estimate the floor of an error."""
 
-WATCHED_QUERIES, UNLIKE = 20, 0.5
-"""From so many queries on, scores with a population stability index above this are unlike."""
+WATCHED_QUERIES, MAX_STABILITY_INDEX = 20, 0.5
+"""Warn if the population stability index of the last queries is above this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Pairs with a probability in one tenth: its mean, and the relevant share.
+    """Pairs whose probabilities lie in one tenth of [0, 1]: their mean, and the relevant share.
 
     The probabilities come from a fit without these queries.
     """
@@ -53,15 +53,14 @@ class Calibration:
     """Map raw scores of the scorer named `scorer` to probabilities.
 
     The probability is sigmoid(slope * raw score + rank_slope * log(1 + rank) + intercept), where
-    the rank of a query's best passage is 0: of two passages with one raw score, that of the better
-    rank is relevant more often. `relevant_scores` has a row for each query with relevant pairs,
-    their raw scores. `percentiles` are the 0th to 100th percentile of all raw scores.
+    the rank of a query's best passage is 0: of two passages with equal raw scores, the one with the
+    better rank is relevant more often. `relevant_scores` has a row for each query with relevant
+    pairs: their raw scores. `percentiles` are the 0th to 100th percentile of all raw scores.
 
-    `error` is the expected calibration error on queries that were not fitted: the mean distance
-    between probability and relevant share over the `bins`. `floor` is the error that exact
-    probabilities would show with as few pairs. `top_error` and `top_floor` are those of the first
-    three passages of each query, and `top_bias` is their mean probability minus their relevant
-    share.
+    `error` is the expected calibration error on held-out queries: the mean distance between
+    probability and relevant share over the `bins`. `floor` is the error that exact probabilities
+    would show with this number of pairs. `top_error` and `top_floor` are those of the first three
+    passages of each query; `top_bias` is their mean probability minus their relevant share.
     """
 
     scorer: str
@@ -87,7 +86,7 @@ class Calibration:
         if not all(self.relevant_scores):
             raise ValueError("each row of relevant_scores needs a score")
         if self.slope < 0 or self.rank_slope > 0:
-            raise ValueError("a larger score or a better rank must not be less likely")
+            raise ValueError("a higher score or a better rank must not lower the probability")
 
     def probability(self, raw_score: float, rank: int = 0) -> float:
         """The probability that a passage with this raw score and rank, from 0, is relevant."""
@@ -97,10 +96,10 @@ class Calibration:
     def threshold(self, recall: float) -> float:
         """The raw score to cut at, so that a query keeps this share of its relevant passages.
 
-        The promise is for the mean over queries, by conformal risk control (Angelopoulos and
-        others, arXiv 2208.02814): the highest score whose mean loss of recall over n queries is at
-        most (1 - recall)(n + 1) / n - 1 / n. It holds if the queries resemble those of the
-        calibration: the same kind, the same collection, the same first stage.
+        The share holds on average over queries, by conformal risk control (Angelopoulos and
+        others, arXiv 2208.02814): the threshold is the highest score whose mean loss of recall over
+        n queries is at most (1 - recall)(n + 1) / n - 1 / n. Queries must be like those of the
+        calibration: of the same kind, with the same collection and the same first stage.
 
         Raises `InvalidInputError` for a recall outside (0, 1) or too high for n queries.
         """
@@ -128,7 +127,7 @@ class Calibration:
         return float(np.mean(np.array(self.percentiles) >= threshold))
 
     def check_scorer(self, name: str) -> None:
-        """Raise `InvalidInputError` unless the calibration is for the scorer of this name."""
+        """Raise `InvalidInputError` unless the calibration is for the scorer with this name."""
         if name != self.scorer:
             raise InvalidInputError(
                 f"this calibration was made for {self.scorer} and not for {name}; another model, "
@@ -151,15 +150,15 @@ class Calibration:
         except OSError as error:
             problem = f"{type(error).__name__}: {error}"
         raise InvalidInputError(
-            f"{file} is no calibration ({problem}); make one with bge-rerank calibrate"
+            f"{file} is not a calibration ({problem}); make one with bge-rerank calibrate"
         )
 
 
 class ScoreWatch:
     """Warns if the raw scores of recent queries are unlike those that a calibration was fitted on.
 
-    By the population stability index over tenths of the fitted scores (S. Siddiqi, Credit Risk
-    Scorecards, 2006). Any number of threads may call it.
+    It uses the population stability index over deciles of the fitted scores (S. Siddiqi, Credit
+    Risk Scorecards, 2006). Any number of threads may call it.
     """
 
     def __init__(self, calibration: Calibration) -> None:
@@ -167,10 +166,10 @@ class ScoreWatch:
         self._recent: deque[np.ndarray] = deque(maxlen=WATCHED_QUERIES)
         self._warned = False
 
-    def unlike(self, raw_scores: np.ndarray) -> float | None:
-        """Add a query's scores; the index if the recent scores are unlike the fitted ones.
+    def observe(self, raw_scores: np.ndarray) -> float | None:
+        """Add a query's scores; return the index if the recent scores are unlike the fitted ones.
 
-        If so, the trace says it each time and the log once.
+        If they are, each trace says so, and the log once.
         """
         places = np.searchsorted(self._edges, raw_scores[~np.isnan(raw_scores)], side="right")
         self._recent.append(np.bincount(places, minlength=10))
@@ -180,22 +179,22 @@ class ScoreWatch:
         shares = np.sum(recent, axis=0) + 0.5
         shares /= shares.sum()
         index = float(np.sum((shares - 0.1) * np.log(shares / 0.1)))
-        if index <= UNLIKE:
+        if index <= MAX_STABILITY_INDEX:
             return None
-        said = f"recent scores are unlike those of the fit, population stability index {index:.2f}"
-        note({}, {"calibration": said})
+        drift = f"recent scores are unlike those of the fit, population stability index {index:.2f}"
+        note({}, {"calibration": drift})
         if not self._warned:
             self._warned = True
             logger.warning(
                 "calibration: %s. Probabilities may be wrong: calibrate again on queries and "
-                "passages like these. Said once for this reranker.",
-                said,
+                "passages like these. Logged once per reranker.",
+                drift,
             )
         return index
 
 
 def ranks(raw_scores: np.ndarray) -> np.ndarray:
-    """How many of a query's passages have a higher raw score than each one."""
+    """For each passage of a query, how many of the others have a higher raw score."""
     ascending = np.sort(raw_scores[~np.isnan(raw_scores)])
     ranked: np.ndarray = len(ascending) - np.searchsorted(ascending, raw_scores, side="right")
     return ranked
@@ -207,14 +206,14 @@ def fit_calibration(
     relevant: Sequence[bool | int] | np.ndarray,
     queries: Sequence[str],
 ) -> Calibration:
-    """Fit a calibration for the scorer of this name on judged pairs, each with its query.
+    """Fit a calibration for the scorer with this name on judged pairs, each with its query.
 
-    A logistic regression on the raw score and the logarithm of its rank among the query's pairs,
-    with Platt's smoothed targets (Platt 1999); so the pairs of a query should be as many as one
-    call will rerank. The errors are those of five fits on held-out queries. A judgement is True or
-    1 for a relevant pair, False or 0 for another.
+    It is a logistic regression on the raw score and the logarithm of its rank among the query's
+    pairs, with Platt's smoothed targets (Platt 1999). Each query should therefore have as many
+    pairs as one call will rerank. The errors come from five-fold cross-validation over queries. A
+    judgement is True or 1 for a relevant pair, False or 0 for another.
 
-    Raises `InvalidInputError` for another judgement, fewer than 10 relevant or 10 other pairs,
+    Raises `InvalidInputError` for any other judgement, fewer than 10 relevant or 10 other pairs,
     fewer than five queries, and relevant pairs that do not score higher than others; `MissingExtra`
     without scikit-learn.
     """
@@ -222,16 +221,17 @@ def fit_calibration(
     groups = np.unique(np.asarray(queries), return_inverse=True)[1]
     if not len(raw) == len(labels) == len(groups):
         raise InvalidInputError(
-            f"{len(raw)} scores, {len(labels)} judgements and {len(groups)} queries: each pair has "
-            "one of each"
+            f"{len(raw)} scores, {len(labels)} judgements and {len(groups)} queries: give one of "
+            "each per pair"
         )
     if not np.isfinite(raw).all():
-        raise InvalidInputError("a raw score is NaN or infinite; only scored pairs calibrate")
+        raise InvalidInputError("a raw score is NaN or infinite; leave unscored pairs out")
     number = int(groups.max(initial=-1)) + 1
-    if min(labels.sum(), (~labels).sum()) < LEAST or number < FOLDS:
+    if min(labels.sum(), (~labels).sum()) < MIN_PAIRS or number < FOLDS:
         raise InvalidInputError(
             f"{int(labels.sum())} relevant and {int((~labels).sum())} other pairs of "
-            f"{number} queries are too few; a calibration needs {LEAST} of each and {FOLDS} queries"
+            f"{number} queries are too few; a calibration needs {MIN_PAIRS} of each and {FOLDS} "
+            "queries"
         )
     places = np.empty(len(raw), dtype=np.intp)
     members = [np.flatnonzero(groups == group) for group in range(number)]
@@ -264,7 +264,7 @@ def fit_calibration(
 def _read_judgements(relevant: Sequence[bool | int] | np.ndarray) -> np.ndarray:
     for place, given in enumerate(relevant):
         if not isinstance(given, bool | np.bool_ | Real) or given not in (0, 1):
-            # the type alone of what may be a text
+            # a text is named only by its type
             shown = given if isinstance(given, Real) else type(given).__name__
             raise InvalidInputError(
                 f"the judgement at position {place} is {shown}; it must be True or 1 for a "
@@ -283,16 +283,16 @@ def _apply(weights: np.ndarray, raw: np.ndarray, places: np.ndarray) -> np.ndarr
 
 
 def _fit(raw: np.ndarray, places: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Slope, slope of the rank's logarithm, and intercept."""
+    """The slope of the score, the slope of the rank's logarithm, and the intercept."""
     with missing_extra("eval"):
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import roc_auc_score
     auc = float(roc_auc_score(labels, raw))
     # Platt's targets keep the slope finite where a score separates the data
-    most, least = (labels.sum() + 1) / (labels.sum() + 2), 1 / ((~labels).sum() + 2)
-    targets = np.where(labels, most, least)
+    high, low = (labels.sum() + 1) / (labels.sum() + 2), 1 / ((~labels).sum() + 2)
+    targets = np.where(labels, high, low)
     columns = np.column_stack([raw, np.log1p(places)])
-    scale = np.maximum(columns.std(axis=0), 1e-9)  # the solver needs columns of one size
+    scale = np.maximum(columns.std(axis=0), 1e-9)  # the solver needs columns of similar scale
 
     def solve(*used: int) -> np.ndarray:
         logistic = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
@@ -306,8 +306,8 @@ def _fit(raw: np.ndarray, places: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return weights
 
     weights = solve(0, 1)
-    # a larger score must not be less likely, nor a better rank: with few queries one column may
-    # take all from the other
+    # neither a higher score nor a better rank may lower the probability; the columns are
+    # correlated, so with few queries one may get the wrong sign
     if weights[0] < 0:
         weights = solve(1)
     elif weights[1] > 0:
@@ -323,7 +323,7 @@ def _fit(raw: np.ndarray, places: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def _held_out(
     raw: np.ndarray, places: np.ndarray, labels: np.ndarray, groups: np.ndarray
 ) -> np.ndarray:
-    """Probabilities, those of each fifth of the queries by a fit on the others."""
+    """Held-out probabilities: each fifth of the queries is predicted by a fit on the others."""
     probability = np.empty(len(raw))
     fold = np.random.default_rng(0).permutation(groups.max() + 1)[groups] % FOLDS
     for number in range(FOLDS):
@@ -352,6 +352,6 @@ def _error(bins: Sequence[Bin]) -> float:
 
 
 def _floor(probability: np.ndarray, random: np.random.Generator) -> float:
-    """The mean error of judgements that are drawn from the probabilities."""
+    """The mean error of judgements drawn from these probabilities."""
     draws = (random.random(len(probability)) < probability for _ in range(DRAWS))
     return float(np.mean([_error(_bins(probability, labels)) for labels in draws]))

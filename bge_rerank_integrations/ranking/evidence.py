@@ -1,4 +1,4 @@
-"""Find the sentence of a passage that answers: score its sentences, keep the best."""
+"""Find the sentence of a passage that answers best, by scoring its sentences."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +23,13 @@ def with_evidence(
     score: Callable[[Sequence[Pair]], FloatArray],
     shown: Callable[[float, int], float],
 ) -> list[RerankResult]:
-    """The results, each with the highest-scoring sentence of its text, the first of equal ones.
+    """The results, each with the highest-scoring sentence of its text, or the first of a tie.
 
-    A result's `index` is that of its pair and text; all pairs have one query. `texts` are the
+    A result's `index` points to its pair and text; all pairs share one query. `texts` are the
     caller's, and offsets refer to them. `score` is called once with every distinct sentence; a text
-    of one sentence has its pair's raw score already. `shown` converts a raw score and the rank of
-    its passage to the scale of the results. Evidence is None for a text without a letter or digit,
-    and if a sentence was not scored (NaN), because that could be the best one.
+    of one sentence keeps its pair's raw score. `shown` converts a raw score and the rank of its
+    passage to the scale of the results. Evidence is None for a text without a letter or digit, and
+    if a sentence was not scored (NaN), because that one could be the best.
     """
     query = pairs[0][0]
     raw = {pairs[result.index]: result.raw_score for result in results}
@@ -37,10 +37,10 @@ def with_evidence(
     for result in results:
         check_time("passages were divided into sentences")
         found.append(_sentences(query, texts[result.index]))
-    asked = [pair for pair in dict.fromkeys(chain.from_iterable(found)) if pair not in raw]
-    note({"sentences": len(asked)})
-    if asked:
-        raw |= zip(asked, score(CheckedPairs(asked)).tolist(), strict=True)
+    new = [pair for pair in dict.fromkeys(chain.from_iterable(found)) if pair not in raw]
+    note({"sentences": len(new)})
+    if new:
+        raw |= zip(new, score(CheckedPairs(new)).tolist(), strict=True)
     order = ranks(np.array([result.raw_score for result in results])).tolist()
 
     def evidence(text: str, sentences: Mapping[Pair, Span], rank: int) -> Evidence | None:
@@ -57,7 +57,7 @@ def with_evidence(
 
 
 def _sentences(query: str, text: str) -> dict[Pair, Span]:
-    """The sentences with a letter or digit, unlike a ruler or a row of stars, in order."""
+    """The sentences in order, except those without a letter or digit, such as a row of stars."""
     found: dict[Pair, Span] = {}
     for start, end in split_sentences(text):
         sentence = check_text(text[start:end], "evidence text")

@@ -1,4 +1,4 @@
-"""A scorer turned into an ordering: sort on the raw score, show on one scale, threshold, cut."""
+"""Rank passages with a scorer: sort by raw score, show scores on one scale, apply cut-offs."""
 
 import logging
 import math
@@ -36,7 +36,7 @@ from bge_rerank_integrations.options import RankingOptions
 from bge_rerank_integrations.ranking.calibration import Calibration, ScoreWatch, ranks
 from bge_rerank_integrations.ranking.cutoffs import keep, within_budget
 from bge_rerank_integrations.ranking.evidence import with_evidence
-from bge_rerank_integrations.ranking.passages import Beside, Passages, read_passages
+from bge_rerank_integrations.ranking.passages import PassageLists, Passages, read_passages
 from bge_rerank_integrations.ranking.results import RerankResults
 from bge_rerank_integrations.ranking.telemetry import rerank_span
 from bge_rerank_integrations.types import (
@@ -53,7 +53,7 @@ logger = logging.getLogger("bge_rerank_integrations")
 P = ParamSpec("P")
 Scoring = Callable[[Sequence[Pair]], FloatArray]
 OwnTopN = Literal["own"]
-"""The `top_n` of a call that leaves it to the reranker: None keeps all."""
+"""The default `top_n` of a call: the reranker's own. None keeps all."""
 
 
 CalibrationOrFile = Annotated[
@@ -65,7 +65,7 @@ CalibrationOrFile = Annotated[
 class RerankerOptions(RankingOptions):
     """The options of a `Reranker`."""
 
-    # what can be written down, an adapter's fields or a flag, is a file
+    # an adapter's field and a command's flag take only a file
     calibration: CalibrationOrFile = None  # type: ignore[assignment]
     on_trace: Annotated[
         Callable[[RerankTrace], object] | None,
@@ -80,25 +80,25 @@ def _with_keywords(
 
 
 class Reranker:
-    """Orders passages by a scorer's scores.
+    """Sorts passages by a scorer's scores.
 
-    `top_n` keeps that many results (`None`: all), `score_threshold` those whose shown score is at
-    least that. With `normalize` a logit is shown as its sigmoid, in (0, 1); cosines and
-    probabilities are shown as they are. The order is always that of the raw scores, because a
-    sigmoid makes ties of logits that differ; equal raw scores keep the caller's order.
+    `top_n` is the maximum number of results (`None`: all); `score_threshold` is the minimum score,
+    on the scale that is shown. With `normalize` a logit is shown as its sigmoid, in (0, 1); cosines
+    and probabilities are shown unchanged. Passages are always sorted by raw score, because
+    different logits can have equal sigmoids; ties keep the caller's order.
 
-    `timeout` is the time in seconds that one rerank may take, loading the model apart; scorers look
-    at it between two batches or requests. When it passes, or scoring fails otherwise
-    (`ScoringFailed`), `on_error="raise"` raises. `"keep"` says so in the log and ranks what is
-    scored; the rest follows in the caller's order with `scored` False, whatever the cut-offs, but
-    for `top_n` and `token_budget`. Errors of the input, of loading and of programs always raise.
+    `timeout` limits the seconds of one rerank, not counting the time to load the model; scorers
+    check it between batches or requests. If it passes, or scoring fails otherwise
+    (`ScoringFailed`), `on_error="raise"` raises. `"keep"` logs a warning and ranks the scored
+    passages; the others follow in the caller's order with `scored=False`, and only `top_n` and
+    `token_budget` cut them. Other errors, as of the input, the model's files or code, always raise.
 
-    With a `calibration` (or its file) the score shown is the probability that it gives. `cutoff`
-    has further rules for how many to keep. With `explain` the sentences of what is kept are scored
-    too, in one more call, and each result has the best one as its `evidence`; if that fails, "keep"
-    leaves the ranking without evidence. `on_trace` is called with a `RerankTrace` after each
-    rerank that had passages, on the thread that ran it. In a program that has OpenTelemetry loaded
-    each is a span too (see `telemetry`), with texts only if `trace_texts`.
+    With a `calibration` (or its file) the score is shown as a probability of relevance. See
+    `CutoffOptions` for further cut-offs. With `explain` the sentences of the kept passages are
+    scored too, in one more call, and each result gets the best one as its `evidence`; if that
+    fails, "keep" returns the ranking without evidence. `on_trace` is called with a `RerankTrace`
+    after each rerank that had passages, on the thread that ran it. If the program has loaded
+    OpenTelemetry, each rerank is also a span (see `telemetry`), with texts only if `trace_texts`.
     """
 
     @_with_keywords(RerankerOptions)
@@ -109,7 +109,7 @@ class Reranker:
 
     @classmethod
     def from_options(cls, scorer: Scorer, options: RankingOptions) -> Self:
-        """A reranker with options that are read already."""
+        """A reranker with validated options."""
         check_scorer(scorer, "scorer")
         reranker = cls.__new__(cls)
         reranker.scorer = scorer
@@ -122,7 +122,7 @@ class Reranker:
         if calibration is not None:
             calibration.check_scorer(self.scorer.name)
             if options.target_recall is not None:
-                calibration.threshold(options.target_recall)  # too few relevant pairs raise here
+                calibration.threshold(options.target_recall)  # raises for too few relevant pairs
         elif options.needs_calibration:
             raise InvalidInputError(
                 "min_probability and target_recall need a calibration, which says what a raw score "
@@ -136,52 +136,52 @@ class Reranker:
         threshold = options.score_threshold
         if threshold is not None and threshold > highest:
             raise InvalidInputError(
-                f"score_threshold is {threshold}, and no score that is shown is above {highest:g}, "
+                f"score_threshold is {threshold}, but no score that is shown is above {highest:g}, "
                 "so nothing would be kept: give one on that scale, or normalize=False and no "
                 "calibration for a threshold on raw scores"
             )
         self.calibration = calibration
         self.options = options
         self.on_trace = options.on_trace if isinstance(options, RerankerOptions) else None
-        self.told_of_blanks = False
+        self.warned_of_blanks = False
         self._watch = None if calibration is None else ScoreWatch(calibration)
         if options.token_budget is not None:
-            self._count_tokens([])  # raises here for a scorer that cannot
+            self._count_tokens([])  # raises now for a scorer that cannot
 
     def __repr__(self) -> str:
-        own = vars(self)  # not all is there where an option was refused
-        said = [repr(own["scorer"].name)] if own else []
+        own = vars(self)  # incomplete if an option was refused
+        parts = [repr(own["scorer"].name)] if own else []
         if (options := own.get("options")) is not None:
             shown = ("top_n", "score_threshold", "normalize", "timeout", "on_error", "explain")
-            said += [f"{name}={getattr(options, name)!r}" for name in shown]
-        return f"Reranker({', '.join(said)})"
+            parts += [f"{name}={getattr(options, name)!r}" for name in shown]
+        return f"Reranker({', '.join(parts)})"
 
     def rerank(
         self,
         query: str,
         passages: Iterable[str],
         top_n: int | OwnTopN | None = "own",
-        **beside: Unpack[Beside],
+        **lists: Unpack[PassageLists],
     ) -> RerankResults:
-        """Return the best passages first; `top_n` is the reranker's own unless given, and None all.
+        """Return the passages, best first; a `top_n` overrides the reranker's own, None keeps all.
 
-        Each result has its `passage`, and its `index` in `passages`, which are left as they are;
-        for `beside` see `Beside`. A passage without text is not scored: see `no_text`; a blank
-        query is told to the log once. No passages give no results, without touching the scorer.
+        Each result has its `passage` and its `index` in `passages`, which is not changed. For other
+        keywords see `PassageLists`. A passage without text is not scored: see `no_text`. The first
+        blank query logs a warning. An empty list gives no results and does not call the scorer.
         Raises `InvalidInputError` for a query or passage that is not text, for passages that have
-        no order or are a table, for a `top_n` below 1 and for an option that it does not have, and
-        whatever the scorer raises.
+        no order or are a table, for a `top_n` below 1 and for an unknown keyword, and whatever the
+        scorer raises.
         """
         limit = self.options.top_n if top_n == "own" else check_top_n(top_n)
         with time_limit(self.options.timeout):
-            asked = read_passages(query, passages, beside, self.options)
-            if not asked.pairs:
+            given = read_passages(query, passages, lists, self.options)
+            if not given.pairs:
                 return RerankResults()
-            if not self.told_of_blanks and (about := asked.warning(self.options)):
-                self.told_of_blanks = True
-                logger.warning("%s. Said once for this reranker.", about)
-            call = _Call(asked, limit, np.full(len(asked.pairs), np.nan, dtype=np.float32))
-            texts = asked.pairs if self.options.trace_texts else None
+            if not self.warned_of_blanks and (about := given.warning(self.options)):
+                self.warned_of_blanks = True
+                logger.warning("%s. Logged once per reranker.", about)
+            call = _Call(given, limit, np.full(len(given.pairs), np.nan, dtype=np.float32))
+            texts = given.pairs if self.options.trace_texts else None
             with rerank_span(limit, texts, wanted=self.options.otel_span) as end_span:
                 if self.on_trace is None and end_span is None:
                     self._run(call)
@@ -202,7 +202,7 @@ class Reranker:
             seconds["explaining"] = call.explaining
         return RerankTrace(
             passages=passage_traces(call.raw, self.shown_scores(call.raw), call.results),
-            # a server that was not reached has not said which scale it has
+            # the scale of a server that was not reached is unknown
             scale=None if np.isnan(call.raw).all() else self.scorer.scale,
             calibrated=self.calibration is not None,
             kept_by=call.kept_by,
@@ -215,11 +215,11 @@ class Reranker:
 
     def _run(self, call: "_Call") -> None:
         """Score, rank and explain."""
-        asked = call.asked
-        if asked.duplicates:
-            note({"duplicates": asked.duplicates})
-        if asked.scored:
-            chosen = CheckedPairs([asked.pairs[index] for index in asked.scored])
+        passages = call.passages
+        if passages.duplicates:
+            note({"duplicates": passages.duplicates})
+        if passages.scored:
+            chosen = CheckedPairs([passages.pairs[index] for index in passages.scored])
             score, limit = self.scorer.score, call.limit
             some_are_cut = self.options.score_threshold is not None or (
                 limit is not None and limit < len(chosen)
@@ -227,61 +227,60 @@ class Reranker:
             if some_are_cut and isinstance(self.scorer, ScoresBest):
                 score = partial(self.scorer.score_best, limit=limit, is_kept=self._is_above)
             try:
-                call.raw[asked.scored], call.failure = self._raw_scores(chosen, score)
+                call.raw[passages.scored], call.failure = self._raw_scores(chosen, score)
             except RerankError as error:
                 if isinstance(error, ScoringFailed):
-                    call.raw[asked.scored] = checked_partial(error, len(chosen))
+                    call.raw[passages.scored] = checked_partial(error, len(chosen))
                     error.partial = call.raw
-                if len(chosen) < len(asked.pairs):
-                    error.add_note("positions do not count the passages that are not scored")
+                if len(chosen) < len(passages.pairs):
+                    error.add_note("positions count only the passages that are scored")
                 raise
             if self._watch is not None:
-                self._watch.unlike(call.raw)
+                self._watch.observe(call.raw)
         if call.failure is not None:
             logger.warning(
                 "%d of %d passages were not scored and keep the order they came in: %s: %s",
-                int(np.isnan(call.raw[asked.scored]).sum()),
-                len(asked.pairs),
+                int(np.isnan(call.raw[passages.scored]).sum()),
+                len(passages.pairs),
                 type(call.failure).__name__,
                 call.failure,
             )
         self._rank(call)
-        # after a failure, the scores for an explanation would most likely fail as well
+        # after a failure, scoring the sentences would most likely fail as well
         if self.options.explain and call.failure is None:
             self._explain(call)
 
     def _rank(self, call: "_Call") -> None:
         """Set the results, best first, and the rule that cut them.
 
-        Equal raw scores keep the caller's order. A passage without a score (NaN) follows with
-        `scored` False, whatever the other cut-offs, if limit and token_budget leave room, and then
-        blank ones.
+        Ties keep the caller's order. Passages without a score (NaN) follow with `scored=False`,
+        then blank ones; only the limit and token_budget cut them.
         """
-        asked, raw = call.asked, call.raw
-        chosen = np.asarray(asked.scored, dtype=np.intp)
+        passages, raw = call.passages, call.raw
+        chosen = np.asarray(passages.scored, dtype=np.intp)
         order = chosen[np.argsort(-raw[chosen], kind="stable")]  # NaN goes last
         scored = int((~np.isnan(raw[chosen])).sum())
-        ranked, late = order[:scored].tolist(), [*order[scored:].tolist(), *asked.late]
+        ranked, late = order[:scored].tolist(), [*order[scored:].tolist(), *passages.late]
         places = np.zeros(len(raw), dtype=np.intp) if self.calibration is None else ranks(raw)
 
         def result(index: int) -> RerankResult:
-            number, passage = float(raw[index]), asked.given[index]
-            if math.isnan(number):  # the same object, so that equal results compare equal
+            number, passage = float(raw[index]), passages.given[index]
+            if math.isnan(number):  # one NaN object, so that equal results compare equal
                 return RerankResult(index, math.nan, math.nan, scored=False, passage=passage)
             shown = self.shown(number, int(places[index]))
             return RerankResult(index, shown, number, passage=passage)
 
         def tokens(index: int) -> int:
-            return self._count_tokens([check_text(asked.read[index], "read text", index)])[0]
+            return self._count_tokens([check_text(passages.read[index], "read text", index)])[0]
 
-        if (least := self.options.score_threshold) is not None:
+        if (threshold := self.options.score_threshold) is not None:
             above = [
                 *takewhile(
                     lambda index: self._is_above(float(raw[index]), int(places[index])), ranked
                 )
             ]
             if len(above) < len(ranked):
-                call.kept_by = f"score_threshold {least} leaves {len(above)}"
+                call.kept_by = f"score_threshold {threshold} leaves {len(above)}"
             ranked = above
         kept = keep(
             raw[ranked].tolist(),
@@ -309,7 +308,7 @@ class Reranker:
 
         try:
             call.results = with_evidence(
-                call.results, call.asked.pairs, call.asked.own, score=score, shown=self.shown
+                call.results, call.passages.pairs, call.passages.own, score=score, shown=self.shown
             )
         except RerankError as error:
             failed = error if isinstance(error, ScoringFailed) else None
@@ -317,7 +316,7 @@ class Reranker:
                 if failed is not None:
                     failed.partial = call.raw
                 error.add_note(
-                    "all passages were scored; scoring their sentences for explain failed, and "
+                    "all passages were scored, but scoring their sentences for explain failed; "
                     "positions count sentences"
                 )
                 raise
@@ -334,9 +333,9 @@ class Reranker:
 
     def _is_above(self, raw_score: float, rank: int = 0) -> bool:
         """Whether the score, as it is shown, reaches the threshold."""
-        least, shown = self.options.score_threshold, self.shown(raw_score, rank)
-        # a score that is shown as it is has float32's digits: a server's 0.9 is not below 0.9
-        return least is None or shown >= (float(np.float32(least)) if shown == raw_score else least)
+        low, shown = self.options.score_threshold, self.shown(raw_score, rank)
+        # a raw score is a float32, so it is compared in float32: a server's 0.9 is not below 0.9
+        return low is None or shown >= (float(np.float32(low)) if shown == raw_score else low)
 
     def _raw_scores(
         self, pairs: Sequence[Pair], score: Scoring
@@ -361,14 +360,14 @@ class Reranker:
         query: str,
         passages: Sequence[str],
         top_n: int | OwnTopN | None = "own",
-        **beside: Unpack[Beside],
+        **lists: Unpack[PassageLists],
     ) -> RerankResults:
         """`rerank` on a worker thread; cancelling the task stops it between two batches.
 
         Waiting for a thread counts as part of the `timeout`.
         """
         with time_limit(self.options.timeout):
-            return await in_worker(self.rerank, query, passages, top_n, **beside)
+            return await in_worker(self.rerank, query, passages, top_n, **lists)
 
     def shown_scores(self, raw_scores: FloatArray) -> list[float]:
         """All raw scores of a query on the scale that is shown; NaN stays."""
@@ -379,7 +378,7 @@ class Reranker:
     def shown(self, raw_score: float, rank: int = 0) -> float:
         """The raw score on the scale that is shown: see `normalize` and `calibration`.
 
-        A calibration also reads the `rank`, from 0.
+        A calibration also uses the `rank`, from 0.
         """
         if math.isnan(raw_score):
             return raw_score
@@ -390,9 +389,9 @@ class Reranker:
 
 @dataclass(slots=True)
 class _Call:
-    """One rerank: its passages, the most results, and the outcome."""
+    """One rerank: its passages, the maximum number of results, and the outcome."""
 
-    asked: Passages
+    passages: Passages
     limit: int | None
     raw: FloatArray
     results: list[RerankResult] = field(default_factory=list)

@@ -9,7 +9,7 @@ from bge_rerank_integrations.types import RerankResult
 class RerankResults(list[RerankResult]):
     """The results of a rerank, best first: a list like any other, with a table for notebooks.
 
-    The table shows no passages. A slice or a copy of it is one too.
+    The table shows no passages. A slice or a copy is a `RerankResults` too.
     """
 
     @overload
@@ -27,9 +27,9 @@ class RerankResults(list[RerankResult]):
         return RerankResults(self)
 
     def _repr_html_(self) -> str:
-        """A row for each result: its place here and the one it had, both from 1, and its scores.
+        """A row for each result: its new and its old place, both from 1, and its scores.
 
-        Whether it was scored, and where its evidence lies, have columns if a result needs them.
+        `scored` and the evidence have columns only if a result needs them.
         """
         columns: dict[str, list[object]] = {
             "place": [*range(1, len(self) + 1)],

@@ -21,8 +21,8 @@ def rerank_span(
 ) -> Iterator[EndSpan | None]:
     """Open a span around a rerank; yield a function that takes its trace, or None if not recorded.
 
-    Nothing is imported, because a program that uses OpenTelemetry has loaded it. `texts` are put
-    into the span if given. An error is recorded by its class, without its message.
+    OpenTelemetry is not imported: a program that uses it has already done so. `texts` are put into
+    the span if given. An error is recorded by its class, without its message.
     """
     opentelemetry = sys.modules.get("opentelemetry.trace")
     if opentelemetry is None or not wanted:
@@ -41,7 +41,7 @@ def rerank_span(
         if texts:
             span.set_attribute("reranker.query", texts[0][0])
         try:
-            yield lambda trace: span.set_attributes(_answered(trace, texts))
+            yield lambda trace: span.set_attributes(_attributes(trace, texts))
         except BaseException as error:
             # an exception's message may quote a server's answer
             status = opentelemetry.Status(opentelemetry.StatusCode.ERROR, type(error).__name__)
@@ -51,9 +51,9 @@ def rerank_span(
 
 @contextmanager
 def under_run(handlers: Iterable[object], run_id: object) -> Iterator[None]:
-    """Make the span that a handler keeps for a run of LangChain the current one.
+    """Make the span that a handler keeps for a LangChain run the current span.
 
-    OpenInference, OpenLLMetry and Langfuse keep one for each run, and do not make it current.
+    OpenInference, OpenLLMetry and Langfuse keep one for each run, but do not make it current.
     """
     opentelemetry = sys.modules.get("opentelemetry.trace")
     spans = () if opentelemetry is None else (_span_of(handler, run_id) for handler in handlers)
@@ -76,23 +76,23 @@ def _span_of(handler: Any, run_id: object) -> object:
     return None
 
 
-def _answered(trace: RerankTrace, texts: Sequence[Pair] | None) -> dict[str, Any]:
-    answered: dict[str, Any] = {}
+def _attributes(trace: RerankTrace, texts: Sequence[Pair] | None) -> dict[str, Any]:
+    attributes: dict[str, Any] = {}
     kept = sorted((p for p in trace.passages if p.after is not None), key=lambda p: p.after or 0)
     for side, passages in (("input", trace.passages), ("output", tuple(kept))):
         for place, passage in enumerate(passages):
             document = f"reranker.{side}_documents.{place}.document"
-            answered[f"{document}.id"] = str(passage.before)
+            attributes[f"{document}.id"] = str(passage.before)
             if passage.score is not None and side == "output":
-                answered[f"{document}.score"] = passage.score
+                attributes[f"{document}.score"] = passage.score
             if texts is not None:
-                answered[f"{document}.content"] = texts[passage.before][1]
+                attributes[f"{document}.content"] = texts[passage.before][1]
     if "model" in trace.facts:
-        answered["reranker.model_name"] = trace.facts["model"]
+        attributes["reranker.model_name"] = trace.facts["model"]
     for group in ("counts", "seconds", "facts"):
         noted: Mapping[str, Any] = getattr(trace, group)
-        answered |= {f"bge_rerank.{group}.{name}": value for name, value in noted.items()}
+        attributes |= {f"bge_rerank.{group}.{name}": value for name, value in noted.items()}
     for name in ("scale", "calibrated", "kept_by", "failure", "evidence_failure"):
         if getattr(trace, name) is not None:
-            answered[f"bge_rerank.{name}"] = getattr(trace, name)
-    return answered
+            attributes[f"bge_rerank.{name}"] = getattr(trace, name)
+    return attributes

@@ -75,7 +75,7 @@ def test_what_is_kept_without_one() -> None:
         (["--target-recall", 0.5], "need a calibration"),
         (["--min-n", 0], "min_n is 0"),
         (["--token-budget", -5], "token_budget is -5"),
-        (["--calibration", __file__], "test_rerank_cutoffs.py is no calibration"),
+        (["--calibration", __file__], "test_rerank_cutoffs.py is not a calibration"),
     ],
 )
 def test_what_cannot_be_kept_by_is_refused(options: list[object], said: str) -> None:

@@ -93,6 +93,6 @@ def test_help_shows_whole_sentences() -> None:
 
 def test_help_names_flags_and_no_python() -> None:
     shown = " ".join(run("rerank", "--help", COLUMNS="300").stdout.split())
-    assert "Most tokens of a query; by default three quarters of --max-length" in shown
+    assert "Maximum tokens of a query; by default three quarters of --max-length" in shown
     assert "How many to keep; all by default." in shown
     assert "None" not in shown

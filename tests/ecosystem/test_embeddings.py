@@ -247,7 +247,7 @@ async def test_a_given_scorer_is_asked_off_the_loop() -> None:
     assert await nodes.aget_text_embedding("ab") == [2, 0]
     assert await nodes.aget_text_embedding_batch(["ab", "b"]) == [[2, 0], [1, 0]]
     assert threading.get_ident() not in fake.threads
-    with pytest.raises(ValueError, match="beside scorer="):
+    with pytest.raises(ValueError, match="with scorer="):
         BGEEmbeddings(scorer=fake, max_length=20)
     with pytest.raises(ValueError, match="was given a scorer object"):
         pickle.dumps(nodes)

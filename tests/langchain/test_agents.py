@@ -164,7 +164,7 @@ def test_a_tool_that_writes_otherwise_is_named_once(caplog: pytest.LogCaptureFix
                 ask(caller(), [search_tool(document_prompt=prompt)], middleware).content == RERANKED
             )
     assert len(caplog.messages) == 1
-    assert "The tool 'search' writes its documents in another way" in caplog.messages[0]
+    assert "The tool 'search' formats its documents differently" in caplog.messages[0]
 
 
 def test_other_messages_pass_unchanged() -> None:
@@ -183,7 +183,7 @@ def test_other_messages_pass_unchanged() -> None:
     ("options", "message"),
     [
         ({"topn": 2}, "did you mean top_n"),
-        ({"reranker": word_overlap_rerank()}, "was given beside reranker="),
+        ({"reranker": word_overlap_rerank()}, "was given together with reranker="),
         ({"tool_names": "search"}, r"it must be a list, such as \['search'\]"),
     ],
 )

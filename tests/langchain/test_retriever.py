@@ -232,7 +232,10 @@ def test_documents_of_the_caller_are_unchanged() -> None:
     ("fields", "message"),
     [
         ({"topn": 2}, "BGERerank has no option 'topn'; did you mean top_n?"),
-        ({"reranker": word_overlap_rerank(), "top_n": 2}, "top_n was given beside reranker="),
+        (
+            {"reranker": word_overlap_rerank(), "top_n": 2},
+            "top_n was given together with reranker=",
+        ),
         ({"candidates": 0}, "greater than or equal to 1"),
         ({"candidates": "5"}, "not a number"),
         ({"base_retriever": "an index"}, "instance of Runnable"),

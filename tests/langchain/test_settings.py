@@ -175,7 +175,7 @@ def test_an_error_of_a_field_shows_neither_a_secret_nor_an_unknown_value() -> No
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"calibration": "/no/such/file"}, "/no/such/file is no calibration"),
+        ({"calibration": "/no/such/file"}, "/no/such/file is not a calibration"),
         ({"min_probability": 0.5}, "need a calibration"),
         ({"target_recall": 0.5}, "need a calibration"),
         ({"token_budget": 5}, "token_budget needs"),

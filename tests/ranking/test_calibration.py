@@ -189,7 +189,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, change: dict[str, Any]) -> No
     FITTED.save(tmp_path / "c.json")
     written = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
     (tmp_path / "c.json").write_text(json.dumps(written | change), encoding="utf-8")
-    with pytest.raises(InvalidInputError, match="is no calibration"):
+    with pytest.raises(InvalidInputError, match="is not a calibration"):
         Calibration.load(tmp_path / "c.json")
 
 
@@ -267,15 +267,15 @@ def test_scores_unlike_the_fitted_ones_are_noticed() -> None:
     calibration = fit_calibration("drawn", raw, relevant, names)
     new = hard_and_easy(60, 1)[0].reshape(60, 20)
     watch = ScoreWatch(calibration)
-    assert {watch.unlike(row) for row in new} == {None}, "the same kind of queries"
+    assert {watch.observe(row) for row in new} == {None}, "the same kind of queries"
     moved = ScoreWatch(calibration)
-    found = [moved.unlike(row - 4) for row in new]
+    found = [moved.observe(row - 4) for row in new]
     assert found[: WATCHED_QUERIES - 1] == [None] * (WATCHED_QUERIES - 1), "too few to tell"
     assert all(index is not None and index > 0.5 for index in found[WATCHED_QUERIES - 1 :])
-    back = [moved.unlike(row) for row in new]
+    back = [moved.observe(row) for row in new]
     assert back[WATCHED_QUERIES:] == [None] * (60 - WATCHED_QUERIES), "recent queries count alone"
     # a passage that was not scored does not count
-    assert watch.unlike(np.full(20, np.nan, dtype=np.float32)) is None
+    assert watch.observe(np.full(20, np.nan, dtype=np.float32)) is None
 
 
 def test_a_reranker_says_once_that_scores_are_unlike_and_each_trace_does(

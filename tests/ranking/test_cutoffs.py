@@ -176,7 +176,7 @@ def test_nothing_relevant_is_an_empty_list_and_a_reason() -> None:
         on_trace=traces.append,
     )
     assert reranker.rerank(QUERY, PASSAGES) == []
-    assert traces[0].kept_by == "min_probability 0.99 leaves none: the best is 0.953 likely"
+    assert traces[0].kept_by == "min_probability 0.99 leaves none: the best has 0.953"
 
 
 def test_what_was_not_scored_is_kept_and_traced_as_such() -> None:

@@ -245,9 +245,9 @@ INVISIBLE = "\u200b\x00 \ufeff\u2060\u00ad\ufe0f\u3164"
             " \n",
             ["a dog", ""],
             [0],
-            "The query is blank, and the order of 2 passages means nothing",
+            "The query is blank, so the order of 2 passages means nothing",
         ),
-        ("\u200b", ["a dog"], [0], "The query is blank, and the order of 1 passages means nothing"),
+        ("\u200b", ["a dog"], [0], "The query is blank, so the order of 1 passages means nothing"),
     ],
 )
 def test_blank_texts_are_said_once_and_passages_of_them_are_not_scored(
@@ -269,7 +269,7 @@ def test_blank_texts_are_said_once_and_passages_of_them_are_not_scored(
     assert scorer.pairs_scored == 2 + 2 * len(scored)
     (message,) = caplog.messages
     assert message.startswith(said)
-    assert message.endswith("Said once for this reranker.")
+    assert message.endswith("Logged once per reranker.")
 
 
 def test_a_title_does_not_give_a_passage_without_text_a_score() -> None:

@@ -104,7 +104,7 @@ def bi_encoding(
     Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`, and
     `UnsupportedModel` where the folder's prompt for a passage is not certain.
     """
-    reject_inapplicable_options(text, "no cross-encoder", model="this model")
+    reject_inapplicable_options(text, "not a cross-encoder", model="this model")
     least = len(tokenizer.single_template) + 1
     length = settings.default_length(limit, limit) if text.max_length is None else text.max_length
     query = length if text.query_max_length is None else text.query_max_length

@@ -79,7 +79,7 @@ def prompting(
 
     Raises `InvalidInputError`, with the allowed range, for lengths beyond the model's `limit`.
     """
-    reject_inapplicable_options(text, "no cross-encoder", model="this model")
+    reject_inapplicable_options(text, "not a cross-encoder", model="this model")
     prompt = PROMPTS[family] if text.prompt is None else text.prompt
     # the prompt is the caller's text, not a document's: it is literal unless all texts are parsed
     mode: SpecialTokens = "parse" if text.special_tokens == "parse" else "literal"
