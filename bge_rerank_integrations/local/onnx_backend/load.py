@@ -17,7 +17,7 @@ from bge_rerank_integrations.local.model_config import padding_id
 from bge_rerank_integrations.local.onnx_backend.encoder import GraphEncoder, GraphUse, Runtime
 from bge_rerank_integrations.local.onnx_backend.file import GraphFile, read_graph_file
 from bge_rerank_integrations.local.st_config import FolderSettings
-from bge_rerank_integrations.local.text.tokenizer import read_tokenizer
+from bge_rerank_integrations.local.text.tokenizer import read_tokenizer, token_types
 from bge_rerank_integrations.options import HubOptions
 from bge_rerank_integrations.types import Precision
 
@@ -168,15 +168,19 @@ def load_engine(
                 f"{name}: they belong to different models, or the graph has no such table, as "
                 "encoders with relative positions, and is not supported"
             )
+    runtime, types = start(graph), token_types(config)
+    if not types and "token_type_ids" in runtime.inputs:
+        why = f"{graph.path} has an input for token types, of which this says that there are none"
+        config.refuse("type_vocab_size", why)
     use = GraphUse(
         output=settings.output,
         vocabulary=config.whole("vocab_size"),
         padding=padding_id(config),
-        segments=int(config.get("type_vocab_size", 2)) > 1,
+        segments=types > 1,
         labels=label_count(config) if settings.output == "logit" else 1,
     )
     tokenizer = read_tokenizer(checkpoint, lowercase=settings.lowercase)
-    return Engine(model, checkpoint.fingerprint, tokenizer, GraphEncoder(start(graph), graph, use))
+    return Engine(model, checkpoint.fingerprint, tokenizer, GraphEncoder(runtime, graph, use))
 
 
 def check_graph_precision(asked: Precision, graph: GraphFile) -> list[str]:

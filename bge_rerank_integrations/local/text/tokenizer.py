@@ -139,7 +139,7 @@ class TextTokenizer:
         if config is not None:
             unknown = unknown_id(self._parsing, self._content)
             self._config = TokenizerConfig(folder, config, self._parsing, unknown)
-            self._types = _token_types(config)
+            self._types = token_types(config)
         if lowercase:
             self._parsing.normalizer = _lowercased(self._parsing.normalizer)
         _uncut(self._parsing)
@@ -391,7 +391,7 @@ def _no_tokenizer(folder: Path) -> str:
     return f"{folder} has no tokenizer.json; copy it from the model that this one was trained from"
 
 
-def _token_types(config: Mapping[str, Any]) -> int:
+def token_types(config: Mapping[str, Any]) -> int:
     """The rows of the model's table of token types; 0 where it has no such table."""
     if config.get("type_vocab_size") is None:
         return 2 if config.get("model_type") in TYPED_MODELS else 0

@@ -28,6 +28,7 @@ from bge_rerank_integrations.types import Backend, GraphFormat
 from tests import tiny_models
 from tests.contract.pairs import PAIRS
 from tests.contract.subjects import build_library_model
+from tests.folders import test_config
 from tests.local.llm import tiny_llms
 from tests.local.onnx_backend import onnx_models
 from tests.local.onnx_backend.conftest import Exported
@@ -224,6 +225,23 @@ def test_a_graph_of_another_model_than_its_config(
     (folder / "config.json").write_text(json.dumps({**config, key: value}), encoding="utf-8")
     with pytest.raises((CheckpointError, UnsupportedModel), match=said):
         load_scorer(str(folder), backend=backend)
+
+
+@pytest.mark.parametrize("key", test_config.KEYS["xlmr"])
+def test_a_hostile_value_beside_a_graph_is_refused_by_name_or_changes_nothing(
+    key: str, exported: Exported, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported("bert_reranker", "fp32"), tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    expected = load_scorer(str(folder), backend="onnx").score(PAIRS)
+    for value in test_config.HOSTILE:
+        (folder / "config.json").write_text(json.dumps({**config, key: value}), encoding="utf-8")
+        try:
+            found = load_scorer(str(folder), backend="onnx").score(PAIRS)
+        except (CheckpointError, UnsupportedModel) as error:
+            assert len(str(error)) < 1000  # noqa: PT017 - an error is one of two right outcomes
+        else:
+            np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def damage_graph(folder: Path) -> None:
