@@ -10,6 +10,7 @@ over samples of the questions, whose mean over all questions counts as true. Sco
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +36,16 @@ from bge_rerank_integrations.evaluate.recommend import (
     f1_by_length,
 )
 from bge_rerank_integrations.evaluate.statistics import Array, Resampling
-from bge_rerank_integrations.ranking.calibration import TOP, fit_calibration, ranks
+from bge_rerank_integrations.ranking.calibration import TOP, Calibration, fit_calibration, ranks
 from bge_rerank_integrations.ranking.cutoffs import largest_gap
 from bge_rerank_integrations.types import FloatArray
 
 SPLITS, TRIALS = 20, 500
 COLUMNS = (
-    *(
-        "data set",
-        "questions",
-        "95% interval covers, 20 / 50 questions",
-        "depth: share of the gain",
-    ),
-    *("top_n: questions with an answer", "score_threshold: relevant kept"),
-    *("calibration error / at best", "first three: error / at best", "bias"),
-    *("target_recall=0.95: recall / passages kept", "min_n=1: results, F1 / fixed number"),
+    *("data set", "questions, candidates", "95% interval covers, 20 / 50 questions"),
+    *("depth: share of the gain", "top_n: answered", "score_threshold: relevant kept"),
+    *("calibration error / at best", "first three: error / at best", "first three: bias"),
+    *("target_recall=0.95: recall / kept", "min_n=1: F1 / of a fixed number"),
 )
 
 
@@ -85,7 +81,7 @@ def row(queries: Sequence[JudgedQuery], scores: Sequence[FloatArray]) -> Iterato
     first = np.array(
         [np.argmax(r[o]) + 1 if r.any() else np.inf for r, o in zip(relevant, order, strict=True)]
     )
-    yield str(len(queries))
+    yield f"{len(queries)}, {longest}"
     yield " / ".join(coverage(gains[:, -1], number) for number in (20, 50))
     sums: dict[str, list[float]] = {"depth": [0, 0], "top_n": [0, 0], "threshold": [0, 0]}
     fitted: list[tuple[float, ...]] = []
@@ -105,12 +101,12 @@ def row(queries: Sequence[JudgedQuery], scores: Sequence[FloatArray]) -> Iterato
             add(sums["threshold"], good >= threshold.value, np.ones(len(good)))
         fitted += calibrated(scores, relevant, here, there)
     for part, whole in sums.values():
-        yield f"{part / whole:.3f}" if whole > 0 else "none chosen"
-    error, floor, top_error, top_floor, bias, recall, kept = np.mean(fitted, axis=0)
+        yield f"{part / whole:.3f}" if whole > 0 else "no gain"
+    error, floor, top_error, top_floor, bias = np.mean(fitted, axis=0)
     yield f"{error:.3f} / {floor:.3f}"
     yield f"{top_error:.3f} / {top_floor:.3f}"
     yield f"{bias:+.3f}"
-    yield "too few questions" if np.isnan(recall) else f"{recall:.3f} / {kept:.0%}"
+    yield recalled(scores, relevant)
     yield gap(queries, scores)
 
 
@@ -150,23 +146,11 @@ def calibrated(
     here: np.ndarray,
     there: np.ndarray,
 ) -> Iterator[tuple[float, ...]]:
-    """Errors of one half's calibration on the other half, and what its threshold keeps."""
+    """Errors of one half's calibration on the other half."""
     try:
-        one, other = (
-            fit_calibration(
-                "scorer",
-                np.concatenate([scores[q] for q in half]),
-                np.concatenate([relevant[q] for q in half]),
-                [str(q) for q in half for _ in scores[q]],
-            )
-            for half in (here, there)
-        )
+        one = fit(scores, relevant, here)
     except InvalidInputError:  # too few judgements
         return
-    try:
-        threshold = one.threshold(0.95)
-    except InvalidInputError:  # too few questions
-        threshold = np.nan
     places = [ranks(scores[q]) for q in there]
     rated = [
         np.array([one.probability(raw, place) for raw, place in zip(scores[q], own, strict=True)])
@@ -181,10 +165,36 @@ def calibrated(
         draws = [expected_error(said, random.random(len(said)) < said) for _ in range(20)]
         figures += [expected_error(said, true), float(np.mean(draws))]
     bias = float(said.mean() - true.mean())
-    recall = np.mean([np.mean(np.array(own) >= threshold) for own in other.relevant_scores])
-    kept = np.mean(np.concatenate([scores[q] for q in there]) >= threshold)
-    held = (np.nan, np.nan) if np.isnan(threshold) else (float(recall), float(kept))
-    yield (*figures, bias, *held)
+    yield (*figures, bias)
+
+
+def fit(
+    scores: Sequence[FloatArray], relevant: Sequence[np.ndarray], chosen: Sequence[int] | np.ndarray
+) -> Calibration:
+    """The calibration of these questions."""
+    return fit_calibration(
+        "scorer",
+        np.concatenate([scores[q] for q in chosen]),
+        np.concatenate([relevant[q] for q in chosen]),
+        [str(q) for q in chosen for _ in scores[q]],
+    )
+
+
+def recalled(scores: Sequence[FloatArray], relevant: Sequence[np.ndarray]) -> str:
+    """A question's mean recall with the threshold of all others, and the passages it keeps."""
+    rows = [tuple(raw[good].tolist()) for raw, good in zip(scores, relevant, strict=True)]
+    answered = [place for place, own in enumerate(rows) if own]
+    whole = fit(scores, relevant, range(len(scores)))
+    recall, kept = [], []
+    for place in answered:
+        others = tuple(rows[other] for other in answered if other != place)
+        try:
+            threshold = replace(whole, relevant_scores=others).threshold(0.95)
+        except InvalidInputError:
+            return "too few questions"
+        recall.append(np.mean(np.array(rows[place]) >= threshold))
+        kept.append(np.mean(scores[place] >= threshold))
+    return f"{np.mean(recall):.3f} / {np.mean(kept):.0%}"
 
 
 def expected_error(said: np.ndarray, true: np.ndarray) -> float:
@@ -206,7 +216,10 @@ def gap(queries: Sequence[JudgedQuery], scores: Sequence[FloatArray]) -> str:
         for query, best, _ in rows
     ]
     found = compare_gap(np.array(lengths), np.array(f1), Resampling(10_000, 0))
-    return f"{found.length:.1f}, {found.f1:.3f} / {found.fixed_f1:.3f} ({found.gain})"
+    cut, fixed = f"{found.f1:.3f}", f"{found.fixed_f1:.3f}"
+    if found.gain.is_clear:
+        cut, fixed = (f"**{cut}**", fixed) if found.gain.is_gain else (cut, f"**{fixed}**")
+    return f"{found.length:.1f} results: {cut} / {fixed}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ figures do not depend on how busy the machine is.
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,9 +24,10 @@ from tqdm import tqdm
 from benchmarks.models import DEFAULT_CACHE
 from benchmarks.report import describe_machine
 from bge_rerank_integrations import Scorer, load_scorer
-from bge_rerank_integrations.base.contract import checked_scores
 from bge_rerank_integrations.evaluate import JudgedQuery, Report, evaluate, read_beir
 from bge_rerank_integrations.types import FloatArray, Pair
+from bge_rerank_integrations.wrappers.cache import CachedScorer
+from bge_rerank_integrations.wrappers.sqlite_store import SqliteStore
 
 MEASURES = ("nDCG@10", "RR@10", "R@10", "Success@1")
 MINILM = "all-MiniLM-L6-v2"
@@ -112,23 +112,14 @@ def load_model(name: str, max_length: int | None = None) -> Scorer:
 def score_all(
     scorer: Scorer, queries: Sequence[JudgedQuery], folder: Path, title: str
 ) -> KnownScores:
-    """The scores of all candidates, those that are kept in the folder read from there."""
+    """The scores of all candidates; the folder keeps them for the next run."""
     folder.mkdir(parents=True, exist_ok=True)
+    cached = CachedScorer(scorer, SqliteStore(folder / "scores.sqlite"))
     known: dict[Pair, float] = {}
     for start in tqdm(range(0, len(queries), PORTION), desc=title, file=sys.stderr):
         portion = queries[start : start + PORTION]
         pairs = [(query.text, text) for query in portion for text in query.candidates.values()]
-        digest = hashlib.sha256(json.dumps([scorer.name, pairs]).encode()).hexdigest()
-        file = folder / f"{digest}.npy"
-        if file.is_file():
-            scores = np.load(file, allow_pickle=False)
-        else:
-            scores = checked_scores(scorer, pairs)
-            partial = file.with_suffix(".partial")
-            with partial.open("wb") as stream:
-                np.save(stream, scores)
-            partial.rename(file)
-        known.update(zip(pairs, scores.tolist(), strict=True))
+        known.update(zip(pairs, cached.score(pairs).tolist(), strict=True))
     return KnownScores(scorer, known)
 
 
