@@ -14,7 +14,7 @@ from llama_index_instrumentation import get_dispatcher
 from bge_rerank_integrations import InvalidInputError, load_reranker, load_scorer
 from bge_rerank_integrations import Reranker as PlainReranker
 from bge_rerank_integrations.base import trace
-from bge_rerank_integrations.base.option_group import KNOWN_ELSEWHERE, expected
+from bge_rerank_integrations.base.option_group import OTHER_NAMES, expected
 from bge_rerank_integrations.langchain import BGECrossEncoder
 from bge_rerank_integrations.langchain import BGERerank as Compressor
 from bge_rerank_integrations.llama_index import BGERerank as Postprocessor
@@ -138,7 +138,7 @@ def test_the_table_of_inapplicable_options_names_options() -> None:
     for rules in INAPPLICABLE.values():
         for names, _ in rules:
             assert set(names) <= known
-    assert set(KNOWN_ELSEWHERE.values()) <= known | set(RankingOptions.model_fields)
+    assert set(OTHER_NAMES.values()) <= known | set(RankingOptions.model_fields)
     assert expected(RankingOptions.model_fields["on_error"]) == "'raise' or 'keep'"
 
 
@@ -233,5 +233,5 @@ def test_texts_without_words_are_treated_alike_in_both_frameworks() -> None:
 
 
 def test_flag_embeddings_passage_max_length_is_explained() -> None:
-    with pytest.raises(InvalidInputError, match="max_length is the most tokens of query and passa"):
+    with pytest.raises(InvalidInputError, match="max_length limits the tokens of query and pass"):
         load_scorer("offline", passage_max_length=256)  # type: ignore[call-overload]

@@ -26,7 +26,7 @@ COLUMNS = ("query", "passage")
 
 
 class CheckedPairs(list[Pair]):
-    """Pairs whose texts have been checked: scorers around scorers pass them on as they are."""
+    """Pairs whose texts have been checked; scorers that wrap scorers pass them on unchanged."""
 
 
 def read_pairs(pairs: Iterable[Any]) -> CheckedPairs:
@@ -53,10 +53,10 @@ def read_pairs(pairs: Iterable[Any]) -> CheckedPairs:
 
 
 def check_several(things: object, what: str, remedy: str) -> Iterable[Any]:
-    """Return `things` if they are several in an order that is the caller's own.
+    """Return `things` if they are several values in an order that the caller chose.
 
-    Raises `InvalidInputError`, with the `remedy`, for a str, for what gives its keys or columns
-    in place of its values, and for a set.
+    Raises `InvalidInputError`, with the `remedy`, for a str, for a mapping or table, which iterates
+    over its keys or columns, and for a set.
     """
     problem = None
     if isinstance(things, str | bytes | Mapping) or not isinstance(things, Iterable):
@@ -106,12 +106,12 @@ def check_str(text: object, what: str, index: int | None = None) -> str:
     return text
 
 
-# controls, spaces, and letters, symbols and marks that no font draws: fillers, selectors, joiners
+# controls, spaces, and characters that no font draws: fillers, selectors, joiners
 _BLANK = regex.compile(r"[\p{Cc}\p{Cf}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]*")
 
 
 def is_blank(text: str) -> bool:
-    """Whether a reader would see nothing: only spaces, controls and characters without a shape."""
+    """Whether a text shows nothing: only spaces, controls and characters that no font draws."""
     return not "!" <= text[:1] <= "~" and _BLANK.fullmatch(text) is not None
 
 
@@ -151,8 +151,8 @@ def check_scorer(given: object, what: str) -> None:
     """
     if any(getattr_static(given, part, None) is None for part in ("name", "scale", "score")):
         raise InvalidInputError(
-            f"{what} is a {type(given).__name__}; it must have name, scale and score(pairs), as "
-            "what load_scorer gives"
+            f"{what} is a {type(given).__name__}; it must have name, scale and score(pairs), like "
+            "the result of load_scorer"
         )
 
 
@@ -162,7 +162,7 @@ def checked_scores(scorer: Scorer, pairs: Sequence[Pair]) -> FloatArray:
 
 
 def check_scores(scores: object, scorer: Scorer, pairs: int) -> FloatArray:
-    """Return the scores of so many pairs as float32.
+    """Return the scores of this many pairs as float32.
 
     Raises `ScorerContractError` or `NonFiniteScoreError` unless each pair has one finite number.
     """

@@ -1,8 +1,8 @@
-"""Stopping a rerank: when the task that asked for it is cancelled, or when its time is over.
+"""Stop a rerank when its task is cancelled or its time limit has passed.
 
-Nothing can interrupt a thread, so the work asks: between two batches, and for each hundred of the
-texts that it checks, tokenizes or joins. The flag and the limit travel in context variables, so
-scorers around scorers need not pass them on.
+Nothing can interrupt a thread, so the work checks for itself: between two batches, and before each
+hundred of the texts that it checks, tokenizes or joins. The flag and the limit are context
+variables, so that scorers that wrap scorers need not pass them on.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class Cancelled(BaseException):
 
 
 def check_cancelled() -> None:
-    """Raise `Cancelled` if the task that asked for this work no longer wants it."""
+    """Raise `Cancelled` if the task that started this work was cancelled."""
     flag = _flag.get()
     if flag is not None and flag.is_set():
         raise Cancelled
@@ -72,7 +72,7 @@ def cancellable(things: Iterable[T], doing: str | None = None) -> Iterator[T]:
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Give what runs inside so many seconds, or what is left of an outer limit; None adds none."""
+    """Limit the code inside to these seconds, or to the rest of an outer limit; None adds none."""
     if seconds is None:
         yield
         return
@@ -94,10 +94,10 @@ async def in_worker(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     """Run `call` on a worker thread, with the caller's context, and return what it returns.
 
     On cancellation the work stops at its next `check_cancelled()`; a call that has not begun is
-    dropped. Nothing here is bound to one event loop, and trio's works as asyncio's do.
+    dropped. It works on any event loop, of asyncio or trio.
     """
     if getattr(_here, "is_worker", False):
-        # a callback on a worker reranks again: waiting for another worker could wait for ever
+        # a callback on a worker reranks again: waiting for another worker could deadlock
         return call(*args, **kwargs)
     flag = threading.Event()
     context = contextvars.copy_context()
@@ -107,7 +107,7 @@ async def in_worker(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         context.run(check_cancelled)
         return context.run(call, *args, **kwargs)
 
-    trio = sys.modules.get("trio")  # a program that runs in it has loaded it
+    trio = sys.modules.get("trio")  # loaded by any program that runs in it
     try:
         if trio is not None and trio.lowlevel.in_trio_run():
             done: T = await trio.to_thread.run_sync(work, abandon_on_cancel=True)
@@ -119,10 +119,10 @@ async def in_worker(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 
 
 async def from_thread(start: Callable[[], Future[T]]) -> T:
-    """Await the future that `start` gives. It goes on when this is cancelled.
+    """Await the future that `start` returns. Cancelling this does not cancel the future.
 
-    The main thread, which signals interrupt, never takes the lock of the future or of its pool: one
-    that it left locked would stop the worker that has the result.
+    The main thread, which signals interrupt, never takes the lock of the future or of its pool: if
+    it left one locked, the worker that has the result would wait forever.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
@@ -131,7 +131,7 @@ async def from_thread(start: Callable[[], Future[T]]) -> T:
         if not answer.done():  # else it was cancelled
             set_outcome(outcome)
 
-    def tell(future: Future[T]) -> None:
+    def pass_on(future: Future[T]) -> None:
         if future.cancelled():
             return
         error = future.exception()
@@ -142,7 +142,7 @@ async def from_thread(start: Callable[[], Future[T]]) -> T:
             loop.call_soon_threadsafe(settle, *outcome)
 
     try:
-        off_main_thread(lambda: start().add_done_callback(tell))
+        off_main_thread(lambda: start().add_done_callback(pass_on))
         return await answer
     except BaseException:
         answer.cancel()
@@ -151,7 +151,7 @@ async def from_thread(start: Callable[[], Future[T]]) -> T:
 
 def _workers() -> ThreadPoolExecutor:
     # Our own pool: the loop's default one is shared with the application, whose blocking calls
-    # would starve reranking, and the other way round.
+    # would starve reranking, and vice versa.
     global _executor
     with _lock:
         if _executor is None:
@@ -169,11 +169,11 @@ def off_main_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     """Run `call` where no signal handler can interrupt it, and return what it returns.
 
     Python runs signal handlers on the main thread. An exception that one raises there (Ctrl-C, a
-    task queue's soft time limit) may leave a semaphore or a condition locked for ever. So the main
-    thread hands its work to a thread of its own and waits on a C queue, which holds nothing. If the
-    wait is interrupted, the work stops at its next `check_cancelled()`. Other threads run `call`
-    themselves. The caller's thread-local state, such as torch's modes, does not reach `call` from
-    the main thread; context variables do.
+    task queue's soft time limit) may leave a semaphore or a condition locked forever. So the main
+    thread passes its work to a thread of its own and waits on a C queue, which holds no lock. If
+    the wait is interrupted, the work stops at its next `check_cancelled()`. Other threads run
+    `call` themselves. The caller's thread-local state, such as torch's modes, does not reach `call`
+    from the main thread; context variables do.
     """
     if threading.get_ident() != threading.main_thread().ident or _exiting:
         return call(*args, **kwargs)
@@ -196,13 +196,13 @@ def off_main_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         try:
             raise error
         finally:
-            error.__context__ = cause  # not what the caller was handling when it called
-            del error  # else the traceback's frame and the error would hold one another
+            error.__context__ = cause  # not an exception that the caller was handling
+            del error  # else the traceback's frame and the error would form a cycle
     return result  # type: ignore[return-value]
 
 
 def _main_worker() -> SimpleQueue[Job | None] | None:
-    """The queue of the main thread's worker; None where the interpreter starts no more threads."""
+    """The queue of the main thread's worker; None if the interpreter starts no more threads."""
     # no lock: only the main thread comes here
     global _main_jobs
     if _main_jobs is None:
@@ -226,11 +226,11 @@ def _work(jobs: SimpleQueue[Job | None]) -> None:
             answer.put((call(), None))
         except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
             answer.put((None, error))
-        del job, copies, call, answer  # nothing of a call is held until the next one
+        del job, copies, call, answer  # do not keep a call's objects alive until the next call
 
 
 def _end_main_worker(jobs: SimpleQueue[Job | None], worker: threading.Thread) -> None:
-    """Let an interrupted call end before the interpreter takes its libraries down."""
+    """Let an interrupted call end before the interpreter shuts its libraries down."""
     global _exiting
     _exiting = True
     jobs.put(None)

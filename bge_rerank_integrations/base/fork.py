@@ -1,7 +1,7 @@
-"""Locks and computed attributes that a process may fork away from.
+"""Locks and computed attributes that are safe in a forked process.
 
-A child has only the thread that forked. A lock that another thread held stays locked there for
-ever, unless it is made anew. The locks inside libraries cannot be, so forks wait for `native_code`.
+A child process has only the thread that forked. A lock that another thread held stays locked there
+forever, unless it is replaced. Locks inside libraries cannot be, so forks wait for `native_code`.
 """
 
 import os
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Lock:
-    """A lock for `with` that is free in a forked child, whoever held it in the parent."""
+    """A lock for `with` that is free in a forked child, even if the parent had locked it."""
 
     def __init__(self) -> None:
         self.renew()
@@ -41,7 +41,7 @@ def _renew_locks() -> None:
 
 
 FORK_PATIENCE_SECONDS = 10.0
-"""How long a fork waits for other threads at most."""
+"""The longest time that a fork waits for other threads."""
 
 _inside: set[int] = set()
 _forking = _forked_inside = False
@@ -49,9 +49,9 @@ _forking = _forked_inside = False
 
 @contextmanager
 def native_code() -> Iterator[None]:
-    """Run a library that has locks of its own: no other thread forks in the meantime.
+    """Run a library that has locks of its own; no other thread forks in the meantime.
 
-    A fork waits `FORK_PATIENCE_SECONDS` at most: see `forked_in_native_code`.
+    A fork waits at most `FORK_PATIENCE_SECONDS`: see `forked_in_native_code`.
     """
     thread = threading.get_ident()
     if thread in _inside:
@@ -69,7 +69,7 @@ def native_code() -> Iterator[None]:
 
 
 def forked_in_native_code() -> bool:
-    """Whether a library's locks may be held for ever, by threads that this process has not."""
+    """Whether a library's locks may stay locked, because their threads are not in this process."""
     return _forked_inside
 
 
@@ -102,10 +102,10 @@ if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork
     )
 
 
-class cached_property(Generic[T]):  # noqa: N801  # stands for functools' own
+class cached_property(Generic[T]):  # noqa: N801  # named like functools' own
     """`functools.cached_property` without the lock that it has before Python 3.12.
 
-    That one is shared by all objects of the class. Two threads may compute the value at once; the
+    All objects of a class share that lock. Here two threads may compute the value at once; the
     first value stays.
     """
 
@@ -117,6 +117,6 @@ class cached_property(Generic[T]):  # noqa: N801  # stands for functools' own
 
     def __get__(self, instance: object, owner: type) -> T:
         if instance is None:
-            return self  # type: ignore[return-value]  # of the class, where nobody computes with it
+            return self  # type: ignore[return-value]  # read from the class
         value: T = vars(instance).setdefault(self._name, self._compute(instance))
         return value

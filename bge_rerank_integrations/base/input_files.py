@@ -68,8 +68,8 @@ def read_rows(file: Path | None, *, json_lines: bool = False) -> Iterator[tuple[
         return _parquet(file) if ending == ".parquet" else _table(file, _TABLES[ending])
     if ending == ".json":
         raise UnreadableInput(
-            f"{file} is named as one JSON document, and rows are read from lines: write one object "
-            "or text per line, or give --jsonl if the file is already like that"
+            f"{file} is named as one JSON document, but rows are read from lines: write one object "
+            "or text per line, or give --jsonl if the file already has that form"
         )
     if ending == ".trec":
         raise UnreadableInput(
@@ -89,7 +89,7 @@ def read_passages(
     """Read a passage from each row; see `read_rows` for the kinds of files.
 
     In a row of fields the text is that of `text_field`, by default the first of `TEXT_FIELDS`; the
-    title of a BEIR corpus (a "title" beside a "text" or "contents") is put before it. `id_field` is
+    title of a BEIR corpus (a "title" with a "text" or "contents") is put before it. `id_field` is
     carried as "id", the others under their own names.
     """
     passages, objects = [], True
@@ -101,8 +101,8 @@ def read_passages(
         logger.warning("there are no passages in %s", where)
     elif objects:
         logger.warning(
-            "each of the %d lines of %s is a JSON object and is scored as it stands, keys and all; "
-            "give --jsonl to score the text in it",
+            "each of the %d lines of %s is a JSON object, and all of it is scored as text; give "
+            "--jsonl to score only its text field",
             len(passages),
             where,
         )
@@ -169,7 +169,7 @@ def parse_json(place: str, line: str, hint: str = "") -> Any:
     except json.JSONDecodeError as error:
         why = f"{error.msg}, column {error.colno}"
         raise UnreadableInput(f"{place} is not JSON: {why}{hint}") from None
-    except (ValueError, RecursionError) as error:  # too long a number, too deep a nesting
+    except (ValueError, RecursionError) as error:  # a number too long, a nesting too deep
         raise UnreadableInput(f"{place} is not JSON that can be read: {error}{hint}") from None
 
 
@@ -228,7 +228,7 @@ def _table(file: Path, delimiter: str | None) -> Iterator[tuple[str, dict[str, s
                 )
             yield place, row
     except csv.Error as error:
-        raise UnreadableInput(f"{place} is no row of a table: {error}") from None
+        raise UnreadableInput(f"{place} is not a row of a table: {error}") from None
 
 
 def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

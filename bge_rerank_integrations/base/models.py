@@ -45,7 +45,7 @@ LLM_FAMILIES = frozenset({Family.CAUSAL, Family.LAYERWISE, Family.LIGHTWEIGHT})
 
 @dataclass(frozen=True, slots=True)
 class PublishedResults:
-    """Figures of one benchmark by data set, as `source` states them: nothing we measured."""
+    """Results on one benchmark by data set, as `source` states them; we did not measure them."""
 
     benchmark: str
     metric: str
@@ -68,7 +68,7 @@ class PublishedScores:
 class ModelSpec:
     """One row of the table in `models.json`, as the model card states it.
 
-    `results` are empty where no figures were found stated in words.
+    `results` are empty if no source states them as text.
     """
 
     id: str
@@ -84,7 +84,7 @@ class ModelSpec:
 
 @cache
 def known_models() -> tuple[ModelSpec, ...]:
-    """Every model of the table, in its order."""
+    """Every model in the table, in its order."""
     table = resources.files(__package__).joinpath("models.json").read_bytes()
     return TypeAdapter(tuple[ModelSpec, ...]).validate_json(table)
 
@@ -95,7 +95,7 @@ def find_model(model: str) -> ModelSpec | None:
 
 
 def nearest_model(model: str) -> str:
-    """A question that names the known model of the most similar name, or no text."""
+    """A question that names the known model with the most similar id, or an empty text."""
     names = [spec.id for spec in known_models()]
     near = difflib.get_close_matches(model, names, n=1, cutoff=0.8)
     return f"Did you mean {near[0]}? " if near and near[0] != model else ""
@@ -127,7 +127,8 @@ def family_of(config: Mapping[str, Any], model: str, *, label: int | str | None 
     if label is not None:
         if not classifier or label_count(config) == 1:
             raise InvalidInputError(
-                f"label is {label!r}, and {model} is no classifier of several labels: leave it out"
+                f"label is {label!r}, but {model} is not a classifier with several labels: leave "
+                "it out"
             )
         label_index(config, model, label)
     if architecture in _LLM_ARCHITECTURES:
@@ -157,7 +158,7 @@ def family_of(config: Mapping[str, Any], model: str, *, label: int | str | None 
 
 
 def label_count(config: Mapping[str, Any]) -> int:
-    """The number of labels a sequence classifier has; transformers' own default is two."""
+    """The number of labels of a sequence classifier; transformers' own default is two."""
     names, number = config.get("id2label"), config.get("num_labels", 2)
     if isinstance(names, Mapping):
         return len(names)
@@ -170,9 +171,9 @@ def label_count(config: Mapping[str, Any]) -> int:
 
 
 def label_index(config: Mapping[str, Any], model: str, label: int | str) -> int:
-    """The place of a label among a classifier's logits, by its number or its name in `id2label`.
+    """The index of a label among a classifier's logits, by its number or its name in `id2label`.
 
-    Raises `InvalidInputError`, with the labels there are, for any other.
+    Raises `InvalidInputError`, which lists the labels, for any other.
     """
     names = _label_names(config)
     if isinstance(label, str) and names.count(label) == 1:

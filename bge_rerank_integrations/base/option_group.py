@@ -1,7 +1,7 @@
-"""How a group of options is declared, read, and complained about.
+"""Declare, read and validate groups of options.
 
-A group is a pydantic model. `read_options` reads the keywords of a caller; what is wrong is named
-with its value, the reason and the remedy, and no secret is shown.
+A group is a pydantic model. `read_options` reads the keywords of a caller; an error names the
+option, its value, the reason and the remedy, and shows no secret.
 """
 
 import difflib
@@ -59,12 +59,12 @@ def real_number(given: object) -> float | None:
     return float(given)
 
 
-def count_from(least: int, given: object, name: str, remark: str = "") -> int:
-    """The whole number; raises `InvalidInputError` for anything else, or less than `least`."""
+def count_from(low: int, given: object, name: str, remark: str = "") -> int:
+    """The whole number; raises `InvalidInputError` for anything else and for less than `low`."""
     number = whole_number(given)
-    if number is None or number < least:
+    if number is None or number < low:
         raise InvalidInputError(
-            f"{name} is {given!r}; it must be a whole number from {least}{remark}"
+            f"{name} is {given!r}; it must be a whole number from {low}{remark}"
         )
     return number
 
@@ -121,7 +121,7 @@ else:
     Place = Annotated[
         str, BeforeValidator(lambda given: os.fspath(given) if isinstance(given, Path) else given)
     ]
-    Text = Annotated[  # bytes are no text
+    Text = Annotated[  # bytes are not text
         str, Field(strict=True), AfterValidator(lambda v, info: check_text(v, info.field_name))
     ]
     Label = Annotated[int | str, BeforeValidator(_label)]
@@ -131,7 +131,7 @@ Seconds = Annotated[RealNumber, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[RealNumber | None, Field(gt=0, lt=1)]
 
 
-KNOWN_ELSEWHERE = {
+OTHER_NAMES = {
     "top_k": "top_n",
     "threshold": "score_threshold",
     "min_score": "score_threshold",
@@ -144,11 +144,11 @@ KNOWN_ELSEWHERE = {
     "model_name_or_path": "model",
     "url": "base_url",
 }
-"""Names of other libraries' options, and the name of the same here."""
+"""Names of options in other libraries, and our names of the same options."""
 
 
 def secret_text(secret: Secret | None) -> str | None:
-    """The text of a secret, for the one place that sends it."""
+    """The text of a secret, only for the code that sends it."""
     return secret.get_secret_value() if isinstance(secret, SecretStr) else secret
 
 
@@ -157,8 +157,8 @@ def redact_validation_errors(
 ) -> Group:
     """Validate; errors name the option, its value, the reason and the remedy, and show no secret.
 
-    pydantic shows every argument or none, keys and tokens among them, so it shows none. Here a
-    number is shown, and a text that was given where no text belongs.
+    pydantic shows either no argument or every one, keys and tokens included, so it shows none here.
+    Our messages show numbers, and a text only if the option does not take text.
     """
     try:
         return handler(given)
@@ -187,27 +187,27 @@ def _redacted(cls: type[BaseModel], line: ErrorDetails, caller: str) -> InitErro
             value, shown = f"{given!r:.60}", given
         verb = "has" if isinstance(place[-1], int) else "is"
         message = f"{name} {verb} {value}; it must be {expected(field)}"
-    # `errors()` of what is raised goes into logs and answers too, and has the input of each line
-    said = PydanticCustomError(kind, "{message}", {**ctx, "message": message})
-    return InitErrorDetails(type=said, loc=(name,) if name else (), input=shown)
+    # programs log the error's `errors()` or send them to clients; they hold the input of each line
+    error = PydanticCustomError(kind, "{message}", {**ctx, "message": message})
+    return InitErrorDetails(type=error, loc=(name,) if name else (), input=shown)
 
 
 def no_such_option(name: str, options: Collection[str], caller: str) -> str:
-    """A message that names the nearest of the caller's options."""
-    said = f"{caller} has no option {name!r}"
+    """A message that names the caller's option with the most similar name."""
+    message = f"{caller} has no option {name!r}"
     if name == "passage_max_length":
         return (
-            f"{said}: max_length is the most tokens of query and passage together, "
-            "query_max_length of the query; FlagEmbedding's rerankers ignore it as well"
+            f"{message}: max_length limits the tokens of query and passage together, "
+            "query_max_length those of the query; FlagEmbedding's rerankers ignore it as well"
         )
-    near = KNOWN_ELSEWHERE.get(name)
+    near = OTHER_NAMES.get(name)
     if near not in options:
         near = next(iter(difflib.get_close_matches(name, options, n=1)), None)
-    return f"{said}; did you mean {near}?" if near else said
+    return f"{message}; did you mean {near}?" if near else message
 
 
 def kinds(annotation: Any) -> Iterator[Any]:
-    """The types that an annotation is made of, each Literal and tuple whole."""
+    """The types in an annotation; a Literal or tuple stays whole."""
     if get_origin(annotation) is Literal or not get_args(annotation):
         yield annotation
     elif get_origin(annotation) is Annotated:
@@ -241,8 +241,8 @@ def expected(field: FieldInfo) -> str:
             words.append(f"a list of {'whole numbers' if whole else 'names'}")
         elif kind is not NoneType:
             words.append(names.get(kind) or f"a {kind.__name__}")
-    said = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-    return f"{said}, or None" if NoneType in types else said
+    text = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    return f"{text}, or None" if NoneType in types else text
 
 
 class Options(BaseModel):
@@ -269,7 +269,7 @@ class Options(BaseModel):
     _bge_errors = model_validator(mode="wrap")(redact_validation_errors)
 
     def group(self, group: type[Group]) -> Group:
-        """These options' values of a group that they are composed of."""
+        """The options of one of the groups that this group is composed of."""
         return group.model_construct(**{name: getattr(self, name) for name in group.model_fields})
 
     def given(self) -> dict[str, Any]:
@@ -281,12 +281,12 @@ class Options(BaseModel):
         }
 
     def values(self) -> tuple[Any, ...]:
-        """All values, in the order of their declaration: equal ones ask for the same."""
+        """All values, in the order of their declaration, so that equal options compare equal."""
         return tuple(getattr(self, name) for name in type(self).model_fields)
 
 
 def read_options(cls: type[Group], given: Mapping[str, Any], *, caller: str) -> Group:
-    """The options of a function's caller; raises `InvalidInputError` naming what is wrong."""
+    """The validated options of a function's caller; raises `InvalidInputError`."""
     try:
         return cls.model_validate(dict(given), context={"caller": caller})
     except ValidationError as error:
@@ -295,7 +295,7 @@ def read_options(cls: type[Group], given: Mapping[str, Any], *, caller: str) -> 
 
 
 def write_out(function: Callable[..., Any], cls: Any) -> Any:
-    """The function, with the options that its `**options` are read as in its signature."""
+    """The function, with the options of `cls` in its signature instead of `**options`."""
     own, hints = signature(function), get_type_hints(cls)
     options = [
         Parameter(name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[name])

@@ -1,7 +1,7 @@
 """The proxy that the environment names for a server or the hub.
 
-The HTTP library reads the same variables, but knows neither ranges of addresses nor this machine,
-and cannot be used at all if one of them names a proxy that it does not support.
+The HTTP library reads the same variables, but handles neither ranges of addresses nor this machine,
+and fails altogether if one of them names a proxy that it does not support.
 """
 
 import ipaddress
@@ -30,9 +30,9 @@ class Proxy:
 def find_proxy(address: Address) -> Proxy | None:
     """The proxy of `HTTP_PROXY`, `HTTPS_PROXY` or `ALL_PROXY` for this address; None without one.
 
-    A server on this machine is asked directly, and so is one that `NO_PROXY` names. Raises
-    `InvalidInputError` for a proxy of another kind than HTTP and SOCKS5, and `MissingExtra` for
-    SOCKS without its package.
+    A server on this machine, or one that `NO_PROXY` names, is reached without a proxy. Raises
+    `InvalidInputError` for a proxy that is neither HTTP nor SOCKS5, and `MissingExtra` for SOCKS
+    without its package.
     """
     found = getproxies()
     kind = "https" if address.encrypted else "http"
@@ -45,7 +45,7 @@ def find_proxy(address: Address) -> Proxy | None:
         url = f"http://{url}"
     try:
         parts = urlsplit(url)
-        host, _port = parts.hostname or "", parts.port  # raises for a port that is none
+        host, _port = parts.hostname or "", parts.port  # raises for an invalid port
     except ValueError:
         host = ""
     if not re.fullmatch(r"[\w.:-]+", host, re.ASCII) or parts.scheme not in _SCHEMES:
@@ -56,7 +56,7 @@ def find_proxy(address: Address) -> Proxy | None:
         )
     if parts.scheme.startswith("socks") and find_spec("socksio") is None:
         missing = MissingExtra("socksio", "socks")
-        missing.msg = f"{variable} names a SOCKS proxy, and {missing}"
+        missing.msg = f"{variable} names a SOCKS proxy, but {missing}"
         raise missing
     return Proxy(variable, url, encrypted=parts.scheme == "https")
 

@@ -73,7 +73,7 @@ class RerankTrace:
     def _repr_html_(self) -> str:
         """Tables for a notebook: the passages with ranks from 0, and everything else."""
         passages = [[p.before, p.after, p.score, p.raw_score] for p in self.passages]
-        said = {
+        details = {
             "scale": self.scale,
             "calibrated": "yes" if self.calibrated else "no",
             "kept by": self.kept_by,
@@ -84,7 +84,7 @@ class RerankTrace:
             **self.facts,
         }
         ranks = html_table(["before", "after", "score", "raw score"], passages)
-        return ranks + html_table(["", ""], [row for row in said.items() if row[1] is not None])
+        return ranks + html_table(["", ""], [row for row in details.items() if row[1] is not None])
 
 
 @dataclass(slots=True)
@@ -109,7 +109,7 @@ def recording() -> Iterator[Recorder]:
 
 
 def is_recorded() -> bool:
-    """Whether anybody asked for a trace of the present rerank."""
+    """Whether a trace of the current rerank is recorded."""
     return _recorder.get() is not None
 
 
@@ -124,9 +124,9 @@ def note(counts: Mapping[Count, int], facts: Mapping[str, str] | None = None) ->
 
 @contextmanager
 def timed(stage: Stage) -> Iterator[None]:
-    """Add the time that passes inside to a stage of the present rerank, if it is recorded.
+    """Add the time that passes inside to a stage of the current rerank, if it is recorded.
 
-    Stages do not nest. Cores and devices that work side by side can spend more than passes.
+    Stages do not nest. The times of parallel cores and devices can add up to more than the total.
     """
     recorder = _recorder.get()
     if recorder is None:

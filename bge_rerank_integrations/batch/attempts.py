@@ -1,7 +1,7 @@
 """A record of the rows being scored, so that the death of a worker can be traced to a row.
 
 Each shard being scored has a file. After a worker dies, the rows it was scoring are scored one by
-one. A row that three workers died of is not tried again.
+one. A row that killed three workers is not tried again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEATHS_OF_A_SHARD = 30
 
 
 class Attempts(BaseModel):
-    """The attempts to score one shard: the rows `start` to `stop` are being scored, or none yet."""
+    """The attempts to score one shard; rows `start` to `stop` are being scored, if any."""
 
     file: Path = Field(exclude=True)
     start: int = 0
@@ -34,7 +34,7 @@ class Attempts(BaseModel):
 
     @classmethod
     def read(cls, file: Path, *, shard: int) -> Attempts:
-        """The attempts so far; a file that is there was left by a worker that died.
+        """The attempts so far; an existing file was left by a worker that died.
 
         Raises `RerankError` if workers died so often that no single row can be the cause.
         """

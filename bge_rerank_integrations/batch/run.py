@@ -1,8 +1,8 @@
 """Rerank files of pairs with a pool of Ray Data actors, each with its own scorer.
 
-The input is cut into shards of consecutive rows. Only the shards' places travel through Ray: a
-worker reads a shard, scores it and writes its results to the output folder in one step. Shards in
-the folder are done; a killed run resumes with the others. The other files of `batch/` know no Ray.
+The input is cut into shards of consecutive rows. Ray carries only the shards' positions: a worker
+reads a shard, scores it and writes its results to the output folder in one step. Shards in the
+folder are done; a killed run resumes with the others. No other file of `batch/` uses Ray.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CPUS_PER_WORKER = 4
 """The default on machines without GPUs: each worker has its own copy of the weights."""
 
 LOST_POOLS = 3
-"""Pools of workers that may be lost one after another without finishing a shard."""
+"""How many pools of workers may be lost in a row without finishing a shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def rerank_files(
 
     Raises `InvalidInputError` for an invalid input or option, for a file that cannot be read, and
     for a folder that was created with another input, other columns or another scorer;
-    `MissingExtra`; and errors that no row can be the cause of, such as `ModelNotFound`.
+    `MissingExtra`; and errors that no row can cause, such as `ModelNotFound`.
     """
     began = time.monotonic()
     if not callable(load):
@@ -208,7 +208,7 @@ class _Worker:
 
     def _failed_rows(self, shard: Shard) -> int:
         job = self._job
-        if job.folder.is_done(shard.number):  # by a worker whose end Ray did not hear of
+        if job.folder.is_done(shard.number):  # by a worker whose result did not reach Ray
             return 0
         attempts = Attempts.read(job.folder.attempts_file(shard.number), shard=shard.number)
         if self._scorer is None:
@@ -218,7 +218,7 @@ class _Worker:
                 raise InvalidInputError(
                     f"load gave a {type(scorer).__name__} without name, scale and score(pairs)"
                 )
-            # not where the run begins, because the precision depends on the worker's device
+            # not at the start of the run, because the precision depends on the worker's device
             job.folder.claim_scorer(scorer.name, scorer.scale)
             self._scorer = scorer
         scored, failed = score_rows(
@@ -280,7 +280,7 @@ def _ray() -> Iterator[list[dict[str, float]]]:
         logger.setLevel(logging.CRITICAL)
         if not ray.is_initialized():
             if LOG_LEVEL not in os.environ:
-                # or Ray reports the danger for restarts that `_outcomes` deals with
+                # else Ray warns of lost arguments, which `_outcomes` handles
                 os.environ[LOG_LEVEL] = "fatal"
                 afterwards.callback(os.environ.pop, LOG_LEVEL)
             cluster = os.environ.get("RAY_ADDRESS")

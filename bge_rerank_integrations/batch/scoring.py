@@ -32,7 +32,7 @@ ROW_ERRORS = (InvalidInputError, NonFiniteScoreError, OutOfMemoryError)
 """Errors that a single pair can cause; any other of ours would affect every row."""
 
 UNEXPECTED_ROWS = 10
-"""Rows of a shard that may raise what no scorer should; beyond that, the rows are not at fault."""
+"""Rows of a shard that may raise unexpected errors; beyond that, the rows are not at fault."""
 
 RAISED = "raised twice while this row was scored alone"
 

@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def in_shell_words(message: str, options: Mapping[str, Sequence[str]]) -> str:
-    """Replace the Python names of options in a message by the shell's.
+    """Replace the Python names of options in a message with those of the shell.
 
     `options` maps a Python name to the option, and to its negation if there is one. `top_n=3`
     becomes `--top-n 3`, `normalize=False` becomes `--no-normalize`. A name of one word is replaced

@@ -16,30 +16,30 @@ from bge_rerank_integrations.load import load_scorer
 from bge_rerank_integrations.options import ScorerOptions
 
 ROWS_FAILED = 3
-"""The exit code where all is done and some rows have no score."""
+"""The exit code if the run is complete but some rows have no score."""
 
 
 @option.with_flags
 def batch(
     inputs: Annotated[list[Path], typer.Argument(help="Parquet or .jsonl files, or folders.")],
     *,
-    output: Annotated[Path, typer.Option(help="Folder of results; the same one to go on.")],
+    output: Annotated[Path, typer.Option(help="Folder for the results; give it again to resume.")],
     query_column: Annotated[str, typer.Option(help="Column of the query.")] = "query",
     passage_column: Annotated[
-        str | None, typer.Option(help="'passages' or 'passage' if left out.")
+        str | None, typer.Option(help="By default 'passages' or 'passage'.")
     ] = None,
     query_id_column: Annotated[
-        str | None, typer.Option(help="'query_id' if left out and there.")
+        str | None, typer.Option(help="By default 'query_id', if the input has it.")
     ] = None,
     carry: Annotated[
         list[str] | None, typer.Option(help="Column to copy into the results; may be repeated.")
     ] = None,
-    shard_rows: Annotated[int, typer.Option(min=1, help="Rows that are done at once.")] = 1000,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows per shard.")] = 1000,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Most workers; what fits if left out.")
+        int | None, typer.Option(min=1, help="Maximum workers; by default as many as fit.")
     ] = None,
-    cpus: Annotated[float | None, typer.Option(min=0, help="CPUs of a worker.")] = None,
-    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of a worker.")] = None,
+    cpus: Annotated[float | None, typer.Option(min=0, help="CPUs per worker.")] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs per worker.")] = None,
     normalize: Annotated[
         bool, typer.Option(help="Show a logit as its sigmoid, between 0 and 1.")
     ] = True,
@@ -56,13 +56,13 @@ def batch(
     again to resume an interrupted run.
 
     The workers are Ray's: on the cluster that RAY_ADDRESS names, else on this machine. Exits with
-    3 if all is done and some rows have no score.
+    3 if the run is complete but some rows have no score.
     """
     from bge_rerank_integrations.batch.run import Columns, rerank_files
 
     # a worker may have another working directory
     place = str(Path(model).absolute()) if Path(model).is_dir() else model
-    with redirect_stdout(sys.stderr):  # Ray speaks of its workers there
+    with redirect_stdout(sys.stderr):  # where Ray reports its workers
         report = rerank_files(
             inputs,
             output,

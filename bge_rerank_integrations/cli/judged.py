@@ -32,7 +32,7 @@ _SCORES = "rerank-scores.sqlite"
 
 
 class JudgedData(Options):
-    """Where judged queries are read from."""
+    """The options that say where to read judged queries."""
 
     data: Place | None = None
     """BEIR folder: corpus.jsonl, queries.jsonl, qrels, and a *.trec run."""
@@ -43,7 +43,7 @@ class JudgedData(Options):
     judged: Place | None = None
     """JSON lines of judged queries; see above."""
     depth: Count = None
-    """Most candidates of each query of a BEIR folder; by default all for eval, else 20."""
+    """Maximum candidates per query of a BEIR folder; by default all for eval, else 20."""
     queries: Count = None
     """Use only the first N queries."""
 
@@ -71,11 +71,11 @@ def evaluate_models(
         typer.Option(help=f"Hub id, folder or 'offline'; may be repeated. [{DEFAULT_MODEL}]"),
     ] = None,
     max_length: Annotated[
-        list[int] | None, typer.Option(help="Most tokens of a pair; may be repeated.")
+        list[int] | None, typer.Option(help="Maximum tokens of a pair; may be repeated.")
     ] = None,
     cutoff_layers: Annotated[
         list[int] | None,
-        typer.Option(help="Layer of an LLM reranker that scores; may be repeated."),
+        typer.Option(help="Layer at which an LLM reranker scores; may be repeated."),
     ] = None,
     measure: Annotated[
         list[str] | None,
@@ -93,7 +93,7 @@ def evaluate_models(
     ] = None,
     score_cache: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help=f"Keeps scores; by default {_SCORES} beside the data."),
+        typer.Option(metavar="FILE", help=f"Caches scores; by default {_SCORES} next to the data."),
     ] = None,
     as_json: option.AsJson = False,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 10_000,
@@ -103,18 +103,18 @@ def evaluate_models(
 ) -> None:
     """Measure what reranking adds on judged questions.
 
-    Recommends settings where it helps. Questions, passages and judgements are those of a BEIR
-    folder; the candidates are those of your retriever's TREC run. Intervals are 95% bootstrap
-    intervals over the questions. Each --model is compared at each --max-length and at each of
-    --cutoff-layers, where it computes no deeper layer.
+    If reranking helps, settings are recommended. Questions, passages and judgements come from a
+    BEIR folder, candidates from your retriever's TREC run. Intervals are 95% bootstrap intervals
+    over the questions. Each --model is compared at each --max-length and each of --cutoff-layers,
+    and computes no deeper layer.
 
-    Scores are kept as they come, without texts: a run that was stopped goes on where it was, and
-    another with more models scores no pair again. ":memory:" keeps no file. Of scores from the file
-    no time is measured.
+    Scores are cached as they come, without texts: a run that was stopped resumes, and a later run
+    with more models scores no pair again. ":memory:" writes no file. Scores from the file are not
+    timed.
 
-    A terminal gets tables, and code to paste. Otherwise, and with --json, one JSON object holds
-    everything, the texts of the questions that changed most included. --recommendation writes what
-    BGERerank(**options) takes.
+    A terminal gets tables, and code to paste. Otherwise, and with --json, the output is one JSON
+    object with everything, including the texts of the questions that changed most. --recommendation
+    writes options for BGERerank(**options).
     """
     from bge_rerank_integrations.evaluate import comparison, page
 
@@ -132,7 +132,7 @@ def evaluate_models(
             pass  # raises for a layer that the model lacks, before anything is scored
     layers = [[layer] for layer in cutoff_layers or ()]
     rerankers = _each_of(models, options, {"max_length": max_length, "cutoff_layers": layers})
-    # an address alone does not say which model scores, now and in another run
+    # an address alone does not say which model it serves, now or in a later run
     unnamed = any(is_address(name) and not may_be_tag(name) for name in models)
     place = score_cache or (":memory:" if unnamed else str(data / _SCORES))
     report = comparison.evaluate(
@@ -159,7 +159,7 @@ def evaluate_models(
 def _ready_to_paste(
     report: Report, rerankers: Mapping[str, dict[str, Any]], file: Path | None
 ) -> str:
-    """Lines for the best reranker with its recommended options, which the file gets too."""
+    """Code for the best reranker with its recommended options; the file gets the options too."""
     from bge_rerank_integrations.evaluate.report import code_to_paste
 
     chosen = {result.name: result.recommendation for result in report.rerankers}
@@ -182,8 +182,8 @@ def _each_of(
     for model in models:
         for values in itertools.product(*given.values()):
             chosen = dict(zip(given, values, strict=True))
-            said = [f"{name}={value}" for name, value in chosen.items() if len(given[name]) > 1]
-            found[" ".join([model, *said])] = {"model": model, **options.given(), **chosen}
+            shown = [f"{name}={value}" for name, value in chosen.items() if len(given[name]) > 1]
+            found[" ".join([model, *shown])] = {"model": model, **options.given(), **chosen}
     return found
 
 

@@ -1,4 +1,4 @@
-"""`bge-rerank models`: BGE's models, which are here, and what is published of them."""
+"""`bge-rerank models`: BGE's models, those on this machine, and published results."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ def models(
 
     With NAMES, describe each: family, languages, size, limits, licence, and published results, from
     its card if that is cached or can be fetched, and from this package. With --compare, put results
-    side by side, those of all models without NAMES. This package measured none of them.
+    side by side, of all models if no NAMES are given. This package did not measure them.
 
     Any other cross-encoder with one label, or embedder, can be named by its hub id or folder.
     """

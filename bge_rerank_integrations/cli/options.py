@@ -1,4 +1,4 @@
-"""The flags of the commands: those of several commands, and those made of the package's options."""
+"""The flags of the commands: shared ones, and those made from the package's options."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,13 +17,11 @@ from bge_rerank_integrations.options import SECRETS
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, also on a terminal.")]
 ShowProgress = Annotated[
     bool | None,
-    typer.Option(
-        "--show-progress/--no-progress", help="By default if the errors go to a terminal."
-    ),
+    typer.Option("--show-progress/--no-progress", help="By default if stderr is a terminal."),
 ]
 Model = Annotated[str, typer.Option(help="Hub id, folder or 'offline'.")]
 
-# a secret on the command line would stand in the list of processes
+# a secret on the command line would be visible in the list of processes
 NOT_FLAGS = SECRETS | {"show_progress", "use_fp16", "on_trace", "trace_texts"}
 NAMES = {"score_threshold": "--threshold", "base_url": "--url"}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -36,7 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 class Only:
-    """In the annotation of a group: the options of it that the command takes."""
+    """An annotation of a group: the command takes only these of its options."""
 
     def __init__(self, *names: str) -> None:
         self.names = frozenset(names)
@@ -46,7 +44,7 @@ class Only:
 
 
 class Except(Only):
-    """In the annotation of a group: the options of it that the command does not take."""
+    """An annotation of a group: the command takes all of its options but these."""
 
     def __contains__(self, name: str) -> bool:
         return name not in self.names
@@ -109,7 +107,7 @@ def _number(kind: type[int | float], text: str) -> int | float | str:
     try:
         return kind(text)
     except ValueError:
-        return text  # which the group of options refuses, with its name and what it must be
+        return text  # the group of options refuses it with a better message
 
 
 def _in_shell_words(description: str, fields: Mapping[str, FieldInfo]) -> str:

@@ -1,4 +1,4 @@
-"""`bge-rerank rerank`: passages of the command line, a file or a stream, in order."""
+"""`bge-rerank rerank`: rank passages from the command line, a file or a stream."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bge_rerank_integrations.cli import options as option
 from bge_rerank_integrations.errors import InvalidInputError, RerankError, UnreadableInput
 from bge_rerank_integrations.load import RerankerLoadOptions, load_reranker
 
-LEAST_ESTIMATED = 200
+MIN_ESTIMATED = 200
 """With fewer passages no time is estimated: a sample would be a large part of them."""
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def rerank(
     Passages are the arguments after QUERY, else those of --file, else those of standard input: each
     line, in UTF-8, or each row of a file in .jsonl, .ndjson, .csv, .tsv (with a header) or
     .parquet. A row's passage is its "passage", "text", "content", "contents" or "page_content"; a
-    "title" beside a "text" or "contents" is put before it. The other fields are carried through,
-    except for index, score, raw_score, scored and, with --explain, evidence, which are written
-    anew. Put -- before a query or passage that begins with a dash.
+    "title" is put before a "text" or "contents". The other fields are copied to the results, except
+    for index, score, raw_score, scored and, with --explain, evidence, which are written anew. Put
+    -- before a query or passage that begins with a dash.
 
     If scoring takes a minute or longer, an estimate is printed before it begins.
 
@@ -80,7 +80,7 @@ def rerank(
     by the same object with "results" instead of "passages".
 
     A private model needs HF_TOKEN in the environment. The key of a server at --url comes from
-    BGE_RERANK_API_KEY or the variable of its dialect, and --model is the model it is asked for.
+    BGE_RERANK_API_KEY or the variable of its dialect, and --model is the model to request from it.
     """
     if show_progress is None:  # a bar for every line of a stream of requests would be noise
         show_progress = query is not None and options.base_url is None and sys.stderr.isatty()
@@ -102,7 +102,7 @@ def rerank(
     if not given:
         return
     reranker, texts = load(), [passage.text for passage in given]
-    if len(texts) >= LEAST_ESTIMATED and options.base_url is None and options.timeout is None:
+    if len(texts) >= MIN_ESTIMATED and options.base_url is None and options.timeout is None:
         quiet = load_reranker(
             model, **{**options.given(), "show_progress": False, "explain": False}
         )
@@ -123,7 +123,7 @@ def _say_how_long(
 ) -> None:
     """Print an estimate if scoring takes a minute or longer.
 
-    It comes from a sample: more and more texts until they take a second or are a twentieth.
+    It comes from a sample that grows until it takes a second or has a twentieth of the texts.
     """
 
     def seconds(some: Sequence[str]) -> float:
@@ -132,7 +132,7 @@ def _say_how_long(
         return clock() - begin
 
     number, spent, sample = 1, 0.0, texts[:1]
-    logging.disable(logging.WARNING)  # the run says it with its own numbers
+    logging.disable(logging.WARNING)  # the run logs the same with its own numbers
     try:
         seconds(sample)  # the first call is slower
         while spent < 1 and number <= len(texts) // 40:
@@ -140,14 +140,13 @@ def _say_how_long(
             sample = texts[number // 2 :: len(texts) // number]
             spent = seconds(sample)
     except RerankError:
-        return  # the run meets it too, and then names the position in the whole input
+        return  # the run raises it too, with the position in the whole input
     finally:
         logging.disable(logging.NOTSET)
     minutes = round(spent * len(texts) / len(sample) / 60)
     if minutes >= 1:
         needed = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-        said = f"scoring {len(texts):,} passages takes about {needed}"
-        print(f"bge-rerank: {said}", file=sys.stderr)
+        print(f"bge-rerank: scoring {len(texts):,} passages takes about {needed}", file=sys.stderr)
 
 
 def _answer_requests(file: Path | None, load: Callable[[], Reranker], *, explain: bool) -> None:

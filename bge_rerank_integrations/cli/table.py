@@ -9,7 +9,7 @@ def printable(text: str) -> str:
 
 
 def print_table(rows: Iterable[Sequence[object]], *, indent: str = "") -> None:
-    """Print rows of as many cells each, in columns; a long line is left to the terminal to wrap."""
+    """Print rows with equal numbers of cells in columns; the terminal wraps long lines."""
     cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:

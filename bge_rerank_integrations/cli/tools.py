@@ -25,10 +25,10 @@ def doctor(
     *,
     as_json: option.AsJson = False,
     model: Annotated[
-        str | None, typer.Option(help="Model to test; by default one that is here already.")
+        str | None, typer.Option(help="Model to test; by default one that needs no download.")
     ] = None,
     race: Annotated[
-        bool, typer.Option("--race", help="Time every back end and precision of --model.")
+        bool, typer.Option("--race", help="Time every backend and precision of --model.")
     ] = False,
     options: Annotated[DeviceOptions, option.Only("device", "precision")],
 ) -> None:
@@ -38,8 +38,8 @@ def doctor(
     remedies. Exits with 1 if the self-test fails.
 
     With --race the model is timed on torch, ONNX Runtime and OpenVINO in every number format that
-    this machine has, with errors against float32. Graphs are written to a temporary folder, which
-    takes five bytes for each weight.
+    this machine supports, with errors against float32. Graphs are written to a temporary folder,
+    which takes five bytes per weight.
     """
     from bge_rerank_integrations.tools.doctor import examine
     from bge_rerank_integrations.tools.race import race as timed
@@ -111,10 +111,13 @@ def verify(
     ],
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Largest difference of a raw score; 2e-5, or 0.05 in half precision."),
+        typer.Option(
+            help="Allowed difference of a raw score; by default 2e-5, or 0.05 in half precision."
+        ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write a report for a bug.")
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write a JSON report for a bug report."),
     ] = None,
 ) -> None:
     """Compare the scores of MODEL with reference libraries.
@@ -162,7 +165,7 @@ def export(
         print(json.dumps({"format": "onnx", **asdict(done), "folder": str(done.folder)}))
         return
     print(f"{done.folder}: onnx, {done.dtype}, {done.size / 1e6:.1f} MB")
-    said = f"largest {done.scale} difference to torch in float32: {done.difference:.1e}"
+    line = f"largest {done.scale} difference to torch in float32: {done.difference:.1e}"
     if done.dtype == "int8":
-        said += f"; Kendall tau {done.tau:.3f}"
-    print(f"{said} ({done.pairs} fixed pairs)")
+        line += f"; Kendall tau {done.tau:.3f}"
+    print(f"{line} ({done.pairs} fixed pairs)")

@@ -1,9 +1,9 @@
 """The arguments of sentence-transformers' `CrossEncoder`, as options that give the same scores.
 
 LangChain's class passes its `model_kwargs` to `CrossEncoder`, LlamaIndex's its
-`cross_encoder_kwargs`. By the rules of sentence-transformers 6.2 length and activation are the
-argument's, else the folder's; numbers are float32, or a graph's own; models are cached in
-`cache_folder`, else in SENTENCE_TRANSFORMERS_HOME.
+`cross_encoder_kwargs`. As in sentence-transformers 6.2, length and activation come from the
+argument, else from the folder; numbers are float32, or in a graph's own format; models are cached
+in `cache_folder`, else in SENTENCE_TRANSFORMERS_HOME.
 """
 
 import os
@@ -49,9 +49,9 @@ Truth = Annotated[bool, Field(description="it must be True or False")]
 
 
 class CrossEncoderArguments(BaseModel):
-    """The arguments of `CrossEncoder` as options of this package, which name the fields.
+    """The arguments of `CrossEncoder`; the fields have the names of this package's options.
 
-    Aliases are the arguments' present and older names; a description completes a message.
+    Aliases are the arguments' current and older names; a description completes an error message.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
@@ -78,7 +78,7 @@ class CrossEncoderArguments(BaseModel):
     num_labels: Literal[1] | None = Field(
         None,
         exclude=True,
-        description="a reranker has one label, and the score of a classifier is no relevance: "
+        description="a reranker has one label, and a classifier's score is not a relevance: "
         "leave it out",
     )
     max_length: int | None = Field(
@@ -112,7 +112,7 @@ ARGUMENTS = {
     for name, field in CrossEncoderArguments.model_fields.items()
     for alias in getattr(field.validation_alias, "choices", [field.validation_alias or name])
 }
-"""The field of each argument, by its present and older names, as in "model_kwargs.dtype"."""
+"""The field of each argument, by its current and older names, as in "model_kwargs.dtype"."""
 
 
 def read_arguments(given: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -171,8 +171,8 @@ def cross_encoder_options(
     settings = read_settings(checkpoint)
     if settings.family is not Family.ENCODER:
         raise UnsupportedModel(
-            f"{model} has no relevance head of an encoder (family: {settings.family.value}), and "
-            "sentence-transformers scores it in another way; use BGERerank or "
+            f"{model} is not an encoder with a relevance head (family: {settings.family.value}), "
+            "and sentence-transformers scores it differently; use BGERerank or "
             "BGECrossEncoder, which score it as FlagEmbedding does"
         )
     limit = position_limit(checkpoint.config)

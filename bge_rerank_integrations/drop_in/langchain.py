@@ -25,13 +25,13 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 class HuggingFaceCrossEncoder(BGECrossEncoder):
     """`langchain_community.cross_encoders.HuggingFaceCrossEncoder` on this engine.
 
-    `model_kwargs` are sentence-transformers' `CrossEncoder` arguments; a token among them is used
-    and then in no dump, repr or pickle. Scores are those of `CrossEncoder.predict`: a sigmoid,
+    `model_kwargs` are sentence-transformers' `CrossEncoder` arguments; a token among them is used,
+    but never part of a dump, repr or pickle. Scores are those of `CrossEncoder.predict`: a sigmoid,
     unless the model was saved with another activation. The model is loaded at construction. It is a
     `BGECrossEncoder` with the options that give these scores, and takes its other options too.
 
     Raises `ValueError` for an argument that is not supported, `UnsupportedModel` for a model
-    that is no cross-encoder of one label, and the errors of `load_scorer`.
+    that is not a cross-encoder with one label, and the errors of `load_scorer`.
     """
 
     def __init__(

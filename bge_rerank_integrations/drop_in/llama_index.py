@@ -21,9 +21,9 @@ class FlagEmbeddingReranker(BGERerank):
     """`llama_index.postprocessor.flag_embedding_reranker.FlagEmbeddingReranker` on this engine.
 
     Scores are raw logits, by FlagEmbedding's rule for long texts; `use_fp16` is fp16 where the
-    device computes it and float32 on a CPU. The score that a node came with, which the original
-    loses, is in metadata["retrieval_score"] of a copy, out of sight of embedder and LLM. The LLM
-    rerankers are scored as such. Raises the errors of `BGERerank`.
+    device computes it and float32 on a CPU. A node's retrieval score, which the original class
+    loses, is in metadata["retrieval_score"] of a copy, hidden from embedder and LLM. LLM rerankers
+    are scored with their own prompt and head. Raises the errors of `BGERerank`.
     """
 
     model: Annotated[ModelName, Field(frozen=True)] = "BAAI/bge-reranker-large"
@@ -52,12 +52,12 @@ class SentenceTransformerRerank(BGERerank):
     llama-index-postprocessor-sbert-rerank, by name.
 
     Scores are those of `CrossEncoder.predict`: a sigmoid, unless the model was saved with another
-    activation. With `keep_retrieval_score` the score that a node came with is in
-    metadata["retrieval_score"] of a copy, out of sight of embedder and LLM. `cross_encoder_kwargs`
-    are `CrossEncoder`'s arguments. No code from a model is run, also with `trust_remote_code`.
+    activation. With `keep_retrieval_score` a node's retrieval score is in
+    metadata["retrieval_score"] of a copy, hidden from embedder and LLM. `cross_encoder_kwargs` are
+    `CrossEncoder`'s arguments. No code from a model is run, even with `trust_remote_code`.
 
     Raises `InvalidInputError` for an argument that is not supported, `UnsupportedModel` for a
-    model that is no cross-encoder of one label, and the errors of `BGERerank`.
+    model that is not a cross-encoder with one label, and the errors of `BGERerank`.
     """
 
     model: Annotated[ModelName, Field(frozen=True)] = "cross-encoder/stsb-distilroberta-base"

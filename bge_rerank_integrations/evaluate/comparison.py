@@ -1,4 +1,4 @@
-"""Compare rerankers on judged questions: score every candidate once, then count."""
+"""Compare rerankers on judged questions: score every candidate once, then measure."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,7 +71,7 @@ def evaluate(
     show_progress: bool = False,
     score_cache: ScoreStore | None = None,
 ) -> Report:
-    """Compare rerankers, by the names given them, with each other and with no reranking.
+    """Compare named rerankers with each other and with no reranking.
 
     Every candidate of every question is scored once, each question in a separate call. Only the
     scorer and scale of a `Reranker` matter, not its `top_n`, threshold, timeout or `on_error`. A
@@ -194,7 +194,7 @@ def _checked_queries(queries: Iterable[JudgedQuery]) -> list[JudgedQuery]:
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """Shared by all rerankers: the judged questions, the measures, the depths to try."""
+    """Data for all rerankers: the judged questions, the measures, the depths to try."""
 
     queries: Sequence[JudgedQuery]
     measures: Sequence[Measure]

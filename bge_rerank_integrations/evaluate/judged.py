@@ -58,7 +58,7 @@ class JudgedQuery:
         for key, text in self.candidates.items():
             if not isinstance(key, str) or not isinstance(text, str):
                 raise InvalidInputError(
-                    f"the judged query {self.id!r} has a candidate of the id {key!r} and of type "
+                    f"the judged query {self.id!r} has a candidate with the id {key!r} and type "
                     f"{type(text).__name__}; ids and candidates must be str"
                 )
         grades = {}
@@ -114,10 +114,10 @@ def read_beir(
 
     `depth` None takes all of them. `run` is a TREC run; by default the one file *.trec of the
     folder. `qrels` are lines of three fields, as BEIR has them, or four, as TREC has; by default
-    qrels/test.tsv or qrels.tsv. Fields end at tabs, so that an id may hold blanks, and at blanks in
-    a line without a tab. A judged query that the run leaves out has no candidates: the
-    retriever found nothing, which counts. Raises `UnreadableInput` for what is missing or not as
-    it should be, such as a run whose ranks and scores give two orders.
+    qrels/test.tsv or qrels.tsv. Tabs separate fields, so that an id may hold blanks; in a line
+    without a tab, blanks do. A judged query that the run leaves out has no candidates: the
+    retriever found nothing, which counts. Raises `UnreadableInput` for missing or invalid input,
+    such as a run whose ranks and scores give two orders.
     """
     run = run or _only_run(folder)
     if qrels is None:
@@ -144,14 +144,14 @@ def read_beir(
 
 
 def read_grades(qrels: Path) -> dict[str, dict[str, int]]:
-    """By query and passage; a grade below 0, as TREC has for spam, is no more than a 0."""
+    """Grades by query and passage; a grade below 0, which TREC gives to spam, counts as 0."""
     grades: dict[str, dict[str, int]] = {}
     is_beir = False
     for place, fields in _fields(qrels):
         if fields[0] in ("query-id", "query_id"):
             is_beir = True
             continue
-        # TREC's second field is a number that means nothing; else it is half an id with a blank
+        # TREC's second field is an unused number; anything else is part of an id with a blank
         is_trec = len(fields) == 4 and re.fullmatch("Q?[0-9]+", fields[1]) is not None
         count = 4 if is_trec and not is_beir else 3
         if len(fields) != count:
@@ -170,9 +170,9 @@ def read_grades(qrels: Path) -> dict[str, dict[str, int]]:
 
 
 def _read_run(run: Path) -> dict[str, list[str]]:
-    """By query, its passages in the order of their ranks, and of their scores where ranks tie.
+    """Each query's passages in the order of their ranks, and of their scores if ranks tie.
 
-    TREC's own program goes by the scores and others by the ranks, so both must say the same.
+    TREC's own program sorts by score and others by rank, so the two must agree.
     """
     ranked: dict[str, list[tuple[int, float, str]]] = {}
     for place, fields in _fields(run):
@@ -201,14 +201,14 @@ def _only_run(folder: Path) -> Path:
     runs = sorted(folder.glob("*.trec"))
     if len(runs) != 1:
         raise UnreadableInput(
-            f"{folder} has {len(runs)} files *.trec, and candidates are read from one: name it "
+            f"{folder} has {len(runs)} files *.trec, but candidates are read from one: name it "
             "with --run"
         )
     return runs[0]
 
 
 def _texts(file: Path, wanted: Container[str], *, titled: bool = False) -> dict[str, str]:
-    """The texts of the ids that are wanted, in the order of the file."""
+    """The texts of the wanted ids, in the order of the file."""
     texts: dict[str, str] = {}
     for place, line in read_lines(file):
         row = parse_json(place, line)

@@ -1,7 +1,7 @@
 """Score every candidate once, then order and measure.
 
-An order is judged by ranks, not by scores: measures break ties by passage id, a reranker by the
-order it was given.
+The measures get ranks, not scores: they break ties by passage id, a reranker by the order it was
+given.
 """
 
 import re

@@ -17,7 +17,7 @@ from bge_rerank_integrations.evaluate.report import Report, RerankerResult
 from bge_rerank_integrations.ranking.calibration import Calibration
 
 LONGEST = 600
-"""The most characters of a text that the page shows."""
+"""The maximum characters of a text that the page shows."""
 
 
 def check_output(file: Path, *, image: bool = False) -> None:
@@ -129,7 +129,7 @@ def _chart(width: float = 7, height: float = 3.6) -> tuple[Figure, Axes]:
 
 def _uri(figure: Figure, axes: Axes) -> str:
     for text in axes.legend(fontsize="small").get_texts():
-        text.set_parse_math(False)  # a dollar sign in a name is no mathematics
+        text.set_parse_math(False)  # a dollar sign in a name is not mathematics
     drawn = io.BytesIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(drawn.getvalue()).decode("ascii")

@@ -1,7 +1,7 @@
 """Recommended settings: candidates to rerank, results to keep, and where to end the results.
 
-A setting that is judged on the questions that chose it looks too good. So each is judged once more
-by cross-validation: every fifth of the questions with the setting that the other four chose.
+A setting looks too good on the questions that chose it. So each setting is also cross-validated:
+each fifth of the questions is judged with the setting that the other four fifths chose.
 """
 
 import itertools
@@ -30,8 +30,8 @@ Questions = NDArray[np.intp]
 class Setting:
     """A value chosen on all questions, and the share that it keeps.
 
-    `kept` is the share on the questions that chose the value, `held_out` the one that is to be
-    expected on other questions. See `Recommendation` for what each setting keeps a share of.
+    `kept` is the share on the questions that chose the value, `held_out` the share to expect on
+    other questions. `Recommendation` says what each setting keeps a share of.
     """
 
     value: float
@@ -117,7 +117,7 @@ def choose_threshold(
 ) -> tuple[Setting | None, float | None]:
     """`score_threshold` and `dropped` of a `Recommendation`.
 
-    The shown scores are each question's, of its relevant and its other candidates.
+    Both arguments hold each question's shown scores, of its relevant and of its other candidates.
     """
 
     def choose(questions: Questions) -> float | None:

@@ -153,7 +153,7 @@ def verdict(result: RerankerResult, main: str, *, before: Estimate, questions: i
     if gain.low is None:
         return (
             f"Too few of the {questions} questions change to tell whether {name} helps: {figures}. "
-            "Judge more questions, better 50."
+            "Judge more questions, ideally 50."
         )
     narrow = (
         f" With only {questions} questions the interval may be too narrow."
@@ -167,8 +167,8 @@ def verdict(result: RerankerResult, main: str, *, before: Estimate, questions: i
         return f"{name} makes the order worse: {figures}.{narrow}"
     cost = f"its {_seconds(result.latency)} each" if result.latency else "the time"
     return (
-        f"No measurable difference: with {name}, {figures}. On these questions nothing shows that "
-        f"it is worth {cost}.{narrow}"
+        f"No measurable difference: with {name}, {figures}. These questions do not show that it "
+        f"is worth {cost}.{narrow}"
     )
 
 
@@ -196,31 +196,31 @@ def unmeasurable(queries: Sequence[JudgedQuery]) -> str:
 def recommended(result: RerankerResult) -> list[str]:
     """A sentence for each recommended setting."""
     found = result.recommendation
-    said = []
+    sentences = []
     if found and found.depth:
-        said.append(
+        sentences.append(
             f"Rerank the first {found.depth.value} candidates: that has {found.depth.kept:.0%} of "
             f"the gain, {found.depth.held_out:.0%} on held-out questions."
         )
     if found and found.top_n:
-        said.append(
+        sentences.append(
             f"top_n={found.top_n.value} keeps a relevant passage for {found.top_n.kept:.0%} of the "
             f"questions that have one, {found.top_n.held_out:.0%} held out."
         )
     if found and (threshold := found.score_threshold):
         others = "" if found.dropped is None else f", and drops {found.dropped:.0%} of the others"
-        said.append(
+        sentences.append(
             f"score_threshold={threshold.value} keeps {threshold.kept:.0%} of the relevant "
             f"candidates, {threshold.held_out:.0%} held out{others}."
         )
     if found and (gap := found.gap):
         advice = "min_n=1 helps" if gap.gain.is_gain else "Leave min_n out"
-        said.append(
+        sentences.append(
             f"{advice}: the largest score gap ends the results after {gap.length:.1f} on average, "
-            f"with an F1 of {gap.f1:.3f}; as many for every question have {gap.fixed_f1:.3f} "
-            f"({gap.gain})."
+            f"with an F1 of {gap.f1:.3f}; the same number for every question gives "
+            f"{gap.fixed_f1:.3f} ({gap.gain})."
         )
-    return said
+    return sentences
 
 
 def overall_verdict(
@@ -247,20 +247,20 @@ def overall_verdict(
         for name in {comparison.first, comparison.second} - {best.name}
         if best.name in (comparison.first, comparison.second)
     }
-    said = [verdicts[best.name]]
+    sentences = [verdicts[best.name]]
     if beaten := [name for name, difference in rivals.items() if difference.is_clear]:
-        said.append(f"It is measurably better than {', '.join(beaten)}.")
+        sentences.append(f"It is measurably better than {', '.join(beaten)}.")
     if level := [name for name, difference in rivals.items() if not difference.is_clear]:
-        said.append(f"No measurable difference between it and {', '.join(level)}.")
-        said += [
+        sentences.append(f"No measurable difference between it and {', '.join(level)}.")
+        sentences += [
             f"{r.name} took {_seconds(r.latency)} a question."
             for r in helping
             if r.name in level and r.latency and best.latency
             if r.latency.median < best.latency.median
         ]
     if len(results) > 2:
-        said.append("With so many comparisons a p-value near 0.05 may be chance.")
-    return " ".join(said), best.name
+        sentences.append("With so many comparisons a p-value near 0.05 may be chance.")
+    return " ".join(sentences), best.name
 
 
 def code_to_paste(options: Mapping[str, object], depth: int | None = None) -> str:

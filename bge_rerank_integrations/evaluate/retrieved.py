@@ -1,4 +1,4 @@
-"""Ask the user's retriever the user's questions, and return judged queries."""
+"""Get judged queries from the user's own retriever and questions."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -25,7 +25,7 @@ def retrieve_candidates(
     passage's id is a node's `node_id` or a document's `id`, and its text what the adapters score: a
     node's text with its metadata for embedding, a document's `page_content`. `passage_id` and
     `passage_text` read others, for example `lambda document: document.metadata["source"]`. A
-    repeated passage counts at its first place. Retrieved objects are not changed.
+    repeated passage counts at its first position. Retrieved objects are not changed.
 
     Raises `InvalidInputError` for a retriever or passage of another kind without these functions, a
     passage without an id, one id with different texts, and no questions.

@@ -1,7 +1,7 @@
 """Requests to one server, with retries, a circuit breaker, and limits on time and size.
 
 The only import of the HTTP library. Its exceptions hold the request, and with it the key, so a
-failed try is a value. Messages of errors continue the name of the server.
+failed try is a value. Error messages are phrases that follow the name of the server.
 """
 
 import asyncio
@@ -79,8 +79,8 @@ class Reply:
 class Circuit:
     """A circuit breaker: after three failures in a row, refuses requests for ten seconds.
 
-    Then one request is let through; if it fails, the rest begins again. Not thread-safe: it is used
-    on one event loop.
+    Then it lets one request through; if that fails, the ten seconds begin again. Not thread-safe:
+    it is used on one event loop.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -136,16 +136,16 @@ class Client:
         )
 
     async def send(self, request: Request) -> Reply:
-        """The server's answer, whatever its status, once no retry could change it.
+        """The server's answer, of any status that a retry would not change.
 
-        No wait that would end after the caller's time limit is begun. Raises `RemoteUnavailable`,
+        It begins no wait that would end after the caller's time limit. Raises `RemoteUnavailable`,
         also after `request_timeout`, and `RemoteAnswerError` for an answer that is too large or not
         HTTP.
         """
-        rest = self._circuit.refusal()
-        if rest is not None:
+        pause = self._circuit.refusal()
+        if pause is not None:
             raise RemoteUnavailable(
-                f"failed several times in a row; the next request is sent in {rest:.0f} s"
+                f"failed several times in a row; the next request is sent in {pause:.0f} s"
             )
         limit = self._options.request_timeout
         try:
@@ -186,11 +186,11 @@ class Client:
             self._circuit.failed()
         raise RemoteUnavailable(
             f"did not answer after {tries} {'try' if tries == 1 else 'tries'}: {reason}"
-            + ("; it asks to wait longer than there is time" if too_late and retry_after else "")
+            + ("; it asks to wait longer than the time left" if too_late and retry_after else "")
         )
 
     async def _try(self, request: Request) -> Reply | str | RemoteError:
-        """The answer; or why the connection failed, which may pass; or an error that stays."""
+        """The answer; or, if a retry may help, why the connection failed; or else an error."""
         method = "GET" if request.body is None else "POST"
         try:
             sent = httpx2.Request(
@@ -228,18 +228,18 @@ class Client:
 async def _read(response: httpx2.Response, request: Request) -> Reply | RemoteError:
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         return RemoteAnswerError("gave a compressed answer, although none was requested")
-    most = 1_000_000 + 8 * len(request.body or b"")  # echoed texts, every character escaped
+    limit = 1_000_000 + 8 * len(request.body or b"")  # echoed texts, every character escaped
     body = bytearray()
     async for block in response.aiter_raw():
         body += block
-        if len(body) > most:
-            return RemoteAnswerError(f"gave an answer of more than {most} bytes")
+        if len(body) > limit:
+            return RemoteAnswerError(f"gave an answer of more than {limit} bytes")
     reported = response.headers.get(request.status_header or "", "")
     return Reply(model_status(response.status_code, reported), response.headers, bytes(body))
 
 
 def retry_wait(tries: int, first_wait: float, retry_after: float | None = None) -> float:
-    """Seconds to wait after this many tries; at least as long as the server asked for.
+    """Seconds to wait after this many tries; at least as long as the server requests.
 
     Random below a bound that doubles, so that clients that failed together spread out.
     """
@@ -262,7 +262,7 @@ def read_retry_after(header: str | None) -> float | None:
 
 
 def model_status(status: int, reported: str) -> int:
-    """The status of an answer, or the failure that a gateway reports of the model behind it."""
+    """The status of an answer, or the status of the model behind a gateway, if it failed."""
     # exactly three digits: int() refuses very long numbers
     return int(reported) if status != 200 and re.fullmatch("[3-5][0-9]{2}", reported) else status
 
@@ -296,9 +296,9 @@ def check_success(reply: Reply, request: Request) -> None:
 
 
 def describe(reply: Reply, request: Request) -> str:
-    """The status and the error's own words, as far as they may be shown."""
-    said = describe_body(reply.body, request.private, request.key)
-    return describe_status(reply.status) + (f": {said}" if said else "")
+    """The status, and the parts of the server's error message that are safe to show."""
+    message = describe_body(reply.body, request.private, request.key)
+    return describe_status(reply.status) + (f": {message}" if message else "")
 
 
 @cache

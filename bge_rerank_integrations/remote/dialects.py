@@ -36,8 +36,8 @@ class Dialect:
     `score`, a 0 steps into a list of exactly one element. `too_large` lists the statuses that mean
     "send fewer passages". With `repeats_query`, each passage is sent with a copy of the query.
     `self_hosted` servers may run any model, so they are tested before their scores are used. With
-    `generations`, older servers speak it too: one that refuses the `options` is asked without them,
-    and one that gives no logits is asked for probabilities, and has that scale.
+    `generations`, older servers speak it too: if one refuses the `options`, they are left out; if
+    one gives no logits, probabilities are requested, and are the scale.
     """
 
     name: str

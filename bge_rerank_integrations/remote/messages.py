@@ -1,7 +1,7 @@
 """Pairs to requests, and answers to scores. An answer that may be wrong is an error.
 
-Messages of errors continue the name of the server. They contain positions and counts, never a part
-of an answer, not even a number: it may be one of a passage, or the key.
+Error messages are phrases that follow the name of the server. They contain positions and counts,
+never a part of an answer, not even a number: it may come from a passage or a key.
 """
 
 import json
@@ -79,8 +79,8 @@ _DEEPER = {"[": 1, "{": 1, "]": -1, "}": -1}
 def parse_json(body: bytes, results: int = 0) -> Any:
     """Parse strict JSON; raises `RemoteAnswerError`, also for NaN and duplicate keys.
 
-    A list of small things takes a hundred times its bytes when parsed, and no other thread runs
-    meanwhile. So JSON with more parts than so many results need is refused before it is parsed.
+    A list of small values takes a hundred times its bytes when parsed, and no other thread runs
+    meanwhile. So JSON with more parts than this many results need is refused before it is parsed.
     """
     wrong = "are not valid JSON (NaN and duplicate keys are not valid)"
     with suppress(ValueError):

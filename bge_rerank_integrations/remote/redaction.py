@@ -43,8 +43,8 @@ def describe_body(body: bytes, private: Sequence[str], key: str | None) -> str:
         text = body[:MAX_CHARACTERS].decode("utf-8", "replace")
         found = None if "<" in text else {"message": text}
     messages = dict.fromkeys(text[: 4 * MAX_CHARACTERS] for text in _messages(found, depth=0))
-    said = hide_private(" ".join(messages), private, key)
-    return said if len(said) <= MAX_CHARACTERS else said[: MAX_CHARACTERS - 1].rstrip() + "…"
+    text = hide_private(" ".join(messages), private, key)
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1].rstrip() + "…"
 
 
 def hide_private(text: str, private: Sequence[str], key: str | None) -> str:
@@ -67,26 +67,26 @@ def hide_private(text: str, private: Sequence[str], key: str | None) -> str:
             return _HIDDEN
         return word
 
-    said = " ".join(map(shown, _WORD.findall(text)))
-    return re.sub(r"(?:\*\*\*\s*){2,}", "*** ", said).strip()
+    words_shown = " ".join(map(shown, _WORD.findall(text)))
+    return re.sub(r"(?:\*\*\*\s*){2,}", "*** ", words_shown).strip()
 
 
-def holds_key(text: str, key: str | None, *, most: int = 3) -> bool:
-    """Whether the text shares more than `most` characters in a row with the key, or has all of it.
+def holds_key(text: str, key: str | None, *, limit: int = 3) -> bool:
+    """Whether the text shares more than `limit` characters in a row with the key, or all of it.
 
-    Upper and lower case are the same.
+    Case is ignored.
     """
     if key is None:
         return False
     text, key = text.casefold(), key.casefold()
-    if len(key) <= most:
+    if len(key) <= limit:
         return text == key
-    return any(key[start : start + most + 1] in text for start in range(len(key) - most))
+    return any(key[start : start + limit + 1] in text for start in range(len(key) - limit))
 
 
 def quote_name(name: object, key: str | None) -> str:
-    """The name of a model or of its kind, for a message; a key may have a word of it."""
-    return repr(_HIDDEN if holds_key(str(name), key, most=7) else str(name)[:200])
+    """The name of a model or of its kind, for a message; a key may share a word with it."""
+    return repr(_HIDDEN if holds_key(str(name), key, limit=7) else str(name)[:200])
 
 
 def _messages(found: Any, *, depth: int) -> Iterator[str]:

@@ -49,7 +49,7 @@ def _with_keywords(
 
 
 class RemoteScorer:
-    """A reranker behind an address; see `types.Scorer` for the laws it keeps.
+    """A reranker on a server; see `types.Scorer` for the laws that it obeys.
 
     `dialect` is the server's protocol, by name or as a `Dialect`; with `"auto"` the server is
     recognised at the first use. `model` is the model to request, for dialects that name models, and
@@ -118,7 +118,7 @@ class RemoteScorer:
         return event_loop.run(self._recognised)[0].scale
 
     def probe(self) -> ServerInfo:
-        """Recognise and test the server now, and return what is known of it.
+        """Recognise and test the server now; returns its dialect, model and limit.
 
         Raises `UnsupportedModel` if its model is not a reranker or its scores are not on the
         dialect's scale, and what `score` raises.

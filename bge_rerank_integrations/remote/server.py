@@ -1,4 +1,4 @@
-"""One server as one process sees it: recognised and tested at the first use, then asked for scores.
+"""The connection of one process to one server, which is recognised and tested at the first use.
 
 Created and used on the event loop of `event_loop.py`.
 """
@@ -49,15 +49,15 @@ class RemoteOptions(RequestOptions):
     model: str | None = None
     """Model to request, for dialects that name models."""
     dialect: InstanceOf[Dialect] | str = "auto"  # type: ignore[assignment]  # wider than a flag
-    """The server's protocol, by name or as a Dialect; 'auto' asks the server."""
+    """The server's protocol, by name or as a Dialect; 'auto' detects it."""
     batch_size: Count = None
-    """Most passages in a request; None: as many as the server takes."""
+    """Maximum passages in a request; None: the server's limit."""
     first_wait: Seconds = 0.5
-    """Most seconds before the first retry, doubled for each other."""
+    """Maximum seconds before the first retry; doubled for each further one."""
 
 
 class Server:
-    """A client, and what the first use found out about the server."""
+    """A client, and the dialect and information that the first use found."""
 
     def __init__(self, address: Address, options: RemoteOptions, proxy: Proxy | None) -> None:
         self.process = os.getpid()
@@ -210,18 +210,18 @@ class Server:
 
     async def _trial(self, dialect: Dialect) -> list[FloatArray | None]:
         """The scores of two sentences against each other; of the first also as probabilities."""
-        asked = [(sentence, True) for sentence in SENTENCES]
+        requests = [(sentence, True) for sentence in SENTENCES]
         if dialect.probabilities:
-            asked.append((SENTENCES[0], False))
+            requests.append((SENTENCES[0], False))
         passages: dict[str, list[int]] = {sentence: [] for sentence in SENTENCES}
         return [
             await self._ask(dialect, Chunk(query, passages), logits=logits)
-            for query, logits in asked
+            for query, logits in requests
         ]
 
 
 async def _parse(reply: Reply, results: int) -> Any:
-    """The JSON of an answer; that of a long one is parsed beside the event loop."""
+    """The JSON of an answer; a long one is parsed on another thread than the event loop's."""
     if len(reply.body) < 100_000:
         return parse_json(reply.body, results)
     return await asyncio.to_thread(parse_json, reply.body, results)
@@ -229,7 +229,7 @@ async def _parse(reply: Reply, results: int) -> Any:
 
 @contextmanager
 def _naming(source: str) -> Iterator[None]:
-    """Begin the messages of errors about a server with its name."""
+    """Put the server's name before the messages of errors about it."""
     try:
         yield
     except (RemoteError, UnsupportedModel) as error:

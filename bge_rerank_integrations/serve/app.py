@@ -1,8 +1,8 @@
 """A reranker as a Ray Serve application, for clients of TEI, Cohere, Jina and vLLM.
 
 Ray Serve provides the HTTP server, the replicas and their restarts. Requests first reach a front
-without a model, which reads them and outlives a replica of the model. A replica adds batches over
-requests and a limit on waiting pairs.
+end without a model, which reads them and survives if a replica of the model dies. A replica adds
+batches over requests and a limit on waiting pairs.
 """
 
 import hmac
@@ -218,7 +218,7 @@ class _Model:
                 f"{self._name} is an embedder: clients expect scores from 0 to 1, not cosines; "
                 "serve a reranker"
             )
-        # the same engine, without the wrappers, which cannot measure
+        # the same engine without the wrappers, which cannot measure pairs
         plain = settings.model_copy(update={"long_passages": "cut", "score_cache": None})
         measuring = plain.loaded_scorer()
         self._measuring = measuring if isinstance(measuring, MeasuresPairs) else None

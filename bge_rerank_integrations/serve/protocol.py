@@ -2,8 +2,8 @@
 
 The protocol is recognised by the request's keys, not by its path: TEI sends "texts", Cohere, Jina,
 vLLM and Infinity send "documents", NVIDIA's NIM "passages" and Mixedbread "input". An option that
-asks for other scores than ours is refused, never ignored; one that cannot change the answer is no
-error.
+asks for other scores than ours is refused, never ignored; one that cannot change the answer is
+accepted.
 
 Sources: text-embeddings-inference 1.9 (router/src/http: types.rs, server.rs), the API references of
 Cohere's /v2/rerank, Jina's /v1/rerank and SiliconFlow's, vLLM 0.32 (entrypoints/pooling), Infinity
@@ -128,28 +128,28 @@ OURS: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("instruction", "instructions", "instruct"), ()),
     **dict.fromkeys(("prompt", "prompt_name"), ()),
 }
-"""Options of these and related protocols that change scores, with the values that mean ours."""
+"""Options of these and related protocols that change scores, with the values that match ours."""
 
 UNCUT: Mapping[str, tuple[Any, ...]] = {
     "truncate": (False, "none", "start"),
     "truncation": (False,),
     "truncation_direction": ("left",),
 }
-"""Their values that matter only for texts that the model does not read whole."""
+"""Values of such options that matter only for texts that the model does not read in full."""
 
 TOKENS = {"max_tokens_per_doc": 1, "max_tokens_per_query": 1}
 CHUNKS = {"max_chunks_per_doc": 1, "overlap_tokens": 0}
-"""Options that are numbers, each with the least: the tokens and the chunks to read of a text."""
+"""Options that are numbers, with their minimum: the tokens and the chunks to read of a text."""
 
 RAW_SCORES: Mapping[str, bool] = {"raw_scores": True, "use_activation": False, "activation": False}
 """Options, each with the value that asks for logits: TEI's, and those of vLLM's releases."""
 
 COUNTS = ("top_n", "top_k")
-"""How many of the best results to return, as Cohere and Jina call it, or Voyage and Mixedbread."""
+"""How many of the best results to return: as named by Cohere and Jina, by Voyage and Mixedbread."""
 
 
 def read_call(body: bytes, *, max_passages: int) -> RerankCall:
-    """The request in a JSON body; raises `Refusal` if it cannot be answered as asked."""
+    """The request in a JSON body; raises `Refusal` if it cannot be answered."""
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError):
@@ -213,7 +213,7 @@ def refuse_changed_texts(
     """Raise `Refusal` if one of the call's limits would change a score.
 
     `lengths` are None if the scorer cannot measure texts; `windows` if it reads passages that are
-    too long in parts rather than cuts them.
+    too long in parts instead of cutting them.
     """
     if call.limits and lengths is None:
         keys = ", ".join(f'"{key}"' for key in call.limits)
@@ -289,7 +289,7 @@ def _text(value: Any, what: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A text in lower case, and as the truth value that it names."""
+    """A text in lower case, or as the truth value that it names; other values unchanged."""
     text = value.lower() if isinstance(value, str) else value
     return {"true": True, "false": False}.get(text, text) if isinstance(text, str) else text
 

@@ -1,6 +1,6 @@
 """Check an installation: what is installed, where a model would run, and whether it scores.
 
-A missing or broken optional part is reported, with what to do about it, and never raised.
+A missing or broken optional part is reported with a remedy, and never raised.
 """
 
 import platform
@@ -42,7 +42,7 @@ TESTED_TORCH = (2, 5), (2, 13)
 
 TINY = "a tiny random encoder"
 TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
-"""How far a pair's score alone may be from its score in a batch, relative to the score or to 1."""
+"""The allowed difference between a pair's score alone and in a batch, relative to it or to 1."""
 
 QUERIES = (
     "What do giant pandas eat?",
@@ -66,7 +66,7 @@ TIMED: Sequence[Pair] = tuple(
     (QUERIES[0], " ".join([f"{n}.", *(SENTENCES[(n + k) % len(SENTENCES)] for k in range(4))]))
     for n in range(50)
 )
-# What a broken torch, driver or model raises besides this package's own errors.
+# Errors of a broken torch, driver or model, in addition to this package's own.
 BROKEN = (ImportError, OSError, RuntimeError)
 
 
@@ -104,8 +104,7 @@ class Report:
     """Everything `examine` found.
 
     `packages` has the version, or None for a missing package; `plan` is that of a BGE encoder, and
-    `self_test` has the tested model's. `problems` says what is wrong or missing, each with what to
-    do about it.
+    `self_test` has the tested model's. `problems` lists what is wrong or missing, with remedies.
     """
 
     python: str

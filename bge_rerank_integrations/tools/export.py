@@ -1,4 +1,4 @@
-"""A model folder for ONNX Runtime and OpenVINO, made of an encoder's own weights and measured.
+"""Export an encoder as a model folder for ONNX Runtime and OpenVINO, and measure its error.
 
 It needs the `export` extra; load the folder with `backend="onnx"` or `"openvino"`.
 """
@@ -68,14 +68,14 @@ def export_onnx(
     """Write an encoder as a folder with `onnx/model.onnx`, its tokenizer and config.
 
     `dtype` is the number format of the layers' matrices. int8 is dynamic quantization, with seven
-    bits for a weight and one scale for each output; the table of words has eight bits and one
-    scale for each row, and the rest stays in float32. The folder appears at once, after the graph's
-    scores were compared with torch's; a failure leaves nothing.
+    bits for a weight and one scale for each output; the word embeddings have eight bits and one
+    scale for each row, and the rest stays in float32. The folder appears in one step, after the
+    graph's scores were compared with torch's; a failure leaves nothing.
 
     Raises `InvalidInputError` for the address of a server, and for a folder that exists, which
-    only `overwrite` replaces, and only if nothing but an export is in it; `UnsupportedModel` for a
-    model that is no BERT or XLM-R encoder; `CheckpointError` for a damaged one, and if a float32
-    graph is off torch by more than 1e-4; `MissingExtra`, `ModelNotFound`.
+    only `overwrite` replaces, and only if it holds nothing but an export; `UnsupportedModel` for a
+    model that is not a BERT or XLM-R encoder; `CheckpointError` for a damaged one, and if a float32
+    graph differs from torch by more than 1e-4; `MissingExtra`, `ModelNotFound`.
     """
     if dtype not in get_args(GraphFormat):
         raise InvalidInputError(
@@ -83,7 +83,7 @@ def export_onnx(
         )
     refuse_address(model)
     if model in OFFLINE_MODELS:
-        raise InvalidInputError(f"{model!r} is an ONNX graph already; load it by its name")
+        raise InvalidInputError(f"{model!r} is already an ONNX graph; load it by its name")
     with missing_extra("export"):
         from bge_rerank_integrations.local.onnx_backend.export import GRAPH_FILES, write_graph
     hub = HubOptions(
@@ -100,9 +100,9 @@ def export_onnx(
     family = _encoder_family(checkpoint)
     exact = load_scorer(model, backend="torch", device="cpu", precision="fp32", **hub.given())
     target.parent.mkdir(parents=True, exist_ok=True)
-    # beside the target, because a rename is all or nothing only within one file system
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:
-        new = Path(beside) / "new"
+    # next to the target, because a rename is atomic only within one file system
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as staging:
+        new = Path(staging) / "new"
         (new / "onnx").mkdir(parents=True)
         _copy_settings(checkpoint, new, family)
         write_graph(checkpoint, new / "onnx", family, dtype)
@@ -112,11 +112,11 @@ def export_onnx(
         difference = float(np.abs(expected - found).max())
         if dtype == "fp32" and difference > TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise CheckpointError(
-                f"the graph of {model} is off torch by {difference:.1e}, where {TOLERANCE:.0e} is "
-                "allowed; nothing was written: please report this"
+                f"the graph of {model} differs from torch by {difference:.1e}, but only "
+                f"{TOLERANCE:.0e} is allowed; nothing was written: please report this"
             )
         if target.exists():
-            target.rename(Path(beside) / "old")
+            target.rename(Path(staging) / "old")
         new.rename(target)
     tau = kendall_tau(*(scores.reshape(len(QUERIES), -1) for scores in (expected, found)))
     return Export(target, dtype, size, exact.scale, len(GRID), difference, tau)
@@ -125,16 +125,16 @@ def export_onnx(
 def kendall_tau(expected: FloatArray, found: FloatArray) -> float:
     """Kendall's rank agreement of two [queries, passages] arrays, averaged over the queries.
 
-    Over every two passages that `expected` tells apart, it is the share that is in the same order
-    less the share that is not: 1 for the same orders, -1 for reversed ones, and 1 where all scores
-    are equal.
+    Over all pairs of passages with different `expected` scores, it is the share in the same order
+    minus the share in the reverse order: 1 for equal orders, -1 for reversed ones, and 1 if all
+    scores are equal.
     """
     upper = np.triu_indices(expected.shape[1], 1)
     taus = []
     for one, other in zip(expected, found, strict=True):
         first, second = (np.sign(row[upper[0]] - row[upper[1]]) for row in (one, other))
-        told_apart = int(np.abs(first).sum())
-        taus.append(float(first @ second) / told_apart if told_apart else 1.0)
+        unequal = int(np.abs(first).sum())
+        taus.append(float(first @ second) / unequal if unequal else 1.0)
     return float(np.mean(taus))
 
 
@@ -146,7 +146,7 @@ def _check_is_export(target: Path, source: Path, written: set[str]) -> None:
         if files and not others:
             return
         why = f"holds {min(others, default='nothing')}, so it "
-    raise InvalidInputError(f"{target} {why}is no folder of an export, and is not overwritten")
+    raise InvalidInputError(f"{target} {why}is not an export folder, and is not overwritten")
 
 
 def _encoder_family(checkpoint: Checkpoint) -> Family:

@@ -1,6 +1,6 @@
-"""Facts about a model before it is loaded: those shipped with this package, and its card's.
+"""Facts about a model before it is loaded, from this package and from the model's card.
 
-Published results are other people's, each with its source; this package measured none of them.
+Published results have their sources; this package did not measure them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class ModelDescription:
 
 
 def list_models(cache_dir: str | None = None) -> list[tuple[ModelSpec, bool | None]]:
-    """Every known model, and whether all its files are on this machine; None if that is unknown.
+    """Every known model, and whether all of its files are on this machine; None if unknown.
 
     The hub's cache is searched without the network.
     """
@@ -67,17 +67,17 @@ def describe_model(model: str, hub: HubOptions = HUB_DEFAULTS) -> ModelDescripti
     """
     refuse_address(model)
     spec = find_model(model)
-    card, said = None, "an embedded model has none; these facts are shipped with this package"
+    card, status = None, "an embedded model has none; these facts are shipped with this package"
     if model not in OFFLINE_MODELS:
         try:
             with missing_extra("local"):
                 from bge_rerank_integrations.local.model_card import read_card
             card = read_card(model, hub)
-            said = "read" if card is not None else "the model has none with metadata"
+            status = "read" if card is not None else "the model has none with metadata"
         except (MissingExtra, ModelNotFound) as error:
             if spec is None:
                 raise
-            said = f"not read, the facts are those shipped with this package: {error}"
+            status = f"not read, the facts are those shipped with this package: {error}"
     facts = spec or card
     return ModelDescription(
         id=model,
@@ -87,7 +87,7 @@ def describe_model(model: str, hub: HubOptions = HUB_DEFAULTS) -> ModelDescripti
         max_length=spec.max_length if spec else None,
         license=facts.license if facts else None,
         results=(*_card_results(model, card), *(spec.results if spec else ())),
-        card=said,
+        card=status,
     )
 
 

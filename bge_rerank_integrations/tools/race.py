@@ -1,4 +1,4 @@
-"""The back ends and number formats of one model, timed beside each other on this machine."""
+"""Time the backends and number formats of one model on this machine."""
 
 import tempfile
 import time
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GRAPH_BACKENDS: tuple[Backend, ...] = ("onnx", "openvino")
 ROUNDS = 3
-# Float32 scores of two back ends differ by less; half formats and int8 by 0.001 and more.
+# Float32 scores of two backends differ by less; half formats and int8 by 0.001 and more.
 EXACT = 1e-4
 # A row that saves less is not worth its error.
 WORTH_IT = 0.9
@@ -30,11 +30,11 @@ WORTH_IT = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Lap:
-    """One back end in one number format.
+    """One backend in one number format.
 
     `seconds` is the shortest of three times for one query and 50 passages of about 70 tokens.
-    `error` is the largest difference of a raw score to float32's, and `tau` is `kendall_tau` of the
-    orders; both are None where float32 did not run. `detail` says why nothing ran.
+    `error` is the largest difference of a raw score from float32's, and `tau` is `kendall_tau` of
+    the orders; both are None if float32 did not run. `detail` says why nothing ran.
     """
 
     backend: str
@@ -58,11 +58,11 @@ class Lap:
 
 
 def race(model: str, *, device: str | None = None) -> list[Lap]:
-    """Time every back end and number format that this machine has for `model`.
+    """Time every backend and number format that this machine has for `model`.
 
     A model with weights runs on torch in float32 and in the half formats of `device`, and as graphs
     that are exported to a temporary folder in float32 and int8; a folder without weights runs its
-    own graph. What is missing or fails is a lap with the reason.
+    own graph. A combination that is missing or fails is a lap with the reason.
     """
     laps: list[Lap] = []
     exact: FloatArray | None = None
@@ -96,12 +96,12 @@ def recommend(laps: Sequence[Lap]) -> str:
     if not exact:
         return f"{fastest.label} was the fastest; float32 did not run, so its error is unknown"
     best = min(exact, key=attrgetter("seconds"))
-    said = f"{best.label} was the fastest with float32's scores"
+    found = f"{best.label} was the fastest with float32's scores"
     share = (fastest.seconds or 0) / (best.seconds or 1)
     if share > WORTH_IT:
-        return f"{said}, and nothing was much faster"
+        return f"{found}, and nothing was much faster"
     return (
-        f"{said}; {fastest.label} took {share:.2f} of its time, with scores off by up to "
+        f"{found}; {fastest.label} took {share:.2f} of its time, with scores off by up to "
         f"{fastest.error:.1e} (Kendall tau {fastest.tau:.2f}): try it on your own data with "
         "bge-rerank eval"
     )
@@ -110,7 +110,7 @@ def recommend(laps: Sequence[Lap]) -> str:
 def _entries(
     model: str, device: str | None, folder: Path
 ) -> Iterator[tuple[str, str, Callable[[], Any]]]:
-    """Back end, number format, and the function that loads the scorer."""
+    """Backend, number format, and the function that loads the scorer."""
     halves = _half_formats(model, device)
     torch = partial(load_scorer, model, backend="torch", device=device)
     for precision in ("fp32", *(halves or ())):

@@ -1,4 +1,4 @@
-"""Proof on the user's own machine that a model's scores are right: `bge-rerank verify`.
+"""`bge-rerank verify`: check on the user's own machine that a model's scores are right.
 
 A fixed set of pairs is scored by this package and by every reference library that is installed, and
 compared with the scores that the model's authors publish.
@@ -66,7 +66,7 @@ VERDICTS = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Our scores beside those of one reference, both in the order of `pairs`.
+    """Our scores and those of one reference, both in the order of `pairs`.
 
     `detail` says why nothing was compared.
     """
@@ -215,7 +215,7 @@ def _libraries(
                 expected = score(checkpoint.folder, family, PAIRS)
             except references.NotComparable as error:
                 why = str(error)
-            except Exception as error:  # noqa: BLE001 - another library fails in any way it likes
+            except Exception as error:  # noqa: BLE001 - another library may raise anything
                 why = f"it fails: {type(error).__name__}: {error}".splitlines()[0]
         if why:
             yield Comparison(name, version, tolerance, detail=why)
@@ -232,14 +232,14 @@ def _read_folder(model: str, options: dict[str, Any]) -> "tuple[Checkpoint, Fami
     from bge_rerank_integrations.options import HubOptions
 
     if model in OFFLINE_MODELS:
-        raise UnsupportedModel(f"{model} comes with a package and is no folder that they read")
+        raise UnsupportedModel(f"{model} comes with a package and is not a folder that they read")
     hub = {name: options[name] for name in HubOptions.model_fields if name in options}
     checkpoint = open_checkpoint(model, HubOptions(**hub))
     return checkpoint, read_settings(checkpoint, options.get("label")).family
 
 
 def _own(model: str, scores: FloatArray, tolerance: float, *, scale: str) -> Comparison:
-    """A server's scores beside those of the same model in this process."""
+    """A server's scores compared with those of the same model in this process."""
     name = "this package, on this machine"
     try:
         own = load_scorer(model, device="cpu", precision="fp32")
@@ -249,8 +249,8 @@ def _own(model: str, scores: FloatArray, tolerance: float, *, scale: str) -> Com
     if (scale, own.scale) == ("probability", "logit"):
         expected = (1 / (1 + np.exp(-expected))).astype(np.float32)
     elif scale != own.scale:
-        said = f"the server gives a {scale}, the model a {own.scale}"
-        return Comparison(name, __version__, tolerance, detail=said)
+        detail = f"the server gives a {scale}, the model a {own.scale}"
+        return Comparison(name, __version__, tolerance, detail=detail)
     return _compared(name, scores, expected, tolerance, version=__version__)
 
 

@@ -39,7 +39,7 @@ class ScoreStore(Protocol):
 
 
 class MemoryStore:
-    """Scores in this process's memory, about 200 bytes a pair; the least recently used go first."""
+    """Scores in this process's memory, about 200 bytes per pair; drops the least recently used."""
 
     def __init__(self, *, max_pairs: int = 100_000) -> None:
         self._max_pairs = count_from(1, max_pairs, "max_pairs")

@@ -11,16 +11,16 @@ from bge_rerank_integrations.types import FloatArray, Scorer
 from bge_rerank_integrations.wrappers import ScorerWrapper
 
 SAMPLE = 8
-"""At least so many pairs are scored twice, to see how far the draft is off."""
+"""At least this many pairs are scored twice, to measure the error of the draft."""
 
 
 class DraftedScorer(ScorerWrapper):
-    """The scores of `scorer`; a `Reranker` asks it only for pairs that can be among its results.
+    """Scores of `scorer`; a `Reranker` gets them only for pairs that can be among its results.
 
-    `draft` is the same model in a faster number format. Which pairs can be among the results
-    follows from the draft's scores, with a margin of twice the largest difference between the two
-    scorers that was seen so far, in this call and in earlier ones. That is no proof: a pair on
-    which the draft is off by more than twice as much as on all others may be missed.
+    `draft` is the same model in a faster number format. Its scores show which pairs can be among
+    the results, with a margin of twice the largest difference between the two scorers so far, in
+    this call and in earlier ones. This is not a guarantee: a pair may be missed if the draft's
+    error on it is more than twice the largest error on the others.
     """
 
     def __init__(self, scorer: Scorer, draft: Scorer) -> None:
@@ -40,7 +40,7 @@ class DraftedScorer(ScorerWrapper):
         """Scores of which the `limit` highest that `is_kept` accepts are those of `scorer`.
 
         `is_kept` must accept every score above one that it accepts. The other scores are the
-        draft's. A failure's `partial` has the scores of `scorer` alone.
+        draft's. A failure's `partial` has only scores of `scorer`.
         """
         exact = np.full(len(pairs), np.nan, dtype=np.float32)
         try:
@@ -50,8 +50,8 @@ class DraftedScorer(ScorerWrapper):
                 some = CheckedPairs(pairs[index] for index in chosen)
                 exact[chosen] = checked_scores(self._scorer, some)
                 done = ~np.isnan(exact)
-                seen = float(np.abs(exact[done] - drafted[done]).max())
-                self._difference = max(self._difference, seen)
+                largest = float(np.abs(exact[done] - drafted[done]).max())
+                self._difference = max(self._difference, largest)
                 highest = drafted + 2 * self._difference
                 best = np.sort(exact[done])[::-1]
                 last = -np.inf if limit is None or limit > len(best) else best[limit - 1]

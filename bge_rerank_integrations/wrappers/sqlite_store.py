@@ -1,9 +1,9 @@
 """Scores in one SQLite file, shared by any number of threads and processes.
 
 Each call opens and closes the file, so no connection crosses a thread or a fork. A fork waits until
-no thread is inside SQLite, whose locks would be held in the child for good; a child of a fork that
-waited in vain goes on without the cache. The file is not synced to disk, because losing it costs
-only time. Each score has a checksum, so a damaged one is not used.
+no thread is inside SQLite, whose locks would stay locked in the child; if the wait ends too early,
+the child goes on without the cache. The file is not synced to disk, because losing it costs only
+time. Each score has a checksum, so a damaged one is not used.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ PAGE_BYTES = 4096
 MIN_BYTES = 2**20
 ROWS_PER_TRANSACTION = 500
 LOCK_WAIT_SECONDS = 2.0
-"""How long a call waits for a file that another process has locked, before it does without."""
+"""How long a call waits for a file that another process has locked, before it goes on without."""
 
 LOCK_PATIENCE_SECONDS = 30.0
-"""After such a wait, how long further calls do not wait for the file again."""
+"""After such a wait, calls do not wait for the file again for this long."""
 
 TABLE = """CREATE TABLE scores (
     number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, score BLOB NOT NULL
@@ -139,8 +139,8 @@ class SqliteStore:
         if not self._warned:
             self._warned = True
             logger.warning(
-                "the score cache %s %s (%s); scoring continues and computes what is missing. If "
-                "it stays so, give another path. This is logged once for this cache",
+                "the score cache %s %s (%s); scoring continues and computes missing scores. If "
+                "this does not pass, give another path. Logged once per cache",
                 self._path,
                 effect,
                 reason,

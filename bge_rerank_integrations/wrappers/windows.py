@@ -32,11 +32,11 @@ DEFAULT_OVERLAP = 64
 class WindowedScorer(ScorerWrapper):
     """Splits a passage that is too long into overlapping windows, and returns the best score.
 
-    A window has as many tokens as fit beside the query, or up to a quarter less, so that it ends at
-    a sentence or at least a word. It repeats about `overlap` tokens of the previous window, at most
-    half a window. Every token is in a window, and no window is truncated. All windows of a call are
-    scored in one call. A passage that fits is scored as it is. A query that is too long is still
-    truncated, with a warning.
+    A window has as many tokens as fit with the query, or up to a quarter less, so that it ends at
+    the end of a sentence, or at least of a word. It repeats about `overlap` tokens of the previous
+    window, at most half a window. Every token is in a window, and no window is truncated. All
+    windows of a call are scored in one call. A passage that fits is scored as it is. A query that
+    is too long is still truncated, with a warning.
 
     In `ScoringFailed.partial`, a passage has a score only if all of its windows have. Raises
     `InvalidInputError` for an overlap below 0, for a scorer that cannot measure pairs, such as one
@@ -122,14 +122,14 @@ class UncutScorer(ScorerWrapper):
             problem = None
             if length.query > length.query_limit:
                 problem = (
-                    f"query of the pair at position {index} has {length.query} tokens, and "
+                    f"query of the pair at position {index} has {length.query} tokens, but only "
                     f"{length.query_limit} are read; shorten it, raise query_max_length, or use "
                     "long_passages='cut'"
                 )
             elif length.passage > length.passage_limit:
                 problem = (
-                    f"passage at position {index} has {length.passage} tokens, and beside its "
-                    f"query {length.passage_limit} are read; split it, raise max_length, or use "
+                    f"passage at position {index} has {length.passage} tokens, but with its query "
+                    f"only {length.passage_limit} are read; split it, raise max_length, or use "
                     "long_passages='windows' or 'cut'"
                 )
             if problem is not None:
@@ -153,7 +153,7 @@ class _Piece:
         if not spans or any(end - start >= len(self.text) for start, end in spans):
             raise InvalidInputError(
                 f"the passage at position {self.owner} has a character with more tokens than fit "
-                f"beside its query: {length.passage_limit}; shorten the query, or raise max_length",
+                f"with its query: {length.passage_limit}; shorten the query, or raise max_length",
                 index=self.owner,
             )
         worded = [span for span in (_stripped(self.text, *span) for span in spans) if span]

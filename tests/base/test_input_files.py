@@ -102,7 +102,7 @@ GZIPPED = gzip.compress(b"a\n", mtime=0)  # the time would be in the test's id
         ("a.csv", "id,body\n1,secret\n", "line 2 of .*a.csv is not a passage: .*--text-field"),
         ("a.csv", "id,text\n1,a\n2\n", "line 3 of .* does not have the 2 fields of the header"),
         ("a.csv", "id,text\n1,a,b\n", "line 2 of .* does not have the 2 fields of the header"),
-        ("a.csv", 'id,text\n1,"a" b\n', "line 2 of .* is no row of a table"),
+        ("a.csv", 'id,text\n1,"a" b\n', "line 2 of .* is not a row of a table"),
         ("a.jsonl", '{"query": "q", "passages": ["a"]}\n', "leave out the QUERY argument"),
         ("a.jsonl", "[1]\n", "is not a passage: it must be a text or an object"),
     ],

@@ -37,7 +37,7 @@ def test_it_says_what_was_written_and_how_far_it_is_from_torch(
 def test_an_embedded_model_is_a_graph_already(tmp_path: Path) -> None:
     done = run("export", "offline", str(tmp_path / "out"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "bge-rerank: 'offline' is an ONNX graph already; load it by its name\n"
+    assert done.stderr == "bge-rerank: 'offline' is already an ONNX graph; load it by its name\n"
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])

@@ -114,12 +114,12 @@ def test_options_of_llm_rerankers_reach_the_model_which_refuses_them(
 ) -> None:
     result = invoke(QUERY, "a", "--model", reranker_base, *arguments)
     assert isinstance(result.exception, InvalidInputError)
-    assert "options of the LLM rerankers" in str(result.exception)
+    assert "option of LLM rerankers" in str(result.exception)
 
 
 def test_every_option_of_load_reranker_is_there_but_the_secrets() -> None:
     offered = set(inspect.signature(rerank).parameters)
-    # a secret on the command line would stand in the list of processes
+    # a secret on the command line would be visible in the list of processes
     python_only = {"token", "api_key", "use_fp16", "on_trace", "trace_texts"}
     options = set(inspect.signature(load_reranker).parameters) - python_only
     ours = {"query", "passages", "file", "jsonl", "as_json", "text_field", "id_field"}

@@ -44,7 +44,7 @@ def test_one_document_of_json_is_refused_unless_its_lines_are_meant(
     refused = invoke("--file", file, "--model", NO_MODEL)
     assert isinstance(refused.exception, UnreadableInput)
     assert f"{file} is named as one JSON document" in str(refused.exception)
-    assert "give --jsonl if the file is already like that" in str(refused.exception)
+    assert "give --jsonl if the file already has that form" in str(refused.exception)
     taken = invoke("--file", file, "--jsonl", "--model", reranker_base)
     assert {row["id"] for row in json_lines(taken.stdout)} == {1, 2}
 

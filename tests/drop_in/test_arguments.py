@@ -260,7 +260,7 @@ def test_models_that_would_be_scored_wrong(
 ) -> None:
     with pytest.raises(UnsupportedModel, match="2 labels"):
         HuggingFaceCrossEncoder(model_name=str(damaged("two_labels")))
-    with pytest.raises(UnsupportedModel, match="no relevance head"):
+    with pytest.raises(UnsupportedModel, match="with a relevance head"):
         SentenceTransformerRerank(model=str(bge_embedder))
     with pytest.raises(ModelNotFound):
         FlagEmbeddingReranker(model=str(tmp_path / "nowhere"))
@@ -325,7 +325,7 @@ def test_texts_that_are_missing_are_said_once(
         assert len(call(*arguments)) == min(top_n, len(arguments[0]))
     said = [r.message for r in caplog.records if "have no text" in r.message]
     assert len(said) == 1
-    assert "no_text='drop', of BGERerank" in said[0]
+    assert "no_text='drop' of BGERerank" in said[0]
     if kind == "LangChain":
         for copied in (copy.deepcopy(reranker), pickle.loads(pickle.dumps(reranker))):
             assert copied == reranker

@@ -138,7 +138,7 @@ def test_few_changed_questions_are_no_evidence() -> None:
     report, result = only([helped(number) for number in range(9)])
     assert report.verdict == (
         "Too few of the 9 questions change to tell whether words helps: nDCG@10 goes from 0.500 to "
-        "1.000, by +0.500 (9 questions changed: too few to tell). Judge more questions, better 50."
+        "1.000, by +0.500 (9 questions changed: too few to tell). Judge more questions, ideally 50."
     )
     assert (result.gains["nDCG@10"].low, result.gains["nDCG@10"].high) == (None, None)
     assert "Rerank the first" not in html_page(report), "nothing is recommended without a gain"

@@ -367,7 +367,7 @@ def test_one_label_of_a_graph(
 
 def test_a_label_of_a_model_that_has_one_is_refused(reranker_base: Path, embedder: Path) -> None:
     for folder in (reranker_base, embedder):
-        with pytest.raises(InvalidInputError, match=r"label is 0.*no classifier of several"):
+        with pytest.raises(InvalidInputError, match=r"label is 0.*not a classifier with several"):
             load_scorer(str(folder), label=0)
     with pytest.raises(InvalidInputError, match="no classifier"):
         load_scorer("offline", label=0)

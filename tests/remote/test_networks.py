@@ -186,7 +186,7 @@ def test_socks_without_its_package_is_named_with_it(monkeypatch: pytest.MonkeyPa
     with pytest.raises(MissingExtra) as missing:
         load_scorer(FAR)
     assert str(missing.value) == (
-        "ALL_PROXY names a SOCKS proxy, and 'socksio' is not installed; it comes with: "
+        "ALL_PROXY names a SOCKS proxy, but 'socksio' is not installed; it comes with: "
         'pip install "bge-rerank-integrations[socks]"'
     )
 

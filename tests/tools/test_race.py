@@ -1,4 +1,4 @@
-"""`doctor --race`: a row for each back end and number format, its error, and what follows."""
+"""`doctor --race`: a row for each backend and number format, its error, and what follows."""
 
 import json
 import sys

@@ -70,7 +70,7 @@ def test_an_embedded_model_is_compared_with_itself_alone(model: str) -> None:
     found = verify(model)
     *alone, references = found.comparisons[:3]
     assert [comparison.outcome for comparison in alone] == ["equal", "equal"]
-    assert references.detail == f"{model} comes with a package and is no folder that they read"
+    assert references.detail == f"{model} comes with a package and is not a folder that they read"
     assert found.verdict == "not proven"
 
 

@@ -145,7 +145,7 @@ def test_what_looks_at_every_score_is_refused() -> None:
     for options in refused:
         with pytest.raises(InvalidInputError, match="leave draft out"):
             Reranker(scorer, **options)
-    with pytest.raises(InvalidInputError, match="precision is 'bf16', and with a draft"):
+    with pytest.raises(InvalidInputError, match="precision is 'bf16', but with a draft"):
         load_reranker("offline", draft="bf16", precision="bf16")
     with pytest.raises(InvalidInputError, match="draft is for models that run in this process"):
         load_reranker("m", draft="bf16", base_url="http://localhost:1")

@@ -120,7 +120,7 @@ def test_a_server_has_no_windows_and_no_file_without_a_models_name(tmp_path: Pat
     address = "http://127.0.0.1:9"
     with pytest.raises(InvalidInputError, match="the tokenizer of a server is not"):
         load_reranker(address, long_passages="windows")
-    with pytest.raises(InvalidInputError, match="which model the server runs"):
+    with pytest.raises(InvalidInputError, match="the server may run another model"):
         load_reranker(address, score_cache=str(tmp_path / "scores.db"))
     named = load_reranker("some-model", base_url=address, score_cache=str(tmp_path / "scores.db"))
     assert isinstance(named.scorer, CachedScorer)

@@ -334,7 +334,7 @@ def test_uncut_refuses_with_position_and_counts(reranker_base: Path) -> None:
     (length,) = scorer.measure([(QUERY, ENGLISH)])
     with pytest.raises(
         InvalidInputError,
-        match=f"passage at position 1 has {length.passage} tokens, and .* {length.passage_limit} ",
+        match=f"passage at position 1 has {length.passage} tokens, but .* {length.passage_limit} ",
     ) as refused:
         uncut.score([pairs[0], (QUERY, ENGLISH)])
     assert refused.value.index == 1

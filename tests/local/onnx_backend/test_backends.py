@@ -171,7 +171,7 @@ def test_adapters_hand_the_backend_on(backend: Backend, exported: Exported) -> N
             {"backend": "openvino", "precision": "int4"},
             "precision is 'int4'; it must be 'auto', 'fp32'",
         ),
-        ({"backend": "onnx", "prompt": "?"}, "options of the LLM rerankers"),
+        ({"backend": "onnx", "prompt": "?"}, "option of LLM rerankers"),
         ({"backend": "onnx", "max_length": 513}, "max_length is 513; this model takes 20 to 512"),
     ],
 )

@@ -172,7 +172,7 @@ def test_a_folder_that_exists_is_replaced_only_if_asked_and_only_if_an_export(
     with pytest.raises(InvalidInputError, match=r"out exists; choose another folder, or ask"):
         export_onnx(str(bert_reranker), out)
     (out / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(InvalidInputError, match=r"holds notes\.txt, so it is no folder of an exp"):
+    with pytest.raises(InvalidInputError, match=r"holds notes\.txt, so it is not an export fold"):
         export_onnx(str(bert_reranker), out, overwrite=True)
     (out / "notes.txt").unlink()
     assert {name: (out / name).read_bytes() for name in listing(out)} == before
@@ -183,7 +183,7 @@ def test_a_folder_that_exists_is_replaced_only_if_asked_and_only_if_an_export(
     (tmp_path / "link").symlink_to(out)
     (tmp_path / "file").write_bytes(b"")
     for kept in ("link", "file"):
-        with pytest.raises(InvalidInputError, match="is no folder of an export"):
+        with pytest.raises(InvalidInputError, match="is not an export folder"):
             export_onnx(str(bert_reranker), tmp_path / kept, overwrite=True)
     source = listing(bert_reranker)
     with pytest.raises(InvalidInputError, match="no folder of an export"):
