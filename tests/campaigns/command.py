@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping
 _end = math.inf
 
 
-def run_campaign(
-    name: str, campaign: Callable[[int, int], Mapping[str, int]], *, size: int
-) -> None:
+def run_campaign(name: str, campaign: Callable[..., Mapping[str, int]], *, size: int) -> None:
     """Run a campaign of the size and seed that were asked for, and print its counts."""
     global _end
     parser = argparse.ArgumentParser(description=f"The campaign {name}.")
@@ -20,9 +18,12 @@ def run_campaign(
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="start nothing more after this long"
     )
+    parser.add_argument(
+        "names", nargs="*", help="its models or protocols, where it has several; by default all"
+    )
     asked = parser.parse_args()
     _end = time.monotonic() + 60 * asked.minutes
-    counts = campaign(asked.size, asked.seed)
+    counts = campaign(asked.size, asked.seed, *asked.names)
     said = ", ".join(f"{number:,} {what}" for what, number in counts.items())
     sys.stdout.write(f"{name}, size {asked.size:,}, seed {asked.seed}: {said}\n")
 
