@@ -41,7 +41,12 @@ NEW_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm
 
 MOST = 2**31 - 1
 # These are counted one by one, so a number that is too large would take hours.
-COUNTS = {"num_hidden_layers", "num_attention_heads", "num_key_value_heads"}
+COUNTS = {
+    "decoder_layers", "encoder_layers", "inner_group_num", "n_layer", "n_layers",
+    "n_routed_experts", "num_attention_heads", "num_decoder_layers", "num_experts",
+    "num_hidden_groups", "num_hidden_layers", "num_key_value_heads", "num_labels", "num_layers",
+    "num_local_experts",
+}  # fmt: skip
 ABSENT = object()
 
 Allowed = Mapping[str, Sequence[object] | None]

@@ -182,3 +182,15 @@ def test_a_hostile_value_gives_a_typed_error(
 ) -> None:
     with pytest.raises((CheckpointError, UnsupportedModel)):
         scores(change_config(copy_of(folder_of("electra"), tmp_path), **changes))
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [("electra", "num_labels"), ("distilbert", "n_layers"), ("albert", "num_hidden_groups"),
+     ("albert", "inner_group_num")],
+)  # fmt: skip
+def test_a_number_that_would_be_counted_up_to_for_hours_is_refused(
+    folder_of: Callable[[str], Path], tmp_path: Path, kind: str, key: str
+) -> None:
+    with pytest.raises(CheckpointError, match=f"{key}={10**30}.* from 0 to 1000"):
+        scores(change_config(copy_of(folder_of(kind), tmp_path), **{key: 10**30}))

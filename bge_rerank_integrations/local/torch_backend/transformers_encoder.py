@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
-from bge_rerank_integrations.local.checkpoint import Checkpoint
+from bge_rerank_integrations.local.checkpoint import COUNTS, Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.memory import is_out_of_memory
 from bge_rerank_integrations.local.model_config import position_limit
@@ -144,7 +144,9 @@ def _load(checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> Any:
 def _check_config(checkpoint: Checkpoint) -> None:
     """Refuse what transformers passes over, or reads differently in its releases."""
     config = checkpoint.config
-    config.whole("num_hidden_layers", default=1)
+    for key in sorted(COUNTS):
+        if config.get(key) is not None:
+            config.whole(key, least=0)
     if config.get("model_type") == "big_bird" and config.get("attention_type") != "original_full":
         config.refuse(
             "attention_type",
