@@ -151,12 +151,12 @@ VALUES: dict[str, list[Any]] = {
     **{key: [3, 40] for key in ("model_max_length", "max_len", "unk_id", "pad_token_type_id")},
     **{f"{role}_token": NAMES for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask", "my")},
 }
-"""Other legal values of a key; of any other it is true and false."""
+"""Other legal values of a key; of any other it is true, false and null."""
 
 
 def values(key: str, present: Any) -> list[Any]:
     if key != "added_tokens_decoder":
-        return VALUES.get(key, [True, False])
+        return VALUES.get(key, [True, False, None])
     flags = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), True)
     odd = {number: {**token, **flags} for number, token in (present or {}).items()}
     return [odd, {**odd, "900": {**flags, "content": "panda", "special": True}}]

@@ -336,7 +336,8 @@ class TokenizerConfig:
             "Gemma": not prepends and "ByteLevel" not in kinds,
             "Llama": given is not False and (prepends or "ByteLevel" in kinds),
             "Qwen2": {"Split", "ByteLevel"} <= kinds,
-        }.get(self._kind, given is not False and schemes == {"always"})
+            # for all others null is false
+        }.get(self._kind, self._keys.get("add_prefix_space", True) and schemes == {"always"})
         if not fits:
             self._keys.refuse(
                 "add_prefix_space",
