@@ -52,11 +52,21 @@ def shared_cluster() -> Iterator[dict[str, str]]:
 
 
 def replicas(deployment: str) -> set[int]:
-    """The processes of the deployment's replicas, by the title that Ray gives them."""
+    """The processes of the deployment's replicas, by the title that Ray gives them.
+
+    Only those that this process has started: another cluster may run on this machine.
+    """
     title = f"ray::ServeReplica:{deployment}".encode()
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended meanwhile
-            if (process / "cmdline").read_bytes().startswith(title):
+            if (process / "cmdline").read_bytes().startswith(title) and _is_ours(int(process.name)):
                 found.add(int(process.name))
     return found
+
+
+def _is_ours(process: int) -> bool:
+    while process not in (0, os.getpid()):
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+        process = int(stat.rpartition(")")[2].split()[1])
+    return process != 0
