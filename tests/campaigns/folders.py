@@ -4,10 +4,11 @@
 
 There is one case for each subject, each key of each of its JSON files and each hostile value; for
 each tensor and each hostile shape or number format; and for each file and each way to damage it.
-The size bounds the number of cases, which the seed chooses. 25 run in one process, and each is
-given 10 seconds of a processor and 1 GB more of address space. Passes if each ends in the score of
-the reference for the changed folder, or in an error of this package other than for want of memory.
-Where the reference refuses the folder, the score must be the one before.
+The size bounds the number of cases, which the seed chooses: each key, tensor and file once, then a
+second time with another value, and so on. 25 run in one process, and each is given 10 seconds of a
+processor and 1 GB more of address space. Passes if each ends in the score of the reference for the
+changed folder, or in an error of this package other than for want of memory. Where the reference
+refuses the folder, the score must be the one before.
 """
 
 import json
@@ -100,6 +101,7 @@ def campaign(size: int, seed: int, *names: str) -> Counter[str]:
             SUBJECTS[name].build(base)
         cases = [case for name, base in bases.items() for case in cases_of(name, base)]
         random.Random(seed).shuffle(cases)
+        cases = _each_place_first(cases)
         before = {
             name: json.loads(in_child(partial(_base, name, base))) for name, base in bases.items()
         }
@@ -158,6 +160,17 @@ def cases_of(name: str, base: Path) -> Iterator[Case]:
             yield from (
                 Case(name, file, (tensor,), change) for change in (*DAMAGES, *FORMATS, GONE)
             )
+
+
+def _each_place_first(cases: list[Case]) -> list[Case]:
+    """Each key, tensor and file once, before any comes a second time with another value."""
+    times: Counter[tuple[Any, ...]] = Counter()
+
+    def turn(case: Case) -> int:
+        times[case[:3]] += 1
+        return times[case[:3]]
+
+    return sorted(cases, key=turn)
 
 
 def _content(file: Path) -> Any:
