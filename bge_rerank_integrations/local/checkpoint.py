@@ -259,7 +259,7 @@ class Checkpoint:
 
     @property
     def _sources(self) -> list[Path]:
-        """Every file that decides a score."""
+        """Every file that determines a score."""
         files = {file for pattern in SETTINGS for file in self.folder.glob(pattern)}
         heads = set(self.folder.glob("[0-9]_*/*.safetensors"))
         return sorted(file for file in files | heads | self.weight_files if file.is_file())
@@ -304,7 +304,7 @@ def _header(file: Path) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     try:
         with safe_open(str(file), framework="np") as opened:
-            for name in opened.keys():  # noqa: SIM118 - it is no mapping
+            for name in opened.keys():  # noqa: SIM118 - not a mapping
                 part = opened.get_slice(name)
                 stored = StoredTensor(file, name, tuple(part.get_shape()), part.get_dtype())
                 known = tensors.setdefault(_new_name(name), stored)

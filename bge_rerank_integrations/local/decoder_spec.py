@@ -252,7 +252,7 @@ def _heads(
 def _rope_theta(config: Keys) -> float:
     """The base of the rotary embedding; 10000 where the config has none.
 
-    transformers 4 writes it as `rope_theta`, beside `rope_scaling`; transformers 5 writes both
+    transformers 4 writes it as `rope_theta`, next to `rope_scaling`; transformers 5 writes both
     into `rope_parameters`, which transformers 4 ignores. They must agree.
     """
     bases = {config.number("rope_theta")} if "rope_theta" in config else set()

@@ -80,7 +80,7 @@ class DevicePlan:
 
     @property
     def paths(self) -> str:
-        """The code paths that run, and why a faster one does not: those of the reasons."""
+        """The reasons that name the code paths: those that run, and why a faster one does not."""
         kinds = ("forward ", "gemm ", "attention ", "threads: ")
         return "; ".join(reason for reason in self.reasons if reason.startswith(kinds))
 
@@ -175,7 +175,7 @@ def plan_devices(
 
 
 def check_devices(hardware: Hardware, options: DeviceOptions) -> None:
-    """Raise `InvalidInputError` for a missing device, before a model is downloaded in vain."""
+    """Raise `InvalidInputError` for a missing device, before a model is downloaded."""
     for device in _devices(options):
         _choose_device(hardware, device)
 
@@ -262,7 +262,7 @@ def _choose_precision(
 
 @cache
 def _warn_once(message: str) -> None:
-    logger.warning("%s. Said once for this process.", message)
+    logger.warning("%s. Logged once per process.", message)
 
 
 def read_hardware() -> Hardware:

@@ -41,7 +41,7 @@ class EngineGroup(Engine):
 
     def share(self, call: EngineCall) -> tuple[Sequence[Engine], list[list[int]]]:
         batches = self.plan_batches(call)
-        # else small calls, which one device can do, would all go to the first
+        # otherwise small calls, which need only one device, would all go to the first
         turn = next(self._calls) % len(self._engines)
         return (self._engines[turn:] + self._engines[:turn])[: len(batches)], batches
 

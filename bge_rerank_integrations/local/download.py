@@ -1,8 +1,8 @@
 """A model's folder: one on disk, one in the hub's cache, or one that the hub's client downloads.
 
-The cache comes first: a commit that is in it whole, and any snapshot where downloads are off, is
-used without a request. Whatever a request raises, a whole snapshot is used instead, with a warning;
-without one the error becomes a `ModelNotFound` that says what came and what to do.
+The cache comes first: a commit that is complete there, or any snapshot if downloads are off, is
+used without a request. If a request fails, a complete snapshot is used instead, with a warning;
+without one the error becomes a `ModelNotFound` with the hub's answer and the remedy.
 """
 
 import logging
@@ -168,24 +168,24 @@ def _find_on_hub(request: _Request, is_complete: Callable[[Path], bool]) -> Path
         return cached
     try:
         with proxies_by_our_rules():
-            # asked first: a download that fails gives a snapshot of the cache without a word
+            # ask first: a download that fails silently returns a snapshot of the cache
             commit = request.commit()
             if cached is None or cached.name != commit:
                 return request.fetch(hub.revision, local=False)
     except Exception as error:
         reason = f"{constants.ENDPOINT} was asked for {at}: {_meaning(error)}"
         if cached is None:
-            said = f"{lacks}; {reason}. {near}{ELSEWHERE}"
+            message = f"{lacks}; {reason}. {near}{ELSEWHERE}"
             if answer := ANSWERS.get(type(error).__name__):
-                told = {"model": request.model, "revision": hub.revision, "near": near}
-                said = answer.format(at=at, error=error, **told)
-            raise ModelNotFound(said) from error
+                parts = {"model": request.model, "revision": hub.revision, "near": near}
+                message = answer.format(at=at, error=error, **parts)
+            raise ModelNotFound(message) from error
         _warn_once(f"{reason}. The copy in the cache is used: {cached}")
     return cached
 
 
 def _find_in_cache(request: _Request, where: str) -> Path | str:
-    """The snapshot with all files that the hub's client knows of, or why there is none."""
+    """The snapshot with all files that the hub's client knows, or the reason why there is none."""
     try:
         home = Path(where).expanduser() / f"models--{request.model.replace('/', '--')}"
         found = _snapshots(home, request.hub.revision)
@@ -211,7 +211,7 @@ def _snapshots(home: Path, revision: str | None) -> list[Path]:
 
 
 def _lack(found: Sequence[Path], patterns: Sequence[str]) -> str | None:
-    """Why no snapshot, or the one of these, can be used, if that is so."""
+    """Why none of these snapshots can be used; None if the only one can."""
     if len(found) != 1:
         names = ", ".join(folder.name for folder in found)
         return (
@@ -245,7 +245,7 @@ def _meaning(error: Exception) -> str:
     variables = ((name, value) for name, value in os.environ.items() if name.upper() in PROXIES)
     proxies = ", ".join(f"{name}={_without_secrets(value)}" for name, value in variables)
     for pattern, meaning in MEANINGS.items():
-        for text in reversed(texts):  # the innermost says it shortest
+        for text in reversed(texts):  # the innermost error has the shortest message
             if found := re.match(pattern, text):
                 said = _without_secrets(text.partition(": ")[2])
                 listed = proxies and f" ({proxies})"

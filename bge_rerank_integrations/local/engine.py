@@ -51,7 +51,7 @@ class Forward(Protocol):
     concurrency: int
     """How many batches may run at once."""
     max_sequences: int | None
-    """The most sequences a batch may hold, where that changes the numbers; None: any."""
+    """The maximum sequences in a batch, if their number changes the results; None: no limit."""
 
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
         """One float32 row per sequence: [sequences, width]. `exact` computes in float32."""
@@ -60,7 +60,7 @@ class Forward(Protocol):
     def is_out_of_memory(self, error: Exception) -> bool: ...
 
     def release_memory(self) -> None:
-        """Give cached, unused device memory back."""
+        """Return cached, unused device memory."""
         ...
 
 
@@ -91,7 +91,7 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.model = model
-        # hashing the files may take a second, so it waits until somebody asks
+        # hashing the files may take a second, so it is done at the first use
         self.fingerprint = cache(read_fingerprint)
         self.tokenizer = tokenizer
         self.forward = forward
@@ -105,7 +105,7 @@ class Engine:
         return self.forward.plan
 
     def release_memory(self) -> None:
-        """Give cached, unused device memory back."""
+        """Return cached, unused device memory."""
         self.forward.release_memory()
 
     def wait_until_idle(self) -> None:
@@ -125,8 +125,8 @@ class Engine:
     ) -> FloatArray:
         """One row per sequence, in the order given: [sequences, width] float32, all finite.
 
-        A row is NaN only where the time limit (`deadline.time_limit`) passed: no batch begins
-        after that. Raises `ScoringTimeout` if it passed before the first batch was done.
+        A row is NaN only if the time limit (`deadline.time_limit`) passed: no batch begins after
+        that. Raises `ScoringTimeout` if it passed before the first batch was done.
 
         `positions` says which of the caller's pairs each sequence came from, for error messages;
         `on_batch` is called with the number of sequences after each batch. Raises
@@ -180,10 +180,10 @@ class Engine:
         *,
         exact: bool = False,
     ) -> None:
-        """Take batches until there are none left or time is over, and keep each sequence's row.
+        """Take batches until none are left or the time limit passes; keep each sequence's row.
 
-        Rows that are not finite, and no others, are then computed again in float32: a score must
-        not depend on whether a neighbour overflowed.
+        Only the rows that are not finite are then computed again in float32: a score must not
+        depend on whether a neighbour overflowed.
         """
         if os.getpid() != self._process:
             raise ForkedModelError(
@@ -318,7 +318,7 @@ def _drain_together(
 
 
 def _batch_threads() -> ThreadPoolExecutor:
-    """Threads that stay: a child forked beside one that ends may inherit MKL's lock, held."""
+    """Permanent threads: if one ended during a fork, the child could inherit MKL's lock, locked."""
     global _threads
     with _lock:
         if _threads is None:
@@ -373,12 +373,12 @@ _ending = False
 
 
 def stop_at_exit(gate: Gate | None = None) -> None:
-    """Hold a daemon thread for ever once the interpreter ends, without its place at the gate.
+    """Block a daemon thread forever once the interpreter is ending, and free its place at the gate.
 
-    Python ends such a thread as it comes back from a library, and the library then aborts.
+    Python would end such a thread when it returns from a library, which would make it abort.
     """
     thread = threading.current_thread()
-    # threads of this package work for others, who wait for them
+    # this package's own threads must go on: other threads wait for them
     if _ending and thread.daemon and not thread.name.startswith("bge-rerank"):
         if gate is not None:
             gate.leave()
@@ -386,18 +386,18 @@ def stop_at_exit(gate: Gate | None = None) -> None:
 
 
 def _end() -> None:
-    """Let daemon threads begin no more batches, and wait for those that they are in."""
+    """Keep daemon threads from beginning more batches, and wait for the running ones."""
     global _ending
     _ending = True
     for (process, _), engine in list(_engines.items()):
-        if process == os.getpid():  # in a forked child, the parent's never get idle
+        if process == os.getpid():  # in a forked child, the parent's never become idle
             engine.wait_until_idle()
 
 
 def before_exit(function: Callable[[], object]) -> None:
-    """Call the function as the interpreter begins to end; the last one registered comes first."""
+    """Call the function when the interpreter begins to end; the last registered is called first."""
     try:
-        # private: it comes before thread pools refuse work, and atexit after that
+        # private: it runs before thread pools begin to refuse work, atexit only after that
         threading._register_atexit(function)  # type: ignore[attr-defined]  # noqa: SLF001
     except (AttributeError, RuntimeError):  # absent, or the interpreter is ending already
         atexit.register(function)
@@ -415,9 +415,9 @@ _threads: ThreadPoolExecutor | None = None
 def shared_engine(
     key: Hashable, load: Callable[[], Engine], *, clock: Callable[[], float] = time.monotonic
 ) -> Engine:
-    """The process's engine for `key`, loaded by the first that asks while the others wait.
+    """The process's engine for `key`; the first caller loads it while the others wait.
 
-    Held weakly: it goes when its last user does. A second load within a minute is a warning.
+    It is held weakly, so its last user frees it. A second load within a minute logs a warning.
     """
     place = (os.getpid(), key)
     with _lock:
@@ -444,6 +444,6 @@ def shared_engine(
 def _warn_of_loads(model: str) -> None:
     logger.warning(
         "%s was loaded twice within a minute, because nothing used it in between: build one "
-        "adapter or scorer and keep it, or give it keep_alive=60. Said once for this model.",
+        "adapter or scorer and keep it, or give it keep_alive=60. Logged once per model.",
         model,
     )

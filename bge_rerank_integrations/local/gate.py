@@ -17,7 +17,7 @@ class Gate:
         self._lock = threading.Lock()
 
     def enter(self, timeout: float | None = None) -> bool:
-        """Wait for a place; False if there was none within so many seconds."""
+        """Wait for a place; False if there was none within this many seconds."""
         with self._lock:
             if self._free:  # nobody waits while a place is free
                 self._free -= 1

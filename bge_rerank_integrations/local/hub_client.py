@@ -27,7 +27,7 @@ _theirs: tuple[Any, Any] = (None, None)
 
 @contextmanager
 def proxies_by_our_rules() -> Iterator[None]:
-    """Within, the hub is asked through the proxy of `find_proxy`.
+    """Send the requests to the hub inside this block through the proxy of `find_proxy`.
 
     Nothing changes without proxies in the environment, with a client that the caller has
     configured, or before huggingface-hub 1.0, whose client chooses a proxy for each request.

@@ -1,4 +1,4 @@
-"""Models that stay loaded for a while after their last user, for programs that soon ask again."""
+"""Keep models loaded for a while after their last user, for programs that soon load them again."""
 
 import os
 import threading
@@ -12,12 +12,12 @@ from weakref import finalize
 from bge_rerank_integrations.base.fork import Lock
 from bge_rerank_integrations.local.engine import Engine, before_exit
 
-MOST_KEPT = 2
-"""An embedder and a reranker; of more, the last ones stay."""
+MAX_KEPT = 2
+"""An embedder and a reranker; if there are more, the last ones are kept."""
 
 
 class Kept(NamedTuple):
-    """A model's engine, and the time until which it stays; None: the model is released."""
+    """A model's engine, and the time until which it is kept; None: the model is released."""
 
     model: str
     engine: Engine | None
@@ -29,7 +29,7 @@ _changes: SimpleQueue[Kept | None] | None = None
 
 
 def keep_alive(user: object, engine: Engine, seconds: float) -> "finalize[[Engine, float], object]":
-    """Hold the engine for so many seconds after its user is collected, unless it is detached."""
+    """Hold the engine for some seconds after its user is collected; `detach()` revokes this."""
     global _changes
     with _lock:
         if _changes is None:
@@ -39,20 +39,20 @@ def keep_alive(user: object, engine: Engine, seconds: float) -> "finalize[[Engin
             )
             worker.start()
             before_exit(partial(_end, changes, worker))
-            _changes = changes  # not before, or models wait in it for a thread that is not there
+            _changes = changes  # only now, or models would wait in it if no thread starts
     found = finalize(user, _keep, engine, seconds)
     found.atexit = False
     return found
 
 
 def release(model: str) -> None:
-    """Hold this model no longer, whoever used it before."""
+    """Stop holding this model, whichever user held it."""
     if _changes is not None:
         _changes.put(Kept(model, None, 0.0))
 
 
 def _keep(engine: Engine, seconds: float) -> None:
-    # runs in the middle of anything, so it takes no lock and starts no thread
+    # the garbage collector may call this at any point, so it takes no lock and starts no thread
     if _changes is not None:
         _changes.put(Kept(engine.model, engine, time.monotonic() + seconds))
 
@@ -83,7 +83,7 @@ def _end(changes: SimpleQueue[Kept | None], worker: threading.Thread) -> None:
 def after(kept: Sequence[Kept], change: Kept) -> list[Kept]:
     """The models that stay loaded after a change."""
     others = [entry for entry in kept if entry.model != change.model]
-    return others if change.engine is None else [*others, change][-MOST_KEPT:]
+    return others if change.engine is None else [*others, change][-MAX_KEPT:]
 
 
 def _forget() -> None:

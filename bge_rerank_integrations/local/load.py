@@ -1,7 +1,7 @@
-"""From a model's name to its scorer: settings, engines and method, whichever backend computes.
+"""Load a model by its name as a scorer: settings, engines and method, on any backend.
 
-A backend gives its engine, with a `Forward` of its own, and what it alone checks. Each is imported
-only when it is chosen.
+A backend provides an engine with its own `Forward`, and makes its own checks. It is imported only
+when it is chosen.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -138,7 +138,7 @@ def _load_graph(
         open_graph_checkpoint,
     )
 
-    start = import_runtime(backend)  # before a download that would be in vain
+    start = import_runtime(backend)  # before the download
     _check_cpu(options, f"backend {backend!r}", "backend='torch'")
     checkpoint = open_graph_checkpoint(model, options, backend, options.file_name)
     if options.backend == "auto" and checkpoint.graph_path is None:

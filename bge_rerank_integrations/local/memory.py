@@ -1,4 +1,4 @@
-"""Memory or file descriptors that ran out, by whichever library's error says so."""
+"""Recognise the errors of any library that mean that memory or file descriptors ran out."""
 
 import errno
 import mmap
@@ -21,7 +21,7 @@ MESSAGES = (
 )
 
 SPARE = 2**29
-"""Bytes of addresses, not of memory, that are free before a model is loaded.
+"""Bytes of address space, not of memory, that must be free before a model is loaded.
 
 With less, Rust or the C library may end the process.
 """
@@ -39,10 +39,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def shortage_named(doing: str) -> Iterator[None]:
-    """Raise `OutOfMemoryError` for an error that goes back to memory which ran out.
+    """Raise `OutOfMemoryError` for an error that was caused by a lack of memory.
 
-    For file descriptors it is a `RerankError`. A reader that fails for want of either may call its
-    file damaged: the cause counts.
+    For a lack of file descriptors it is a `RerankError`. A reader that lacks either may report a
+    damaged file, so the error's causes are searched.
     """
     try:
         if sys.platform != "win32":
@@ -56,8 +56,8 @@ def shortage_named(doing: str) -> Iterator[None]:
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise
-        said = (str(cause).splitlines() or [""])[0]
-        why = f"while {doing} ({type(cause).__name__}: {said})"
+        message = (str(cause).splitlines() or [""])[0]
+        why = f"while {doing} ({type(cause).__name__}: {message})"
         if _no_descriptor(cause):
             raise RerankError(
                 f"file descriptors ran out {why}: close files and connections, or raise the limit "

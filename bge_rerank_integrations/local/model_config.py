@@ -106,7 +106,7 @@ def padding_id(config: Keys) -> int:
 
 
 def position_limit(config: Keys) -> int:
-    """The most tokens an input may have."""
+    """The maximum number of tokens in an input."""
     limit = config.whole("max_position_embeddings")
     if config.get("model_type") in OFFSET_POSITIONS:
         limit -= (pad := padding_id(config)) + 1

@@ -167,7 +167,7 @@ def _is_saved_cross_encoder(folder: Path) -> bool:
 
 
 def _positions(config: Any) -> int:
-    """The most tokens that the model reads, from transformers' own config."""
+    """The maximum number of tokens that the model reads, from transformers' own config."""
     positions: int = getattr(config, "max_position_embeddings", 512)
     offset = config.model_type in ("roberta", "xlm-roberta", "camembert")
     return positions - 2 if offset else positions

@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("bge_rerank_integrations")
 
 PART_CHARACTERS = 2_000_000
-"""Pairs are tokenized and computed in parts of so many characters, which bounds memory.
+"""Pairs are tokenized and computed in parts of this many characters, which bounds memory.
 
-The parts are a fifth of that under a time limit, at which earlier parts keep their scores, and with
-a progress bar, which moves after the first batch of a part.
+Parts are a fifth as long under a time limit, so that finished parts keep their scores, and with a
+progress bar, which moves only after the first batch of a part.
 """
 
 
 class LocalScorer:
-    """A loaded model with its text options; see `types.Scorer` for the laws it keeps."""
+    """A loaded model with its text options; see `types.Scorer` for the laws that it obeys."""
 
     def __init__(
         self,
@@ -80,35 +80,35 @@ class LocalScorer:
 
     @property
     def plan(self) -> DevicePlan:
-        """Device, precision and kernels that were chosen, with the reasons; print it."""
+        """The chosen device, precision and kernels, with the reasons; print it to read them."""
         return self._plan_on(self._loaded())
 
     def _plan_on(self, engine: Engine) -> DevicePlan:
         plan, limits = engine.plan, self._limits
-        asked = [
-            f"batches of at most {most} {what}: asked for"
-            for most, what in ((limits.max_batch_tokens, "tokens"), (limits.batch_size, "texts"))
-            if most is not None
+        given = [
+            f"batches of at most {limit} {what}: asked for"
+            for limit, what in ((limits.max_batch_tokens, "tokens"), (limits.batch_size, "texts"))
+            if limit is not None
         ]
         return replace(
             plan,
             max_batch_tokens=limits.max_batch_tokens or plan.max_batch_tokens,
-            reasons=(*self._reasons, *plan.reasons, *asked),
+            reasons=(*self._reasons, *plan.reasons, *given),
         )
 
     def score(self, pairs: Iterable[Any]) -> FloatArray:
         """One raw score per pair, float32, in the order given.
 
         `pairs` is a list of (query, passage), a list of {"query":, "passage":}, or a pandas
-        DataFrame with those columns, for which a Series with its index comes back. Equal pairs
+        DataFrame with those columns, for which a Series with its index is returned. Equal pairs
         are scored once. Raises `InvalidInputError`, `OutOfMemoryError`, `NonFiniteScoreError`, and
-        under a time limit `ScoringTimeout`, which holds the scores that there are.
+        under a time limit `ScoringTimeout`, which holds the scores computed so far.
         """
         scores = off_main_thread(self._score, read_pairs(pairs))
         return like_input(pairs, scores[:, -1])
 
     def score_layers(self, pairs: Iterable[Any]) -> FloatArray:
-        """Raw scores at every layer asked for with `cutoff_layers`: [pairs, layers], ascending.
+        """Raw scores at every layer of `cutoff_layers`: [pairs, layers], in ascending order.
 
         `score` gives the last column. Models without that option have one column.
         """
@@ -175,21 +175,21 @@ class LocalScorer:
             query != pairs[0][0] for query, _ in pairs
         )
         watched = self._show_progress or seconds_left() is not None
-        most = PART_CHARACTERS // 5 if watched else PART_CHARACTERS
+        limit = PART_CHARACTERS // 5 if watched else PART_CHARACTERS
         start = size = 0
         for place, (query, passage) in enumerate(pairs):
             length = len(query) + len(passage)
             size += length
-            if size > most and place > start and not together:
+            if size > limit and place > start and not together:
                 yield slice(start, place)
                 start, size = place, length
         yield slice(start, len(pairs))
 
     def embed(self, texts: Sequence[str], *, as_queries: bool = False) -> FloatArray:
-        """An embedder's vectors of length 1, [texts, width] float32, to be kept in an index.
+        """An embedder's unit vectors, [texts, width] float32, for example for an index.
 
-        `as_queries` puts the query's instruction before each text, else the passage's. The product
-        of a query's and a passage's vector is what `score` gives for the pair. Raises
+        `as_queries` puts the query's instruction before each text, else the passage's. The dot
+        product of a query's and a passage's vector is the pair's `score`. Raises
         `UnsupportedModel` for a model that reads both together and has no vectors.
         """
         method = self._method
@@ -238,9 +238,9 @@ class LocalScorer:
         return found
 
     def close(self) -> None:
-        """Give the model up: its memory goes when the last scorer that shares it is closed.
+        """Release the model, also from `keep_alive`.
 
-        `keep_alive` does not hold it any longer.
+        Its memory is freed when the last scorer that shares it is closed.
         """
         if self._engine is not None:
             engine, self._engine = self._engine, None
@@ -263,7 +263,7 @@ class LocalScorer:
         self.close()
 
     def _progress(self, texts: int) -> "AbstractContextManager[tqdm[Any] | None]":
-        """A progress bar, if one was asked for."""
+        """A progress bar, if `show_progress` is set."""
         if not self._show_progress:
             return nullcontext()
         with missing_extra("cli"):
@@ -274,7 +274,7 @@ class LocalScorer:
     def _run(
         self, engine: Engine, encoded: EncodedTexts, expected: int, bar: "tqdm[Any] | None"
     ) -> FloatArray:
-        """The model's rows. The bar expected so many; an embedder has one for each text."""
+        """The model's rows. The bar expects `expected` rows; an embedder has one per text."""
         run = partial(engine.run, encoded.sequences, encoded.positions, self._limits)
         if bar is None:
             return run()
@@ -286,7 +286,7 @@ class LocalScorer:
             return
         if next(self._first_warning, False):
             logger.warning(
-                "%d of %d pairs were longer than %s tokens and were cut; said once for this scorer",
+                "%d of %d pairs were longer than %s tokens and were cut; logged once per scorer",
                 cut.total(),
                 pairs,
                 " or ".join(f"{name}={getattr(self._method.options, name)}" for name in cut),

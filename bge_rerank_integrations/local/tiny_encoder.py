@@ -1,6 +1,6 @@
 """A small cross-encoder with random weights, for a self-test without a model.
 
-Its scores are finite and repeatable, and mean nothing.
+Its scores are finite and repeatable, but meaningless.
 """
 
 import json

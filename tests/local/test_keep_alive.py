@@ -14,7 +14,7 @@ from bge_rerank_integrations import OutOfMemoryError, load_scorer
 from bge_rerank_integrations.langchain import BGERerank
 from bge_rerank_integrations.local import keep_alive as keep_alive_module
 from bge_rerank_integrations.local.engine import Engine, _warn_of_loads, shared_engine
-from bge_rerank_integrations.local.keep_alive import MOST_KEPT, Kept, after, keep_alive
+from bge_rerank_integrations.local.keep_alive import MAX_KEPT, Kept, after, keep_alive
 from tests import tiny_models
 from tests.base.forking import in_child
 from tests.local.oracle import OracleForward, engine_over
@@ -93,7 +93,7 @@ def test_the_last_models_are_kept_and_each_once(reranker_base: Path) -> None:
     assert after([first], again) == [again]
     assert after([again], second) == [again, second]
     assert after([again, second], third) == [second, third]
-    assert MOST_KEPT == 2
+    assert MAX_KEPT == 2
     assert after([second, third], Kept("b", None, 0.0)) == [third]
 
 

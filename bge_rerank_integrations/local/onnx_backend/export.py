@@ -5,9 +5,9 @@ LayerNorm and head are those of `encoder.py`. Weights go one by one into a file 
 graph of more than 2 GB cannot be one file.
 
 int8 is dynamic quantization: each matrix of a layer has one scale for each output, and its input is
-quantized at each run (`DynamicQuantizeLinear`, `MatMulInteger` of the ONNX standard). The table of
-words has one scale for each row; only the rows of a text become float32. The other embeddings,
-LayerNorm, attention products and the head stay in float32.
+quantized at each run (`DynamicQuantizeLinear`, `MatMulInteger` of the ONNX standard). The word
+embeddings have one scale for each row; only the rows of a text become float32. The other
+embeddings, LayerNorm, attention products and the head stay in float32.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from bge_rerank_integrations.types import GraphFormat
 # ONNX Runtime 1.20 and OpenVINO 2025.0, the oldest releases that the extras allow, read these.
 OPSET, IR_VERSION = 20, 10
 # Seven bits of a weight's eight: two products of 8-bit inputs with larger weights do not fit into
-# the 16 bits in which processors without VNNI add them, and would be cut off without a word.
+# the 16 bits in which processors without VNNI add them, and would be cut off silently.
 # https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 LARGEST_FACTOR = 63
 # Far below any score of attention, and within the range of bfloat16 too.

@@ -37,7 +37,7 @@ FIELDS: dict[tuple[str, int], str] = {
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 # The numbers of onnx.proto for the types that OpenVINO calls so.
 TYPES = {2: "u8", 3: "i8", 10: "f16", 16: "bf16", 21: "u4", 22: "i4", 23: "f4"}
-# From the least exact on: a graph that mixes formats has the first.
+# The least exact comes first: a graph that mixes formats counts as the first that it has.
 FORMATS = {
     "int4": {"i4", "u4", "nf4", "f4"}, "int8": {"i8", "u8"}, "bf16": {"bf16"}, "fp16": {"f16"},
 }  # fmt: skip

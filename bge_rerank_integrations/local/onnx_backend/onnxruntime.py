@@ -12,7 +12,7 @@ from bge_rerank_integrations.local.onnx_backend.file import GraphFile
 
 __all__ = ["OnnxRuntime", "onnxruntime"]
 
-# From 1.29 on, ONNX Runtime reports its use to its maker unless this is set while it is imported.
+# From 1.29 on, ONNX Runtime sends telemetry unless this is set while it is imported.
 _SWITCH = "ORT_DISABLE_TELEMETRY"
 _given = os.environ.get(_SWITCH)
 os.environ[_SWITCH] = _given or "1"

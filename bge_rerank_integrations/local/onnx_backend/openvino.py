@@ -20,8 +20,8 @@ from bge_rerank_integrations.local.onnx_backend.file import GraphFile
 
 _TELEMETRY = "openvino_telemetry"
 _was_there = _TELEMETRY in sys.modules
-# Importing openvino reports that to its maker's server unless the module that reports is missing.
-# None in this table makes Python treat it as missing.
+# Importing openvino sends telemetry unless the module that sends it is missing. None in this table
+# makes Python treat it as missing.
 sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type]
 try:
     import openvino  # type: ignore[import-untyped]

@@ -85,7 +85,7 @@ class BiEncoding(Method):
         return EncodedTexts([join_single(ids[text][:limit], template) for text in texts], positions)
 
     def vectors(self, rows: FloatArray) -> FloatArray:
-        """The vectors of the rows, [texts, width], of length 1."""
+        """The unit vectors of the rows, [texts, width]."""
         found = self.head(rows)
         norms = np.linalg.norm(found, axis=1, keepdims=True)
         unit: FloatArray = found / np.maximum(norms, np.float32(1e-12))
@@ -105,13 +105,13 @@ def bi_encoding(
     `UnsupportedModel` where the folder's prompt for a passage is not certain.
     """
     reject_inapplicable_options(text, "not a cross-encoder", model="this model")
-    least = len(tokenizer.single_template) + 1
+    lowest = len(tokenizer.single_template) + 1
     length = settings.default_length(limit, limit) if text.max_length is None else text.max_length
     query = length if text.query_max_length is None else text.query_max_length
     for name, number in (("max_length", length), ("query_max_length", query)):
-        if not least <= number <= limit:
+        if not lowest <= number <= limit:
             raise InvalidInputError(
-                f"{name} is {number}; this model takes {least} to {limit} tokens"
+                f"{name} is {number}; this model takes {lowest} to {limit} tokens"
             )
     if text.passage_instruction is None and settings.passage_prompt is None:
         raise UnsupportedModel(

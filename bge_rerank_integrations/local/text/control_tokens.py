@@ -1,4 +1,4 @@
-"""The ids that steer a model, and a copy of a tokenizer in which no text can give them."""
+"""Control ids, and a copy of a tokenizer with which no text can produce them."""
 
 import json
 import re
@@ -14,9 +14,9 @@ CONTROL_NAME = re.compile(r"[<\[].+[>\]]")
 def control_ids(tokenizer: Tokenizer, content: str, declared: Iterable[int]) -> frozenset[int]:
     """Ids of the special tokens and of those that the model's config declares.
 
-    A declared id counts where it has the name of a control token, such as <s> or [CLS]: a config
+    A declared id counts if it has the name of a control token, such as <s> or [CLS]: a config
     may declare any word. The unknown token is left out: any character outside the vocabulary gives
-    it, and it steers nothing.
+    it, and it controls nothing.
     """
     special = {
         number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special

@@ -161,7 +161,7 @@ class JoinedPairs(Method):
     def encode(
         self, pairs: Sequence[Pair], positions: Sequence[int], tokenizer: TextTokenizer
     ) -> EncodedTexts:
-        # which of two long texts is the longer shows only in their whole lengths
+        # only the full lengths show which of two long texts is longer
         whole = self.options.truncation == "longest_first"
         queries, passages = encode_both(tokenizer, pairs, positions, self.options, whole=whole)
         sequences: list[TokenSequence] = []
@@ -226,17 +226,17 @@ def cross_encoding(
     # a limit of the query has a meaning by FlagEmbedding's rule alone
     saved = settings.is_saved_cross_encoder and query is None
     truncation = text.truncation or ("longest_first" if saved else "only_second")
-    most = length - control - 1
+    room = length - control - 1
     if query is None:
-        query = most if truncation == "longest_first" else length * 3 // 4
+        query = room if truncation == "longest_first" else length * 3 // 4
     elif truncation == "longest_first":
         raise InvalidInputError(
             f"query_max_length is {query}; with truncation='longest_first' a query is cut only "
             "where it is the longer text: leave one of the two out"
         )
-    if not 1 <= query <= most:
+    if not 1 <= query <= room:
         raise InvalidInputError(
-            f"query_max_length is {query}; with max_length={length} it must be 1 to {most}, so "
+            f"query_max_length is {query}; with max_length={length} it must be 1 to {room}, so "
             "that a passage fits after the query"
         )
     options = text_options(text, (length, query), (settings.query_prompt, ""), truncation)

@@ -87,16 +87,16 @@ def prompting(
     separator, question = (ids.tolist() for ids in encoded)
     # First token, query and passage may fill max_length with one separator and prompt added; a
     # second separator and prompt follow them.
-    most = limit - 2 * (len(separator) + len(question))
-    length = min(DEFAULT_MAX_LENGTH, most) if text.max_length is None else text.max_length
-    if most < 16:
+    room = limit - 2 * (len(separator) + len(question))
+    length = min(DEFAULT_MAX_LENGTH, room) if text.max_length is None else text.max_length
+    if room < 16:
         raise InvalidInputError(
             f"the prompt has {len(question)} tokens, and the model takes {limit} in all, with the "
             "prompt counted twice; shorten it"
         )
-    if not 16 <= length <= most:
+    if not 16 <= length <= room:
         raise InvalidInputError(
-            f"max_length is {length}; with this prompt the model takes 16 to {most} tokens"
+            f"max_length is {length}; with this prompt the model takes 16 to {room} tokens"
         )
     query = length * 3 // 4 if text.query_max_length is None else text.query_max_length
     longest = length - 1 - 2 * len(separator)

@@ -1,4 +1,4 @@
-"""Text to token ids: the checkpoint's own tokenizer, and no injected control ids.
+"""Turn text into token ids with the checkpoint's own tokenizer; no text can inject control ids.
 
 The tokenizer is private and stateless: truncation and padding are switched off once, so any number
 of threads may encode at once (transformers' `__call__` sets both on every call, which gives wrong
@@ -75,9 +75,9 @@ class Template:
 
 
 class TokenCache:
-    """The ids of recent texts: the same passages come back query after query.
+    """The ids of recent texts, because many queries find the same passages.
 
-    Least recently used texts go first once texts and ids take more than `max_bytes`.
+    The least recently used texts are dropped when texts and ids take more than `max_bytes`.
     """
 
     def __init__(self, max_bytes: int = 64 * 2**20) -> None:
@@ -89,7 +89,7 @@ class TokenCache:
     def get_or_encode(
         self, texts: Sequence[str], encode: Callable[[list[str]], list[Ids]]
     ) -> list[Ids]:
-        """The ids of each text; `encode` is asked for those not known, all at once."""
+        """The ids of each text; `encode` computes the unknown ones, all at once."""
         with self._lock:
             known = {text: self._ids[text] for text in texts if text in self._ids}
             for text in known:
@@ -265,7 +265,7 @@ class TextTokenizer:
             begun = [_beginning(text, keep) for text in part]
             ids_of_part = cache.get_or_encode(begun, encode)
             for text, beginning, ids in zip(part, begun, ids_of_part, strict=True):
-                # fewer tokens than thought: the whole text after all
+                # fewer tokens than expected: the whole text is needed
                 short = beginning is not text and len(ids) <= keep
                 found.append(encode([text])[0] if short else ids)
         return found

@@ -1,4 +1,4 @@
-"""tokenizer_config.json and related files, read as transformers reads them beside tokenizer.json.
+"""tokenizer_config.json and related files, read with tokenizer.json as transformers reads them.
 
 transformers 4.57 takes tokenizer.json and lets the tokenizer's class change a few parts of it by
 the keys of tokenizer_config.json; transformers 5 builds most classes again from the vocabulary and

@@ -132,7 +132,7 @@ def mix(
     window: int | None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """[n, asking, heads * size] over [n, seen, kv_heads * size]: the last rows ask."""
+    """Queries [n, asking, heads * size] over keys [n, seen, kv_heads * size]; queries come last."""
     count, asking, width = query.shape
     seen = key.shape[1]
     causal = shape.causal and asking > 1
@@ -156,7 +156,7 @@ def mix(
 
 
 def _one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
-    """Attention where one row asks, [n, heads, 1, size].
+    """Attention of a single query row, [n, heads, 1, size].
 
     For a single row, torch's own adds the values of all tokens one after the other. In float32 that
     loses a digit at 8,192 tokens. `sum` adds them in blocks.

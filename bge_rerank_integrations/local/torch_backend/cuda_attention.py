@@ -43,7 +43,7 @@ class Spans:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A query's keys. With `causal` the last query of a sequence stands at its last key."""
+    """A query's keys. With `causal` the last query of a sequence is at its last key."""
 
     causal: bool
     window: int | None

@@ -1,4 +1,4 @@
-"""An encoder's weights: what BERT and XLM-R call their tensors, and what becomes of them."""
+"""An encoder's weights: BERT's and XLM-R's names of their tensors, and the layers they become."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -104,7 +104,7 @@ def tensor_prefix(checkpoint: Checkpoint, config: EncoderConfig) -> str:
         expected |= {f"{dense}.weight": square, f"{dense}.bias": (config.hidden,)}
         expected |= {f"{out}.weight": (labels, config.hidden), f"{out}.bias": (labels,)}
         roots.add("classifier")
-    # heads of other tasks, which stand beside the encoder, give no score
+    # heads of other tasks, stored with the encoder, give no score
     check_tensors(checkpoint, expected, is_unread=lambda name: name.partition(".")[0] not in roots)
     return prefix
 

@@ -51,7 +51,7 @@ def _measured_encoder(
     if plan.device != "cpu" or plan.precision == "fp32":
         return _encoder(checkpoint, plan, output)
     inputs = probe_inputs(tokenizer, position_limit(checkpoint.config))
-    # gone again before the half model comes
+    # freed before the half model is loaded
     exact = run_all(_encoder(checkpoint, exact_plan(plan), output), inputs)
     forward = _encoder(checkpoint, plan, output)
     forward.plan = forward.plan.because(describe_rounding(exact, run_all(forward, inputs), forward))

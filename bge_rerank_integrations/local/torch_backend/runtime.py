@@ -120,9 +120,9 @@ def exact_plan(plan: DevicePlan) -> DevicePlan:
 
 @contextmanager
 def arithmetic(plan: DevicePlan) -> Iterator[None]:
-    """Compute without gradients under the plan's autocast or none: the caller's must not count.
+    """Compute without gradients, under the plan's autocast or none, never under the caller's.
 
-    Raises `RerankError` where a setting of the caller's lets torch compute nothing.
+    Raises `RerankError` if a setting of the caller's keeps torch from computing.
     """
     refuse_modes()
     kind = plan.device.partition(":")[0]
@@ -177,7 +177,7 @@ thread_settings.append(_copy_thread_count)
 def survive_forks() -> None:
     """Make torch usable in children forked from now on, with one thread each.
 
-    OpenMP's threads do not exist in a forked child, which would wait for them for ever. Called
+    OpenMP's threads do not exist in a forked child, which would wait for them forever. Called
     when a model is loaded, so that processes that only import this package keep their threads.
     """
     if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork

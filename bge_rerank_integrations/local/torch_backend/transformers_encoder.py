@@ -44,7 +44,7 @@ class LibraryEncoder(TorchForward):
     def __init__(self, checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> None:
         super().__init__(checkpoint, plan, output, batches_at_once=1)
         self._output = output
-        # found in float32, where rounding hides nothing, and gone again before the half model comes
+        # found in float32, where rounding hides nothing, and freed before the half model is loaded
         known = None
         if plan.precision != "fp32":
             known = LibraryEncoder(checkpoint, exact_plan(plan), output).why_alone
@@ -102,9 +102,9 @@ class LibraryEncoder(TorchForward):
 
 
 def _load(checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> Any:
-    """Transformers' model with every weight of the folder, and none besides.
+    """Load transformers' model with exactly the weights of the folder.
 
-    Raises `UnsupportedModel` or `CheckpointError` where that cannot be had.
+    Raises `UnsupportedModel` or `CheckpointError` if that is not possible.
     """
     config, name = checkpoint.config, checkpoint.model
     _check_config(checkpoint)
@@ -142,7 +142,7 @@ def _load(checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> Any:
 
 
 def _check_config(checkpoint: Checkpoint) -> None:
-    """Refuse what transformers passes over, or reads differently in its releases."""
+    """Refuse settings that transformers ignores, or that its releases read differently."""
     config = checkpoint.config
     for key in sorted(COUNTS):
         if config.get(key) is not None:
@@ -169,7 +169,7 @@ def _check_config(checkpoint: Checkpoint) -> None:
 
 
 def _check_loaded(checkpoint: Checkpoint, model: Any, info: Mapping[str, Any], output: str) -> None:
-    """Refuse a model that lacks a weight of the config's, or of which one was left over."""
+    """Refuse a model with a missing or an unused weight."""
     config, name = checkpoint.config, checkpoint.model
     positions = config.get("position_embedding_type", "absolute")
     if positions not in ("absolute", "rotary") and not any(

@@ -186,7 +186,7 @@ def test_a_folder_that_exists_is_replaced_only_if_asked_and_only_if_an_export(
         with pytest.raises(InvalidInputError, match="is not an export folder"):
             export_onnx(str(bert_reranker), tmp_path / kept, overwrite=True)
     source = listing(bert_reranker)
-    with pytest.raises(InvalidInputError, match="no folder of an export"):
+    with pytest.raises(InvalidInputError, match="not an export folder"):
         export_onnx(str(bert_reranker), bert_reranker, overwrite=True)
     assert listing(bert_reranker) == source
 
