@@ -318,7 +318,7 @@ def _choose_backend(model: str, backend: Backend, file_name: str | None) -> tupl
             f"folder; {model!r} on backend {backend!r} has none: leave it out"
         )
     if backend != "auto":
-        return backend, "asked for"
+        return backend, "requested"
     if file_name is not None:
         return "openvino" if str(file_name).endswith(".xml") else "onnx", "file_name is a graph"
     if find_spec("torch") is None and find_spec("onnxruntime") is not None:

@@ -56,8 +56,8 @@ for command in (rerank, batch, models, doctor, calibrate, export, verify):
 app.command("eval", cls=_Command)(evaluate_models)
 
 
-def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it
-    if asked:
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
+    if wanted:
         print(__version__)
         raise typer.Exit
 

@@ -128,9 +128,9 @@ def verify(
     """
     from bge_rerank_integrations.tools.verify import verify as compare
 
-    asked = options.given()
-    url = asked.pop("base_url", None)
-    found = compare(model, base_url=url, tolerance=tolerance, **asked)
+    given = options.given()
+    url = given.pop("base_url", None)
+    found = compare(model, base_url=url, tolerance=tolerance, **given)
     print(found)
     if report is not None:
         found.save(report)

@@ -1,7 +1,7 @@
 """The report as one HTML page, and the charts of every command, drawn by matplotlib.
 
 The page loads nothing from elsewhere: no script, font or image. jinja2 escapes every text, and the
-page's policy forbids scripts besides.
+page's policy also forbids scripts.
 """
 
 import base64

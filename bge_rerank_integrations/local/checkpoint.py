@@ -16,7 +16,7 @@ from bge_rerank_integrations.errors import CheckpointError, ModelNotFound, Unsup
 from bge_rerank_integrations.local.download import HUB_DEFAULTS, find_folder
 from bge_rerank_integrations.options import HubOptions
 
-# Every file besides the weights that determines a score: part of downloads and fingerprints.
+# Every file that determines a score, except the weights: part of downloads and fingerprints.
 SETTINGS = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja", "modules.json", "sentence_*_config.json",
@@ -191,7 +191,7 @@ class Checkpoint:
             f".from_pretrained({base!r})\n"
             f"  PeftModel.from_pretrained(model, {str(self.folder)!r}).merge_and_unload()"
             f'.save_pretrained("merged")\n'
-            "and copy the tokenizer's files beside it"
+            "and copy the tokenizer's files next to it"
         )
         for merged in (self.folder / "merged_model", self.folder.parent / "merged_model"):
             if (merged / "config.json").is_file():
@@ -242,11 +242,11 @@ class Checkpoint:
         pickles = sorted({f.name for pattern in PICKLES for f in self.folder.glob(pattern)})
         if not pickles and Path(self.model).expanduser().is_dir():
             return f"{self.folder} has no model.safetensors"
-        said = f"{self.folder} holds its weights only as pickle ({', '.join(pickles)})"
+        problem = f"{self.folder} holds its weights only as pickle ({', '.join(pickles)})"
         if not pickles:  # a hub id, of which no pickle is ever downloaded
-            said = f"{self.model} has no model.safetensors on the hub, at most a pickle"
+            problem = f"{self.model} has no model.safetensors on the hub, at most a pickle"
         return (
-            f"{said}, which can run code when it is opened and is never loaded; convert it once, "
+            f"{problem}, which can run code when opened and is never loaded; convert it once, "
             "where you trust it: AutoModel*.from_pretrained("
             f"{'folder' if pickles else repr(self.model)}"
             ").save_pretrained(folder, safe_serialization=True)"

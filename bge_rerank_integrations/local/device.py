@@ -204,7 +204,7 @@ def _choose_device(hardware: Hardware, device: str | None) -> tuple[str, str]:
             raise InvalidInputError(
                 f"device {device!r} is not available here; available: {', '.join(there)}"
             )
-        return full, f"device {full}: asked for"
+        return full, f"device {full}: requested"
     if hardware.cuda:
         kind = "ROCm" if hardware.rocm else "CUDA"
         return "cuda:0", f"device cuda:0: first {kind} device ({hardware.cuda[0].name})"
@@ -212,7 +212,7 @@ def _choose_device(hardware: Hardware, device: str | None) -> tuple[str, str]:
         return "xpu:0", "device xpu:0: first XPU"
     if hardware.mps:
         # torch's MPS caches a graph per input shape without bound and aborts the process when two
-        # threads use it, so it has to be asked for.
+        # threads use it, so it must be requested.
         return "cpu", "device cpu: MPS is there but only used with device='mps'"
     return "cpu", f"device cpu: no accelerator found; {hardware.cores} cores"
 
@@ -240,7 +240,7 @@ def _choose_precision(
     if hardware.cpu_bf16 is None:
         no_bf16 = "this torch cannot tell whether the CPU has bf16 instructions"
     if precision == "fp32":
-        return "fp32", "precision fp32: asked for"
+        return "fp32", "precision fp32: requested"
     if precision == "auto":
         # encoders prefer fp16, which no CPU computes: they stay exact there
         if prefer in half and kind != "mps":
@@ -249,7 +249,7 @@ def _choose_precision(
             return "fp32", f"precision fp32: {no_bf16}"
         return "fp32", f"precision fp32: exact, the default on {kind}"
     if precision.removesuffix("-autocast") in half:
-        return precision, f"precision {precision}: asked for"
+        return precision, f"precision {precision}: requested"
     if kind != "cpu":
         why = f"{precision} is not native on this {kind} device"
     elif precision.startswith("fp16"):

@@ -86,7 +86,7 @@ class LocalScorer:
     def _plan_on(self, engine: Engine) -> DevicePlan:
         plan, limits = engine.plan, self._limits
         given = [
-            f"batches of at most {limit} {what}: asked for"
+            f"batches of at most {limit} {what}: requested"
             for limit, what in ((limits.max_batch_tokens, "tokens"), (limits.batch_size, "texts"))
             if limit is not None
         ]

@@ -265,7 +265,7 @@ class _Folder:
         if isinstance(modalities, dict) and "message" in modalities:
             self._refuse_template(certain=True)
         if modalities is not None and "module_output_name" not in found:
-            found.unsupported("modality_config", "one beside a module_output_name")
+            found.unsupported("modality_config", "one together with a module_output_name")
         task, inner, outer = "feature-extraction", "last_hidden_state", "token_embeddings"
         if classifier:
             task, inner, outer = "sequence-classification", "logits", "scores"

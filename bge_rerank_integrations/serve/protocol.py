@@ -151,45 +151,45 @@ COUNTS = ("top_n", "top_k")
 def read_call(body: bytes, *, max_passages: int) -> RerankCall:
     """The request in a JSON body; raises `Refusal` if it cannot be answered."""
     try:
-        asked = json.loads(body)
+        request = json.loads(body)
     except (ValueError, RecursionError):
         raise Refusal(400, "Validation", "the body is not JSON") from None
-    keys = [key for key in FORMS if key in asked] if isinstance(asked, dict) else []
+    keys = [key for key in FORMS if key in request] if isinstance(request, dict) else []
     if len(keys) != 1:
         raise invalid(
             'send one JSON object with "texts" or "documents" ("passages" for clients of NVIDIA\'s '
             'NIM, "input" for those of Mixedbread)'
         )
     form = FORMS[keys[0]]
-    if "documents" in asked and "top_k" in asked and "top_n" not in asked:
+    if "documents" in request and "top_k" in request and "top_n" not in request:
         form = VOYAGE
-    given = asked[keys[0]]
+    given = request[keys[0]]
     if not isinstance(given, list):
         raise invalid("the passages are not a list")
     if not given:
         raise Refusal(400, "Empty", "there are no passages")
     if len(given) > max_passages:
         raise invalid(f"{len(given)} passages are more than the {max_passages} of one request")
-    raw = [_flag(asked, key) is wanted for key, wanted in RAW_SCORES.items()]
-    echo = _flag(asked, form.echo)
+    raw = [_flag(request, key) is wanted for key, wanted in RAW_SCORES.items()]
+    echo = _flag(request, form.echo)
     return RerankCall(
-        query=_text(asked.get("query"), "query"),
+        query=_text(request.get("query"), "query"),
         passages=[_text(text, f"passage {i}") for i, text in enumerate(given)],
-        model=_of_type(asked, "model", str) or None,
+        model=_of_type(request, "model", str) or None,
         form=form,
         raw=form.logits or any(raw),
         echo=form.echoes if echo is None else echo,
         # 0, vLLM's default, means all
-        top_n=min(filter(None, (_number(asked, key, 0) for key in COUNTS)), default=None),
-        limits=_limits(asked),
+        top_n=min(filter(None, (_number(request, key, 0) for key in COUNTS)), default=None),
+        limits=_limits(request),
     )
 
 
-def _limits(asked: dict[str, Any]) -> dict[str, Any]:
+def _limits(request: dict[str, Any]) -> dict[str, Any]:
     """The options that change the scores of some texts only; raises for those that change all."""
     found: dict[str, Any] = {}
-    parameters = _of_type(asked, "parameters", dict) or {}
-    for key, value in [*asked.items(), *parameters.items()]:
+    parameters = _of_type(request, "parameters", dict) or {}
+    for key, value in [*request.items(), *parameters.items()]:
         plain = _plain(value)
         if value is None or plain in OURS.get(key, (plain,)):
             continue
@@ -200,8 +200,8 @@ def _limits(asked: dict[str, Any]) -> dict[str, Any]:
                 "for logits"
             )
         found[key] = plain
-    for key, least in (TOKENS | CHUNKS).items():
-        number = _number(asked, key, least)
+    for key, low in (TOKENS | CHUNKS).items():
+        number = _number(request, key, low)
         if number is not None:
             found[key] = number
     return found
@@ -294,24 +294,24 @@ def _plain(value: Any) -> Any:
     return {"true": True, "false": False}.get(text, text) if isinstance(text, str) else text
 
 
-def _of_type(asked: dict[str, Any], key: str, kind: type) -> Any:
-    value = asked.get(key)
+def _of_type(request: dict[str, Any], key: str, kind: type) -> Any:
+    value = request.get(key)
     if value is not None and not isinstance(value, kind):
         raise invalid(f'"{key}" is {type(value).__name__}, not {kind.__name__}')
     return value
 
 
-def _flag(asked: dict[str, Any], key: str) -> bool | None:
-    flag: bool | None = _of_type({key: _plain(asked.get(key))}, key, bool)
+def _flag(request: dict[str, Any], key: str) -> bool | None:
+    flag: bool | None = _of_type({key: _plain(request.get(key))}, key, bool)
     return flag
 
 
-def _number(asked: dict[str, Any], key: str, least: int) -> int | None:
-    value = asked.get(key)
+def _number(request: dict[str, Any], key: str, low: int) -> int | None:
+    value = request.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise invalid(f'"{key}" must be a whole number from {least}')
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise invalid(f'"{key}" must be a whole number from {low}')
     return value
 
 
@@ -328,8 +328,8 @@ def respond(answer: bytes | Refusal) -> Response:
     return Response(body, status, HEADERS.get(status), media_type="application/json")
 
 
-def refuse_other_model(asked: str | None, served: Sequence[str]) -> None:
+def refuse_other_model(requested: str | None, served: Sequence[str]) -> None:
     """Raise `Refusal` if the request names a model that is not served here."""
-    if asked is not None and asked not in served:
+    if requested is not None and requested not in served:
         names = ", ".join(map(repr, served))
         raise Refusal(404, "NotFound", f"the requested model is not served here; {names} is")

@@ -67,14 +67,14 @@ def race(model: str, *, device: str | None = None) -> list[Lap]:
     laps: list[Lap] = []
     exact: FloatArray | None = None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        for backend, asked, load in _entries(model, device, Path(folder)):
+        for backend, number_format, load in _entries(model, device, Path(folder)):
             try:
                 with load() as scorer:
                     scores = scorer.score(GRID)
                     precision = scorer.plan.precision.removesuffix("-openvino")
                     seconds = min(_seconds(scorer) for _ in range(1 + ROUNDS))
             except (RerankError, *BROKEN) as failure:
-                laps.append(Lap(backend, asked, detail=describe_error(failure)))
+                laps.append(Lap(backend, number_format, detail=describe_error(failure)))
                 continue
             if exact is None and precision == "fp32":
                 exact = scores

@@ -41,7 +41,7 @@ class WindowedScorer(ScorerWrapper):
     In `ScoringFailed.partial`, a passage has a score only if all of its windows have. Raises
     `InvalidInputError` for an overlap below 0, for a scorer that cannot measure pairs, such as one
     on a server, whose tokenizer is not available here, and in `score` for a passage with a
-    character that has more tokens than fit beside its query.
+    character that has more tokens than fit with its query.
     """
 
     def __init__(self, scorer: Scorer, *, overlap: int = DEFAULT_OVERLAP) -> None:

@@ -56,8 +56,8 @@ def test_the_text_says_the_same(reranker_base: Path) -> None:
     result = CliRunner().invoke(app, ["doctor", "--model", str(reranker_base), "--device", "cpu"])
     lines = result.stdout.splitlines()
     assert f"  {'torch':<25}{metadata.version('torch')}" in lines
-    assert "    - device cpu: asked for" in lines
-    assert lines.count("    - device cpu: asked for") == 1
+    assert "    - device cpu: requested" in lines
+    assert lines.count("    - device cpu: requested") == 1
     plan = lines.index(f"Device plan of {reranker_base}")
     loaded = bge_rerank_integrations.load_scorer(str(reranker_base), device="cpu").plan
     shown = str(loaded).splitlines()[:3]

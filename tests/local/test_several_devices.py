@@ -258,8 +258,8 @@ def test_two_threads_of_one_cpu_give_the_scores_of_one(reranker_base: Path) -> N
     assert "2 devices" in str(both.plan)
     one = load_scorer(str(reranker_base), device=["cpu"], max_batch_tokens=64)
     assert one.plan == alone.plan
-    reasons = [reason for reason in both.plan.reasons if "device cpu: asked for" in reason]
-    assert reasons == ["cpu: device cpu: asked for"] * 2
+    reasons = [reason for reason in both.plan.reasons if "device cpu: requested" in reason]
+    assert reasons == ["cpu: device cpu: requested"] * 2
 
 
 def test_sequences_of_one_device_are_not_shared_out(reranker_base: Path) -> None:

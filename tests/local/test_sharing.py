@@ -107,12 +107,12 @@ def test_each_plan_says_what_its_own_caller_asked(reranker_base: Path) -> None:
     first = load_scorer(model, device="cpu", max_batch_tokens=64)
     second = load_scorer(model, device="cpu", precision="fp16", batch_size=3)
     assert first._engine is second._engine
-    assert first.plan.reasons[0] == second.plan.reasons[0] == "device cpu: asked for"
+    assert first.plan.reasons[0] == second.plan.reasons[0] == "device cpu: requested"
     assert first.plan.reasons[1] == "precision fp32: exact, the default on cpu"
-    assert first.plan.reasons[-1] == "batches of at most 64 tokens: asked for"
+    assert first.plan.reasons[-1] == "batches of at most 64 tokens: requested"
     assert str(first.plan).splitlines()[0].endswith("batches of 64 tokens")
     assert second.plan.reasons[1] == "precision fp32: fp16 is never used on a CPU"
-    assert second.plan.reasons[-1] == "batches of at most 3 texts: asked for"
+    assert second.plan.reasons[-1] == "batches of at most 3 texts: requested"
     assert second.plan.max_batch_tokens == CPU_BATCH_TOKENS
     found = first.plan.reasons[2:-1]
     assert found == second.plan.reasons[2:-1]

@@ -93,7 +93,7 @@ def read_graph_file(path: Path) -> GraphFile:
     """Read the structure of an ONNX file, or of an `.xml` whose weights are in its `.bin`.
 
     Raises `CheckpointError` for a file that is missing or damaged, for weights anywhere but in a
-    file beside the graph, and for XML with a document type, whose entities could fill the memory.
+    file next to the graph, and for XML with a document type, whose entities could fill the memory.
     """
     try:
         found = _read_xml(path) if path.suffix == ".xml" else _read_onnx(path)
@@ -130,12 +130,12 @@ def _squashed(nodes: Sequence[_Node]) -> dict[str, str]:
 def _check_beside(path: Path, name: str) -> None:
     if not name or name in (".", "..") or any(character in name for character in "/\\:*"):
         raise CheckpointError(
-            f"{path} has its weights in {name!r}; only a file beside the graph is ever read: do "
-            "not trust this model, or save it again with its weights beside it"
+            f"{path} has its weights in {name!r}; only a file next to the graph is ever read: do "
+            "not trust this model, or save it again with its weights next to it"
         )
     if not (path.parent / name).is_file():
         raise CheckpointError(
-            f"{path} has its weights in {name}, which is not beside it; fetch that too"
+            f"{path} has its weights in {name}, which is not next to it; fetch that too"
         )
 
 

@@ -60,9 +60,9 @@ class GraphCheckpoint(Checkpoint):
         files = (f for kind in kinds for p in ("", "*/") for f in self.folder.glob(f"{p}*.{kind}"))
         others = sorted(file.relative_to(self.folder).as_posix() for file in files)
         if self.file_name is not None:
-            said = "it in two folders" if there else "no such graph"
+            problem = "it in two folders" if there else "no such graph"
             raise InvalidInputError(
-                f"file_name is {self.file_name!r}, and {self.folder} has {said}; "
+                f"file_name is {self.file_name!r}, and {self.folder} has {problem}; "
                 f"its graphs: {', '.join(others) or 'none'}"
             )
         if len(others) > 1:
@@ -116,7 +116,7 @@ def open_graph_checkpoint(
 
 
 def downloaded(graphs: Sequence[str]) -> tuple[str, ...]:
-    """Files of a download: settings, graphs, and the names their weights have beside them."""
+    """Files of a download: settings, graphs, and the names of their weights next to them."""
     files = list(SETTINGS)
     for name in graphs:
         if name.endswith(".xml"):

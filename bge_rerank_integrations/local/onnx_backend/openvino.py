@@ -100,10 +100,10 @@ class OpenVino:
                     if is_out_of_memory(error):
                         raise
                     # the last line: the first only names OpenVINO's own source files
-                    said = (str(error).strip().splitlines() or [""])[-1].strip()
+                    reason = (str(error).strip().splitlines() or [""])[-1].strip()
                     raise CheckpointError(
                         f"OpenVINO {VERSION} cannot load {self._file.path}, which is damaged or "
-                        f"newer than it: {said}"
+                        f"newer than it: {reason}"
                     ) from error
             return self._compiled
 
@@ -131,7 +131,7 @@ def _compile(file: GraphFile) -> tuple[Any, Requests]:
 def _readable(file: GraphFile) -> Iterator[Path]:
     """A path where OpenVINO finds the graph and its weights.
 
-    It looks for the weights beside a link's target, and refuses a link out of the graph's folder.
+    It looks for the weights next to a link's target, and refuses a link out of the graph's folder.
     The hub's cache consists of links to files that are named by their contents: those files
     get their names back in a temporary folder, without being copied.
     """
@@ -140,8 +140,8 @@ def _readable(file: GraphFile) -> Iterator[Path]:
         yield graph
         return
     # on the file system of the weights, or they could not have a second name
-    beside = weights[0].resolve().parent
-    place = beside if os.access(beside, os.W_OK) else None
+    folder = weights[0].resolve().parent
+    place = folder if os.access(folder, os.W_OK) else None
     # on Windows a mapped file cannot be removed: the system's own cleaning takes it later
     with tempfile.TemporaryDirectory("bge-rerank", dir=place, ignore_cleanup_errors=True) as folder:
         for part in file.files:

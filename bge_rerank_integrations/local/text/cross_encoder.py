@@ -53,17 +53,17 @@ class TextOptions:
     @property
     def description(self) -> str:
         """The options that change a score, for `Scorer.name`."""
-        said: dict[str, object] = {"max_length": self.max_length}
+        parts: dict[str, object] = {"max_length": self.max_length}
         if self.truncation == "only_second":
-            said["query_max_length"] = self.query_max_length
+            parts["query_max_length"] = self.query_max_length
         else:
-            said["truncation"] = self.truncation
+            parts["truncation"] = self.truncation
         for name in ("query_instruction", "passage_instruction"):
             if text := getattr(self, name):
-                said[name] = repr(text)
+                parts[name] = repr(text)
         if self.special_tokens != "literal":
-            said["special_tokens"] = self.special_tokens
-        return ",".join(f"{name}={value}" for name, value in said.items())
+            parts["special_tokens"] = self.special_tokens
+        return ",".join(f"{name}={value}" for name, value in parts.items())
 
 
 def text_options(

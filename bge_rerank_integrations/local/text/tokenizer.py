@@ -36,7 +36,7 @@ Ids = NDArray[np.int32]
 CHARACTERS_PER_TOKEN = 16
 # A tenth of a second of tokenizing on a slow core.
 CHARACTERS_AT_ONCE, TEXTS_AT_ONCE = 100_000, 2000
-# Memory of one entry of `TokenCache` besides its text and ids.
+# Memory of one entry of `TokenCache` in addition to its text and ids.
 ENTRY_BYTES = 150
 # The vocabularies of slow tokenizers, which this package does not read.
 SLOW = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
@@ -116,8 +116,8 @@ class TextTokenizer:
     """A checkpoint's `tokenizer.json`, in which text and control tokens are kept apart.
 
     In `"literal"` mode no text can give a control id. `declared` are the control ids of the model's
-    config, besides the tokenizer's own special tokens. With the model's `config` the files beside
-    tokenizer.json are obeyed too, or refused: see `TokenizerConfig`.
+    config, in addition to the tokenizer's own special tokens. With the model's `config` the files
+    next to tokenizer.json are obeyed too, or refused: see `TokenizerConfig`.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class TextTokenizer:
         self._caches = {"literal": TokenCache(), "parse": TokenCache()}
 
     @contextmanager
-    def _failures_named(self, said: str) -> Iterator[None]:
+    def _failures_named(self, message: str) -> Iterator[None]:
         """Raise `CheckpointError` for whatever the tokenizers library raises."""
         try:
             yield
@@ -160,7 +160,7 @@ class TextTokenizer:
             if not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
                 raise
             raise CheckpointError(
-                f"{self._file} {said.format(error)}; fetch the model again, or update tokenizers"
+                f"{self._file} {message.format(error)}; fetch the model again, or update tokenizers"
             ) from None  # a panic may quote the text
 
     @cached_property

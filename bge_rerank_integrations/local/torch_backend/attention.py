@@ -86,8 +86,8 @@ class RunAttention:
         for run in self._runs:
             rows = run.segments if single else run.rows
             k, v = (run.seen(x) for x in (key, value))
-            asked = query[rows].view(len(k), -1, query.shape[1])
-            out[rows] = mix(self._shape, asked, k, v, window=window).reshape(-1, query.shape[1])
+            queries = query[rows].view(len(k), -1, query.shape[1])
+            out[rows] = mix(self._shape, queries, k, v, window=window).reshape(-1, query.shape[1])
         return out
 
 
@@ -161,8 +161,8 @@ def _one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: floa
     For a single row, torch's own adds the values of all tokens one after the other. In float32 that
     loses a digit at 8,192 tokens. `sum` adds them in blocks.
     """
-    asked = q * (q.shape[-1] ** -0.5 if scale is None else scale)
-    products = asked @ k.transpose(-2, -1)
+    queries = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    products = queries @ k.transpose(-2, -1)
     if mask is not None:
         products = products.masked_fill(~mask, -torch.inf)
     return (torch.softmax(products, dim=-1).transpose(-2, -1) * v).sum(dim=-2, keepdim=True)
@@ -212,9 +212,9 @@ class PaddedAttention:
     ) -> Tensor:
         rows = sent["attention_rows"]
         single = len(query) != len(key)
-        asked = query[:, None] if single else query[rows]
+        queries = query[:, None] if single else query[rows]
         mask = self._mask(sent, window, single=single)
-        mixed = mix(self._shape, asked, key[rows], value[rows], window=window, mask=mask)
+        mixed = mix(self._shape, queries, key[rows], value[rows], window=window, mask=mask)
         mixed = mixed.view(-1, query.shape[1])
         return mixed if single else mixed[sent["attention_own"]]
 

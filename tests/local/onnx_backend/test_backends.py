@@ -136,7 +136,7 @@ def test_no_two_backends_or_formats_share_a_name(exported: Exported, reranker_ba
 
 def test_the_plan_says_which_backend_and_why(exported: Exported) -> None:
     lines = str(load_scorer(str(exported("bert_reranker", "int8")), backend="onnx").plan)
-    assert "  - backend onnx: asked for\n" in lines
+    assert "  - backend onnx: requested\n" in lines
     assert lines.startswith("cpu, int8, ONNX Runtime, one sequence at a time per core\n")
 
 

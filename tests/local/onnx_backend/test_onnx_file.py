@@ -120,7 +120,7 @@ def test_weights_are_never_read_from_elsewhere(tmp_path: Path, location: str) ->
     folder = tmp_path / "model"
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "weights").write_bytes(bytes(64))
-    with pytest.raises(CheckpointError, match="only a file beside the graph is ever read"):
+    with pytest.raises(CheckpointError, match="only a file next to the graph is ever read"):
         read_graph_file(saved(folder, [outside(location)]))
 
 
@@ -143,12 +143,14 @@ def test_nor_from_where_a_tensor_is_hidden(tmp_path: Path, place: str) -> None:
         sparse = model.graph.sparse_initializer.add()
         sparse.values.CopyFrom(hidden)
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(CheckpointError, match=r"in '\.\./secret'; only a file beside"):
+    with pytest.raises(CheckpointError, match=r"in '\.\./secret'; only a file next to"):
         read_graph_file(path)
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="has its weights in weights, which is not beside it"):
+    with pytest.raises(
+        CheckpointError, match="has its weights in weights, which is not next to it"
+    ):
         read_graph_file(saved(tmp_path, [outside("weights")]))
 
 
