@@ -140,8 +140,8 @@ def _readable(file: GraphFile) -> Iterator[Path]:
         yield graph
         return
     # on the file system of the weights, or they could not have a second name
-    folder = weights[0].resolve().parent
-    place = folder if os.access(folder, os.W_OK) else None
+    target = weights[0].resolve().parent
+    place = target if os.access(target, os.W_OK) else None
     # on Windows a mapped file cannot be removed: the system's own cleaning takes it later
     with tempfile.TemporaryDirectory("bge-rerank", dir=place, ignore_cleanup_errors=True) as folder:
         for part in file.files:
