@@ -61,7 +61,7 @@ test-all: test .venv-clients/ready .venv-servers/llama.cpp/ready
 
 # older and newer releases of other libraries, other Pythons, and the stores of an example
 test-versions: .venv-transformers4/ready
-	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference tests/folders
+	PYTHONPATH=.venv-transformers4 $(BIN)/pytest tests/reference tests/folders tests/networks
 	$(MAKE) --no-print-directory test-oldest
 	$(MAKE) --no-print-directory test-pythons
 	$(MAKE) --no-print-directory test-stores

@@ -244,7 +244,10 @@ class Checkpoint:
             return f"{self.folder} has no model.safetensors"
         problem = f"{self.folder} holds its weights only as pickle ({', '.join(pickles)})"
         if not pickles:  # a hub id, of which no pickle is ever downloaded
-            problem = f"{self.model} has no model.safetensors on the hub, at most a pickle"
+            problem = (
+                f"{self.model} has no model.safetensors in the cache (if its download broke off, "
+                "load it again) or on the hub, at most a pickle"
+            )
         return (
             f"{problem}, which can run code when opened and is never loaded; convert it once, "
             "where you trust it: AutoModel*.from_pretrained("

@@ -46,13 +46,12 @@ MEANINGS = {
     "403$": "it answered 403 Forbidden: the token may not read this, or a firewall answered",
     "407$": "the proxy answered 407: it wants http://USER:PASSWORD@HOST:PORT{proxies}",
     "429$": "it answered 429 Too Many Requests: wait a few minutes, or set HF_TOKEN",
-    r"(\d{3})$": "it answered with status {0}",
+    r"([45]\d\d)$": "it answered with status {0}",
     "(?:InvalidInputError|MissingExtra): .*_PROXY": "{said}{proxies}",
     "(?:ImportError|InvalidSchema): .*SOCKS": "a SOCKS proxy needs a package: pip install "
-    '"bge-rerank-integrations[socks]" (before huggingface-hub 1.0: PySocks){proxies}',
+    '"bge-rerank-integrations[socks]"{proxies}',
     "(?:ValueError|InvalidSchema): .*(?:proxy|SOCKS)": "its client does not know this kind of "
     "proxy: use http://, https://, socks5:// or socks5h://{proxies}",
-    "ProxyError": "the proxy refused ({said}){proxies}",
     "UnsupportedProtocol|MissingSchema|InvalidURL|InvalidSchema": "HF_ENDPOINT must begin with "
     "https:// or http://",
     "JSONDecodeError": "it answered with a web page: perhaps the log-in page of a network",
@@ -75,6 +74,7 @@ MEANINGS = {
     r"\w*Timeout": "it gave no answer in time{proxies}",
     r"IncompleteSnapshotError: .* missing (\(.*?\))": "files are missing {0}",
     r"Connect\w*Error": "it cannot be reached ({said}){proxies}",
+    "ProxyError": "the proxy refused ({said}){proxies}",
 }
 
 
@@ -128,6 +128,13 @@ class _Request:
         revision = self.hub.revision
         return f"{self.model} at revision {revision}" if revision else self.model
 
+    @property
+    def where(self) -> str:
+        """The folder of the cache; without a home folder, one under ~ cannot be used."""
+        from huggingface_hub import constants
+
+        return str(self.hub.cache_dir or constants.HF_HUB_CACHE)
+
     def commit(self) -> str | None:
         """The commit that the revision is now, by the hub."""
         from huggingface_hub import HfApi, constants
@@ -141,7 +148,7 @@ class _Request:
         folder = snapshot_download(
             self.model,
             revision=revision,
-            cache_dir=self.hub.cache_dir,
+            cache_dir=Path(self.where).expanduser(),
             local_files_only=local,
             token=secret_text(self.hub.token),
             allow_patterns=list(self.patterns),
@@ -155,15 +162,14 @@ def _find_on_hub(request: _Request, is_complete: Callable[[Path], bool]) -> Path
     from bge_rerank_integrations.local.hub_client import proxies_by_our_rules
 
     hub, at, near = request.hub, request.at, nearest_model(request.model)
-    where = str(hub.cache_dir or constants.HF_HUB_CACHE)
-    found = _find_in_cache(request, where)
+    found = _find_in_cache(request)
     cached, lacks = (found, "") if isinstance(found, Path) else (None, found)
     if hub.local_files_only or constants.HF_HUB_OFFLINE:
         if cached is None:
             raise ModelNotFound(f"{lacks}, and downloads are switched off. {near}{ELSEWHERE}")
         return cached
     if cached is not None and not is_complete(cached):
-        cached, lacks = None, f"{at} is not whole in the cache {where}"
+        cached, lacks = None, f"{at} is not whole in the cache {request.where}"
     if cached is not None and cached.name == hub.revision:
         return cached
     try:
@@ -184,19 +190,20 @@ def _find_on_hub(request: _Request, is_complete: Callable[[Path], bool]) -> Path
     return cached
 
 
-def _find_in_cache(request: _Request, where: str) -> Path | str:
+def _find_in_cache(request: _Request) -> Path | str:
     """The snapshot with all files that the hub's client knows, or the reason why there is none."""
+    at, where = request.at, request.where
     try:
         home = Path(where).expanduser() / f"models--{request.model.replace('/', '--')}"
         found = _snapshots(home, request.hub.revision)
         if not found:
             here = Path.cwd()
-            return f"{request.at} is not in the cache {where} (nor a folder of that name in {here})"
+            return f"{at} is not in the cache {where} (nor a folder of that name in {here})"
         if lacks := _lack(found, request.patterns):
-            return f"{request.at} cannot be read from the cache {where}: {lacks}"
+            return f"{at} cannot be read from the cache {where}: {lacks}"
         return request.fetch(found[0].name, local=True)
     except (OSError, RuntimeError) as error:
-        return f"{request.at} is not whole in the cache {where}: {_meaning(error)}"
+        return f"{at} is not whole in the cache {where}: {_meaning(error)}"
 
 
 def _snapshots(home: Path, revision: str | None) -> list[Path]:

@@ -8,33 +8,34 @@ function for a new client would do.
 
 # ruff: noqa: SLF001
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, nullcontext
+from functools import cache, lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from huggingface_hub.utils import _http as hub
+from huggingface_hub.utils import _http
 
 from bge_rerank_integrations.base.address import Address
 from bge_rerank_integrations.base.fork import Lock
 from bge_rerank_integrations.base.proxy import find_proxy
 
+hub: Any = _http  # of any release
 _lock = Lock()
 _users = 0
-_theirs: tuple[Any, Any] = (None, None)
+_theirs: tuple[Any, ...] = ()
 
 
 @contextmanager
 def proxies_by_our_rules() -> Iterator[None]:
     """Send the requests to the hub inside this block through the proxy of `find_proxy`.
 
-    Nothing changes without proxies in the environment, with a client that the caller has
-    configured, or before huggingface-hub 1.0, whose client chooses a proxy for each request.
+    Nothing changes without proxies in the environment or with a client that the caller configured.
     """
-    default = getattr(hub, "default_client_factory", None)
     proxied = any(getproxies().get(kind) for kind in ("http", "https", "all"))
-    if default is None or not proxied or hub._GLOBAL_CLIENT_FACTORY not in (default, _new_client):
+    if not proxied or getattr(hub, _NAMES[0]) not in (_DEFAULT, _OURS[0]):
         yield
         return
     _exchange(+1)
@@ -47,13 +48,20 @@ def proxies_by_our_rules() -> Iterator[None]:
 def _exchange(change: int) -> None:
     """Put our client in place for the first user, and the caller's back after the last one."""
     global _users, _theirs
-    with _lock, hub._CLIENT_LOCK:
+    with _lock, vars(hub).get("_CLIENT_LOCK", nullcontext()):
         _users += change
         if _users == change:  # the first
-            _theirs = hub._GLOBAL_CLIENT_FACTORY, hub._GLOBAL_CLIENT
-            hub._GLOBAL_CLIENT_FACTORY, hub._GLOBAL_CLIENT = _new_client, None
-        elif _users == 0 and hub._GLOBAL_CLIENT_FACTORY is _new_client:
-            hub._GLOBAL_CLIENT_FACTORY, hub._GLOBAL_CLIENT = _theirs
+            _theirs = tuple(getattr(hub, name) for name in _NAMES)
+            vars(hub).update(zip(_NAMES, _OURS, strict=True))
+        elif _users == 0 and getattr(hub, _NAMES[0]) is _OURS[0]:
+            vars(hub).update(zip(_NAMES, _theirs, strict=True))
+
+
+def _proxy_for(url: str) -> str | None:
+    parts = urlsplit(url)
+    at = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    proxy = find_proxy(Address(at, parts.hostname or "", parts.scheme == "https"))
+    return None if proxy is None else proxy.url
 
 
 def _new_client() -> Any:
@@ -71,10 +79,7 @@ def _new_client() -> Any:
 
     class ByAddress(http.BaseTransport):  # type: ignore[misc]  # the base is not known here
         def handle_request(self, request: Any) -> Any:
-            url = request.url
-            at = f"{url.scheme}://{url.netloc.decode()}"
-            proxy = find_proxy(Address(at, url.host, url.scheme == "https"))
-            return through(proxy and proxy.url).handle_request(request)
+            return through(_proxy_for(str(request.url))).handle_request(request)
 
     return http.Client(
         transport=ByAddress(),
@@ -82,3 +87,31 @@ def _new_client() -> Any:
         follow_redirects=True,
         timeout=None,
     )
+
+
+def _new_session() -> Any:
+    """The same for huggingface-hub before 1.0, which is built on requests."""
+
+    class ByAddress(hub.UniqueRequestIdAdapter):  # type: ignore[misc]
+        def send(self, request: Any, *args: Any, **given: Any) -> Any:
+            request.headers.pop("Proxy-Authorization", None)  # a redirect adds it by other rules
+            proxy = _proxy_for(request.url)
+            # whose name for SOCKS where the proxy resolves the server's name is socks5h
+            given["proxies"] = proxy and {"all": re.sub("(?i)^socks5:", "socks5h:", proxy)}
+            return super().send(request, *args, **given)
+
+    session = vars(hub)["requests"].Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, ByAddress())
+    return session
+
+
+_OURS: tuple[Any, ...]
+if hasattr(hub, "default_client_factory"):
+    _NAMES = ("_GLOBAL_CLIENT_FACTORY", "_GLOBAL_CLIENT")
+    _DEFAULT, _OURS = hub.default_client_factory, (_new_client, None)
+else:
+    _NAMES = ("_GLOBAL_BACKEND_FACTORY", "_get_session_from_cache")
+    _DEFAULT = hub._default_backend_factory
+    # without room for sessions, so that no connection is kept
+    _OURS = (_new_session, lru_cache(0)(lambda **_: hub._GLOBAL_BACKEND_FACTORY()))
