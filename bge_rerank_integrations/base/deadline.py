@@ -1,8 +1,8 @@
 """Stop a rerank when its task is cancelled or its time limit has passed.
 
-Nothing can interrupt a thread, so the work checks for itself: between two batches, and before each
-hundred of the texts that it checks, tokenizes or joins. The flag and the limit are context
-variables, so that scorers that wrap scorers need not pass them on.
+Nothing can interrupt a thread, so the work checks for itself: between two batches, and before every
+ten of the texts that it checks, tokenizes or joins. The flag and the limit are context variables,
+so that scorers that wrap scorers need not pass them on.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 from bge_rerank_integrations.errors import ScoringTimeout
@@ -63,9 +63,9 @@ def check_time(doing: str) -> None:
 
 
 def cancellable(things: Iterable[T], doing: str | None = None) -> Iterator[T]:
-    """The things, with `check_cancelled` before each hundred, or `check_time(doing)`."""
+    """The things, with `check_cancelled` before every ten, or `check_time(doing)`."""
     for place, thing in enumerate(things):
-        if place % 100 == 0:
+        if place % 10 == 0:
             check_cancelled() if doing is None else check_time(doing)
         yield thing
 
@@ -187,10 +187,34 @@ def off_main_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     copies = [setting() for setting in thread_settings]
     jobs.put((copies, partial(context.run, call, *args, **kwargs), answer))
     try:
-        result, error = answer.get()
+        outcome = answer.get()
     except BaseException:
         flag.set()
         raise
+    return _returned(*outcome)
+
+
+def watched(call: Callable[[], T], doing: str) -> T:
+    """Run native code that may take long, with `check_time(doing)` twenty times a second.
+
+    The code runs on a thread of its own and must let other threads run. Nothing can stop it: if the
+    time limit passes, it runs to its end unseen.
+    """
+    jobs: SimpleQueue[Job | None] = SimpleQueue()
+    answer: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+    jobs.put(((), call, answer))
+    jobs.put(None)
+    try:
+        threading.Thread(target=_work, args=(jobs,), name="bge-rerank-watched").start()
+    except RuntimeError:  # during shutdown
+        return call()
+    while True:
+        check_time(doing)
+        with suppress(Empty):
+            return _returned(*answer.get(timeout=0.05))
+
+
+def _returned(result: T | None, error: BaseException | None) -> T:
     if error is not None:
         cause = error.__context__
         try:

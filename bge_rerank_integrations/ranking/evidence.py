@@ -8,10 +8,10 @@ from itertools import chain
 import numpy as np
 
 from bge_rerank_integrations.base.contract import CheckedPairs, check_text
-from bge_rerank_integrations.base.deadline import check_time
+from bge_rerank_integrations.base.deadline import cancellable
 from bge_rerank_integrations.base.trace import note
 from bge_rerank_integrations.ranking.calibration import ranks
-from bge_rerank_integrations.ranking.sentences import Span, split_sentences
+from bge_rerank_integrations.ranking.sentences import DIVIDING, Span, split_sentences
 from bge_rerank_integrations.types import Evidence, FloatArray, Pair, RerankResult
 
 
@@ -33,10 +33,7 @@ def with_evidence(
     """
     query = pairs[0][0]
     raw = {pairs[result.index]: result.raw_score for result in results}
-    found = []
-    for result in results:
-        check_time("passages were divided into sentences")
-        found.append(_sentences(query, texts[result.index]))
+    found = [_sentences(query, texts[result.index]) for result in results]
     new = [pair for pair in dict.fromkeys(chain.from_iterable(found)) if pair not in raw]
     note({"sentences": len(new)})
     if new:
@@ -59,7 +56,7 @@ def with_evidence(
 def _sentences(query: str, text: str) -> dict[Pair, Span]:
     """The sentences in order, except those without a letter or digit, such as a row of stars."""
     found: dict[Pair, Span] = {}
-    for start, end in split_sentences(text):
+    for start, end in cancellable(split_sentences(text), DIVIDING):
         sentence = check_text(text[start:end], "evidence text")
         if any(map(str.isalnum, sentence)):
             found.setdefault((query, sentence), (start, end))

@@ -10,6 +10,8 @@ import unicodedata
 
 import regex
 
+from bge_rerank_integrations.base.deadline import cancellable, check_time
+
 Span = tuple[int, int]
 """Start and end in the characters of a text, the end exclusive."""
 
@@ -74,18 +76,19 @@ _END = regex.compile(
     rf"|(?P<bullet>\s(?=[{_BULLETS}]\s))",
     regex.V1 | regex.MULTILINE,
 )
-_LINE_BREAK = regex.compile(rf"[{_BREAKS}]")
+_LINE = rf"[^{_BREAKS}]*"
+_LINE_BEFORE, _LINE_AFTER = regex.compile(_LINE, regex.REVERSE), regex.compile(_LINE)
 _ITEM = regex.compile(
     rf"\s*(?:[-*+\u2013\u2014\u00b7#>|{_BULLETS}]|\(?(?:\d{{1,3}}|[A-Za-z]|[ivx]+)[.)\u3001]\s"
     r"|[\u2460-\u2473]|[\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]+\u3001)"
 )
 _WORD_BEGINS = regex.compile(r"[\s()\[\]{}\"'\u2018\u201c/\u2013\u2014]")
-# A long text is divided after a clause, otherwise at a space.
-_WEAK = (
-    regex.compile(r"[;:]\s|[\uff1b\uff1a]"),
-    regex.compile(r",\s|[\uff0c\u3001]"),
-    regex.compile(r"\s"),
-)
+# A long text is divided after a clause, otherwise at a space: the nearest before or after a place.
+_WEAK = [
+    (regex.compile(weak, regex.REVERSE), regex.compile(weak))
+    for weak in (r"[;:]\s|[\uff1b\uff1a]", r",\s|[\uff0c\u3001]", r"\s")
+]
+DIVIDING = "passages were divided into sentences"
 
 
 def split_sentences(text: str) -> list[Span]:
@@ -94,16 +97,16 @@ def split_sentences(text: str) -> list[Span]:
     Sentences do not overlap, and every other character belongs to one. An abbreviation, decimal,
     enumeration or quotation does not end a sentence; a blank line, a list item or a line break
     other than wrapping does. A sentence longer than `MOST_CHARACTERS` is divided near its middle,
-    at a semicolon, comma or space.
+    at a semicolon, comma or space. Raises `ScoringTimeout` if a time limit passes.
     """
     cased = text != text.lower()
     starts = [0]
-    for match in _END.finditer(text):
+    for match in cancellable(_END.finditer(text), DIVIDING):
         if _ends(text, starts[-1], match, cased=cased):
             starts.append(match.end())
     return [
         part
-        for start, end in zip(starts, [*starts[1:], len(text)], strict=True)
+        for start, end in cancellable(zip(starts, [*starts[1:], len(text)], strict=True), DIVIDING)
         for part in _short_enough(text, *_stripped(text, start, end))
     ]
 
@@ -144,8 +147,8 @@ def _abbreviates(text: str, begin: int, match: regex.Match[str], following: str)
 
 def _line_ends(text: str, start: int, end: int, *, cased: bool) -> bool:
     """Whether the line break from `start` to `end` ends a sentence rather than wraps it."""
-    line = _LINE_BREAK.split(text[max(0, start - 4 * WRAPPED_COLUMNS) : start])[-1].rstrip()
-    following = _LINE_BREAK.split(text[end : end + 40])[0]
+    line = _LINE_BEFORE.match(text, max(0, start - 4 * WRAPPED_COLUMNS), start)[0].rstrip()
+    following = _LINE_AFTER.match(text, end, end + 40)[0]
     if not line or not following.strip() or _ITEM.match(following):
         return True
     if (cased and following.lstrip()[0].islower()) or line[-1] in ",\uff0c\u3001":
@@ -161,10 +164,14 @@ def _short_enough(text: str, start: int, end: int) -> list[Span]:
     """The span, divided into parts of at most `MOST_CHARACTERS`; nothing for an empty span."""
     if end - start <= MOST_CHARACTERS:
         return [(start, end)] if start < end else []
+    check_time(DIVIDING)
     middle, quarter = (start + end) // 2, (end - start) // 4
-    for weak in _WEAK:
-        found = [match.end() for match in weak.finditer(text, middle - quarter, middle + quarter)]
-        if found:
+    for before, after in _WEAK:
+        near = (
+            before.search(text, middle - quarter, middle),
+            after.search(text, middle - 1, middle + quarter),  # of one or two characters
+        )
+        if found := [match.end() for match in near if match]:
             cut = min(found, key=lambda place: abs(place - middle))
             break
     else:

@@ -5,8 +5,9 @@ window, as in MaxP (Dai and Callan, "Deeper Text Understanding for IR with Conte
 Language Modeling", SIGIR 2019).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,6 @@ class WindowedScorer(ScorerWrapper):
             offsets = self._measuring.token_offsets([piece.text for piece, _ in long])
             pending = []
             for (piece, length), spans in zip(long, offsets, strict=True):
-                check_time("passages were divided into windows")
                 pending += piece.parts(length, spans, self._overlap)
         return [sorted(windows) for windows in found]
 
@@ -173,18 +173,21 @@ def plan_windows(
     starts = offsets[:, 0].tolist()
     ends = np.maximum.accumulate(offsets[:, 1]).tolist()
     number, overlap = len(starts), min(overlap, room // 4)
-    # The places between tokens where the text may be split: not within a character.
-    ranks = {
-        place: _rank(text, ends[place - 1], starts[place])
-        for place in range(1, number)
-        if starts[place] >= ends[place - 1]
-    }
-    ranks[number] = 2
+
+    @cache
+    def rank(place: int) -> int:
+        """0 to 2 for a place between tokens where the text may be split, -1 within a character."""
+        if place >= number:
+            return 2 if place == number else -1
+        end, start = ends[place - 1], starts[place]
+        return _rank(text, end, start) if start >= end else -1
+
     windows: list[tuple[int, int]] = []
     begin = done = 0
     while done < number:
-        end = _best_cut(ranks, max(done, begin + room * 3 // 4), begin + room)
-        end = end or _best_cut(ranks, done, begin + room, anywhere=True)
+        check_time("passages were divided into windows")
+        end = _best_cut(rank, max(done, begin + room * 3 // 4), begin + room)
+        end = end or _best_cut(rank, done, begin + room, anywhere=True)
         if end is None and begin < done:
             begin = done  # a character with many tokens follows: drop the overlap
             continue
@@ -192,18 +195,16 @@ def plan_windows(
             return []
         # up to the next token: a tokenizer that rewrites text may place a token's end too early
         windows.append((starts[begin], starts[end] if end < number else len(text)))
-        begin, done = _best_cut(ranks, max(begin, end - 2 * overlap), end - overlap) or end, end
+        begin, done = _best_cut(rank, max(begin, end - 2 * overlap), end - overlap) or end, end
     return windows
 
 
 def _best_cut(
-    ranks: dict[int, int], above: int, last: int, *, anywhere: bool = False
+    rank: Callable[[int], int], above: int, last: int, *, anywhere: bool = False
 ) -> int | None:
     """The last place of the highest rank in (above, last]; None if there is none."""
-    places = [place for place in range(last, above, -1) if place in ranks]
-    if anywhere:
-        return places[0] if places else None
-    return max(places, key=ranks.__getitem__, default=None)
+    places = (place for place in range(last, above, -1) if rank(place) >= 0)
+    return next(places, None) if anywhere else max(places, key=rank, default=None)
 
 
 def _rank(text: str, end: int, start: int) -> int:

@@ -1,23 +1,28 @@
-"""Every step of a call looks at the task's cancellation for each hundred of its texts.
+"""Every step of a call looks at the task's cancellation for every ten of its texts.
 
-And no text is copied.
+And within a long text; and no text is copied.
 """
 
 import tracemalloc
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from threading import Event
 
+import numpy as np
 import pytest
 
 from bge_rerank_integrations import Reranker
 from bge_rerank_integrations.base import deadline
 from bge_rerank_integrations.base.contract import read_pairs
 from bge_rerank_integrations.base.deadline import Cancelled
+from bge_rerank_integrations.local.text.tokenizer import TextTokenizer
 from bge_rerank_integrations.options import PairOptions
+from bge_rerank_integrations.ranking.sentences import split_sentences
 from bge_rerank_integrations.types import FloatArray, Pair
 from bge_rerank_integrations.wrappers.cache import CachedScorer, MemoryStore, pair_keys
+from bge_rerank_integrations.wrappers.windows import plan_windows
 from tests.fakes import WordOverlapScorer
 from tests.local.oracle import OracleForward
 from tests.local.text.test_input_ids import bi_scorer, cross_scorer
@@ -82,18 +87,61 @@ STEPS = [checking, reading_passages, hashing, joining, joining_for_an_embedder, 
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_each_step_looks_for_each_hundred_texts(step: Step, reranker_base: Path) -> None:
-    flag, work = SetAfter(float("inf")), step(reranker_base)
+def test_each_step_looks_for_every_ten_texts(step: Step, reranker_base: Path) -> None:
+    assert looks_of(step(reranker_base), stopped=step is reading_passages) >= NUMBER // 10
+
+
+def looks_of(work: Callable[[], object], *, stopped: bool = False) -> int:
+    flag = SetAfter(float("inf"))
 
     def run() -> None:
         deadline._flag.set(flag)
         try:
             work()
         except Cancelled:
-            assert step is reading_passages
+            assert stopped
 
     copy_context().run(run)
-    assert flag.looks >= NUMBER // 100
+    return flag.looks
+
+
+def windows(text: str) -> None:
+    places = np.arange(len(text))
+    plan_windows(text, np.stack([places, places + 1], axis=1), 64, 0)
+
+
+@pytest.mark.parametrize("step", [split_sentences, windows])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "a",
+        "a ",
+        "a, ",
+        "a.\n",
+        "\n",
+        "\r\n",
+        "<p>x</p>",
+        "| x |\n",
+        "竹",
+        "竹。",
+        "😀",
+        "\u200d",
+        ".",
+    ],
+)
+def test_each_step_looks_for_each_thousand_characters_of_a_text(
+    step: Callable[[str], object], unit: str
+) -> None:
+    assert looks_of(lambda: step(unit * (20_000 // len(unit)))) >= 20
+
+
+def test_a_long_text_is_tokenized_with_looks_meanwhile(reranker_base: Path) -> None:
+    tokenizer = TextTokenizer(reranker_base)
+    for method in (lambda text: tokenizer.encode([text], [0]), lambda t: tokenizer.offsets([t])):
+        assert looks_of(partial(method, "a" * 100_000)) == 1
+        assert looks_of(partial(method, "a" * 100_001)) >= 2
+    (whole,) = tokenizer.encode(["panda " * 20_000], [0])
+    assert whole.tolist() == tokenizer.encode(["panda"], [0])[0].tolist() * 20_000
 
 
 def test_a_call_ends_at_whichever_look_it_is_cancelled(reranker_base: Path) -> None:

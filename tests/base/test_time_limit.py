@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from bge_rerank_integrations import InvalidInputError, Reranker, load_scorer
-from bge_rerank_integrations.base.deadline import seconds_left, time_limit
+from bge_rerank_integrations.base.deadline import seconds_left, time_limit, watched
 from bge_rerank_integrations.errors import (
     OutOfMemoryError,
     RemoteAnswerError,
@@ -214,6 +215,24 @@ def test_the_clock_is_looked_at_between_texts() -> None:
     assert len(next(parts)) == 1
     with time_limit(0), pytest.raises(ScoringTimeout, match="while texts were tokenized"):
         next(parts)
+
+
+def test_native_code_that_takes_long_is_not_waited_for() -> None:
+    """The limit passes while it runs; it ends by itself, and nobody hears of its error."""
+    go_on, ended = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        go_on.wait()
+        ended.set()
+        raise KeyError
+
+    with time_limit(0.01), pytest.raises(ScoringTimeout, match="passed while it was slow"):
+        watched(slow, "it was slow")
+    go_on.set()
+    ended.wait()
+    assert watched(lambda: 7, "it was fast") == 7
+    with pytest.raises(KeyError):
+        watched(slow, "it failed")
 
 
 def batches_under_a_limit(folder: Path, tokens_a_second: int) -> list[int]:

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
-from bge_rerank_integrations.base.deadline import check_time
+from bge_rerank_integrations.base.deadline import check_time, watched
 from bge_rerank_integrations.base.fork import Lock, cached_property
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, RerankError
 from bge_rerank_integrations.local.checkpoint import Checkpoint, Keys
@@ -30,6 +30,7 @@ from bge_rerank_integrations.local.text.control_tokens import (
 from bge_rerank_integrations.local.text.tokenizer_config import TokenizerConfig
 from bge_rerank_integrations.types import SpecialTokens
 
+T = TypeVar("T")
 Ids = NDArray[np.int32]
 
 # A text with more characters than this for each wanted token is cut before it is tokenized.
@@ -41,6 +42,7 @@ ENTRY_BYTES = 150
 # The vocabularies of slow tokenizers, which this package does not read.
 SLOW = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
 NO_IDS = "cannot turn a text into tokens"
+TOKENIZING = "texts were tokenized"
 # Models that have two token types where their config.json does not say how many.
 TYPED_MODELS = {"bert", "camembert", "electra", "roberta", "xlm-roberta"}
 
@@ -274,22 +276,34 @@ class TextTokenizer:
         self, texts: Sequence[str], *, special_tokens: SpecialTokens = "literal"
     ) -> list[NDArray[np.int64]]:
         """Start and end of each of the ids of `encode` in the characters of its text, [ids, 2]."""
-        found: list[NDArray[np.int64]] = []
-        with self._failures_named(NO_IDS):
-            for part in _in_parts(texts):
-                encodings = self._parsing.encode_batch(part, add_special_tokens=False)
-                for text, encoding in zip(part, encodings, strict=True):
-                    offsets = encoding.offsets
-                    ids = np.asarray(encoding.ids, dtype=np.int32)
-                    if special_tokens == "literal" and self._control_token(ids):
-                        offsets = self._literal.encode(text, add_special_tokens=False).offsets
-                    found.append(np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
-        return found
+
+        def offsets_of(part: list[str]) -> list[NDArray[np.int64]]:
+            found = []
+            encodings = self._parsing.encode_batch(part, add_special_tokens=False)
+            for text, encoding in zip(part, encodings, strict=True):
+                offsets = encoding.offsets
+                ids = np.asarray(encoding.ids, dtype=np.int32)
+                if special_tokens == "literal" and self._control_token(ids):
+                    offsets = self._literal.encode(text, add_special_tokens=False).offsets
+                found.append(np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
+            return found
+
+        parts = _in_parts(texts)
+        return [offsets for part in parts for offsets in self._tokenized(offsets_of, part)]
 
     def _ids(self, tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
+        def ids_of(part: list[str]) -> list[Ids]:
+            encodings = tokenizer.encode_batch_fast(part, add_special_tokens=False)
+            return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+        return self._tokenized(ids_of, texts)
+
+    def _tokenized(self, encode: Callable[[list[str]], list[T]], texts: list[str]) -> list[T]:
+        """What `encode` gives, with a look at the clock meanwhile if one text takes long."""
         with self._failures_named(NO_IDS):
-            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+            if max(map(len, texts)) > CHARACTERS_AT_ONCE:
+                return watched(partial(encode, texts), TOKENIZING)
+            return encode(texts)
 
     def _encode_literal(self, texts: list[str]) -> list[Ids]:
         ids = self._ids(self._parsing, texts)
@@ -361,11 +375,11 @@ def _in_parts(texts: Sequence[str]) -> Iterator[list[str]]:
     for place, text in enumerate(texts):
         size += len(text)
         if place > start and (size > CHARACTERS_AT_ONCE or place - start == TEXTS_AT_ONCE):
-            check_time("texts were tokenized")
+            check_time(TOKENIZING)
             yield [*texts[start:place]]
             start, size = place, len(text)
     if start < len(texts):
-        check_time("texts were tokenized")
+        check_time(TOKENIZING)
         yield [*texts[start:]]
 
 
