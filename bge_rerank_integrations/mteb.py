@@ -23,7 +23,7 @@ class MTEBReranker:
     revision. The revision is therefore a hash of the scorer's whole name: scorers with equal names
     give equal scores.
 
-    Raises `InvalidInputError` if `scorer` is no scorer or `name` does not have exactly one slash.
+    Raises `InvalidInputError` if `scorer` is not a scorer or `name` has not exactly one slash.
     """
 
     def __init__(self, scorer: Scorer, *, name: str | None = None) -> None:

@@ -152,7 +152,7 @@ class Checkpoint:
             return json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             self.refuse_adapter()
-            raise CheckpointError(f"{self.folder} has no {name}, so it is no model") from None
+            raise CheckpointError(f"{self.folder} has no {name}, so it is not a model") from None
         # ValueError is any damage: no JSON, no UTF-8, a number of more digits than Python reads
         except (ValueError, RecursionError, OSError) as error:
             raise CheckpointError(f"{file} is damaged: {error}") from error
@@ -162,7 +162,7 @@ class Checkpoint:
         missing = optional and not (self.folder / name).is_file()
         found = {} if missing else self.read_json(name)
         if not isinstance(found, dict):
-            raise CheckpointError(f"{self.folder / name} holds no JSON object")
+            raise CheckpointError(f"{self.folder / name} is not a JSON object")
         return Keys(f"{name} of {self.model}", found, remedy=remedy)
 
     @cached_property
@@ -216,7 +216,7 @@ class Checkpoint:
             index.refuse("weight_map", "it must name the file of each tensor")
         for name in shards.values():
             if not isinstance(name, str) or Path(name).name != name:
-                raise CheckpointError(f"{index_file} has {name!r}, which is no file's name")
+                raise CheckpointError(f"{index_file} has {name!r}, which is not a file name")
         held = {name: _header(self.folder / name) for name in sorted(set(shards.values()))}
         found = {name: tensor for part in held.values() for name, tensor in part.items()}
         listed = {_new_name(name): file for name, file in shards.items()}

@@ -156,7 +156,7 @@ def decoder_spec(
     query, kept = config.whole("num_attention_heads"), config.whole("num_key_value_heads")
     size = hidden // query if family is Family.LAYERWISE else config.whole("head_dim")
     if query % kept:
-        config.refuse("num_key_value_heads", f"num_attention_heads={query} is no multiple of it")
+        config.refuse("num_key_value_heads", f"num_attention_heads={query} is not a multiple of it")
     if size % 2:
         config.refuse("head_dim", "the size of a head must be even", value=size)
     _check_compression(family, request, layers)

@@ -1,9 +1,9 @@
-"""The hub's client with our own rules for proxies, which are those of the servers too.
+"""The hub's client with our own rules for proxies, the same as for servers.
 
-Its own rules build a connection for every proxy variable, also where none is used, know no ranges
-of addresses, and send this machine's addresses to a proxy. The client belongs to the whole process,
-so it is replaced only while we ask the hub, and nothing of the caller's is closed, as the hub's own
-function for a new client would do.
+Its own rules build a connection for every proxy variable, even an unused one, do not support ranges
+of addresses, and send this machine's addresses to a proxy. The whole process shares the client, so
+it is replaced only during our own requests. The caller's client is not closed, as it would be by
+the hub's own function for setting a client.
 """
 
 # ruff: noqa: SLF001
@@ -46,7 +46,7 @@ def proxies_by_our_rules() -> Iterator[None]:
 
 
 def _exchange(change: int) -> None:
-    """Put our client in place for the first user, and the caller's back after the last one."""
+    """Install our client for the first user, and restore the caller's after the last one."""
     global _users, _theirs
     with _lock, vars(hub).get("_CLIENT_LOCK", nullcontext()):
         _users += change
@@ -65,7 +65,7 @@ def _proxy_for(url: str) -> str | None:
 
 
 def _new_client() -> Any:
-    """A client as the hub's own, but each request finds its proxy by its address.
+    """A client like the hub's own, but each request finds its proxy by its address.
 
     It keeps no connection, so that it need not be closed while another thread uses it.
     """

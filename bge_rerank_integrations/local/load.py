@@ -173,7 +173,7 @@ def _load_embedded(model: str, options: LocalOptions) -> LocalScorer:
     check_precision(options.precision)
     for name, default, reason in (
         ("revision", None, "comes with a package: leave revision out"),
-        ("label", None, "is no classifier: leave it out"),
+        ("label", None, "is not a classifier: leave it out"),
         ("precision", "auto", f"is a graph in int8: leave precision out, or use {DEFAULT_MODEL}"),
     ):
         if (given := getattr(options, name)) != default:

@@ -364,7 +364,7 @@ class _Folder:
         if not isinstance(listed, list) or not listed or not all(
             isinstance(module, dict) and isinstance(module.get("type"), str) for module in listed
         ):  # fmt: skip
-            raise CheckpointError(f"{file} holds no list of modules")
+            raise CheckpointError(f"{file} is not a list of modules")
         found = []
         for place, content in enumerate(listed):
             module = self._module(content)

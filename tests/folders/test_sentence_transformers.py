@@ -369,7 +369,7 @@ def test_a_label_of_a_model_that_has_one_is_refused(reranker_base: Path, embedde
     for folder in (reranker_base, embedder):
         with pytest.raises(InvalidInputError, match=r"label is 0.*not a classifier with several"):
             load_scorer(str(folder), label=0)
-    with pytest.raises(InvalidInputError, match="no classifier"):
+    with pytest.raises(InvalidInputError, match="not a classifier"):
         load_scorer("offline", label=0)
 
 

@@ -59,7 +59,7 @@ class GraphFile:
     """A graph on disk; `number_format` is that of its matrices: fp32, fp16, bf16, int8 or int4.
 
     `tables` has the number of rows of each of its matrices, `files` the graph and every file that
-    holds its weights. `squashed` maps each tensor that is no logit any more, such as a sigmoid's
+    holds its weights. `squashed` maps each tensor that is not a logit, such as a sigmoid's
     probabilities, to the operator that made it.
     """
 
@@ -169,7 +169,7 @@ def _read_onnx(path: Path) -> _Structure:
         try:
             _read_message("model", data, 0, len(data), found)
         except (IndexError, UnicodeDecodeError, RecursionError) as error:
-            raise ValueError("it is no ONNX file") from error
+            raise ValueError("it is not an ONNX file") from error
         return found
 
 

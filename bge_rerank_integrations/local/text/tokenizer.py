@@ -133,7 +133,7 @@ class TextTokenizer:
         self._file = folder / "tokenizer.json"
         if not self._file.is_file():
             raise CheckpointError(_no_tokenizer(folder))
-        with self._failures_named("is no tokenizer this release can read: {!r}"):
+        with self._failures_named("is not a tokenizer that this release can read: {!r}"):
             self._content = self._file.read_text(encoding="utf-8")
             self._parsing = Tokenizer.from_str(self._content)
         self._config: TokenizerConfig | None = None

@@ -181,7 +181,7 @@ def test_graphs_in_graphs_without_end_are_damage(tmp_path: Path) -> None:
     for _ in range(2000):
         graph = field(1, field(5, field(6, graph)))
     (tmp_path / "model.onnx").write_bytes(field(7, graph))
-    with pytest.raises(CheckpointError, match="is no ONNX file"):
+    with pytest.raises(CheckpointError, match="is not an ONNX file"):
         read_graph_file(tmp_path / "model.onnx")
 
 
