@@ -117,7 +117,8 @@ class TokenizerConfig:
         # transformers reads the older files only where the newer one lists no tokens
         older = "added_tokens_decoder" not in keys
         added = list(files.read_keys(ADDED)) if older else []
-        self._names = {**keys, **(files.read_keys(SPECIAL) if older else {}), ADDED: added}
+        self._older = files.read_keys(SPECIAL, remedy=REMEDY) if older else keys
+        self._names = {**keys, **self._older, ADDED: added}
         kind = model.get("model_type")
         self._kind = CLASSES.get(str(kind), "PreTrained")
         self._class = f"{self._kind}Tokenizer, by model_type {kind!r}"
@@ -216,10 +217,11 @@ class TokenizerConfig:
             if value is None or not (one or key in TOKEN_LISTS):
                 continue
             content = value.get("content") if one and isinstance(value, dict) else value
+            file = self._older if key in self._older else self._keys
             if not isinstance(content, str if one else str | dict | list):
-                self._keys.refuse(key, "it must name a token", value=value)
+                file.refuse(key, "it must name a token", value=value)
             if missing := [name for name in _contents(value) if name not in has]:
-                self._keys.refuse(
+                file.refuse(
                     key,
                     "tokenizer.json has no such added token, so its number and what it matches "
                     "are not certain",
