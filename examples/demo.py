@@ -3,9 +3,9 @@
     python examples/demo.py
     python examples/demo.py --first-stage embedder --model BAAI/bge-reranker-v2-m3
 
-Then the same over all the judged questions: how often the relevant sentence comes first, and
-nDCG@10, before and after. That takes seconds with the embedded model and minutes with a large one
-on a CPU, so only the embedded one is measured unless `--measure` asks for it.
+Then the same over all judged questions: how often the relevant sentence comes first, and nDCG@10,
+before and after. That takes seconds with the embedded model and minutes with a large one on a CPU,
+so other models than the embedded one are measured only with `--measure`.
 """
 
 import math
@@ -108,7 +108,7 @@ def show_after(
 
 
 def say_rank(ids: Sequence[str], relevant: str) -> str:
-    """Where the relevant sentence stands, in words."""
+    """A phrase that says at which rank the relevant sentence is."""
     if relevant not in ids:
         return f"the relevant sentence is not among the {len(ids)}"
     return f"the relevant sentence is at rank {ids.index(relevant) + 1} of {len(ids)}"

@@ -1,11 +1,11 @@
-"""A search service with several workers: candidates at once, the reranked order as it comes.
+"""A search service with several workers: candidates at once, then the reranked order.
 
     PYTHONPATH=examples uvicorn fastapi_service:app --workers 2
     curl -N "http://127.0.0.1:8000/search?query=Who+first+used+the+word+oxygen"
 
-Each worker loads the model once, as it starts; all its requests share it. The answer is a stream of
+Each worker loads the model once, at its start; all its requests share it. The answer is a stream of
 JSON lines: first the candidates of BM25, then the best passages with their scores. `arerank` leaves
-the event loop free meanwhile, and a time limit keeps BM25's order where scoring takes too long.
+the event loop free meanwhile, and with a time limit BM25's order is kept if scoring takes too long.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What the examples share: a judged corpus, two first stages over it, and the choice of model."""
+"""Shared by the examples: a judged corpus, two first stages over it, and the choice of model."""
 
 import argparse
 import json
@@ -52,7 +52,7 @@ def read_relevant() -> dict[str, str]:
 
 
 class BM25:
-    """Words in common, weighed by how rare they are."""
+    """Counts words in common, weighted by how rare they are."""
 
     def __init__(self, passages: Sequence[Text]) -> None:
         self._passages = passages
@@ -77,8 +77,8 @@ class BM25:
 class Embedder:
     """Cosines of bge-small-en-v1.5, the embedded BGE embedder.
 
-    A call encodes the whole corpus, which takes seconds, and remembers what it found: an
-    application would keep the passages' vectors in an index.
+    A call encodes the whole corpus, which takes seconds, and remembers the results. An application
+    would keep the passages' vectors in an index.
     """
 
     def __init__(self, passages: Sequence[Text]) -> None:
@@ -112,19 +112,19 @@ def open_first_stage(name: str) -> FirstStage:
     return BM25(passages) if name == "bm25" else Embedder(passages)
 
 
-def choose_model(asked: str | None) -> str:
-    """The model asked for, else a BGE reranker that is on this machine, else the embedded one.
+def choose_model(given: str | None) -> str:
+    """The given model, else a BGE reranker that is on this machine, else the embedded one.
 
-    Says on screen which it is, and how to have another.
+    Prints which one it is, and how to choose another.
     """
     ours = [spec.id for spec in known_models() if spec.family is Family.ENCODER]
     ours.sort(key=lambda model: model != DEFAULT_MODEL)  # that one first
     here = (model for model in ours if model not in OFFLINE_MODELS and is_cached(model))
-    model = asked or next(here, "offline")
+    model = given or next(here, "offline")
     if model == "offline":
         print("Model: offline, the embedded ms-marco-MiniLM-L-12-v2 (English). Not a BGE model.")
         print(f"       --model {DEFAULT_MODEL} is the adapters' default: 2.3 GB to download, once.")
     else:
-        why = "asked for" if asked else "a BGE reranker found on this machine"
+        why = "requested" if given else "a BGE reranker found on this machine"
         print(f"Model: {model} ({why}); --model offline is the embedded one.")
     return model

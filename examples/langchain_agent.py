@@ -2,8 +2,8 @@
 
     python examples/langchain_agent.py "When was oxygen named?"
 
-With OPENAI_MODEL set, and OPENAI_BASE_URL and OPENAI_API_KEY where the server needs them, that
-model answers. Otherwise a stand-in asks the tool for the question and repeats the first passage.
+With OPENAI_MODEL set, and OPENAI_BASE_URL and OPENAI_API_KEY if the server needs them, that model
+answers. Otherwise a stand-in calls the tool with the question and repeats the first passage.
 """
 
 import os
@@ -22,7 +22,7 @@ TOOL = "search"
 
 
 class StandIn(BaseChatModel):
-    """Calls the tool with the question, then repeats the first passage that came back."""
+    """Calls the tool with the question, then repeats the first passage of its answer."""
 
     @property
     def _llm_type(self) -> str:
@@ -69,8 +69,8 @@ def main() -> None:
     tool = retriever.to_tool(TOOL, "Finds sentences of Wikipedia that answer a question.")
     agent = create_agent(open_llm(), [tool])
 
-    asked: Any = {"messages": [HumanMessage(options.question)]}
-    messages = agent.invoke(asked)["messages"]
+    request: Any = {"messages": [HumanMessage(options.question)]}
+    messages = agent.invoke(request)["messages"]
 
     print(f"\n{options.question}")
     for message in messages:

@@ -16,7 +16,7 @@ from bge_rerank_integrations.langchain import BGERerank, BGERerankRetriever
 
 
 class FirstStageRetriever(BaseRetriever):
-    """The first stage as LangChain asks for it."""
+    """The first stage as a LangChain retriever."""
 
     first_stage: Any  # a FirstStage, which pydantic cannot check
     k: int = 4
@@ -42,7 +42,7 @@ def build_retriever(first_stage: FirstStage, reranker: BGERerank) -> BGERerankRe
 
 
 def build_chain(first_stage: FirstStage, reranker: BGERerank) -> Runnable[str, Any]:
-    """From a question to the prompt that an LLM would get: add `| llm` to have it answered."""
+    """A chain from a question to the prompt for an LLM; add `| llm` to get an answer."""
     retriever = build_retriever(first_stage, reranker)
     prompt = PromptTemplate.from_template(
         "Answer from these passages alone.\n\n{passages}\n\nQuestion: {question}"

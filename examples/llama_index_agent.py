@@ -2,8 +2,8 @@
 
     python examples/llama_index_agent.py "When was oxygen named?"
 
-With OPENAI_MODEL set, and OPENAI_BASE_URL and OPENAI_API_KEY where the server needs them, that
-model answers. Otherwise a stand-in asks the tool for the question and repeats what came back first.
+With OPENAI_MODEL set, and OPENAI_BASE_URL and OPENAI_API_KEY if the server needs them, that model
+answers. Otherwise a stand-in calls the tool with the question and repeats the first passage.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from bge_rerank_integrations.llama_index import BGERerank
 
 
 def answer(messages: Sequence[ChatMessage], **options: Any) -> ChatMessage:
-    """Call the tool with the question, or repeat the first passage that came back."""
+    """Call the tool with the question, or repeat the first passage of its answer."""
     del options
     last = messages[-1]
     if last.role == MessageRole.TOOL:
@@ -53,9 +53,9 @@ def open_llm() -> FunctionCallingLLM:
 
 
 def build_tool(retriever: BaseRetriever, reranker: BGERerank) -> FunctionTool:
-    """A tool from a query to the passages that the reranker keeps.
+    """A tool that takes a query and returns the passages that the reranker keeps.
 
-    LlamaIndex's `RetrieverTool` would search for "input is ..." with the query behind it.
+    LlamaIndex's `RetrieverTool` would search for "input is ..." followed by the query.
     """
 
     async def search(query: str) -> str:

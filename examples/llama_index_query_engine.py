@@ -15,7 +15,7 @@ from bge_rerank_integrations.llama_index import BGERerank
 
 
 class FirstStageRetriever(BaseRetriever):
-    """The first stage as LlamaIndex asks for it."""
+    """The first stage as a LlamaIndex retriever."""
 
     def __init__(self, first_stage: FirstStage, *, count: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class FirstStageRetriever(BaseRetriever):
 
 
 def build_engine(first_stage: FirstStage, reranker: BGERerank) -> RetrieverQueryEngine:
-    """Twenty candidates, reranked; what the reranker keeps is what the LLM reads."""
+    """Twenty candidates, reranked; the LLM reads those that the reranker keeps."""
     return RetrieverQueryEngine.from_args(
         FirstStageRetriever(first_stage, count=20),
         node_postprocessors=[reranker],

@@ -1,9 +1,9 @@
-"""Candidates of many questions scored by a pool of Ray Data workers, as a night's work is.
+"""Score the candidates of many questions with a pool of Ray Data workers, as in a nightly job.
 
     python examples/ray_data_batch.py --output reranked --questions 100
 
-One sees how many rows were scored in how many shards, and for how many questions the relevant
-sentence is now first. Run again with the same `--output` it scores nothing: all is done before.
+It prints how many rows were scored in how many shards, and for how many questions the relevant
+sentence is now first. Run again with the same `--output`, it scores nothing, because all is done.
 """
 
 import tempfile
@@ -20,8 +20,8 @@ from bge_rerank_integrations.batch.run import Columns, rerank_files
 
 def write_candidates(file: Path, stage: str, questions: int) -> None:
     """A row for each question and candidate, the rows of a question together."""
-    asked = read_texts("queries")[:questions]
-    found = open_first_stage(stage).candidates([question.text for question in asked], 20)
+    queries = read_texts("queries")[:questions]
+    found = open_first_stage(stage).candidates([question.text for question in queries], 20)
     rows = [
         {
             "query_id": question.id,
@@ -29,7 +29,7 @@ def write_candidates(file: Path, stage: str, questions: int) -> None:
             "passage": candidate.passage.text,
             "passage_id": candidate.passage.id,
         }
-        for question, candidates in zip(asked, found, strict=True)
+        for question, candidates in zip(queries, found, strict=True)
         for candidate in candidates
     ]
     pq.write_table(pa.Table.from_pylist(rows), file)

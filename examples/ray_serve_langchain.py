@@ -1,9 +1,9 @@
-"""A reranker served by Ray Serve, and LangChain's own Cohere client asking it.
+"""A reranker served by Ray Serve, called by LangChain's own Cohere client.
 
     python examples/ray_serve_langchain.py "When was oxygen named?"
 
-One sees the three best of twenty candidates with their scores, from a client that believes it asks
-Cohere: nothing but its address and key were changed.
+It prints the three best of twenty candidates with their scores. Only the address and the key of the
+Cohere client were changed.
 """
 
 from first_stage import arguments, choose_model, open_first_stage
@@ -14,7 +14,7 @@ from rerank_server import serving
 
 
 def main() -> None:
-    """Serve, ask one question, print what came back, and end the service."""
+    """Serve, ask one question, print the results, and end the service."""
     parser = arguments("Ask a served reranker with the client that LangChain has for Cohere.")
     parser.add_argument(
         "question", nargs="?", default="What researcher first used the word oxygen ?"

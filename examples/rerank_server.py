@@ -1,4 +1,4 @@
-"""What two examples share: a reranker served by Ray Serve on this machine, while it is asked."""
+"""Shared by two examples: a reranker served by Ray Serve on this machine, while a block runs."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 
 
 class Server(NamedTuple):
-    """Where it listens and what it asks for."""
+    """The server's address, and the key that it requires."""
 
     url: str
     key: str
@@ -29,7 +29,7 @@ def serving(model: str, *names: str) -> Iterator[Server]:
     """A server of that model, which requests may also call by these names."""
     # the replicas, which this process starts, find the key in their environment
     key = os.environ.setdefault(KEY_VARIABLE, secrets.token_hex(16))
-    # and Ray's proxies the answer for requests that were lost with a process
+    # Ray's proxies also find there the answer for requests that were lost with a process
     os.environ[PROXY_VARIABLE] = "bge_rerank_integrations.serve.proxy.middleware"
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(
@@ -46,7 +46,7 @@ def serving(model: str, *names: str) -> Iterator[Server]:
 
 
 def free_port() -> int:
-    """A port that nobody listens at; a real service has one of its own."""
+    """A free port; a real service has a fixed one."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
     return port

@@ -1,12 +1,12 @@
-"""A server that speaks text-embeddings-inference's protocol, and two LlamaIndex clients asking it.
+"""A server with text-embeddings-inference's protocol, called by two LlamaIndex clients.
 
     python examples/tei_llama_index.py "When was oxygen named?"
     python examples/tei_llama_index.py --url http://localhost:8080
 
-One sees the same question answered twice, in the same order: by the client that LlamaIndex has for
-such servers, and by `BGERerank` with the server's address as its model, which also asks for raw
-scores and checks the answer. Without `--url` Ray Serve starts a server for it. The key of a server
-that is there is taken from BGE_RERANK_API_KEY.
+It answers the same question twice, in the same order: with LlamaIndex's client for such servers,
+and with `BGERerank` with the server's address as its model, which also requests raw scores and
+checks the answer. Without `--url` a server is started on Ray Serve. The key of an existing server
+is read from BGE_RERANK_API_KEY.
 """
 
 import os
@@ -21,7 +21,7 @@ from bge_rerank_integrations.llama_index import BGERerank
 
 
 def show(client: BaseNodePostprocessor, nodes: list[NodeWithScore], question: str) -> None:
-    """The three best nodes as this client has them."""
+    """Print the three best nodes of this client."""
     print(f"\n{type(client).__name__}: {question}")
     for node in client.postprocess_nodes(nodes, QueryBundle(question)):
         logit = node.metadata.get("rerank_raw_score")
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument(
         "question", nargs="?", default="What researcher first used the word oxygen ?"
     )
-    parser.add_argument("--url", help="a server that is there")
+    parser.add_argument("--url", help="an existing server")
     options = parser.parse_args()
     (found,) = open_first_stage(options.first_stage).candidates([options.question], 20)
     nodes = [

@@ -3,8 +3,8 @@
     python examples/vector_stores.py --store qdrant
     python examples/vector_stores.py --store pgvector --framework langchain "your question"
 
-The stores run on this machine: Qdrant and Chroma in memory, PostgreSQL with pgvector in a folder of
-its own, which `pgserver` starts and ends. Embedder and reranker share the process's engine.
+The stores run on this machine: Qdrant and Chroma in memory, PostgreSQL with pgvector in its own
+folder, started and stopped by `pgserver`. Embedder and reranker run on the same engine.
 """
 
 import argparse

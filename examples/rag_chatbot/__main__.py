@@ -24,9 +24,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--embedder", default="offline-embedder", help="for the first stage; 'none' is BM25 alone"
     )
-    options.add_argument("--top-n", type=int, default=3, help="most passages to answer from")
+    options.add_argument("--top-n", type=int, default=3, help="maximum passages to answer from")
     options.add_argument(
-        "--min-score", type=float, default=0.1, help="least score of a relevant passage"
+        "--min-score", type=float, default=0.1, help="minimum score of a relevant passage"
     )
     options.add_argument("--llm-url", help="an OpenAI-compatible address, else OPENAI_BASE_URL")
     options.add_argument("--llm-model", help="the language model there, else OPENAI_MODEL")
@@ -75,7 +75,7 @@ def read_index(files: Path | None, embedder: str) -> Index:
         return Index(passages)
     scorer = load_scorer(embedder)
     if not isinstance(scorer, Embedder) or scorer.scale != "cosine":
-        raise SettingsError(f"{embedder} is no embedder; --embedder none does without one")
+        raise SettingsError(f"{embedder} is not an embedder; --embedder none does without one")
     return Index(passages, embedder=scorer, embedder_name=embedder)
 
 

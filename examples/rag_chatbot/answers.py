@@ -1,4 +1,4 @@
-"""An answer with its numbered sources; one made of the evidence alone, without a language model."""
+"""An answer with its numbered sources, or without a language model, one made of the evidence."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,10 +27,10 @@ class Turn(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A passage that an answer stands on; `number` is what [1] means.
+    """A passage that an answer is based on; an answer cites its `number`, as in [1].
 
-    `evidence` is where the sentence that answers best starts and ends in `text`. It and the score
-    are None where nothing was reranked.
+    `evidence` is where the sentence that answers best starts and ends in `text`. Evidence and score
+    are None if nothing was reranked.
     """
 
     number: int
@@ -42,7 +42,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer as far as it has come, its sources, and what the reader is to be told of it."""
+    """The part of an answer that is written so far, its sources, and notes for the reader."""
 
     text: str
     sources: tuple[Source, ...]
@@ -50,7 +50,7 @@ class Answer:
 
 
 class AnswerFailed(RuntimeError):
-    """The language model did not answer; `sources` are what it was to answer from."""
+    """The language model did not answer; `sources` are the passages that it was given."""
 
     def __init__(self, message: str, sources: Sequence[Source] = ()) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ class AnswerFailed(RuntimeError):
 
 
 def sentence_at(metadata: Mapping[str, Any]) -> tuple[int, int] | None:
-    """A source's evidence from what `explain=True` writes to its metadata."""
+    """A source's evidence, from the metadata that `explain=True` writes."""
     if metadata.get("rerank_evidence") is None:
         return None
     return metadata["rerank_evidence_start"], metadata["rerank_evidence_end"]
@@ -78,10 +78,10 @@ def stream_extract(sources: Sequence[Source]) -> Iterator[Answer]:
 
 
 def check_citations(answer: Answer) -> Answer:
-    """The answer with a note for each number it cites that is none of its sources."""
+    """The answer with a note for each number that it cites without such a source."""
     known = {source.number for source in answer.sources}
     cited = {int(number) for number in CITATION.findall(answer.text)}
-    notes = [f"The answer cites [{number}], which is no passage." for number in cited - known]
+    notes = [f"The answer cites [{number}], which is not a passage." for number in cited - known]
     if answer.sources and not cited:
         notes.append("The answer cites no passage: check it against those below.")
     return Answer(answer.text, answer.sources, (*answer.notes, *sorted(notes)))

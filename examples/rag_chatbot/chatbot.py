@@ -1,4 +1,4 @@
-"""A question to an answer, on either framework; says where a model cannot be trusted."""
+"""Answer questions on either framework, and say when a model cannot be trusted."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Framework = Literal["llama-index", "langchain"]
 class Chatbot:
     """Answers questions from an index; any number of threads may ask.
 
-    A reranker that was not trained on the question's language is left out, and the answer says so:
-    its scores would be numbers without a meaning.
+    A reranker that was not trained on the question's language is left out, because its scores would
+    have no meaning; the answer says so.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class Chatbot:
         )
 
     def warm_up(self) -> None:
-        """Load the reranker now, so that what is wrong with it is said before a page is up."""
+        """Load the reranker now, so that its errors appear before the page is served."""
         self._reranker.warm_up()
 
     def ask(self, question: str, history: Sequence[Turn], index: Index) -> Iterator[Answer]:
-        """The answer as it grows; raises `AnswerFailed`, and what the reranker raises."""
+        """Yield the answer as it is written; raises `AnswerFailed` and the reranker's errors."""
         model, settings = self.settings.model, self.settings
         question = normalized(question)
         trusted = settings.scorer is not None or reads(model, question)
@@ -77,9 +77,9 @@ class Chatbot:
 
 
 def untrusted(model: str) -> str:
-    """Why a model's scores of a text mean nothing."""
+    """The note that a model's scores of a text have no meaning."""
     return (
         f"Not reranked: the model {model} reads {languages_of(model)} only. The order is that of "
-        f"the first stage, and nobody judged whether it answers. --model {DEFAULT_MODEL} reads "
+        f"the first stage, and no model judged whether it answers. --model {DEFAULT_MODEL} reads "
         "more than 100 languages."
     )

@@ -1,7 +1,7 @@
 """Whether a model was trained to read a text, by the text's script.
 
-A model gives a number for any text. For one in a language that it never saw the number says
-nothing, so the chatbot neither embeds nor reranks such a text, and says so.
+A model gives a number for any text. For a text in a language that it never saw, the number has no
+meaning, so the chatbot neither embeds nor reranks such a text, and says so.
 """
 
 import re
@@ -14,7 +14,7 @@ SCRIPTS = {"English": LATIN, "Chinese": HAN}
 
 
 def languages_of(model: str) -> str | None:
-    """The languages as the table of models names them; None for a model that is not in it."""
+    """The languages by the table of models; None for a model that is not in it."""
     spec = find_model(model)
     return None if spec is None else spec.languages
 
@@ -22,8 +22,8 @@ def languages_of(model: str) -> str | None:
 def reads(model: str, text: str) -> bool:
     """False if the model is known for languages in whose scripts most letters are not.
 
-    Languages of one script are not told apart: French passes for English. A text without letters
-    and a model that the table does not know pass.
+    Languages of one script are not distinguished: French counts as English. Texts without letters
+    and models that are not in the table count as readable.
     """
     languages = languages_of(model)
     known = [SCRIPTS.get(language) for language in (languages or "any").split(", ")]

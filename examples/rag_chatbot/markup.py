@@ -9,7 +9,7 @@ from rag_chatbot.playground import Failure, Ranking
 
 EMPTY = "Ask a question, or click one below."
 SHORT = 120
-"""Characters of a candidate beside the lines of its movement, where it is cut to one line."""
+"""Characters of a candidate next to the lines of its movement, where it is cut to one line."""
 
 # the page's HTML component fills in ${...}, {{...}} and @children, wherever they come from
 TEMPLATE_SIGNS = str.maketrans({sign: f"&#{ord(sign)};" for sign in "${}@`\\"})
@@ -157,7 +157,7 @@ def _nothing_marked(ranking: Ranking, relevant_from: float) -> str:
 
 
 def _moves(candidates: Sequence[str], ranking: Ranking) -> str:
-    """Both orders beside each other, with a line from each candidate's old place to its new one."""
+    """Both orders side by side, with a line from each candidate's old place to its new one."""
     count = len(candidates)
     before = "".join(
         f"<li><b>{place}</b> {plain(text[:SHORT])}</li>"

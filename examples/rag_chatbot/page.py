@@ -36,8 +36,8 @@ EXAMPLES = (
 )
 """Questions that the shipped texts answer."""
 
-# These run in the browser. `asked` is the question under way: while there is one, another is not
-# taken, and stays in its box.
+# These run in the browser. `asked` is the question that is being answered: until then, another one
+# is not taken and stays in its box.
 TAKE_TYPED = "(typed, asked) => asked ? [asked, typed] : [typed || ' ', '']"
 TAKE_EXAMPLE = "(typed, asked) => [asked || {question}, typed]"
 GIVE_BACK = "(unanswered, typed) => ['', typed || unanswered]"
@@ -104,7 +104,7 @@ def serve(app: FastAPI, *, host: str, port: int | None) -> None:
     shown = f"[{host}]" if ":" in host else host
     print(f"Open http://{shown}:{listening.getsockname()[1]}/", flush=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    # Ctrl-C ends the process at once: an open page holds a connection for ever
+    # Ctrl-C ends the process at once: an open page holds its connection forever
     thread = Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     with suppress(KeyboardInterrupt):
@@ -123,7 +123,7 @@ def _listen(host: str, ports: Sequence[int]) -> socket.socket:
 
 
 def describe(chatbot: Chatbot, index: Index) -> str:
-    """One line on what answers here."""
+    """One line that says which models answer."""
     writer = "no language model: answers are sentences of the files, word for word"
     if chatbot.llm is not None:
         writer = f"answers by {chatbot.llm.model} at {chatbot.llm.url}"
@@ -148,7 +148,7 @@ def _build_chat(
     )
     with gr.Row():
         with gr.Column(scale=3):
-            # not gr.Chatbot: it makes images of what is typed, whatever it is told of markup
+            # not gr.Chatbot: it turns typed markup into images, whatever its settings
             said = gr.HTML(
                 conversation(()), max_height=480, autoscroll=True, elem_id="conversation"
             )

@@ -1,4 +1,4 @@
-"""What is searched and cited: passages of a few sentences, cut from longer texts."""
+"""The passages to search and cite: a few sentences each, cut from longer texts."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ BETWEEN_HAN = re.compile(r"(?<=[\u3000-\u303f\u3400-\u9fff\uff00-\uff65]) (?=[\u
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of a source; `source` is what a reader is told: a title, or a file and its page."""
+    """A piece of a source; `source` is shown to the reader: a title, or a file and its page."""
 
     id: str
     text: str

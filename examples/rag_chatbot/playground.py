@@ -1,4 +1,4 @@
-"""One query and its candidates through one or two rerankers, with everything worth looking at."""
+"""Rerank the candidates of a query with one or two rerankers, with all details."""
 
 import json
 import re
@@ -19,12 +19,12 @@ LONGEST_CANDIDATE = 20_000
 
 
 class PlaygroundError(ValueError):
-    """What was typed cannot be reranked; the message says why."""
+    """The input cannot be reranked; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the page lets one choose, by the names of `load_reranker`."""
+    """The options on the page, named as in `load_reranker`."""
 
     model: str
     top_n: int | None = None
@@ -44,7 +44,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """What one reranker made of the candidates; `plan` says where it ran and why."""
+    """The ranking of one reranker; `plan` says where it ran and why."""
 
     options: Options
     results: tuple[RerankResult, ...]
@@ -56,7 +56,7 @@ class Ranking:
         """Whether a result is worth marking evidence in.
 
         It is if it passed a score_threshold, or if its score as a probability (the sigmoid of a
-        logit) is at least this one. A cosine is no probability.
+        logit) is at least this one. A cosine is not a probability.
         """
         if not result.scored or self.options.score_threshold is not None:
             return result.scored

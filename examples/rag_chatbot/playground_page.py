@@ -1,4 +1,4 @@
-"""The playground's tab: what goes into a reranker, and what comes of it."""
+"""The playground's tab: the input of a reranker, and its results."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -16,12 +16,12 @@ HERE = Path(__file__).resolve().parent
 
 
 class UnreadableFile(ValueError):
-    """A file that cannot be used; the message says which and why, in words for its owner."""
+    """A file that cannot be used; the message, for the file's owner, says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is read at most; what is beyond is left out and named.
+    """How much is read; files beyond these limits are left out and named.
 
     `pages` and `seconds` are those of one PDF.
     """
@@ -52,10 +52,10 @@ class Reading:
 def read_folder(folder: Path) -> Reading:
     """Every readable file below the folder, in the order of names.
 
-    Raises `UnreadableFile` if it is no folder or holds none.
+    Raises `UnreadableFile` if it is not a folder or has no such file.
     """
     if not folder.is_dir():
-        raise UnreadableFile(f"{folder} is no folder; give one with text, Markdown or PDF files")
+        raise UnreadableFile(f"{folder} is not a folder; give one with text, Markdown or PDF files")
     # a link may lead out of what the user meant to show
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()]
     known = [path for path in files if path.suffix.lower() in ENDINGS]

@@ -22,7 +22,7 @@ WORD = re.compile(rf"{HAN.pattern}+|[^\W_]+?(?={HAN.pattern}|\W|_|$)")
 
 @runtime_checkable
 class Embedder(Protocol):
-    """What `load_scorer` gives for an embedding model."""
+    """The part of an embedding model's scorer that is used here."""
 
     def embed(self, texts: Sequence[str], *, as_queries: bool = False) -> FloatArray: ...
 

@@ -1,4 +1,4 @@
-"""What the command line decides: which reranker, how much it keeps, which language model."""
+"""The settings of the command line: the reranker, how much it keeps, and the language model."""
 
 import os
 from dataclasses import dataclass, field
@@ -55,7 +55,7 @@ def read_language_model(url: str | None, model: str | None) -> LanguageModel | N
     if model is None:
         if url is not None:
             raise SettingsError("there is an address of a language model but no name: --llm-model")
-        return None  # a key alone is no wish to send one's files somewhere
+        return None  # a key alone does not mean that files may be sent anywhere
     if url is None and not key:
         raise SettingsError(
             "set OPENAI_API_KEY, or give the address of another server: "

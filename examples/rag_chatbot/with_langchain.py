@@ -49,7 +49,7 @@ CONDENSE = ChatPromptTemplate.from_messages(
 
 
 class HybridRetriever(BaseRetriever):
-    """The first stage as LangChain asks for it."""
+    """The first stage as a LangChain retriever."""
 
     search: Any  # a Search, which pydantic cannot check
     count: int
@@ -73,7 +73,7 @@ def answer(
     reranker: BGERerank | None,
     llm: LanguageModel | None,
 ) -> Iterator[Answer]:
-    """The answer as it grows, from the best of `count` passages that `search` finds.
+    """Yield the answer as it is written, from the best of `count` passages that `search` finds.
 
     Without a reranker (chatbot.py makes it) all of them are kept. Raises `AnswerFailed` if the
     language model fails.

@@ -30,7 +30,7 @@ CONTEXT_PROMPT = PROMPT + "\n\n{context_str}"
 
 
 class HybridRetriever(BaseRetriever):
-    """The first stage as LlamaIndex asks for it."""
+    """The first stage as a LlamaIndex retriever."""
 
     def __init__(self, search: Search, *, count: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def answer(
     reranker: BGERerank | None,
     llm: LanguageModel | None,
 ) -> Iterator[Answer]:
-    """The answer as it grows, from the best of `count` passages that `search` finds.
+    """Yield the answer as it is written, from the best of `count` passages that `search` finds.
 
     Without a reranker (chatbot.py makes it) all of them are kept. Raises `AnswerFailed` if the
     language model fails.
@@ -118,7 +118,7 @@ def answer(
         messages = [ChatMessage(role=turn["role"], content=turn["content"]) for turn in history]
         response = engine.stream_chat(question, chat_history=messages)
         sources = _sources(response.source_nodes)
-        if not sources:  # the engine has asked nobody
+        if not sources:  # the engine did not call the language model
             yield Answer(NOTHING_FOUND, ())
             return
         text = ""

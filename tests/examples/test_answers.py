@@ -171,7 +171,7 @@ def test_a_language_model_that_refuses_is_named_without_its_words(
 def test_a_citation_of_no_passage_is_said() -> None:
     source = Source(1, "text", "file", 0.9, None)
     checked = check_citations(Answer("So it is [1] [3].", (source,)))
-    assert checked.notes == ("The answer cites [3], which is no passage.",)
+    assert checked.notes == ("The answer cites [3], which is not a passage.",)
     uncited = check_citations(Answer("So it is.", (source,)))
     assert uncited.notes == ("The answer cites no passage: check it against those below.",)
 

@@ -60,7 +60,7 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableFile, match="nowhere is no folder"):
+    with pytest.raises(UnreadableFile, match="nowhere is not a folder"):
         read_folder(tmp_path / "nowhere")
 
 

@@ -92,7 +92,7 @@ def test_only_what_is_allowed_is_found() -> None:
 
 
 def test_a_reranker_is_no_embedder() -> None:
-    with pytest.raises(SettingsError, match="offline is no embedder"):
+    with pytest.raises(SettingsError, match="offline is not an embedder"):
         read_index(None, "offline")
 
 
