@@ -5,14 +5,15 @@
 For each data set, in the folders that benchmarks.quality reads, the questions are halved many
 times: one half chooses, the other judges. Coverage is that of 95% intervals of the gain in nDCG@10
 over samples of the questions, whose mean over all questions counts as true. Scores are kept in
---scores, as those of benchmarks.quality.
+--scores, as those of benchmarks.quality. With several data sets, a second table has the error of
+each one's calibration on the others, and says where a reranker would warn of unlike scores.
 """
 
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,11 +37,20 @@ from bge_rerank_integrations.evaluate.recommend import (
     f1_by_length,
 )
 from bge_rerank_integrations.evaluate.statistics import Array, Resampling
-from bge_rerank_integrations.ranking.calibration import TOP, Calibration, fit_calibration, ranks
+from bge_rerank_integrations.ranking.calibration import (
+    TOP,
+    Calibration,
+    ScoreWatch,
+    fit_calibration,
+    ranks,
+)
 from bge_rerank_integrations.ranking.cutoffs import largest_gap
 from bge_rerank_integrations.types import FloatArray
 
 SPLITS, TRIALS = 20, 500
+Judged: TypeAlias = tuple[Sequence[FloatArray], Sequence[np.ndarray]]
+"""Each question's scores, and whether its candidates are relevant."""
+
 COLUMNS = (
     *("data set", "questions, candidates", "95% interval covers, 20 / 50 questions"),
     *("depth: share of the gain", "top_n: answered", "score_threshold: relevant kept"),
@@ -61,12 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     print(f"| {' | '.join(COLUMNS)} |\n" + "|---" * len(COLUMNS) + "|")
     scorer = load_model(asked.model)
+    judged: dict[str, Judged] = {}
     for folder in (found for given in asked.folders for found in find_data_sets(given, asked.run)):
         queries = read_beir(folder, folder / asked.run, depth=asked.depth)[: asked.queries]
         known = score_all(scorer, queries, asked.scores.expanduser(), folder.name)
         queries = [query for query in queries if query.candidates]
         scores = [known.score([(q.text, text) for text in q.candidates.values()]) for q in queries]
         print(f"| {' | '.join([folder.name, *row(queries, scores)])} |", flush=True)
+        judged[folder.name] = scores, [query.relevance for query in queries]
+    if len(judged) > 1:
+        print(f"\n| fitted on | {' | '.join(judged)} |\n" + "|---" * (len(judged) + 1) + "|")
+        for name, own in judged.items():
+            calibration = fit(*own, range(len(own[0])))
+            cells = (carried(calibration, *other) for other in judged.values())
+            print(f"| {name} | {' | '.join(cells)} |")
 
 
 def row(queries: Sequence[JudgedQuery], scores: Sequence[FloatArray]) -> Iterator[str]:
@@ -152,10 +170,7 @@ def calibrated(
     except InvalidInputError:  # too few judgements
         return
     places = [ranks(scores[q]) for q in there]
-    rated = [
-        np.array([one.probability(raw, place) for raw, place in zip(scores[q], own, strict=True)])
-        for q, own in zip(there, places, strict=True)
-    ]
+    rated = [probabilities(one, scores[q]) for q in there]
     labels = [relevant[q] for q in there]
     random = np.random.default_rng(0)
     figures: list[float] = []
@@ -166,6 +181,23 @@ def calibrated(
         figures += [expected_error(said, true), float(np.mean(draws))]
     bias = float(said.mean() - true.mean())
     yield (*figures, bias)
+
+
+def probabilities(calibration: Calibration, raw: FloatArray) -> np.ndarray:
+    """Those of a question's candidates."""
+    places = ranks(raw).tolist()
+    return np.array(list(map(calibration.probability, raw.tolist(), places)))
+
+
+def carried(
+    calibration: Calibration, scores: Sequence[FloatArray], relevant: Sequence[np.ndarray]
+) -> str:
+    """The calibration's error on these questions; bold where a reranker would warn."""
+    said = np.concatenate([probabilities(calibration, raw) for raw in scores])
+    error = f"{expected_error(said, np.concatenate(relevant)):.3f}"
+    watch = ScoreWatch(calibration)
+    warned = [watch.observe(raw) is not None for raw in scores]
+    return f"**{error}**" if any(warned) else error
 
 
 def fit(

@@ -98,6 +98,18 @@ def test_coverage_is_near_95_of_100_for_plain_differences() -> None:
     assert held_out.coverage(np.append(np.zeros(95), np.ones(5)), 20) == "mostly none given"
 
 
+def test_a_calibration_on_unlike_scores_is_marked() -> None:
+    random = np.random.default_rng(0)
+    scores = [random.normal(size=10).astype(np.float32) for _ in range(50)]
+    relevant = [random.random(10) < 1 / (1 + np.exp(-2 * raw)) for raw in scores]
+    own = held_out.fit(scores, relevant, range(50))
+    assert float(held_out.carried(own, scores, relevant)) < 0.06
+    shifted = [raw + 2 for raw in scores]
+    found = held_out.carried(own, shifted, relevant)
+    assert found.startswith("**")
+    assert float(found.strip("*")) > 0.2
+
+
 @pytest.mark.parametrize(("said", "error"), [([0.05, 0.95], 0.05), ([0.2, 0.7], 0.25)])
 def test_the_calibration_error_is_the_mean_distance_of_the_bins(
     said: list[float], error: float

@@ -35,8 +35,9 @@ def test_the_depth_is_the_smallest_that_has_95_of_100_of_the_gain() -> None:
 
 
 def test_the_top_n_leaves_an_answer_to_95_of_100() -> None:
-    assert choose_top_n(np.array([1.0] * 19 + [5.0])) == Setting(1, 0.95, 0.95)
-    found = choose_top_n(np.array([1.0] * 18 + [5.0] * 2))
+    # number 0.95 * 40 of 39 in order
+    assert choose_top_n(np.array([1.0] * 38 + [5.0])) == Setting(1, 38 / 39, 38 / 39)
+    found = choose_top_n(np.array([1.0] * 37 + [5.0] * 2))
     assert found is not None
     assert (found.value, found.kept) == (5, 1)
     assert choose_top_n(np.array([1.0] * (FOLDS - 1))) is None
@@ -44,14 +45,15 @@ def test_the_top_n_leaves_an_answer_to_95_of_100() -> None:
 
 
 def test_what_is_held_out_is_judged_with_what_the_others_chose() -> None:
-    # four questions in five have the answer first, and one fold or another has the rest
-    ranks = np.array([1.0] * 19 + [2.0])
-    folds = np.array_split(np.random.default_rng(0).permutation(20), FOLDS)
+    ranks = np.array([1.0] * 38 + [2.0] * 3)
+    folds = np.array_split(np.random.default_rng(0).permutation(41), FOLDS)
     kept = 0
     for fold in folds:
         others = np.sort(np.delete(ranks, fold))
-        kept += np.sum(ranks[fold] <= others[math.ceil(0.95 * len(others)) - 1])
-    assert choose_top_n(ranks) == Setting(1, 0.95, kept / 20)
+        kept += np.sum(
+            ranks[fold] <= others[min(len(others), math.ceil(0.95 * (len(others) + 1))) - 1]
+        )
+    assert choose_top_n(ranks) == Setting(2, 1, kept / 41)
 
 
 def test_a_held_out_share_is_that_of_new_questions() -> None:
@@ -66,6 +68,16 @@ def test_a_held_out_share_is_that_of_new_questions() -> None:
         true.append(1 - 0.7**found.value)
     assert np.mean(promised) > np.mean(true) + 0.004, "on its own questions it looks better"
     assert np.mean(held_out) == pytest.approx(np.mean(true), abs=0.004)
+
+
+@pytest.mark.parametrize("questions", [19, 25, 60])
+def test_a_top_n_covers_95_of_100_new_questions_also_if_few_choose_it(questions: int) -> None:
+    random, covered = np.random.default_rng(6), []
+    for _ in range(2000):
+        found = choose_top_n(random.geometric(0.1, questions).astype(float))
+        assert found is not None
+        covered.append(1 - 0.9**found.value)
+    assert 0.95 <= np.mean(covered) < 0.975
 
 
 def test_f1_counts_all_that_is_relevant_also_what_was_not_found() -> None:
@@ -123,7 +135,7 @@ def test_the_threshold_keeps_and_drops_what_it_says(questions: list[tuple[Array,
         return
     assert np.mean(good >= threshold.value) == threshold.kept >= 0.95
     higher = [score for score in good if score > min(good[good >= threshold.value])]
-    assert len(higher) < 0.95 * len(good), "a higher one would not do"
+    assert len(higher) < 0.95 * (len(good) + 1), "a higher one would not do"
     assert 0 <= threshold.held_out <= 1
     assert (dropped is None) == (not rest.size)
     assert dropped is None or 0 <= dropped <= 1
