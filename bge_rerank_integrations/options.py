@@ -52,7 +52,7 @@ class EncodingOptions(Options):
     """How texts become tokens; None leaves it to the model."""
 
     max_length: Count = None
-    """Maximum tokens of a pair, or of an embedder's text; None: 512, or the model's lower limit."""
+    """Maximum tokens of a pair, or of an embedder's text; None: 512, or the model's own limit."""
     query_max_length: Count = None
     """Maximum tokens of a query; None: three quarters of max_length, for an embedder all of it."""
     query_instruction: Text | None = None
@@ -60,14 +60,14 @@ class EncodingOptions(Options):
     passage_instruction: Text | None = None
     """Text put before each passage."""
     special_tokens: SpecialTokens = "literal"
-    """Read a control token such as </s> in a text as plain text, an error, or the token."""
+    """How to read a control token such as </s> in a text: plain text, an error, or the token."""
 
 
 class PairOptions(EncodingOptions):
     """How a pair becomes tokens; None leaves it to the model."""
 
     truncation: Truncation | None = None
-    """Cut the passage or the longer text; None: as saved by sentence-transformers, else passage."""
+    """Text to cut: the passage or the longer; None: as in the model's folder, else the passage."""
     label: Label | None = None
     """The label that means relevant, for a classifier with several labels."""
     prompt: Text | None = None
@@ -106,7 +106,7 @@ class DeviceOptions(Options):
     """Where a model runs, and in which number format."""
 
     backend: Backend = "auto"
-    """torch, or onnx or openvino for an encoder's graph."""
+    """Runtime: torch, or onnx or openvino for an encoder's graph."""
     file_name: str | None = None
     """Graph in the model's folder, such as onnx/model_O3.onnx."""
     device: Devices | None = None

@@ -1,7 +1,7 @@
 """Stop a rerank when its task is cancelled or its time limit has passed.
 
-Nothing can interrupt a thread, so the work checks for itself: between two batches, and before every
-ten of the texts that it checks, tokenizes or joins. The flag and the limit are context variables,
+Nothing can interrupt a thread, so the work checks for itself: between two batches, and once per
+ten texts that it checks, tokenizes or joins. The flag and the limit are context variables,
 so that scorers that wrap scorers need not pass them on.
 """
 
@@ -198,7 +198,7 @@ def watched(call: Callable[[], T], doing: str) -> T:
     """Run native code that may take long, with `check_time(doing)` twenty times a second.
 
     The code runs on a thread of its own and must let other threads run. Nothing can stop it: if the
-    time limit passes, it runs to its end unseen.
+    time limit passes, it goes on in the background.
     """
     jobs: SimpleQueue[Job | None] = SimpleQueue()
     answer: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()

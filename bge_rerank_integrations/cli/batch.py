@@ -26,10 +26,10 @@ def batch(
     output: Annotated[Path, typer.Option(help="Folder for the results; give it again to resume.")],
     query_column: Annotated[str, typer.Option(help="Column of the query.")] = "query",
     passage_column: Annotated[
-        str | None, typer.Option(help="By default 'passages' or 'passage'.")
+        str | None, typer.Option(help="Column; by default 'passages' or 'passage'.")
     ] = None,
     query_id_column: Annotated[
-        str | None, typer.Option(help="By default 'query_id', if the input has it.")
+        str | None, typer.Option(help="Column; by default 'query_id', if there is one.")
     ] = None,
     carry: Annotated[
         list[str] | None, typer.Option(help="Column to copy into the results; may be repeated.")

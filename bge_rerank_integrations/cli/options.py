@@ -17,7 +17,9 @@ from bge_rerank_integrations.options import SECRETS
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, also on a terminal.")]
 ShowProgress = Annotated[
     bool | None,
-    typer.Option("--show-progress/--no-progress", help="By default if stderr is a terminal."),
+    typer.Option(
+        "--show-progress/--no-progress", help="A progress bar; by default if stderr is a terminal."
+    ),
 ]
 Model = Annotated[str, typer.Option(help="Hub id, folder or 'offline'.")]
 

@@ -117,7 +117,7 @@ def verify(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="Write a JSON report for a bug report."),
+        typer.Option("--json", metavar="FILE", help="Write a JSON report to attach to an issue."),
     ] = None,
 ) -> None:
     """Compare the scores of MODEL with reference libraries.

@@ -244,7 +244,7 @@ def test_a_template_that_changes_a_text_by_itself_is_refused(
 ) -> None:
     folder = folders("xlmr")
     edit(folder, lambda j: j["post_processor"].update(single=single), "tokenizer.json")
-    with pytest.raises(CheckpointError, match="gives a text by itself other ids"):
+    with pytest.raises(CheckpointError, match="encodes a single text differently"):
         ours(folder)
 
 

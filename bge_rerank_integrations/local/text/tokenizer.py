@@ -158,7 +158,7 @@ class TextTokenizer:
         except RerankError:
             raise
         except BaseException as error:
-            # it raises Exception itself, and where Rust panics a class that is no Exception
+            # it raises Exception itself, and after a panic in Rust a BaseException
             if not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
                 raise
             raise CheckpointError(
@@ -200,7 +200,7 @@ class TextTokenizer:
         ends = [len(owners) - owners[::-1].index(text) for text in range(texts)]
         if any(ids[start:end] != alone for start, end in zip(starts, ends, strict=True)):
             raise CheckpointError(
-                f"the post_processor of {self._file} gives a text by itself other ids than in a "
+                f"the post_processor of {self._file} encodes a single text differently from its "
                 "template; save the tokenizer again from the original model"
             )
         # an encoder's score is read from the token before the text
@@ -299,7 +299,7 @@ class TextTokenizer:
         return self._tokenized(ids_of, texts)
 
     def _tokenized(self, encode: Callable[[list[str]], list[T]], texts: list[str]) -> list[T]:
-        """What `encode` gives, with a look at the clock meanwhile if one text takes long."""
+        """The result of `encode`; if a text takes long, the time limit is checked meanwhile."""
         with self._failures_named(NO_IDS):
             if max(map(len, texts)) > CHARACTERS_AT_ONCE:
                 return watched(partial(encode, texts), TOKENIZING)
@@ -329,7 +329,7 @@ class TextTokenizer:
 
 
 def read_tokenizer(checkpoint: Checkpoint, *, lowercase: bool = False) -> TextTokenizer:
-    """The checkpoint's tokenizer, with texts in small letters if `lowercase`.
+    """The checkpoint's tokenizer; `lowercase` puts texts into lower case.
 
     Raises `CheckpointError` if it belongs to another model.
     """
@@ -422,7 +422,7 @@ def _size(tokenizer: Tokenizer) -> int:
 
 
 def _splits_at_spaces(pre_tokenizer: object) -> bool:
-    """Whether words are tokenized each by itself, so that a text may be cut before a space."""
+    """Whether each word is tokenized separately, so that a text may be cut before a space."""
     if isinstance(pre_tokenizer, pre_tokenizers.Sequence):
         return _splits_at_spaces(pre_tokenizer[0])
     if isinstance(pre_tokenizer, pre_tokenizers.Metaspace):
