@@ -31,7 +31,7 @@ class MTEBReranker:
         self.scorer = scorer
         name = _own_name(scorer.name) if name is None else name
         if name.count("/") != 1 or not all(name.split("/")):
-            raise InvalidInputError(f"name is {name!r}; mteb wants 'organization/model'")
+            raise InvalidInputError(f"name is {name!r}; mteb requires 'organization/model'")
         digest = hashlib.sha256(scorer.name.encode("utf-8", "backslashreplace")).hexdigest()
         self.mteb_model_meta = ModelMeta.create_empty(
             overwrites={

@@ -146,7 +146,7 @@ def test_names() -> None:
     assert name("words") == "local/words"
     assert name("words", "me/mine") == "me/mine"
     for wrong in ("mine", "a/b/c", "/mine", ""):
-        with pytest.raises(InvalidInputError, match="mteb wants 'organization/model'"):
+        with pytest.raises(InvalidInputError, match="mteb requires 'organization/model'"):
             name("words", wrong)
 
 

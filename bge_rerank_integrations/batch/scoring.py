@@ -29,7 +29,7 @@ PAIRS_AT_ONCE = 2048
 """Enough to sort by length; few enough to repeat when a worker dies."""
 
 ROW_ERRORS = (InvalidInputError, NonFiniteScoreError, OutOfMemoryError)
-"""Errors that a single pair can cause; any other of ours would affect every row."""
+"""Errors that a single pair can cause; this package's other errors would affect every row."""
 
 UNEXPECTED_ROWS = 10
 """Rows of a shard that may raise unexpected errors; beyond that, the rows are not at fault."""

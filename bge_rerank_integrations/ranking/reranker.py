@@ -91,7 +91,7 @@ class Reranker:
     check it between batches or requests. If it passes, or scoring fails otherwise
     (`ScoringFailed`), `on_error="raise"` raises. `"keep"` logs a warning and ranks the scored
     passages; the others follow in the caller's order with `scored=False`, and only `top_n` and
-    `token_budget` cut them. Other errors, as of the input, the model's files or code, always raise.
+    `token_budget` cut them. All other errors (of input, model files or code) always raise.
 
     With a `calibration` (or its file) the score is shown as a probability of relevance. See
     `CutoffOptions` for further cut-offs. With `explain` the sentences of the kept passages are

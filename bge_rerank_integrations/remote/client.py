@@ -108,7 +108,7 @@ class Circuit:
 
 
 class Client:
-    """Sends requests to one server; `slots` limits how many are under way.
+    """Sends requests to one server; `slots` limits how many run at once.
 
     It never follows redirects, decompresses, or reads without a limit.
     """

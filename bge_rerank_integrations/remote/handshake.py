@@ -168,7 +168,7 @@ def _not_logits(
 ) -> str | None:
     """Why the scores cannot be logits; None if they can."""
     logits = first.astype(np.float64)
-    sigmoid = 1 / (1 + np.exp(-logits))  # in half precision, both vary by some percent
+    sigmoid = 1 / (1 + np.exp(-logits))  # in half precision, both vary by a few percent
     if probabilities is None:
         scores = np.concatenate([first, second])
         if scores.min() >= 0 and scores.max() <= 1:

@@ -148,7 +148,7 @@ class RemoteScorer:
         return like_input(pairs, scores)
 
     def close(self) -> None:
-        """Close the connections; requests under way fail, and so does any later use."""
+        """Close the connections; open requests fail, and so does any later use."""
         self._closed = True
         server, self._server = self._server, None
         if server is not None and server.process == os.getpid():

@@ -94,7 +94,7 @@ class Server:
     async def score(self, pairs: Sequence[Pair], scores: FloatArray) -> None:
         """Fill `scores`, one per pair; scores that arrived before a failure stay filled in.
 
-        Equal pairs are sent once. After a failure no further request is sent; those under way are
+        Equal pairs are sent once. After a failure no further request is sent; open requests are
         awaited.
         """
         dialect, info = await self.known()

@@ -216,7 +216,7 @@ class _EncoderGraph:
             # at a page, as the ONNX standard requires for mapped data; small arrays are read anyway
             step = 4096 if value.nbytes >= 2**16 else 64
             self._data.write(bytes(-self._data.tell() % step))
-            tensor.raw_data = b""  # set_external_data wants some
+            tensor.raw_data = b""  # set_external_data requires some
             set_external_data(tensor, DATA, offset=self._data.tell(), length=value.nbytes)
             tensor.ClearField("raw_data")
             self._data.write(np.ascontiguousarray(value).data)

@@ -164,13 +164,13 @@ def load_engine(
         rows = config.whole(name)
         if rows not in graph.tables:
             raise CheckpointError(
-                f"{graph.path} has no table of {rows} rows, which config.json of {model} says as "
-                f"{name}: they belong to different models, or the graph has no such table, as "
+                f"{graph.path} has no table of {rows} rows, the {name} in config.json of {model}: "
+                f"they belong to different models, or the graph has no such table, as "
                 "encoders with relative positions, and is not supported"
             )
     runtime, types = start(graph), token_types(config)
     if not types and "token_type_ids" in runtime.inputs:
-        why = f"{graph.path} has an input for token types, of which this says that there are none"
+        why = f"{graph.path} has an input for token types, and with this value the model has none"
         config.refuse("type_vocab_size", why)
     use = GraphUse(
         output=settings.output,

@@ -102,7 +102,7 @@ OBEYED = TOKEN_LISTS | FOLDING_KEYS.keys() | {
 
 
 class TokenizerConfig:
-    """A folder's settings of its tokenizer besides tokenizer.json, obeyed in `tokenizer`.
+    """A folder's settings of its tokenizer outside tokenizer.json, applied to `tokenizer`.
 
     `unknown` is the id of the unknown token. Raises `CheckpointError`, which names the file, the
     key and both values, for a setting that cannot be obeyed.
