@@ -95,12 +95,12 @@ class Keys(dict[str, Any]):
             self.refuse(key, "it must be a JSON object")
         return Keys(f"{key} in {self._source}", found or {}, remedy=self._remedy)
 
-    def whole(self, key: str, *, default: object = None, least: int = 1) -> int:
+    def whole(self, key: str, *, default: object = None, minimum: int = 1) -> int:
         """A whole number; raises `CheckpointError` for anything else."""
         number = self.get(key, default)
-        most = 1000 if key in COUNTS else MOST
-        if not is_whole(number, least=least) or number > most:
-            self.refuse(key, f"it must be a whole number from {least} to {most}", value=number)
+        maximum = 1000 if key in COUNTS else MOST
+        if not is_whole(number, minimum=minimum) or number > maximum:
+            self.refuse(key, f"it must be a whole number from {minimum} to {maximum}", value=number)
         return int(number)
 
     def number(self, key: str, *, default: object = None) -> float:
@@ -124,9 +124,9 @@ def is_one_of(value: object, allowed: Sequence[object]) -> bool:
     return any(type(value) is type(one) and value == one for one in allowed)
 
 
-def is_whole(value: object, *, least: int = 1) -> bool:
-    """Whether the value is a whole number of at least `least`."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def is_whole(value: object, *, minimum: int = 1) -> bool:
+    """Whether the value is a whole number of at least `minimum`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
 class StoredTensor(NamedTuple):

@@ -161,12 +161,12 @@ class Engine:
         self, call: EngineCall, indices: Sequence[int] | None = None
     ) -> list[list[int]]:
         """Indices of all sequences, or of those given, in batches for this device."""
-        most = [n for n in (call.limits.batch_size, self.forward.max_sequences) if n is not None]
+        limits = [n for n in (call.limits.batch_size, self.forward.max_sequences) if n is not None]
         return plan_batches(
             [len(sequence.ids) for sequence in call.sequences],
             indices,
             max_tokens=call.limits.max_batch_tokens or self.plan.max_batch_tokens,
-            max_sequences=min(most, default=None),
+            max_sequences=min(limits, default=None),
             padded=self.forward.padded,
             # under a time limit the first are scored first: the retriever ranked them highest
             in_order=seconds_left() is not None,
@@ -198,8 +198,8 @@ class Engine:
             sequences = [call.sequences[index] for index in batch]
             cost = self._cost(sequences)
             left = seconds_left()
-            most = room if left is None else min(room, self._speed * SLICE)
-            if cost > most and len(batch) > 1:
+            limit = room if left is None else min(room, self._speed * SLICE)
+            if cost > limit and len(batch) > 1:
                 middle = len(batch) // 2
                 split += [batch[middle:], batch[:middle]]
                 continue

@@ -102,7 +102,7 @@ def padding_id(config: Keys) -> int:
     """The id of the padding token, by transformers' default where the config has none."""
     if config.get("pad_token_id") is None:
         return int(config.get("model_type") in OFFSET_POSITIONS)
-    return config.whole("pad_token_id", least=0)
+    return config.whole("pad_token_id", minimum=0)
 
 
 def position_limit(config: Keys) -> int:

@@ -1,6 +1,6 @@
 """The files that sentence-transformers keeps in a model's folder, read once and strictly.
 
-They determine the modules after the transformer, the prompt before a query, the longest text and
+They determine the modules after the transformer, the prompt before a query, the maximum length and
 the activation of the score. The rules are those of sentence-transformers 6.2
 (`base/model.py`, `base/modules/transformer.py`, `cross_encoder/model.py` and
 `sentence_transformer/model.py`). A key is obeyed, or known to change no score, or refused.
@@ -112,9 +112,9 @@ class FolderSettings:
     is_saved_cross_encoder: bool = False
 
     def default_length(self, limit: int, usual: int) -> int:
-        """The folder's length of a text or pair, at most `limit`.
+        """The default length of a text or pair, at most `limit`.
 
-        A cross-encoder's is `usual` where sentence-transformers did not save it, or less where its
+        For a cross-encoder that sentence-transformers did not save, it is `usual`, or less if its
         tokenizer says so.
         """
         usual = usual if self.output == "logit" and not self.is_saved_cross_encoder else limit
@@ -124,7 +124,7 @@ class FolderSettings:
 def read_settings(checkpoint: Checkpoint, label: int | str | None = None) -> FolderSettings:
     """The settings of a reranker's or an embedder's folder.
 
-    Raises `UnsupportedModel` for a model that is neither and for a setting that is not obeyed,
+    Raises `UnsupportedModel` for any other model and for a setting that is not supported,
     `CheckpointError` for damaged files, and `InvalidInputError` for a `label` that the model does
     not have.
     """
@@ -397,7 +397,7 @@ class _Folder:
         self._module({}).unsupported("type", supported, value=self._modules[place][0])
 
     def _refuse_template(self, *, certain: bool = False) -> None:
-        """Raise `UnsupportedModel` if the folder has a chat template, or surely uses one."""
+        """Raise `UnsupportedModel` if the folder has a chat template, or always if `certain`."""
         folder = self._checkpoint.folder
         files = (folder / "chat_template.jinja", *folder.glob("additional_chat_templates/*.jinja"))
         written = self._read("tokenizer_config.json").get("chat_template")

@@ -409,7 +409,7 @@ def token_types(config: Mapping[str, Any]) -> int:
     """The rows of the model's table of token types; 0 where it has no such table."""
     if config.get("type_vocab_size") is None:
         return 2 if config.get("model_type") in TYPED_MODELS else 0
-    return Keys("config.json", config).whole("type_vocab_size", least=0)
+    return Keys("config.json", config).whole("type_vocab_size", minimum=0)
 
 
 def _size(tokenizer: Tokenizer) -> int:
