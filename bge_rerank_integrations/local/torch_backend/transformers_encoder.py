@@ -146,7 +146,7 @@ def _check_config(checkpoint: Checkpoint) -> None:
     config = checkpoint.config
     for key in sorted(COUNTS):
         if config.get(key) is not None:
-            config.whole(key, least=0)
+            config.whole(key, minimum=0)
     if config.get("model_type") == "big_bird" and config.get("attention_type") != "original_full":
         config.refuse(
             "attention_type",
