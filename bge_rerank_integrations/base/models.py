@@ -122,7 +122,12 @@ def family_of(config: Mapping[str, Any], model: str, *, label: int | str | None 
     logit: a classifier of several labels without a `label`, a masked language model, a model of an
     unknown kind. Raises `InvalidInputError` for a `label` that the model does not have.
     """
-    architecture = str((config.get("architectures") or ["none declared"])[0])
+    if not config.get("architectures"):
+        raise UnsupportedModel(
+            f"config.json of {model} has no architectures: add the class that was saved, such as "
+            f'["XLMRobertaForSequenceClassification"], or use a reranker such as {DEFAULT_MODEL}'
+        )
+    architecture = str(config["architectures"][0])
     classifier = architecture.endswith("ForSequenceClassification")
     if label is not None:
         if not classifier or label_count(config) == 1:

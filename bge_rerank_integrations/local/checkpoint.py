@@ -35,7 +35,12 @@ DOWNLOADED = (
 )  # fmt: skip
 # The usual places of a model's ONNX graph.
 GRAPHS = ("onnx/model.onnx", "model.onnx")
-PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+# Files of weights that are not read; the state of a trainer is not a model's.
+WEIGHTS = re.compile(
+    r"(?!optimizer|scheduler|scaler|rng_state|training_args)"
+    r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|gguf)"
+)
 # TensorFlow's names of a LayerNorm's parts, which transformers 5.0 to 5.5 wrote again for XLM-R.
 NEW_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
@@ -75,7 +80,7 @@ class Keys(dict[str, Any]):
     ) -> NoReturn:
         """Raise the error for this key; `value` replaces the file's own in the message."""
         shown = repr(self.get(key) if value is ABSENT else value)
-        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+        shown = shown if len(shown) <= 100 else f"{shown[:97]}..."
         end = self._remedy if remedy is None else remedy
         raise error(f"{self._source} has {key}={shown}; {why}{end and '; '}{end}")
 
@@ -149,10 +154,14 @@ class Checkpoint:
         """The parsed file; raises `CheckpointError` if it is missing or damaged."""
         file = self.folder / name
         try:
-            return json.loads(file.read_text(encoding="utf-8"))
+            return json.loads(file.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             self.refuse_adapter()
-            raise CheckpointError(f"{self.folder} has no {name}, so it is not a model") from None
+            models = sorted(f.parent.name for f in self.folder.glob("*/tokenizer.json"))
+            inside = f"; folders in it have a model: {', '.join(models)}" if models else ""
+            raise CheckpointError(
+                f"{self.folder} has no {name}, so it is not a model{inside}"
+            ) from None
         # ValueError is any damage: no JSON, no UTF-8, a number of more digits than Python reads
         except (ValueError, RecursionError, OSError) as error:
             raise CheckpointError(f"{file} is damaged: {error}") from error
@@ -176,6 +185,10 @@ class Checkpoint:
             config.refuse("architectures", "it must be a list of names")
         if not isinstance(config.get("model_type"), str | None):
             config.refuse("model_type", "it must be a name")
+        if names and (self.folder / "modules.json").is_file():
+            # of an embedder trained from a masked language model; modules read the model inside
+            named = [re.sub("For(MaskedLM|PreTraining)$", "Model", name) for name in names]
+            config["architectures"] = named
         return config
 
     def refuse_adapter(self) -> None:
@@ -217,18 +230,15 @@ class Checkpoint:
         for name in shards.values():
             if not isinstance(name, str) or Path(name).name != name:
                 raise CheckpointError(f"{index_file} has {name!r}, which is not a file name")
-        held = {name: _header(self.folder / name) for name in sorted(set(shards.values()))}
-        found = {name: tensor for part in held.values() for name, tensor in part.items()}
-        listed = {_new_name(name): file for name, file in shards.items()}
-        if lost := sorted(name for name, file in listed.items() if name not in held[file]):
+        files = [self.folder / name for name in sorted(set(shards.values()))]
+        found = {name: tensor for file in files for name, tensor in _header(file).items()}
+        listed = {_new_name(name): self.folder / file for name, file in shards.items()}
+        held = {name: tensor.file for name, tensor in found.items()}
+        if differ := sorted(name for name, _ in listed.items() ^ held.items()):
+            name = differ[0]
             raise CheckpointError(
-                f"{self.folder / listed[lost[0]]} does not hold {lost[0]!r}, as the index of "
-                "shards says: fetch the model again"
-            )
-        if extra := sorted(found.keys() - listed.keys()):
-            raise CheckpointError(
-                f"{found[extra[0]].file} holds {extra[0]!r}, which the index of shards lacks: the "
-                "shards are of different models; fetch the model again"
+                f"{index_file} says that {name!r} is in {listed.get(name)}, and it is in "
+                f"{held.get(name)}: the shards are of different models; fetch the model again"
             )
         return found
 
@@ -239,9 +249,14 @@ class Checkpoint:
                     f"{self.folder} has no model.safetensors, only an ONNX or OpenVINO graph: run "
                     f"that with backend={backend!r}"
                 )
-        pickles = sorted({f.name for pattern in PICKLES for f in self.folder.glob(pattern)})
+        there = sorted(f.name for f in self.folder.iterdir() if WEIGHTS.fullmatch(f.name))
+        pickles = [name for name in there if name.endswith(PICKLES)]
         if not pickles and Path(self.model).expanduser().is_dir():
-            return f"{self.folder} has no model.safetensors"
+            return (
+                f"{self.folder} has no model.safetensors and no {INDEX}, only "
+                f"{', '.join(there) or 'other files'}; fetch the missing one, or save the model "
+                "again with save_pretrained"
+            )
         problem = f"{self.folder} holds its weights only as pickle ({', '.join(pickles)})"
         if not pickles:  # a hub id, of which no pickle is ever downloaded
             problem = (
@@ -299,6 +314,15 @@ class Checkpoint:
         return digest.hexdigest()[:12]
 
 
+def refuse_pointer(file: Path) -> None:
+    """Raise `CheckpointError` for a file that Git LFS left in place of the real one."""
+    with file.open("rb") as stream:
+        if stream.read(30).startswith(b"version https://git-lfs"):
+            raise CheckpointError(
+                f"{file} is a pointer of Git LFS in place of the file: run git lfs pull there"
+            )
+
+
 def _header(file: Path) -> dict[str, StoredTensor]:
     """A file's tensors."""
     # here, because a folder with an ONNX graph needs no safetensors and is a checkpoint too
@@ -306,6 +330,7 @@ def _header(file: Path) -> dict[str, StoredTensor]:
 
     tensors: dict[str, StoredTensor] = {}
     try:
+        refuse_pointer(file)
         with safe_open(str(file), framework="np") as opened:
             for name in opened.keys():  # noqa: SIM118 - not a mapping
                 part = opened.get_slice(name)

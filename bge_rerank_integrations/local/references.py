@@ -4,7 +4,6 @@ Each function loads the folder with one library and gives that library's raw sco
 the CPU. None shares code with this package's own forward passes.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ import torch
 import transformers
 
 from bge_rerank_integrations.base.models import Family
-from bge_rerank_integrations.local.checkpoint import GRAPHS
+from bge_rerank_integrations.local.checkpoint import GRAPHS, Checkpoint
+from bge_rerank_integrations.local.model_config import position_limit
+from bge_rerank_integrations.local.st_config import SAVED_BY, SETTINGS
 from bge_rerank_integrations.local.text.llm_prompt import YES_OR_NO
 from bge_rerank_integrations.types import FloatArray, Pair, Truncation
 
@@ -50,7 +51,7 @@ def transformers_scores(folder: Path, family: Family, pairs: Sequence[Pair]) -> 
 def _inputs(folder: Path, pairs: Sequence[Pair], tensors: str) -> Iterator[Mapping[str, Any]]:
     """The model's inputs for each pair by itself, cut by `longest_first`."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    limit = min(512, _positions(transformers.AutoConfig.from_pretrained(folder)))
+    limit = min(512, position_limit(Checkpoint(str(folder), folder).config))
     for query, passage in pairs:
         # lists, because an empty second text by itself would be left out
         yield tokenizer(
@@ -159,15 +160,6 @@ REFERENCES: dict[str, tuple[str, ReferenceScores, Truncation]] = {
 
 def _is_saved_cross_encoder(folder: Path) -> bool:
     """Whether sentence-transformers saved it, with a prompt, a length or modules of its own."""
-    file = folder / "config_sentence_transformers.json"
-    if not file.is_file():
-        return False
-    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return settings.get("model_type") == "CrossEncoder"
-
-
-def _positions(config: Any) -> int:
-    """The maximum number of tokens that the model reads, from transformers' own config."""
-    positions: int = getattr(config, "max_position_embeddings", 512)
-    offset = config.model_type in ("roberta", "xlm-roberta", "camembert")
-    return positions - 2 if offset else positions
+    checkpoint = Checkpoint(str(folder), folder)
+    saved = checkpoint.read_keys(SETTINGS).get("model_type") == "CrossEncoder"
+    return saved or not checkpoint.config.keys().isdisjoint(SAVED_BY)

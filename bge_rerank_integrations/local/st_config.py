@@ -28,6 +28,8 @@ ModelOutput = Literal["logit", "cls", "mean"]
 Activation = Literal["Sigmoid", "Identity"]
 
 SETTINGS = "config_sentence_transformers.json"
+# Keys of config.json by which its releases 4 and 5, and some before, tell that they saved a folder.
+SAVED_BY = ("sentence_transformers", "sbert_ce_default_activation_function")
 TRANSFORMER = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -134,8 +136,9 @@ def read_settings(checkpoint: Checkpoint, label: int | str | None = None) -> Fol
 class _Folder:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint, self._model = checkpoint, checkpoint.model
-        self._config = checkpoint.config
+        # first, because folders of other modules have no config.json
         self._modules = self._read_modules()
+        self._config = checkpoint.config
         self._st = self._read(SETTINGS) if self._modules else Keys(SETTINGS, {})
         files = [self._read(name) for name in TRANSFORMER]
         self._transformer = next((keys for keys in files if keys), files[0])
@@ -162,6 +165,9 @@ class _Folder:
             head=self._label_head(label),
             activation=self._activation(None),
             max_length=self._tokenizer_length(),
+            # BAAI's own models keep FlagEmbedding's rule, whatever their config.json gains
+            is_saved_cross_encoder=find_model(self._model) is None
+            and not self._config.keys().isdisjoint(SAVED_BY),
         )
 
     def _cross_encoder(self, family: Family, label: int | str | None) -> FolderSettings:

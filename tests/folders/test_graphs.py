@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import openvino  # type: ignore[import-untyped]
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from bge_rerank_integrations import (
     CheckpointError,
@@ -207,6 +207,42 @@ def test_a_graph_that_gives_no_logits_is_refused(
 ) -> None:
     put(source, tmp_path, "model.onnx", ends_in(*operators))
     with pytest.raises(UnsupportedModel, match=r"ends in (Sigmoid|Softmax|Relu), so it gives no"):
+        load_scorer(str(tmp_path), backend=backend)
+
+
+def spelt_out(model: Any) -> None:
+    """A change that ends the graph in 1 / (1 + exp(-logit))."""
+    ends_in("Neg", "Exp", "Add", "Div")(model)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), "one"))
+    model.graph.node[-2].input.insert(0, "one")
+    model.graph.node[-1].input.insert(0, "one")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_sigmoid_that_is_spelt_out_is_refused(
+    backend: Backend, source: Path, tmp_path: Path
+) -> None:
+    put(source, tmp_path, "model.onnx", spelt_out)
+    with pytest.raises(UnsupportedModel, match="ends in Exp, so it gives no logits"):
+        load_scorer(str(tmp_path), backend=backend)
+    if backend == "openvino":
+        graph = openvino.Core().read_model(tmp_path / "model.onnx")
+        openvino.save_model(graph, tmp_path / "openvino_model.xml")
+        with pytest.raises(UnsupportedModel, match=r"openvino_model\.xml ends in Exp"):
+            load_scorer(str(tmp_path), backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("size", [(0, 4), (1, 128)], ids=["batch", "length"])
+def test_a_graph_of_one_batch_size_or_length_is_refused(
+    backend: Backend, size: tuple[int, int], source: Path, tmp_path: Path
+) -> None:
+    def fix(model: Any) -> None:
+        for given in model.graph.input:
+            given.type.tensor_type.shape.dim[size[0]].dim_value = size[1]
+
+    put(source, tmp_path, "model.onnx", fix)
+    with pytest.raises(CheckpointError, match=f"one batch size or length .*{size[1]}"):
         load_scorer(str(tmp_path), backend=backend)
 
 

@@ -11,7 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from bge_rerank_integrations import CheckpointError, UnsupportedModel, load_scorer
+from bge_rerank_integrations import (
+    CheckpointError,
+    InvalidInputError,
+    UnsupportedModel,
+    load_scorer,
+)
+from bge_rerank_integrations.types import Pair
 from tests.folders.changes import (
     PAIRS,
     TOLERANCE,
@@ -106,6 +112,49 @@ def test_a_decoder_with_padding_id_scores_as_one_at_a_time(
 ) -> None:
     folder = folder_of("llama")
     assert scores(folder) == pytest.approx(library_scores(folder), abs=TOLERANCE)
+
+
+def test_rotary_embeddings_that_follow_the_longest_text_run_one_at_a_time(
+    folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pairs: list[Pair] = [*PAIRS, ("a wall " * 10, "the wall of the tube " * 8)]
+    size = 4
+    scaling = {
+        "rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 60,
+        "short_factor": [1.0] * size, "long_factor": [3.0] * size,
+    }  # fmt: skip
+    folder = change_config(copy_of(folder_of("llama"), tmp_path), rope_scaling=scaling)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "rope_parameters" in config:  # transformers 5 reads no other key then
+        change_config(folder, rope_parameters={**scaling, "rope_theta": 10000.0})
+    expected = library_scores(folder, pairs)
+    assert scores(folder, pairs) == pytest.approx(expected, abs=TOLERANCE)
+    assert scores(folder, pairs[::-1])[::-1] == pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.fixture
+def bare_decoder(folder_of: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A classifier whose tokenizer puts no control token, as Qwen's."""
+    folder = copy_of(folder_of("llama"), tmp_path)
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer.json").write_text(
+        json.dumps({**content, "post_processor": None}), encoding="utf-8"
+    )
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}
+    settings["model_input_names"] = ["input_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def test_a_decoder_reads_texts_without_control_tokens(bare_decoder: Path) -> None:
+    assert scores(bare_decoder) == pytest.approx(library_scores(bare_decoder), abs=TOLERANCE)
+
+
+def test_a_pair_without_any_token_is_refused_by_its_position(bare_decoder: Path) -> None:
+    with pytest.raises(InvalidInputError, match="position 1 has no text") as refused:
+        scores(bare_decoder, [PAIRS[0], ("", "")])
+    assert refused.value.index == 1
+    assert len(scores(bare_decoder, [PAIRS[0], ("", "hi")])) == 2
 
 
 def test_big_bird_s_sparse_attention_is_refused(

@@ -15,7 +15,14 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
-from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling
+from sentence_transformers.sentence_transformer.modules import (
+    LayerNorm,
+    Normalize,
+    Pooling,
+    StaticEmbedding,
+)
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForMaskedLM
 
 from bge_rerank_integrations import CheckpointError, UnsupportedModel, load_scorer
 from bge_rerank_integrations.drop_in.langchain import HuggingFaceCrossEncoder
@@ -336,6 +343,93 @@ def test_long_pairs_of_a_saved_cross_encoder_are_cut_as_the_reference_cuts_them(
     ):
         name = load_scorer(str(cross_encoder), device="cpu", precision="fp32", **options).name
         assert said in name
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        {"sentence_transformers": {"activation_fn": "torch.nn.Sigmoid", "version": "4.1.0"}},
+        {"sbert_ce_default_activation_function": "torch.nn.Identity"},
+    ],
+    ids=["4 and 5", "before 4"],
+)
+@pytest.mark.parametrize("model", ["reranker_base", "reranker_m3"])
+def test_long_pairs_of_a_folder_that_an_older_release_saved(
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, key: dict[str, Any]
+) -> None:
+    """It has no modules.json: a key of config.json alone says who saved it."""
+    folder = Path(shutil.copytree(request.getfixturevalue(model), tmp_path / "older"))
+    long = [("panda bear " * 40, "The giant panda lives in China. " * 60), ("panda? " * 400, "hi")]
+    options: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
+    by_flag_embedding = load_scorer(str(folder), **options).score(long)
+    edit(folder, "config.json", **key)
+    encoder = CrossEncoder(str(folder), device="cpu", activation_fn=torch.nn.Identity())
+    expected = [float(encoder.predict([pair])[0]) for pair in long]
+    close(load_scorer(str(folder), **options).score(long), expected)
+    assert list(by_flag_embedding) != pytest.approx(expected, abs=1e-3)
+    outcomes = {one.reference: one.outcome for one in verify(str(folder)).comparisons}
+    assert outcomes["sentence-transformers"] == "equal"
+    assert outcomes["FlagEmbedding"] == "not compared"
+
+
+def test_a_saved_prompt_with_a_control_token_is_parsed_or_refused(
+    cross_encoder: Path, embedder: Path
+) -> None:
+    edit(cross_encoder, ST, prompts={"q": "[MASK] find: "}, default_prompt_name="q")
+    edit(embedder, ST, prompts={"query": "", "document": "<mask> "})
+    for folder, token, name, expected in (
+        (cross_encoder, r"\[MASK\]", "query_instruction", logits),
+        (embedder, "<mask>", "passage_instruction", similarities),
+    ):
+        options: dict[str, Any] = {"truncation": None}
+        with pytest.raises(UnsupportedModel, match=f"'{token}', which .*'literal'.* give {name}"):
+            scores(folder, **options)
+        close(scores(folder, special_tokens="parse", **options), expected(folder))
+        options[name] = "Text: "
+        assert np.isfinite(scores(folder, **options)).all()
+
+
+def test_lower_case_as_its_release_6_saves_it(mean_embedder: Path, tmp_path: Path) -> None:
+    modules = [Transformer(str(mean_embedder), do_lower_case=True), Pooling(32, "mean")]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(tmp_path / "lower"))
+    saved = json.loads((tmp_path / "lower" / "tokenizer.json").read_text(encoding="utf-8"))
+    assert saved["normalizer"]["type"] == "Sequence"
+    close(cosines(tmp_path / "lower"), similarities(tmp_path / "lower"))
+    # where letters would stay, the two generations of transformers differ
+    edit(tmp_path / "lower", "tokenizer_config.json", do_lower_case=False)
+    with pytest.raises(CheckpointError, match="tokenizer_class='BertTokenizer'"):
+        cosines(tmp_path / "lower")
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_an_embedder_whose_config_names_the_masked_model(
+    bert_reranker: Path, tmp_path: Path, kind: str
+) -> None:
+    """As all-mpnet-base-v2 does: the head is in the weights, and pooling does not read it."""
+    plain = tmp_path / "plain"
+    torch.manual_seed(2)
+    config = AutoConfig.for_model(kind, vocab_size=600, hidden_size=32, num_hidden_layers=2)
+    config.update(
+        {"num_attention_heads": 4, "intermediate_size": 48, "hidden_dim": 48, "n_layers": 2}
+    )
+    model = AutoModelForMaskedLM.from_config(config)
+    model.save_pretrained(plain)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(bert_reranker / file, plain)
+    modules = [Transformer(str(plain)), Pooling(config.hidden_size, "mean"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(tmp_path / "saved"))
+    shutil.copy(plain / "config.json", tmp_path / "saved")
+    shutil.copy(plain / "model.safetensors", tmp_path / "saved")
+    close(cosines(tmp_path / "saved"), similarities(tmp_path / "saved"))
+    with pytest.raises(UnsupportedModel, match="gives no relevance score"):
+        cosines(plain)
+
+
+def test_modules_without_a_config_are_refused_by_name(tmp_path: Path, bert_reranker: Path) -> None:
+    static = StaticEmbedding(Tokenizer.from_file(str(bert_reranker / "tokenizer.json")), None, 8)
+    SentenceTransformer(modules=[static], device="cpu").save_pretrained(str(tmp_path))
+    with pytest.raises(UnsupportedModel, match=r"static_embedding\.StaticEmbedding'; supported"):
+        load_scorer(str(tmp_path))
 
 
 def test_verify_reads_the_settings_of_a_saved_cross_encoder(

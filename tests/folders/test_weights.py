@@ -82,7 +82,9 @@ def test_a_tensor_of_which_the_index_says_nothing_is_refused(resaved: Path) -> N
     index = json.loads(file.read_text(encoding="utf-8"))
     del index["weight_map"]["classifier.dense.bias"]
     file.write_text(json.dumps(index), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"'classifier\.dense\.bias', which the index"):
+    with pytest.raises(
+        CheckpointError, match=r"says that 'classifier\.dense\.bias' is in None, and it"
+    ):
         scores(resaved)
 
 
@@ -324,6 +326,58 @@ def test_every_file_that_decides_a_score_is_in_the_fingerprint(folder: Path, nam
     assert Checkpoint("model", folder).fingerprint() != original
     with pytest.raises(CheckpointError, match="has changed since it was loaded"):
         loaded.check_unchanged()
+
+
+@pytest.mark.parametrize(
+    ("renamed", "reason"),
+    [
+        (
+            "model-00001-of-00001.safetensors",
+            r"no model\.safetensors\.index\.json, only model-00001",
+        ),
+        ("model.fp16.safetensors", r"only model\.fp16\.safetensors; fetch the missing one"),
+        ("tf_model.h5", r"only tf_model\.h5; fetch the missing one, or save the model again"),
+        ("optimizer.pt", "only other files"),
+        ("pytorch_model.bin", r"only as pickle \(pytorch_model\.bin\)"),
+    ],
+)
+def test_weights_of_another_name_are_listed(folder: Path, renamed: str, reason: str) -> None:
+    for name in ("optimizer.pt", "rng_state_0.pth", "training_args.bin"):  # of a trainer
+        (folder / name).write_bytes(b"")
+    (folder / "model.safetensors").rename(folder / renamed)
+    with pytest.raises(CheckpointError, match=reason):
+        scores(folder)
+
+
+def test_a_trainer_s_folder_names_its_checkpoints(folder: Path) -> None:
+    copy_of(folder, folder / "checkpoint-500").rename(folder / "checkpoint-9")
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="folders in it have a model: checkpoint-9"):
+        scores(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_pointer_of_git_lfs_is_named(folder: Path, name: str) -> None:
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1112205008\n"
+    (folder / name).write_text(text, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"{name} is a pointer of Git LFS .* git lfs pull"):
+        scores(folder)
+
+
+def test_settings_of_a_windows_editor_are_read(folder: Path) -> None:
+    expected = scores(folder)
+    for name in ("config.json", "tokenizer_config.json"):
+        content = (folder / name).read_bytes().replace(b"\n", b"\r\n")
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + content)
+    assert scores(folder) == expected
+
+
+def test_code_of_its_own_is_named_where_weights_are_missing(folder: Path) -> None:
+    code = {"AutoModelForSequenceClassification": "modeling_x.XForSequenceClassification"}
+    change_config(folder, auto_map=code)
+    change_weights(folder, lambda weights: weights.pop(f"{LAYER}attention.self.query.weight"))
+    with pytest.raises(CheckpointError, match=r"attention\.self\.query\.weight'; its auto_map"):
+        scores(folder)
 
 
 def test_a_hub_id_that_has_no_safetensors_hears_of_pickles(folder: Path, tmp_path: Path) -> None:

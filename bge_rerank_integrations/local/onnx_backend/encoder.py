@@ -204,9 +204,10 @@ class GraphEncoder:
             if self.is_out_of_memory(error):
                 raise
             raise CheckpointError(
-                f"{self._file.path} cannot run {len(long.ids)} tokens of a vocabulary of "
-                f"{vocabulary}, so it does not belong to this config.json and tokenizer: "
-                f"{first_line(error)}"
+                f"{self._file.path} cannot run one sequence of 3 tokens and one of {len(long.ids)} "
+                f"from a vocabulary of {vocabulary}: it was exported for one batch size or length "
+                "(export it with dynamic axes), or it does not belong to this config.json and "
+                f"tokenizer: ...{' '.join(str(error).split())[-200:]}"
             ) from error
         if self._file.quantized:
             return f"in {self._file.number_format} neighbours would count"

@@ -52,6 +52,10 @@ PRESERVING = frozenset({
     "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Convert", "Transpose",
     "Slice", "StridedSlice", "Gather", "Expand", "QuantizeLinear", "DequantizeLinear", "Result",
 })  # fmt: skip
+# Operators with which a sigmoid is spelt out, as 1 / (1 + exp(-x)).
+ARITHMETIC = frozenset({
+    "Add", "Div", "Divide", "Mul", "Multiply", "Neg", "Negative", "Pow", "Power", "Sub", "Subtract",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class GraphFile:
 
 class _Node(NamedTuple):
     operator: str
-    first_input: str
+    inputs: Sequence[str]
     outputs: Sequence[str]
 
 
@@ -118,8 +122,9 @@ def read_graph_file(path: Path) -> GraphFile:
 def _squashed(nodes: Sequence[_Node]) -> dict[str, str]:
     """See `GraphFile.squashed`."""
     found: dict[str, str] = {}
-    for operator, first_input, outputs in nodes:
-        made_by = found.get(first_input) if operator in PRESERVING else None
+    for operator, inputs, outputs in nodes:
+        read = inputs if operator in ARITHMETIC else inputs[: operator in PRESERVING]
+        made_by = next((found[name] for name in read if name in found), None)
         if operator in SQUASHING:
             made_by = operator
         if made_by is not None:
@@ -148,14 +153,15 @@ def _read_xml(path: Path) -> _Structure:
     # each graph inside another numbers its layers anew
     graphs = (part for part in root.iter() if part.find("layers") is not None)
     for place, graph in enumerate(graphs):
-        edges = graph.iterfind("edges/edge[@to-port='0']")
-        inputs = {edge.get("to-layer"): edge.get("from-layer") for edge in edges}
+        inputs: defaultdict[str | None, list[str]] = defaultdict(list)
+        edges = graph.iterfind("edges/edge")
+        for edge in sorted(edges, key=lambda edge: int(edge.get("to-port") or 0)):
+            inputs[edge.get("to-layer")].append(f"layer {place}.{edge.get('from-layer')}")
         for layer in graph.iterfind("layers/layer"):
             kind, number, data = layer.get("type") or "", layer.get("id"), layer.find("data")
             ports = layer.iterfind("output/port")
             names = [name for port in ports for name in (port.get("names") or "").split(",")]
-            before, here = (f"layer {place}.{n}" for n in (inputs.get(number), number))
-            found.nodes.append(_Node(kind, before, [here, *names]))
+            found.nodes.append(_Node(kind, inputs[number], [f"layer {place}.{number}", *names]))
             if kind == "Const" and data is not None:
                 sizes = (data.get("shape") or "").split(",")
                 shape = [int(size) for size in sizes if size]
@@ -189,8 +195,7 @@ def _read_message(kind: str, data: mmap.mmap, start: int, end: int, found: _Stru
             case "tensor", 2:
                 element_type = TYPES.get(first, "")
     if kind == "node":
-        operator, first_input = texts[4][-1:] or [""], texts[1][:1] or [""]
-        found.nodes.append(_Node(operator[0], first_input[0], texts[2]))
+        found.nodes.append(_Node("".join(texts[4][-1:]), texts[1], texts[2]))
     elif kind == "external" and "location" in texts[1]:
         found.weights.update(texts[2] or [""])
     elif kind == "tensor":

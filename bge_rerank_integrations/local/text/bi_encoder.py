@@ -8,12 +8,13 @@ from typing import Literal
 import numpy as np
 
 from bge_rerank_integrations.base.deadline import cancellable
-from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
+from bge_rerank_integrations.errors import UnsupportedModel
 from bge_rerank_integrations.local.st_config import FolderSettings
 from bge_rerank_integrations.local.text.cross_encoder import (
     JOINING,
     EncodedTexts,
     Method,
+    check_length,
     encode_both,
     text_options,
 )
@@ -108,11 +109,8 @@ def bi_encoding(
     lowest = len(tokenizer.single_template) + 1
     length = settings.default_length(limit, limit) if text.max_length is None else text.max_length
     query = length if text.query_max_length is None else text.query_max_length
-    for name, number in (("max_length", length), ("query_max_length", query)):
-        if not lowest <= number <= limit:
-            raise InvalidInputError(
-                f"{name} is {number}; this model takes {lowest} to {limit} tokens"
-            )
+    check_length("max_length", length, text.max_length, least=lowest, most=limit)
+    check_length("query_max_length", query, text.query_max_length, least=lowest, most=limit)
     if text.passage_instruction is None and settings.passage_prompt is None:
         raise UnsupportedModel(
             "config_sentence_transformers.json has a prompt named passage or corpus and none named "
@@ -121,4 +119,6 @@ def bi_encoding(
         )
     prompts = settings.query_prompt, settings.passage_prompt or ""
     pooling: Pooling = "mean" if settings.output == "mean" else "cls"
-    return BiEncoding(text_options(text, (length, query), prompts), pooling, settings.head)
+    return BiEncoding(
+        text_options(tokenizer, text, (length, query), prompts), pooling, settings.head
+    )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bge_rerank_integrations.base.deadline import cancellable
 from bge_rerank_integrations.base.models import Family
-from bge_rerank_integrations.errors import InvalidInputError
+from bge_rerank_integrations.errors import InvalidInputError, UnsupportedModel
 from bge_rerank_integrations.local.st_config import FolderSettings
 from bge_rerank_integrations.local.text.head import NO_HEAD, Head
 from bge_rerank_integrations.local.text.tokenizer import (
@@ -36,6 +36,7 @@ from bge_rerank_integrations.types import (
 )
 
 DEFAULT_MAX_LENGTH = 512
+INSTRUCTIONS = ("query_instruction", "passage_instruction")
 JOINING, MEASURING = "token ids were joined", "texts were measured"
 
 
@@ -58,7 +59,7 @@ class TextOptions:
             parts["query_max_length"] = self.query_max_length
         else:
             parts["truncation"] = self.truncation
-        for name in ("query_instruction", "passage_instruction"):
+        for name in INSTRUCTIONS:
             if text := getattr(self, name):
                 parts[name] = repr(text)
         if self.special_tokens != "literal":
@@ -67,6 +68,7 @@ class TextOptions:
 
 
 def text_options(
+    tokenizer: TextTokenizer,
     given: PairOptions,
     lengths: tuple[int, int],
     instructions: tuple[str, str],
@@ -75,11 +77,21 @@ def text_options(
     """The given options, with the model's `instructions` for those left out.
 
     `lengths` are those of a pair and of a query, `instructions` those of a query and of a passage.
+    Raises `UnsupportedModel` for an instruction of the model that holds a control token, unless
+    texts are parsed.
     """
-    query, passage = given.query_instruction, given.passage_instruction
-    query = instructions[0] if query is None else query
-    passage = instructions[1] if passage is None else passage
-    return TextOptions(*lengths, query, passage, given.special_tokens, truncation)
+    used = [getattr(given, name) for name in INSTRUCTIONS]
+    for place, text in enumerate(instructions):
+        if used[place] is not None:
+            continue
+        used[place], token = text, tokenizer.control_token_in(text)
+        if token and given.special_tokens != "parse":
+            raise UnsupportedModel(
+                f"the prompt {text!r} of the model's folder holds the control token {token!r}, "
+                f"which special_tokens={given.special_tokens!r} does not read as one: use "
+                f"special_tokens='parse', or give {INSTRUCTIONS[place]}"
+            )
+    return TextOptions(*lengths, *used, given.special_tokens, truncation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,14 @@ class EncodedTexts:
     positions: Sequence[int]
     cut: Counter[str] = field(default_factory=Counter)
     rows: NDArray[np.intp] = field(default_factory=lambda: np.empty((0, 2), np.intp))
+
+    def __post_init__(self) -> None:
+        for sequence, position in zip(self.sequences, self.positions, strict=True):
+            if not len(sequence.ids):  # a decoder's tokenizer may put no control token
+                raise InvalidInputError(
+                    f"position {position} has no text, and this model has no score for no tokens",
+                    index=position,
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +239,7 @@ def cross_encoding(
     length, query = text.max_length, text.query_max_length
     if length is None:
         length = settings.default_length(limit, DEFAULT_MAX_LENGTH)
-    if not 4 * (control + 1) <= length <= limit:
-        raise InvalidInputError(
-            f"max_length is {length}; this model takes {4 * (control + 1)} to {limit} tokens"
-        )
+    check_length("max_length", length, text.max_length, least=4 * (control + 1), most=limit)
     # a limit of the query has a meaning by FlagEmbedding's rule alone
     saved = settings.is_saved_cross_encoder and query is None
     truncation = text.truncation or ("longest_first" if saved else "only_second")
@@ -239,8 +256,18 @@ def cross_encoding(
             f"query_max_length is {query}; with max_length={length} it must be 1 to {room}, so "
             "that a passage fits after the query"
         )
-    options = text_options(text, (length, query), (settings.query_prompt, ""), truncation)
+    prompts = settings.query_prompt, ""
+    options = text_options(tokenizer, text, (length, query), prompts, truncation)
     return CrossEncoding(options, settings.head)
+
+
+def check_length(name: str, length: int, given: int | None, *, least: int, most: int) -> None:
+    """Raise `InvalidInputError` for a length that the model cannot take."""
+    if not least <= length <= most:
+        source = "" if given is not None else " by the model's folder"
+        raise InvalidInputError(
+            f"{name} is {length}{source}; this model takes {least} to {most} tokens"
+        )
 
 
 def encode_both(

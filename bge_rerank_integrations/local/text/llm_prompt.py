@@ -106,7 +106,7 @@ def prompting(
             "that a passage fits after the query"
         )
     return Prompting(
-        text_options(text, (length, query), ("A: ", "B: ")),
+        text_options(tokenizer, text, (length, query), ("A: ", "B: ")),
         prompt=prompt,
         separator_ids=tuple(separator),
         prompt_ids=tuple(question),

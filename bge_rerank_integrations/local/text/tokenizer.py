@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from bge_rerank_integrations.base.deadline import check_time, watched
 from bge_rerank_integrations.base.fork import Lock, cached_property
 from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, RerankError
-from bge_rerank_integrations.local.checkpoint import Checkpoint, Keys
+from bge_rerank_integrations.local.checkpoint import Checkpoint, Keys, refuse_pointer
 from bge_rerank_integrations.local.text.control_tokens import (
     control_ids,
     unknown_id,
@@ -134,11 +134,13 @@ class TextTokenizer:
         if not self._file.is_file():
             raise CheckpointError(_no_tokenizer(folder))
         with self._failures_named("is not a tokenizer that this release can read: {!r}"):
+            refuse_pointer(self._file)
             self._content = self._file.read_text(encoding="utf-8")
             self._parsing = Tokenizer.from_str(self._content)
         self._config: TokenizerConfig | None = None
-        self._types = 2
+        self._types, self._reads_first = 2, True
         if config is not None:
+            self._reads_first = config.get("model_type") in TYPED_MODELS
             unknown = unknown_id(self._parsing, self._content)
             self._config = TokenizerConfig(folder, config, self._parsing, unknown)
             self._types = token_types(config)
@@ -203,11 +205,10 @@ class TextTokenizer:
                 f"the post_processor of {self._file} encodes a single text differently from its "
                 "template; save the tokenizer again from the original model"
             )
-        # an encoder's score is read from the token before the text
-        if starts[0] == 0:
+        if starts[0] == 0 and self._reads_first:
             raise CheckpointError(
-                f"{self._file} has no post_processor that puts a control token before a text; "
-                "save the tokenizer again from the original model"
+                f"{self._file} has no post_processor that puts a control token before a text, from "
+                "which the score is read; save the tokenizer again from the original model"
             )
         typed = self._types > 0 and (self._config is None or self._config.typed is not False)
         types, second = probe.type_ids if typed else [], None
@@ -290,6 +291,10 @@ class TextTokenizer:
 
         parts = _in_parts(texts)
         return [offsets for part in parts for offsets in self._tokenized(offsets_of, part)]
+
+    def control_token_in(self, text: str) -> str | None:
+        """The name of the first control token that the text holds when it is parsed, if any."""
+        return self._control_token(self._ids(self._parsing, [text])[0])
 
     def _ids(self, tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
         def ids_of(part: list[str]) -> list[Ids]:

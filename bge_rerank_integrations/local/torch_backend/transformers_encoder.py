@@ -91,6 +91,8 @@ class LibraryEncoder(TorchForward):
             alone = np.concatenate([self.run([sequence]) for sequence in probes])
             if not self._has_pad:
                 return "config.json has no pad_token_id"
+            if any("longrope" in str(getattr(m, "rope_type", "")) for m in self._model.modules()):
+                return "rotary embeddings of type longrope follow the longest text of a batch"
             return padding_error(self.run(probes), alone)
         except Exception as error:  # a config's wrong value raises whatever its first use raises
             if is_out_of_memory(error):
@@ -121,8 +123,8 @@ def _load(checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> Any:
         )
     except ValueError as error:
         raise UnsupportedModel(
-            f"transformers cannot load {name} without running code from its folder, which is "
-            f"never done: {_first_line(error)}"
+            f"transformers cannot load {name}, and code from a folder or of a hub is never run: "
+            f"{_first_line(error)}"
         ) from error
     except Exception as error:  # a config's wrong value raises whatever its first use raises
         if is_out_of_memory(error):

@@ -84,9 +84,11 @@ def misshapen(checkpoint: Checkpoint, name: str, shape: Iterable[int]) -> str:
 
 def lacks(checkpoint: Checkpoint, name: str) -> str:
     """The message for a missing tensor."""
+    code = "auto_map" in checkpoint.config
+    why = "its auto_map names code of its own, which may read others and is never run; " * code
     return (
-        f"{checkpoint.model} lacks the weight {name!r}; a model with untrained random weights in "
-        "its place would give random scores"
+        f"{checkpoint.model} lacks the weight {name!r}; {why}a model with untrained random weights "
+        "in its place would give random scores"
     )
 
 
