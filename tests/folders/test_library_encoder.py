@@ -140,7 +140,8 @@ def bare_decoder(folder_of: Callable[[str], Path], tmp_path: Path) -> Path:
     (folder / "tokenizer.json").write_text(
         json.dumps({**content, "post_processor": None}), encoding="utf-8"
     )
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}
+    settings: dict[str, Any] = {"pad_token": "[PAD]"}
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     settings["model_input_names"] = ["input_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return folder

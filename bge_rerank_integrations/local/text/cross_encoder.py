@@ -91,7 +91,8 @@ def text_options(
                 f"which special_tokens={given.special_tokens!r} does not read as one: use "
                 f"special_tokens='parse', or give {INSTRUCTIONS[place]}"
             )
-    return TextOptions(*lengths, *used, given.special_tokens, truncation)
+    query, passage = used
+    return TextOptions(*lengths, query, passage, given.special_tokens, truncation)
 
 
 @dataclass(frozen=True, slots=True)

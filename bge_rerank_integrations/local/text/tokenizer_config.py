@@ -248,7 +248,8 @@ class TokenizerConfig:
         """The settings of BERT's normalizer, by the keys."""
         tokenizer, keys = self._tokenizer, self._keys
         model, normalizer = tokenizer.model, tokenizer.normalizer
-        steps = list(normalizer) if isinstance(normalizer, normalizers.Sequence) else []
+        several: Any = normalizer if isinstance(normalizer, normalizers.Sequence) else ()
+        steps = list(several)
         doubled = [type(s) for s in steps] == [normalizers.Lowercase, normalizers.BertNormalizer]
         if doubled and steps[1].lowercase and keys.flag("do_lower_case", default=True):
             normalizer = steps[1]  # sentence-transformers 6 saves a Lowercase that adds nothing
