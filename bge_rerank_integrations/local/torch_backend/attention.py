@@ -16,9 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bge_rerank_integrations.local.torch_backend.linear import choose_gemm_path, linear
+
 Array = np.ndarray[Any, Any]
 OnDevice = Mapping[str, Tensor]
 """A batch's arrays on the device, by name."""
+
+LONG = 1024
+"""Tokens from which oneDNN's products are faster than torch's attention; at 512 it is a tie."""
+BLOCK = 256
+"""Rows whose products with all keys are in memory at once: 8 MB at 8,192 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,17 @@ class RunAttention:
     def __init__(self, segments: Sequence[Segment], shape: AttentionShape) -> None:
         self.arrays: Mapping[str, Array] = {}
         self._shape = shape
-        self._runs = group_runs(segments)
+        starts = np.cumsum([0, *(segment.length for segment in segments)]).tolist()
+        self._runs: list[SegmentRun] = []
+        number = 0
+        for segment, group in groupby(segments):
+            end = number + len(list(group))
+            prefix = None
+            if segment.prefix is not None:
+                prefix = slice(starts[segment.prefix], starts[segment.prefix + 1])
+            rows = slice(starts[number], starts[end])
+            self._runs.append(SegmentRun(rows, slice(number, end), prefix))
+            number = end
 
     def __call__(
         self,
@@ -108,21 +125,6 @@ class SegmentRun:
         return torch.cat([x[self.prefix].expand(count, -1, -1), own], dim=1)
 
 
-def group_runs(segments: Sequence[Segment]) -> list[SegmentRun]:
-    """Groups of adjacent segments with equal length and prefix, covering every row once."""
-    starts = np.cumsum([0, *(segment.length for segment in segments)]).tolist()
-    runs: list[SegmentRun] = []
-    number = 0
-    for segment, group in groupby(segments):
-        end = number + len(list(group))
-        prefix = None
-        if segment.prefix is not None:
-            prefix = slice(starts[segment.prefix], starts[segment.prefix + 1])
-        runs.append(SegmentRun(slice(starts[number], starts[end]), slice(number, end), prefix))
-        number = end
-    return runs
-
-
 def mix(
     shape: AttentionShape,
     query: Tensor,
@@ -146,8 +148,12 @@ def mix(
     )
     if shape.kv_heads != shape.heads:
         k, v = (x.repeat_interleave(shape.heads // shape.kv_heads, dim=1) for x in (k, v))
-    if asking == 1 and q.dtype == torch.float32:
+    exact = q.dtype == torch.float32
+    long = asking >= LONG and not shape.causal and mask is None and q.device.type == "cpu"
+    if exact and asking == 1:
         mixed = _one_query(q, k, v, mask, shape.scale)
+    elif exact and long and choose_gemm_path(q.dtype)[0] == "onednn":
+        mixed = _in_blocks(q, k, v, shape.scale)
     else:
         mixed = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal and mask is None, scale=shape.scale
@@ -166,6 +172,19 @@ def _one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: floa
     if mask is not None:
         products = products.masked_fill(~mask, -torch.inf)
     return (torch.softmax(products, dim=-1).transpose(-2, -1) * v).sum(dim=-2, keepdim=True)
+
+
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+    """Attention of one head at a time, a block of its rows in two products of oneDNN's.
+
+    torch's own multiplies smaller blocks, in float32 by MKL.
+    """
+    asked = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    mixed: list[Tensor] = []
+    for rows, keys, values in zip(*(x.flatten(0, 1) for x in (asked, k, v)), strict=True):
+        compare, collect = (linear(x.contiguous(), None, "onednn") for x in (keys, values.t()))
+        mixed += [collect(torch.softmax(compare(block), dim=-1)) for block in rows.split(BLOCK)]
+    return torch.cat(mixed).view(q.shape)
 
 
 def _causal_mask(asking: int, seen: int, window: int | None, device: torch.device) -> Tensor:

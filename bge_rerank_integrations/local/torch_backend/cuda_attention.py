@@ -22,7 +22,6 @@ from bge_rerank_integrations.local.torch_backend.attention import (
     AttentionShape,
     BuildAttention,
     OnDevice,
-    PackedAttention,
     PaddedAttention,
     RunAttention,
     Segment,
@@ -159,11 +158,6 @@ class Trial:
     windowed: bool
     dtype: torch.dtype
     device: str
-
-
-def lay_out(segments: Sequence[Segment], shape: AttentionShape, kind: Attention) -> PackedAttention:
-    """The attention of one packed batch."""
-    return ATTENTIONS[kind](segments, shape)
 
 
 def with_checked_attention(

@@ -26,7 +26,7 @@ from bge_rerank_integrations.local.torch_backend.attention import (
     Segment,
 )
 from bge_rerank_integrations.local.torch_backend.cuda_attention import (
-    lay_out,
+    ATTENTIONS,
     with_checked_attention,
 )
 from bge_rerank_integrations.local.torch_backend.linear import LayerActivation, Linear
@@ -233,7 +233,7 @@ class Decoder(TorchForward):
             out = self._norm(out, layer.after_attention)
         x = x + out * scale
         h = self._norm(x, layer.before_feed_forward)
-        out = layer.down(layer.gate(h) * layer.up(h))
+        out = layer.down(layer.gate(h).mul_(layer.up(h)))
         if layer.after_feed_forward is not None:
             out = self._norm(out, layer.after_feed_forward)
         return x + out * scale
@@ -253,7 +253,7 @@ class Decoder(TorchForward):
         angles = np.tile(positions[:, None] / spec.rope_theta**half, 2)
         rotary = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
         segments = [Segment(part.length, part.prefix) for part in parts]
-        attend = lay_out(segments, self._shape, self.plan.attention)
+        attend = ATTENTIONS[self.plan.attention](segments, self._shape)
         arrays = {"rotary": rotary, "ends": np.cumsum(lengths) - 1, **attend.arrays}
         sent = to_device(arrays, self.plan.device)
         return PackedLayout(attend, sent["rotary"].to(dtype), sent["ends"], sent)

@@ -25,7 +25,7 @@ from bge_rerank_integrations.local.torch_backend.attention import (
     Segment,
 )
 from bge_rerank_integrations.local.torch_backend.cuda_attention import (
-    lay_out,
+    ATTENTIONS,
     with_checked_attention,
 )
 from bge_rerank_integrations.local.torch_backend.encoder_weights import (
@@ -79,7 +79,7 @@ class FlatEncoder(TorchForward):
         if exact and self.exact is not self:
             return self.exact.run(batch)
         lengths = [len(sequence.ids) for sequence in batch]
-        attend = lay_out([Segment(n) for n in lengths], self._shape, self.plan.attention)
+        attend = ATTENTIONS[self.plan.attention]([Segment(n) for n in lengths], self._shape)
         arrays = {**input_arrays(batch, self._config), **attend.arrays}
         with arithmetic(self.plan):
             rows = self._encode(to_device(arrays, self.plan.device), attend, lengths).float()

@@ -6,7 +6,7 @@ no public equivalent, so they are tried on real shapes before use and never requ
 """
 
 import os
-import time
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -106,9 +106,4 @@ def _share_of_largest(result: Tensor, right: Tensor) -> float:
 
 def _seconds(layer: Linear, x: Tensor) -> float:
     """The fastest of a few runs."""
-    times = []
-    for _ in range(6):
-        begin = time.perf_counter()
-        layer(x)
-        times.append(time.perf_counter() - begin)
-    return min(times)
+    return min(timeit.repeat(lambda: layer(x), number=1, repeat=6))

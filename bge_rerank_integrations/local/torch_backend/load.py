@@ -94,18 +94,13 @@ def describe_rounding(exact: FloatArray, half: FloatArray, forward: Forward) -> 
     what = "logit"
     if exact.shape[1] > 1:
         what = "cosine"
-        exact, half = _cosines(exact), _cosines(half)
+        units = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (exact, half)]
+        exact, half = (unit @ unit.T for unit in units)
     error = float(np.abs(exact - half).max())
     return (
         f"rounding: largest {what} error against fp32 is {error:.1e} on {len(exact)} fixed inputs, "
         f"measured at load in {forward.plan.precision}"
     )
-
-
-def _cosines(vectors: FloatArray) -> FloatArray:
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    cosines: FloatArray = unit @ unit.T
-    return cosines
 
 
 def run_all(forward: Forward, inputs: Sequence[TokenSequence]) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Attention where one row asks, which is all that the last layer of most models needs."""
+"""Attention over long sequences: of one row, which is all a last layer needs, and of all rows."""
 
 import pytest
 import torch
@@ -44,3 +44,21 @@ def test_one_row_sees_thousands_without_loss(
         error = (found[row].view(shape.heads, size) - right).abs().max() / right.abs().max()
         assert error < 1e-6
         start += length
+
+
+def test_long_sequences_are_exact_and_the_same_alone_and_together() -> None:
+    lengths, heads, size = [1300, 1300, 1024], 3, 32
+    segments = [Segment(length) for length in lengths]
+    shape = AttentionShape(heads, heads, causal=False, scale=None)
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.randn(3, sum(lengths), heads * size, generator=generator)
+    together = RunAttention(segments, shape)
+    rows = torch.split(together(to_device(together.arrays, "cpu"), *parts), lengths)
+    owns = torch.split(parts, lengths, dim=1)
+    for segment, found, own in zip(segments, rows, owns, strict=True):
+        query, key, value = own.double().view(3, segment.length, heads, size).transpose(1, 2)
+        products = query @ key.transpose(1, 2) / size**0.5
+        right = (products.softmax(dim=2) @ value).transpose(0, 1).reshape(found.shape)
+        assert (found - right).abs().max() / right.abs().max() < 5e-6
+        alone = RunAttention([segment], shape)
+        assert torch.equal(found, alone(to_device(alone.arrays, "cpu"), *own))
