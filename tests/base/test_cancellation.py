@@ -205,7 +205,7 @@ async def test_many_things_are_gone_through_until_the_task_is_cancelled() -> Non
         try:
             for number in cancellable(range(500)):
                 seen.append(number)
-                if number == 150:
+                if number == 155:
                     reached.set()
                     assert go_on.wait(WAIT)
         finally:
@@ -218,7 +218,7 @@ async def test_many_things_are_gone_through_until_the_task_is_cancelled() -> Non
         await task
     go_on.set()
     await on_event(done)
-    assert seen == list(range(200))
+    assert seen == list(range(160))
 
 
 def test_cancelled_is_no_exception_that_a_handler_might_swallow() -> None:

@@ -45,7 +45,7 @@ class Hub:
     """By id: the token without which a repository does not exist."""
     trouble: str = ""
     """A status that it answers with, or "page", "redirect", "loop", "odd", "silent", "no commit",
-    "cut" or "short"."""
+    "cut", "short" or "moved"."""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """Method, path and token of each request."""
 
@@ -121,9 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         hub: Hub = self.server.hub  # type: ignore[attr-defined]
         address, _, _ = self.path.partition("?")
-        path = unquote(address)
+        path = unquote(address).removeprefix("/moved")
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        hub.asked.append((self.command, path, token))
+        hub.asked.append((self.command, unquote(address), token))
         if self._has_trouble(hub, path):
             return
         parts = path.strip("/").split("/")
@@ -194,6 +194,12 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
         if trouble == "no commit":
             del headers["X-Repo-Commit"]
+        if trouble == "moved" and not self.path.startswith("/moved"):  # as to the servers of files
+            other = f"http://localhost:{self.server.server_address[1]}/moved{self.path}"
+            size = str(len(content))
+            linked = {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": size, "Location": other}
+            self._send(302, b"", headers | linked)
+            return
         if trouble == "cut":
             headers["Content-Length"] = str(len(content))
         if trouble in ("cut", "short") and self.command == "GET" and len(content) > 100_000:

@@ -311,6 +311,17 @@ def test_the_hub_is_asked_through_a_socks_proxy(
     assert set(asked) == {"hub.example"}
 
 
+@pytest.mark.parametrize("variable", ["NO_PROXY", "ALL_PROXY"])
+def test_a_token_is_not_sent_to_the_host_of_the_files(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reranker_base: Path, variable: str
+) -> None:
+    hub.trouble = "moved"
+    monkeypatch.setenv(variable, HTTP)
+    assert scores_of(ID, cache_dir=str(tmp_path), token="secret") == scores_of(reranker_base)
+    sent = {(path.startswith("/moved"), token) for _, path, token in hub.asked}
+    assert sent == {(False, "secret"), (True, "")}
+
+
 def test_the_callers_client_is_as_it_was(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reranker_base: Path
 ) -> None:
