@@ -190,12 +190,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
             return
         content = file.read_bytes()
-        trouble = self.server.hub.trouble  # type: ignore[attr-defined]
+        hub: Hub = self.server.hub  # type: ignore[attr-defined]
+        trouble = hub.trouble
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
         if trouble == "no commit":
             del headers["X-Repo-Commit"]
         if trouble == "moved" and not self.path.startswith("/moved"):  # as to the servers of files
-            other = f"http://localhost:{self.server.server_address[1]}/moved{self.path}"
+            other = f"{hub.address.replace('127.0.0.1', 'localhost')}/moved{self.path}"
             size = str(len(content))
             linked = {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": size, "Location": other}
             self._send(302, b"", headers | linked)
