@@ -44,7 +44,7 @@ WEIGHTS = re.compile(
 # TensorFlow's names of a LayerNorm's parts, which transformers 5.0 to 5.5 wrote again for XLM-R.
 NEW_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
-MOST = 2**31 - 1
+MAX_NUMBER = 2**31 - 1
 # These are counted one by one, so a number that is too large would take hours.
 COUNTS = {
     "decoder_layers", "encoder_layers", "inner_group_num", "n_layer", "n_layers",
@@ -103,7 +103,7 @@ class Keys(dict[str, Any]):
     def whole(self, key: str, *, default: object = None, minimum: int = 1) -> int:
         """A whole number; raises `CheckpointError` for anything else."""
         number = self.get(key, default)
-        maximum = 1000 if key in COUNTS else MOST
+        maximum = 1000 if key in COUNTS else MAX_NUMBER
         if not is_whole(number, minimum=minimum) or number > maximum:
             self.refuse(key, f"it must be a whole number from {minimum} to {maximum}", value=number)
         return int(number)
@@ -112,7 +112,7 @@ class Keys(dict[str, Any]):
         """A number above 0; raises `CheckpointError` for anything else."""
         number = self.get(key, default)
         # not NaN either, which is neither above nor below
-        if not isinstance(number, int | float) or number is True or not 0 < number <= MOST:
+        if not isinstance(number, int | float) or number is True or not 0 < number <= MAX_NUMBER:
             self.refuse(key, "it must be a number above 0", value=number)
         return float(number)
 

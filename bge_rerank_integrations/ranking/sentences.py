@@ -15,7 +15,7 @@ from bge_rerank_integrations.base.deadline import cancellable, check_time
 Span = tuple[int, int]
 """Start and end in the characters of a text, the end exclusive."""
 
-MOST_CHARACTERS = 600
+MAX_CHARACTERS = 600
 """Longer sentences are divided, such as a transcript without full stops."""
 
 WRAPPED_COLUMNS = 60
@@ -96,7 +96,7 @@ def split_sentences(text: str) -> list[Span]:
 
     Sentences do not overlap, and every other character belongs to one. An abbreviation, decimal,
     enumeration or quotation does not end a sentence; a blank line, a list item or a line break
-    other than wrapping does. A sentence longer than `MOST_CHARACTERS` is divided near its middle,
+    other than wrapping does. A sentence longer than `MAX_CHARACTERS` is divided near its middle,
     at a semicolon, comma or space. Raises `ScoringTimeout` if a time limit passes.
     """
     cased = text != text.lower()
@@ -161,8 +161,8 @@ def _columns(line: str) -> int:
 
 
 def _short_enough(text: str, start: int, end: int) -> list[Span]:
-    """The span, divided into parts of at most `MOST_CHARACTERS`; nothing for an empty span."""
-    if end - start <= MOST_CHARACTERS:
+    """The span, divided into parts of at most `MAX_CHARACTERS`; nothing for an empty span."""
+    if end - start <= MAX_CHARACTERS:
         return [(start, end)] if start < end else []
     check_time(DIVIDING)
     middle, quarter = (start + end) // 2, (end - start) // 4

@@ -14,7 +14,7 @@ from bge_rerank_integrations.types import LongPassages, RerankResult, Scorer
 from rag_chatbot.languages import languages_of, reads
 from rag_chatbot.normalize import normalized
 
-MOST_CANDIDATES = 200
+MAX_CANDIDATES = 200
 LONGEST_CANDIDATE = 20_000
 
 
@@ -84,9 +84,9 @@ def read_candidates(pasted: str) -> list[str]:
     candidates = [piece.strip() for piece in re.split(separator, pasted) if piece.strip()]
     if not candidates:
         raise PlaygroundError("There are no candidates: paste some, one a line.")
-    if len(candidates) > MOST_CANDIDATES:
+    if len(candidates) > MAX_CANDIDATES:
         raise PlaygroundError(
-            f"There are {len(candidates)} candidates; {MOST_CANDIDATES} are the most here."
+            f"There are {len(candidates)} candidates; {MAX_CANDIDATES} are the most here."
         )
     longest = max(map(len, candidates))
     if longest > LONGEST_CANDIDATE:

@@ -13,7 +13,7 @@ from rag_chatbot.playground import (
     LANGCHAIN,
     LLAMA_INDEX,
     LONGEST_CANDIDATE,
-    MOST_CANDIDATES,
+    MAX_CANDIDATES,
     Options,
     PlaygroundError,
     as_code,
@@ -49,7 +49,7 @@ def test_candidates_are_lines_or_paragraphs() -> None:
     ("pasted", "message"),
     [
         (" \n ", "no candidates"),
-        ("a\n" * (MOST_CANDIDATES + 1), "201 candidates; 200 are the most"),
+        ("a\n" * (MAX_CANDIDATES + 1), "201 candidates; 200 are the most"),
         ("a" * (LONGEST_CANDIDATE + 1), "20,001 characters; 20,000 are the most"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bge_rerank_integrations.ranking.sentences import (
-    MOST_CHARACTERS,
+    MAX_CHARACTERS,
     WRAPPED_COLUMNS,
     split_sentences,
 )
@@ -140,7 +140,7 @@ def test_without_punctuation_a_text_is_one_sentence_until_it_is_too_long() -> No
     word = "bamboo " * 200
     parts = sentences(word)
     assert " ".join(parts) == word.strip()
-    assert all(MOST_CHARACTERS // 4 <= len(part) <= MOST_CHARACTERS for part in parts)
+    assert all(MAX_CHARACTERS // 4 <= len(part) <= MAX_CHARACTERS for part in parts)
     assert {part.replace("bamboo", "").strip() for part in parts} == {""}, "words stay whole"
 
 
@@ -155,7 +155,7 @@ def test_a_long_word_is_divided_but_not_between_a_letter_and_its_accents() -> No
     text = "e\u0301" * 401
     parts = sentences(text)
     assert "".join(parts) == text
-    assert max(map(len, parts)) <= MOST_CHARACTERS
+    assert max(map(len, parts)) <= MAX_CHARACTERS
     assert {part[0] for part in parts} == {"e"}
     assert "".join(sentences("\u0301" * 900)) == "\u0301" * 900
 
@@ -183,7 +183,7 @@ def test_sentences_cover_every_character_once_and_in_order(text: str) -> None:
         assert text[end : span[0]].strip() == ""
         part = text[slice(*span)]
         assert part == part.strip()
-        assert len(part) <= MOST_CHARACTERS
+        assert len(part) <= MAX_CHARACTERS
         covered.append(part)
         end = span[1]
     assert text[end:].strip() == ""

@@ -15,9 +15,9 @@ from threadpoolctl import ThreadpoolController
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.engine import Engine, EngineCall
 
-MOST_CORES = 4
+MAX_CORES = 4
 """With more cores, a call's last batches would leave many idle; not measured."""
-LEAST_TOKENS = 384
+MIN_TOKENS = 384
 """Per core; a shorter call ends sooner when the cores share its products."""
 
 
@@ -28,11 +28,11 @@ class StreamedEngine(Engine):
     def plan(self) -> DevicePlan:
         plan, cores, threads = self.forward.plan, self.cores(), torch.get_num_threads()
         if cores:
-            reason = f"from {cores * LEAST_TOKENS} tokens on, a batch on each of {cores}"
+            reason = f"from {cores * MIN_TOKENS} tokens on, a batch on each of {cores}"
         elif threads == 1:
             reason = "one"
-        elif threads > MOST_CORES:
-            reason = f"{threads} share each product; a batch each is for at most {MOST_CORES}"
+        elif threads > MAX_CORES:
+            reason = f"{threads} share each product; a batch each is for at most {MAX_CORES}"
         else:
             reason = f"{threads} share each product; this torch lets none compute alone"
         return plan.because(f"threads: {reason}")
@@ -40,16 +40,16 @@ class StreamedEngine(Engine):
     def cores(self) -> int:
         """The number of batches side by side: the caller's number of threads, or 0 for none."""
         threads = torch.get_num_threads()
-        return threads if 2 <= threads <= MOST_CORES and limits_one_thread() else 0
+        return threads if 2 <= threads <= MAX_CORES and limits_one_thread() else 0
 
     def share(self, call: EngineCall) -> tuple[Sequence[Engine], list[list[int]]]:
         cores = self.cores()
         lengths = [len(sequence.ids) for sequence in call.sequences]
-        if not cores or len(lengths) < cores or sum(lengths) < cores * LEAST_TOKENS:
+        if not cores or len(lengths) < cores or sum(lengths) < cores * MIN_TOKENS:
             return super().share(call)
         # together the batches are as large as one on all cores
-        most = call.limits.max_batch_tokens or self.forward.plan.max_batch_tokens // cores
-        budget = {"max_batch_tokens": even_budget(lengths, cores, most)}
+        limit = call.limits.max_batch_tokens or self.forward.plan.max_batch_tokens // cores
+        budget = {"max_batch_tokens": even_budget(lengths, cores, limit)}
         narrow = replace(call, limits=call.limits.model_copy(update=budget))
         return [self] * cores, self.plan_batches(narrow)
 
@@ -57,12 +57,12 @@ class StreamedEngine(Engine):
         return one_thread()
 
 
-def even_budget(lengths: Sequence[int], cores: int, most: int) -> int:
-    """Tokens of a batch, at most `most`, that give every core about the same number."""
+def even_budget(lengths: Sequence[int], cores: int, limit: int) -> int:
+    """Tokens of a batch, at most `limit`, that give every core about the same number."""
     tokens = sum(lengths)
-    batches = cores * -(-tokens // (cores * most))
+    batches = cores * -(-tokens // (cores * limit))
     # a batch is full when the next sequence would not fit, so it may fall short by one
-    return min(most, -(-tokens // batches) + max(lengths) - 1)
+    return min(limit, -(-tokens // batches) + max(lengths) - 1)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ from bge_rerank_integrations.local.torch_backend.weights import Weights, check_t
 from bge_rerank_integrations.types import FloatArray
 
 # Below this share of tokens saved, the extra copies and masks of a shared prefix cost more.
-LEAST_SHARED = 0.2
+MIN_SHARED = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def split_batch(
     for members in groups.values():
         length = batch[members[0]].first_segment
         total = sum(len(batch[member].ids) for member in members)
-        shared = share and length * (len(members) - 1) >= LEAST_SHARED * total
+        shared = share and length * (len(members) - 1) >= MIN_SHARED * total
         prefix = len(parts) if shared else None
         if shared:
             parts.append(PromptPart(batch[members[0]].ids[:length], length, 0, None, length, 0))

@@ -16,8 +16,8 @@ from bge_rerank_integrations.base.deadline import time_limit
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.local.engine import plan_batches
 from bge_rerank_integrations.local.torch_backend.cpu_streams import (
-    LEAST_TOKENS,
-    MOST_CORES,
+    MAX_CORES,
+    MIN_TOKENS,
     StreamedEngine,
     even_budget,
     limits_one_thread,
@@ -43,9 +43,9 @@ def threads_of_others() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("cores", [1, 2, 3, MOST_CORES, MOST_CORES + 1])
+@pytest.mark.parametrize("cores", [1, 2, 3, MAX_CORES, MAX_CORES + 1])
 def test_rows_come_back_in_order_from_so_many_threads(reranker_base: Path, cores: int) -> None:
-    barrier = threading.Barrier(cores if 2 <= cores <= MOST_CORES else 1)
+    barrier = threading.Barrier(cores if 2 <= cores <= MAX_CORES else 1)
     seen: set[int] = set()
 
     def meet(_batch: object) -> None:
@@ -54,7 +54,7 @@ def test_rows_come_back_in_order_from_so_many_threads(reranker_base: Path, cores
             barrier.wait(60)
 
     torch.set_num_threads(cores)
-    engine = streamed(OracleForward(before=meet, concurrency=MOST_CORES), reranker_base)
+    engine = streamed(OracleForward(before=meet, concurrency=MAX_CORES), reranker_base)
     rows = engine.run(LONG, range(len(LONG)), NO_LIMITS)
     assert rows.tolist() == EXPECTED
     assert len(seen) == barrier.parties
@@ -67,14 +67,14 @@ def test_a_small_call_and_a_call_of_one_text_stay_in_the_callers_thread(
     forward = OracleForward(before=lambda _batch: callers.append(threading.get_ident()))
     torch.set_num_threads(2)
     engine = streamed(forward, reranker_base)
-    for lengths in ([2 * LEAST_TOKENS], [LEAST_TOKENS, LEAST_TOKENS - 1]):
+    for lengths in ([2 * MIN_TOKENS], [MIN_TOKENS, MIN_TOKENS - 1]):
         engine.run(sequences(lengths), range(len(lengths)), NO_LIMITS)
     assert set(callers) == {threading.get_ident()}
 
 
 @given(
     lengths=st.lists(st.integers(1, 512), min_size=2, max_size=80),
-    cores=st.integers(2, MOST_CORES),
+    cores=st.integers(2, MAX_CORES),
     most=st.integers(64, 4096),
 )
 def test_no_core_is_left_with_much_more_than_another(
@@ -107,7 +107,7 @@ def test_scores_are_those_of_one_batch_at_a_time(reranker_base: Path) -> None:
     torch.set_num_threads(2)
     scorer = load_scorer(str(reranker_base), device="cpu")
     distinct = [(f"{query} {n}", passage) for n, (query, passage) in enumerate(PAIRS * 12)]
-    assert sum(scorer.count_tokens([passage for _, passage in distinct])) > 4 * LEAST_TOKENS
+    assert sum(scorer.count_tokens([passage for _, passage in distinct])) > 4 * MIN_TOKENS
     assert "a batch on each of 2" in str(scorer.plan)
     alone = [float(scorer.score([pair])[0]) for pair in distinct]
     np.testing.assert_allclose(scorer.score(distinct), alone, atol=TOLERANCE, rtol=0)
