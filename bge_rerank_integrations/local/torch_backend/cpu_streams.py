@@ -32,9 +32,9 @@ class StreamedEngine(Engine):
         elif threads == 1:
             reason = "one"
         elif threads > MAX_CORES:
-            reason = f"{threads} share each product; a batch each is for at most {MAX_CORES}"
+            reason = f"{threads} share each product; one batch per core is for at most {MAX_CORES}"
         else:
-            reason = f"{threads} share each product; this torch lets none compute alone"
+            reason = f"{threads} share each product; this torch cannot compute on one thread alone"
         return plan.because(f"threads: {reason}")
 
     def cores(self) -> int:

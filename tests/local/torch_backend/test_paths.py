@@ -56,7 +56,10 @@ def test_a_plan_and_a_trace_name_the_paths(reranker_base: Path, two_threads: Non
 
 @pytest.mark.parametrize(
     ("threads", "said"),
-    [(1, "threads: one"), (5, "threads: 5 share each product; a batch each is for at most 4")],
+    [
+        (1, "threads: one"),
+        (5, "threads: 5 share each product; one batch per core is for at most 4"),
+    ],
 )
 def test_a_plan_says_why_cores_share_a_product(
     reranker_base: Path, two_threads: None, threads: int, said: str
