@@ -25,12 +25,16 @@ _inherited_loops: list[asyncio.AbstractEventLoop | None] = []
 def submit(work: Coroutine[Any, Any, T]) -> Future[T]:
     """Start the coroutine on the shared loop; cancelling the future stops it."""
     global _loop
-    with _lock:
-        if _loop is None:
-            _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="bge-rerank-io", daemon=True).start()
-        loop = _loop
-    # outside the lock: a garbage collection here may close an abandoned server, which submits too
+    # An abandoned scorer's server is closed from here on any thread, at any moment, so no lock is
+    # taken once the loop exists: an interrupted main thread could leave it locked.
+    loop = _loop
+    if loop is None:
+        with _lock:
+            if _loop is None:
+                new = asyncio.new_event_loop()
+                threading.Thread(target=new.run_forever, name="bge-rerank-io", daemon=True).start()
+                _loop = new
+            loop = _loop
     return asyncio.run_coroutine_threadsafe(work, loop)
 
 

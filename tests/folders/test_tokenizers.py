@@ -22,12 +22,12 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from bge_rerank_integrations import CheckpointError, load_scorer
+from bge_rerank_integrations import CheckpointError, UnsupportedModel, load_scorer
 from bge_rerank_integrations.local.text import tokenizer_config
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, join_pair
 from bge_rerank_integrations.tools.export import export_onnx
 from bge_rerank_integrations.types import SpecialTokens
-from tests.local.llm.tiny_tokenizers import write_gemma_tokenizer
+from tests.local.llm.tiny_tokenizers import write_gemma_tokenizer, write_llama_tokenizer
 from tests.tiny_models import TEXT
 
 Edit = Callable[[dict[str, Any]], Any]
@@ -81,6 +81,8 @@ def folders(request: pytest.FixtureRequest, tmp_path: Path) -> Folders:
             write_gemma_tokenizer(folder)
             second = {"SpecialToken": {"id": "<bos>", "type_id": 1}}
             edit(folder, lambda j: j["post_processor"]["pair"].insert(2, second), "tokenizer.json")
+        elif kind == "llama":
+            write_llama_tokenizer(folder)
         elif kind == "roberta":
             write_roberta_tokenizer(folder)
         else:
@@ -215,6 +217,20 @@ def test_each_key_is_obeyed_or_refused(folders: Folders, kind: str) -> None:
             "direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0}),
          "truncation_side='left'"),
         ("gemma", lambda j: j["model"].update(dropout=0.5), "dropout=0.5"),
+        ("gemma", lambda j: j.update(normalizer=None), "before its model"),
+        ("gemma", lambda j: j["normalizer"].update(content="x"), "before its model"),
+        ("gemma", lambda j: j["normalizer"].update(pattern={"String": "x"}), "before its model"),
+        ("gemma", lambda j: j.update(normalizer={"type": "Prepend", "prepend": "▁"}),
+         "before its model"),
+        ("xlmr", lambda j: j["pre_tokenizer"]["pretokenizers"][1].update(replacement="x"),
+         "before its model"),
+        ("llama", lambda j: j["normalizer"]["normalizers"][0].update(prepend="x"),
+         "before its model"),
+        ("llama", lambda j: j["normalizer"]["normalizers"][1].update(content="x"),
+         "before its model"),
+        ("llama", lambda j: j["normalizer"]["normalizers"].pop(), "before its model"),
+        ("llama", lambda j: j["model"].update(continuing_subword_prefix="x"),
+         "end the process"),
     ],
 )  # fmt: skip
 def test_parts_of_tokenizer_json_that_two_generations_read_differently_are_refused(
@@ -222,7 +238,7 @@ def test_parts_of_tokenizer_json_that_two_generations_read_differently_are_refus
 ) -> None:
     folder = folders(kind)
     edit(folder, change, "tokenizer.json")
-    with pytest.raises(CheckpointError, match=reason):
+    with pytest.raises((CheckpointError, UnsupportedModel), match=reason):
         ours(folder)
 
 

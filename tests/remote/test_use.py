@@ -20,6 +20,7 @@ from bge_rerank_integrations import InvalidInputError, RerankError, load_reranke
 from bge_rerank_integrations.langchain import BGERerank as LangChainRerank
 from bge_rerank_integrations.llama_index import BGERerank as LlamaIndexRerank
 from bge_rerank_integrations.local.scorer import LocalScorer
+from bge_rerank_integrations.remote import event_loop
 from bge_rerank_integrations.remote.dialects import DIALECTS
 from bge_rerank_integrations.remote.scorer import RemoteScorer
 from tests.base.forking import in_child
@@ -61,6 +62,17 @@ async def test_scoring_from_inside_an_event_loop_does_not_hold_it_up() -> None:
         assert await asyncio.to_thread(server.heard.wait, 30)
         ran_on.set()
         assert (await task).tolist() == SCORES
+
+
+def test_an_abandoned_scorer_is_closed_without_a_lock() -> None:
+    """Its finalizer may run on the main thread, where an interrupt would leave a lock locked."""
+
+    async def answer() -> int:
+        return 7
+
+    event_loop.submit(answer()).result()  # the loop runs
+    with ThreadPoolExecutor(1) as pool, event_loop._lock:
+        assert pool.submit(event_loop.submit, answer()).result(timeout=30).result() == 7
 
 
 def test_at_most_so_many_requests_are_under_way() -> None:

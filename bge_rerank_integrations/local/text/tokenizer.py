@@ -5,6 +5,7 @@ of threads may encode at once (transformers' `__call__` sets both on every call,
 ids under threads). The methods of each model family cut and join the ids.
 """
 
+import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,12 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from bge_rerank_integrations.base.deadline import check_time, watched
 from bge_rerank_integrations.base.fork import Lock, cached_property
-from bge_rerank_integrations.errors import CheckpointError, InvalidInputError, RerankError
+from bge_rerank_integrations.errors import (
+    CheckpointError,
+    InvalidInputError,
+    RerankError,
+    UnsupportedModel,
+)
 from bge_rerank_integrations.local.checkpoint import Checkpoint, Keys, refuse_pointer
 from bge_rerank_integrations.local.text.control_tokens import (
     control_ids,
@@ -41,6 +47,8 @@ CHARACTERS_AT_ONCE, TEXTS_AT_ONCE = 100_000, 2000
 ENTRY_BYTES = 150
 # The vocabularies of slow tokenizers, which this package does not read.
 SLOW = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
+# Both in one tokenizer.json: the library ends the process over merges without the prefix.
+PREFIXED_MERGES = (r'"merges"\s*:\s*\[', r'"continuing_subword_prefix"\s*:\s*"[^"]')
 NO_IDS = "cannot turn a text into tokens"
 TOKENIZING = "texts were tokenized"
 # Models that have two token types where their config.json does not say how many.
@@ -136,6 +144,11 @@ class TextTokenizer:
         with self._failures_named("is not a tokenizer that this release can read: {!r}"):
             refuse_pointer(self._file)
             self._content = self._file.read_text(encoding="utf-8")
+            if all(re.search(key, self._content) for key in PREFIXED_MERGES):
+                raise UnsupportedModel(
+                    f"{self._file} has merges and a continuing_subword_prefix, over which the "
+                    "tokenizers library may end the process: no BGE model has both"
+                )
             self._parsing = Tokenizer.from_str(self._content)
         self._config: TokenizerConfig | None = None
         self._types, self._reads_first = 2, True

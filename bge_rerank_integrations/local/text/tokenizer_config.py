@@ -338,14 +338,16 @@ class TokenizerConfig:
         parts = [*_parts(self._tokenizer.normalizer), *_parts(self._tokenizer.pre_tokenizer)]
         kinds = {part["type"] for part in parts}
         schemes = {part["prepend_scheme"] for part in parts if part["type"] == "Metaspace"}
-        prepends = "Prepend" in kinds or bool(schemes & {"always", "first"})
+        prepends = {"Prepend", "Replace"} <= kinds or bool(schemes & {"always", "first"})
+        words = self._kind in ("Gemma", "Llama")
+        marked = all(_marks_spaces(part) for part in parts if words or part["type"] == "Metaspace")
         fits = {
-            "Gemma": not prepends and "ByteLevel" not in kinds,
+            "Gemma": not prepends and "Replace" in kinds and not kinds & {"ByteLevel", "Prepend"},
             "Llama": given is not False and (prepends or "ByteLevel" in kinds),
             "Qwen2": {"Split", "ByteLevel"} <= kinds,
             # for all others null is false
         }.get(self._kind, self._keys.get("add_prefix_space", True) and schemes == {"always"})
-        if not fits:
+        if not (fits and marked):
             self._keys.refuse(
                 "add_prefix_space",
                 f"tokenizer.json has {_listed(kinds)} before its model, and {self._class} of "
@@ -387,6 +389,13 @@ def _contents(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _contents(part)
+
+
+def _marks_spaces(part: Mapping[str, Any]) -> bool:
+    """Whether a part that writes spaces writes "▁", as the classes of transformers 5 do."""
+    if part["type"] == "Replace":
+        return (part["pattern"], part["content"]) == ({"String": " "}, "▁")
+    return part.get("prepend", part.get("replacement", "▁")) == "▁"
 
 
 def _parts(component: Any) -> Iterator[dict[str, Any]]:
