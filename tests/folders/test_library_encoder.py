@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -244,3 +246,17 @@ def test_a_number_that_would_be_counted_up_to_for_hours_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=f"{key}={10**30}.* from 0 to 1000"):
         scores(change_config(copy_of(folder_of(kind), tmp_path), **{key: 10**30}))
+
+
+def test_a_python_without_docstrings_is_named(folder_of: Callable[[str], Path]) -> None:
+    program = (
+        "import sys; from bge_rerank_integrations import load_scorer; load_scorer(sys.argv[1])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-OO", "-c", program, str(folder_of("distilbert"))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode:  # one release of transformers reads docstrings, another does not
+        assert "; start Python without -OO" in ended.stderr

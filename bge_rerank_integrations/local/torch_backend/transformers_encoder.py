@@ -122,6 +122,9 @@ def _load(checkpoint: Checkpoint, plan: DevicePlan, output: ModelOutput) -> Any:
             ignore_mismatched_sizes=True,  # refused below, with their names
         )
     except ValueError as error:
+        if "docstring" in str(error):
+            why = f"transformers cannot load {name} with python -OO, which drops its docstrings"
+            raise UnsupportedModel(f"{why}; start Python without -OO") from error
         raise UnsupportedModel(
             f"transformers cannot load {name}, and code from a folder or of a hub is never run: "
             f"{_first_line(error)}"
