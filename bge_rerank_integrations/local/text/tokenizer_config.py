@@ -395,7 +395,8 @@ def _marks_spaces(part: Mapping[str, Any]) -> bool:
     """Whether a part that writes spaces writes "▁", as the classes of transformers 5 do."""
     if part["type"] == "Replace":
         return (part["pattern"], part["content"]) == ({"String": " "}, "▁")
-    return part.get("prepend", part.get("replacement", "▁")) == "▁"
+    mark: object = part.get("prepend", part.get("replacement", "▁"))
+    return mark == "▁"
 
 
 def _parts(component: Any) -> Iterator[dict[str, Any]]:
