@@ -79,6 +79,7 @@ def perfect(queries: Sequence[JudgedQuery]) -> Orders:
 _MEASURE = re.compile(
     r"nDCG(@[1-9][0-9]*)?|(AP|RR)(\(rel=[1-9]\))?(@[1-9][0-9]*)?|(R|P|Success)(\(rel=[1-9]\))?@[1-9][0-9]*"
 )
+_PARTS = re.compile(r"(\w+)(?:\(rel=(\d)\))?(?:@(\d+))?")
 _SPELLINGS = {name.lower(): name for name in ("nDCG", "AP", "RR", "R", "P", "Success")} | {
     "map": "AP",
     "mrr": "RR",
@@ -105,7 +106,14 @@ def parse_measures(names: Sequence[str]) -> list[Measure]:
             )
     if not names or len(set(names)) < len(names):
         raise InvalidInputError(f"measures is {list(names)}; give at least one, each once")
-    return [ir_measures.parse_measure(name) for name in names]
+    return [_measure(*_PARTS.fullmatch(name).groups()) for name in names]  # type: ignore[union-attr]
+
+
+def _measure(kind: str, rel: str | None, cutoff: str | None) -> Measure:
+    # ir-measures 0.4.3 parses names with parts of `ast` that Python 3.14 has removed
+    measure = getattr(ir_measures, kind)
+    graded = measure if rel is None else measure(rel=int(rel))
+    return graded if cutoff is None else graded @ int(cutoff)
 
 
 def measured(queries: Sequence[JudgedQuery], orders: Orders, measures: Sequence[Measure]) -> Array:

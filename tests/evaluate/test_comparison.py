@@ -18,6 +18,7 @@ from bge_rerank_integrations import (
 )
 from bge_rerank_integrations.errors import ScoringTimeout
 from bge_rerank_integrations.evaluate import JudgedQuery, Report, RerankerResult, evaluate
+from bge_rerank_integrations.evaluate.measures import parse_measures
 from bge_rerank_integrations.evaluate.page import html_page
 from bge_rerank_integrations.evaluate.recommend import Gap, Recommendation, Setting
 from bge_rerank_integrations.types import FloatArray, Pair
@@ -298,6 +299,12 @@ def test_measures_are_named_as_in_ir_measures() -> None:
     assert report.main == "RR"
     assert [report.first_stage[n].value for n in ("RR", "P@1")] == pytest.approx([2 / 3, 0.5])
     assert result.measures["AP(rel=2)"].value == 0
+
+
+def test_a_measures_name_says_the_same_in_ir_measures() -> None:
+    names = ["nDCG", "nDCG@10", "AP", "AP(rel=2)@5", "RR(rel=3)", "RR@20", "R@10", "R(rel=2)@10"]
+    names += ["P@1", "P(rel=2)@3", "Success@1", "Success(rel=4)@100"]
+    assert [str(measure) for measure in parse_measures(names)] == names
 
 
 @pytest.mark.parametrize(
