@@ -83,7 +83,7 @@ $(SMOKE)/ready: pyproject.toml constraints.txt
 
 test-smoke: $(SMOKE)/ready
 	$(SMOKE)/bin/python -m pytest $(PARALLEL) -m "not torch and not slow" \
-	  tests/base tests/ranking tests/wrappers tests/remote tests/llama_index tests/langchain \
+	  tests/base tests/ranking tests/wrappers tests/remote tests/llama_index tests/langchain tests/evaluate \
 	  tests/test_options.py tests/test_errors.py \
 	  --ignore tests/base/test_interrupt.py --ignore tests/base/test_long_inputs.py \
 	  --ignore tests/wrappers/test_windows.py
