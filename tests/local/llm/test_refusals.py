@@ -266,5 +266,7 @@ def test_a_tokenizer_that_loses_a_text_is_refused(
     file = folder / "tokenizer.json"
     content = {**json.loads(file.read_text(encoding="utf-8")), **part}
     file.write_text(json.dumps(content), encoding="utf-8")
+    settings = folder / "tokenizer_config.json"  # a class whose normalizer is not checked
+    settings.write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}', encoding="utf-8")
     with pytest.raises(CheckpointError, match=said):
         load_scorer(str(folder))
