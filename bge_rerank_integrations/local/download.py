@@ -40,14 +40,14 @@ ANSWERS = {
 }
 # All else that may come, by the status of an answer, or by the class and message of an error or of
 # one of its causes. The first pattern that is found counts. The classes are those of
-# huggingface_hub, httpx and requests; {said} is the message, and {0} what is in parentheses.
+# huggingface_hub, httpx and requests; {message} is its message, and {0} the part in parentheses.
 MEANINGS = {
     "401$": "it answered 401: the token is wrong, or one is needed: set HF_TOKEN",
     "403$": "it answered 403 Forbidden: the token may not read this, or a firewall answered",
     "407$": "the proxy answered 407: it wants http://USER:PASSWORD@HOST:PORT{proxies}",
     "429$": "it answered 429 Too Many Requests: wait a few minutes, or set HF_TOKEN",
     r"([45]\d\d)$": "it answered with status {0}",
-    "(?:InvalidInputError|MissingExtra): .*_PROXY": "{said}{proxies}",
+    "(?:InvalidInputError|MissingExtra): .*_PROXY": "{message}{proxies}",
     "(?:ImportError|InvalidSchema): .*SOCKS": "a SOCKS proxy needs a package: pip install "
     '"bge-rerank-integrations[socks]"{proxies}',
     "(?:ValueError|InvalidSchema): .*(?:proxy|SOCKS)": "its client does not know this kind of "
@@ -56,25 +56,25 @@ MEANINGS = {
     "https:// or http://",
     "JSONDecodeError": "it answered with a web page: perhaps the log-in page of a network",
     "TooManyRedirects": "its redirects never end: perhaps the log-in page of a network",
-    "(?:Assertion|Attribute|Key|Type|Decoding)Error": "its answer is not that of a hub ({said})",
+    "(?:Assertion|Attribute|Key|Type|Decoding)Error": "its answer is not that of a hub ({message})",
     "FileMetadataError": "its answer lacks X-Repo-Commit or ETag, the headers of a hub",
     r"\w+: .*received (\d+) bytes, expected (\d+)": "the download broke off at {0} of {1} bytes: "
     "load again to go on",
     r"\w+: .*size (\d+) but has size (\d+)": "the download broke off at {1} of {0} bytes: load "
     "again to go on",
     "RemoteProtocolError|ReadError|ChunkedEncodingError|IncompleteRead": "the download broke off "
-    "({said}): load again to go on",
+    "({message}): load again to go on",
     r"(?:PermissionError|NotADirectoryError|FileExistsError|OSError): .*: '|"
     r"OSError: \[Errno (?:28|30|122)\]": "its files cannot be read or written "
-    "({said}): set HF_HOME, or give cache_dir",
+    "({message}): set HF_HOME, or give cache_dir",
     "RuntimeError: .*home": "this user has no home folder: set HF_HOME, or give cache_dir",
-    "SSL": "TLS failed ({said}): if your network signs traffic anew, set SSL_CERT_FILE to its "
+    "SSL": "TLS failed ({message}): if your network signs traffic anew, set SSL_CERT_FILE to its "
     "certificate (before huggingface-hub 1.0: REQUESTS_CA_BUNDLE)",
-    "gaierror": "its name is not found ({said}){proxies}",
+    "gaierror": "its name is not found ({message}){proxies}",
     r"\w*Timeout": "it gave no answer in time{proxies}",
     r"IncompleteSnapshotError: .* missing (\(.*?\))": "files are missing {0}",
-    r"Connect\w*Error": "it cannot be reached ({said}){proxies}",
-    "ProxyError": "the proxy refused ({said}){proxies}",
+    r"Connect\w*Error": "it cannot be reached ({message}){proxies}",
+    "ProxyError": "the proxy refused ({message}){proxies}",
 }
 
 
@@ -169,7 +169,7 @@ def _find_on_hub(request: _Request, is_complete: Callable[[Path], bool]) -> Path
             raise ModelNotFound(f"{lacks}, and downloads are switched off. {near}{ELSEWHERE}")
         return cached
     if cached is not None and not is_complete(cached):
-        cached, lacks = None, f"{at} is not whole in the cache {request.where}"
+        cached, lacks = None, f"{at} is not complete in the cache {request.where}"
     if cached is not None and cached.name == hub.revision:
         return cached
     try:
@@ -203,7 +203,7 @@ def _find_in_cache(request: _Request) -> Path | str:
             return f"{at} cannot be read from the cache {where}: {lacks}"
         return request.fetch(found[0].name, local=True)
     except (OSError, RuntimeError) as error:
-        return f"{at} is not whole in the cache {where}: {_meaning(error)}"
+        return f"{at} is not complete in the cache {where}: {_meaning(error)}"
 
 
 def _snapshots(home: Path, revision: str | None) -> list[Path]:
@@ -254,9 +254,9 @@ def _meaning(error: Exception) -> str:
     for pattern, meaning in MEANINGS.items():
         for text in reversed(texts):  # the innermost error has the shortest message
             if found := re.match(pattern, text):
-                said = _without_secrets(text.partition(": ")[2])
+                message = _without_secrets(text.partition(": ")[2])
                 listed = proxies and f" ({proxies})"
-                return meaning.format(*found.groups(), said=said, proxies=listed)
+                return meaning.format(*found.groups(), message=message, proxies=listed)
     return _without_secrets(texts[0])
 
 
