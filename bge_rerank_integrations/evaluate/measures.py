@@ -111,8 +111,8 @@ def parse_measures(names: Sequence[str]) -> list[Measure]:
 
 def _measure(kind: str, rel: str | None, cutoff: str | None) -> Measure:
     # ir-measures 0.4.3 parses names with parts of `ast` that Python 3.14 has removed
-    measure = getattr(ir_measures, kind)
-    graded = measure if rel is None else measure(rel=int(rel))
+    measure: Measure = getattr(ir_measures, kind)
+    graded: Measure = measure if rel is None else measure(rel=int(rel))
     return graded if cutoff is None else graded @ int(cutoff)
 
 
