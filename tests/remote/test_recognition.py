@@ -160,7 +160,7 @@ def test_a_page_of_odd_types_is_read_or_ends_in_a_typed_error(
     while isinstance(place, dict | list) and place and data.draw(st.booleans()):
         key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else [0]))
         if data.draw(st.booleans()):
-            place[key] = data.draw(ODD)
+            place[key] = copy.deepcopy(data.draw(ODD))  # of which a later step changes parts
         place = place[key]
     for model in (None, MODEL):
         try:
