@@ -24,6 +24,7 @@ SLOW = (
     "ecosystem/test_tracers.py",  # instruments a whole process, for good
     "examples/",  # whole programs, a browser, gradio
     "local/test_exit.py",  # a process for each test
+    "local/test_keep_alive.py",  # waits for time to pass
     "test_mteb.py",
     "test_packaging.py",  # fresh environments
     "test_processors.py",  # a process for each test

@@ -48,7 +48,7 @@ def test_rows_are_those_of_transformers(
     assert rows == pytest.approx(library_rows(folder, BATCH, output), abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("length", [512, 2048, 8192])
+@pytest.mark.parametrize("length", [512, 2048, pytest.param(8192, marks=pytest.mark.slow)])
 def test_rounding_errors_do_not_grow_with_the_length(tmp_path: Path, length: int) -> None:
     folder = build_encoder(
         tmp_path, "xlmr", num_hidden_layers=12, num_attention_heads=1, hidden_size=64,
