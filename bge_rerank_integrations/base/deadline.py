@@ -186,8 +186,11 @@ def off_main_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     context.run(_flag.set, flag)
     copies = [setting() for setting in thread_settings]
     jobs.put((copies, partial(context.run, call, *args, **kwargs), answer))
+    outcome: tuple[T | None, BaseException | None] | None = None
     try:
-        outcome = answer.get()
+        while outcome is None:
+            with suppress(Empty):  # in turns: a signal just before a wait does not end it
+                outcome = answer.get(timeout=1)
     except BaseException:
         flag.set()
         raise
