@@ -5,12 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
 
 from bge_rerank_integrations import load_scorer
 from tests.docs.test_docs_snippets import ROOT, blocks
@@ -36,40 +32,36 @@ def recipe(library: str) -> Any:
     return names["merge"]
 
 
-def adapt(model: Any, task: str, modules: list[str], folder: Path) -> Any:
-    """The model with a random adapter, which is saved in the folder."""
+def adapted(library: str, base: Path, task: str, modules: list[str]) -> tuple[Any, Any]:
+    """The model with a random adapter, which is saved beside it, and its tokenizer."""
     torch.manual_seed(0)
+    model = getattr(transformers, library).from_pretrained(base)
     settings = LoraConfig(task_type=task, r=2, init_lora_weights=False, target_modules=modules)
-    adapted = get_peft_model(model, settings).eval()
-    adapted.save_pretrained(str(folder))
-    return adapted
+    with_adapter = get_peft_model(model, settings).eval()
+    with_adapter.save_pretrained(str(base.parent / "adapter"))
+    return with_adapter, transformers.AutoTokenizer.from_pretrained(base)
 
 
+@torch.inference_mode()
 def test_a_merged_cross_encoder_scores_as_the_adapted_model(tmp_path: Path) -> None:
-    base = build_reranker_base(tmp_path / "base")
-    model = AutoModelForSequenceClassification.from_pretrained(base)
-    adapted = adapt(model, "SEQ_CLS", ["query", "value"], tmp_path / "adapter")
-    tokenizer: Any = AutoTokenizer.from_pretrained(base)
-    with torch.inference_mode():
-        expected = float(adapted(**tokenizer(*PAIR, return_tensors="pt")).logits)
-    check(tmp_path, base, "AutoModelForSequenceClassification", expected)
+    library, base = "AutoModelForSequenceClassification", build_reranker_base(tmp_path / "base")
+    model, tokenizer = adapted(library, base, "SEQ_CLS", ["query", "value"])
+    check(library, base, float(model(**tokenizer(*PAIR, return_tensors="pt")).logits))
 
 
+@torch.inference_mode()
 def test_a_merged_llm_reranker_scores_as_the_adapted_model(tmp_path: Path) -> None:
-    base = build_gemma(tmp_path / "base")
-    model = AutoModelForCausalLM.from_pretrained(base)
-    adapted = adapt(model, "CAUSAL_LM", ["q_proj", "v_proj"], tmp_path / "adapter")
-    tokenizer: Any = AutoTokenizer.from_pretrained(base)
-    with torch.inference_mode():
-        logits = adapted(torch.tensor([input_ids(base, *PAIR)])).logits
+    library, base = "AutoModelForCausalLM", build_gemma(tmp_path / "base")
+    model, tokenizer = adapted(library, base, "CAUSAL_LM", ["q_proj", "v_proj"])
     yes = tokenizer("Yes", add_special_tokens=False).input_ids[0]
-    check(tmp_path, base, "AutoModelForCausalLM", float(logits[0, -1, yes]))
+    check(library, base, float(model(torch.tensor([input_ids(base, *PAIR)])).logits[0, -1, yes]))
 
 
-def check(folder: Path, base: Path, library: str, expected: float) -> None:
+def check(library: str, base: Path, expected: float) -> None:
     """The folder that the recipe writes scores as expected, and not as the base model."""
-    recipe(library)(base, folder / "adapter", folder / "merged")
-    [score] = load_scorer(folder / "merged", precision="fp32").score([PAIR])
+    merged = base.parent / "merged"
+    recipe(library)(base, base.parent / "adapter", merged)
+    [score] = load_scorer(merged, precision="fp32").score([PAIR])
     [before] = load_scorer(base, precision="fp32").score([PAIR])
     assert score == pytest.approx(expected, abs=2e-5)
     assert abs(score - before) > 1e-2

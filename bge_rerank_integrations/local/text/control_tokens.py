@@ -61,11 +61,8 @@ def without_control_pieces(content: str, control: frozenset[int]) -> str:
                 names[name] = f"{nonce}{number}"
                 model["vocab"][names[name]] = number
         if "merges" in model:
-            prefix = model.get("continuing_subword_prefix") or ""
             model["merges"] = [
-                merge
-                for merge in model["merges"]
-                if names.keys().isdisjoint(_pieces(merge, prefix))
+                merge for merge in model["merges"] if names.keys().isdisjoint(_pieces(merge))
             ]
     for token in tokenizer.get("added_tokens", []):
         if token["content"] in names or token["id"] in control:
@@ -73,7 +70,10 @@ def without_control_pieces(content: str, control: frozenset[int]) -> str:
     return json.dumps(tokenizer, ensure_ascii=False)
 
 
-def _pieces(merge: str | list[str], prefix: str) -> tuple[str, str, str]:
-    """The two pieces that a merge joins, and the piece that they become."""
+def _pieces(merge: str | list[str]) -> tuple[str, str, str]:
+    """The two pieces that a merge joins, and the one that they become.
+
+    Merges with a prefix for continuing pieces are refused when the tokenizer is read.
+    """
     left, right = merge.split(" ") if isinstance(merge, str) else merge
-    return left, right, left + right.removeprefix(prefix)
+    return left, right, left + right

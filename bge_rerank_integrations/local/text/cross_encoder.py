@@ -80,16 +80,17 @@ def text_options(
     Raises `UnsupportedModel` for an instruction of the model that holds a control token, unless
     texts are parsed.
     """
-    used = [getattr(given, name) for name in INSTRUCTIONS]
-    for place, text in enumerate(instructions):
-        if used[place] is not None:
+    used = []
+    for name, text in zip(INSTRUCTIONS, instructions, strict=True):
+        own = getattr(given, name)
+        used.append(text if own is None else own)
+        if own is not None or given.special_tokens == "parse":
             continue
-        used[place], token = text, tokenizer.control_token_in(text)
-        if token and given.special_tokens != "parse":
+        if token := tokenizer.control_token_in(text):
             raise UnsupportedModel(
                 f"the prompt {text!r} of the model's folder holds the control token {token!r}, "
                 f"which special_tokens={given.special_tokens!r} does not read as one: use "
-                f"special_tokens='parse', or give {INSTRUCTIONS[place]}"
+                f"special_tokens='parse', or give {name}"
             )
     query, passage = used
     return TextOptions(*lengths, query, passage, given.special_tokens, truncation)

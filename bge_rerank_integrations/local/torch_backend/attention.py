@@ -179,9 +179,9 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
 
     torch's own multiplies smaller blocks, in float32 by MKL.
     """
-    asked = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    queries = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     mixed: list[Tensor] = []
-    for rows, keys, values in zip(*(x.flatten(0, 1) for x in (asked, k, v)), strict=True):
+    for rows, keys, values in zip(*(x.flatten(0, 1) for x in (queries, k, v)), strict=True):
         compare, collect = (linear(x.contiguous(), None, "onednn") for x in (keys, values.t()))
         mixed += [collect(torch.softmax(compare(block), dim=-1)) for block in rows.split(BLOCK)]
     return torch.cat(mixed).view(q.shape)
