@@ -242,6 +242,17 @@ def test_parts_of_tokenizer_json_that_two_generations_read_differently_are_refus
         ours(folder)
 
 
+def test_merges_with_a_prefix_are_refused_under_escaped_keys_too(folders: Folders) -> None:
+    folder = folders("llama")
+    edit(folder, lambda j: j["model"].update(continuing_subword_prefix="x"), "tokenizer.json")
+    file = folder / "tokenizer.json"
+    content = file.read_text(encoding="utf-8").replace('"merges"', '"\\u006derg\\u0065s"')
+    file.write_text(content.replace('"continuing', '"\\u0063ontinuing'), encoding="utf-8")
+    assert "merges" in json.loads(file.read_text(encoding="utf-8"))["model"]
+    with pytest.raises(UnsupportedModel, match="end the process"):
+        ours(folder)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_template_that_the_library_panics_at_is_refused(folders: Folders, kind: str) -> None:
     folder = folders(kind)

@@ -47,6 +47,8 @@ CHARACTERS_AT_ONCE, TEXTS_AT_ONCE = 100_000, 2000
 ENTRY_BYTES = 150
 # The vocabularies of slow tokenizers, which this package does not read.
 SLOW = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
+# An ASCII character as JSON may spell it, in a key as well.
+ESCAPED = re.compile(r"\\u00([2-7][0-9a-fA-F])")
 # Both in one tokenizer.json: the library ends the process over merges without the prefix.
 PREFIXED_MERGES = (r'"merges"\s*:\s*\[', r'"continuing_subword_prefix"\s*:\s*"[^"]')
 NO_IDS = "cannot turn a text into tokens"
@@ -144,7 +146,8 @@ class TextTokenizer:
         with self._failures_named("is not a tokenizer that this release can read: {!r}"):
             refuse_pointer(self._file)
             self._content = self._file.read_text(encoding="utf-8")
-            if all(re.search(key, self._content) for key in PREFIXED_MERGES):
+            plain = ESCAPED.sub(lambda found: chr(int(found[1], 16)), self._content)
+            if all(re.search(key, plain) for key in PREFIXED_MERGES):
                 raise UnsupportedModel(
                     f"{self._file} has merges and a continuing_subword_prefix, over which the "
                     "tokenizers library may end the process: no BGE model has both"
