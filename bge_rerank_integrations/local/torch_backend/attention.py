@@ -8,7 +8,8 @@ product, which suits other devices.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cache
+from itertools import groupby, product
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,8 +25,8 @@ OnDevice = Mapping[str, Tensor]
 
 LONG = 1024
 """Tokens from which oneDNN's products are faster than torch's attention; at 512 it is a tie."""
-BLOCK = 256
-"""Rows whose products with all keys are in memory at once: 8 MB at 8,192 tokens."""
+BLOCK = 2**20
+"""Products of queries and keys that are in memory at once: 4 MB, for malloc keeps a freed block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +149,10 @@ def mix(
     )
     if shape.kv_heads != shape.heads:
         k, v = (x.repeat_interleave(shape.heads // shape.kv_heads, dim=1) for x in (k, v))
-    exact = q.dtype == torch.float32
     long = asking >= LONG and not shape.causal and mask is None and q.device.type == "cpu"
-    if exact and asking == 1:
+    if q.dtype == torch.float32 and asking == 1:
         mixed = _one_query(q, k, v, mask, shape.scale)
-    elif exact and long and choose_gemm_path(q.dtype)[0] == "onednn":
+    elif long and _blocks_are_faster(q.dtype):
         mixed = _in_blocks(q, k, v, shape.scale)
     else:
         mixed = F.scaled_dot_product_attention(
@@ -174,17 +174,32 @@ def _one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: floa
     return (torch.softmax(products, dim=-1).transpose(-2, -1) * v).sum(dim=-2, keepdim=True)
 
 
-def _in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-    """Attention of one head at a time, a block of its rows in two products of oneDNN's.
+@cache
+def _blocks_are_faster(dtype: torch.dtype) -> bool:
+    """Whether this CPU computes a long sequence faster in `_in_blocks` than in torch's attention.
 
-    torch's own multiplies smaller blocks, in float32 by MKL.
+    Without AMX torch's takes as long in half precision as in float32, in smaller products.
     """
-    queries = q * (q.shape[-1] ** -0.5 if scale is None else scale)
-    mixed: list[Tensor] = []
-    for rows, keys, values in zip(*(x.flatten(0, 1) for x in (queries, k, v)), strict=True):
-        compare, collect = (linear(x.contiguous(), None, "onednn") for x in (keys, values.t()))
-        mixed += [collect(torch.softmax(compare(block), dim=-1)) for block in rows.split(BLOCK)]
-    return torch.cat(mixed).view(q.shape)
+    if choose_gemm_path(torch.float32)[0] != "onednn":
+        return False
+    read = getattr(torch.cpu, "get_capabilities", dict)  # earlier releases of torch lack it
+    return dtype == torch.float32 or not read().get("amx_bf16", True)
+
+
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+    """Attention of one head at a time, a block of its rows in two float32 products of oneDNN's."""
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    at_once = max(1, BLOCK // k.shape[2])
+    mixed = torch.empty_like(q)  # with q's strides, so that the heads of a token stay side by side
+    for i, head in product(range(q.shape[0]), range(q.shape[1])):
+        compare, collect = (
+            linear(x.float().contiguous(), None, "onednn") for x in (k[i, head], v[i, head].t())
+        )
+        for start in range(0, q.shape[2], at_once):
+            rows = slice(start, start + at_once)
+            products = compare(q[i, head, rows].float() * factor)
+            mixed[i, head, rows] = collect(torch.softmax(products, dim=-1, out=products))
+    return mixed
 
 
 def _causal_mask(asking: int, seen: int, window: int | None, device: torch.device) -> Tensor:

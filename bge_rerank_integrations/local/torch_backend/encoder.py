@@ -29,6 +29,7 @@ from bge_rerank_integrations.local.torch_backend.cuda_attention import (
     with_checked_attention,
 )
 from bge_rerank_integrations.local.torch_backend.encoder_weights import (
+    EncoderLayer,
     read_head,
     read_layer,
     read_norm,
@@ -46,6 +47,9 @@ from bge_rerank_integrations.local.torch_backend.runtime import (
 )
 from bge_rerank_integrations.local.torch_backend.weights import Weights
 from bge_rerank_integrations.types import FloatArray
+
+ROWS = 1024
+"""Tokens whose vectors, four times as wide between two products, are in memory at once on a CPU."""
 
 
 class FlatEncoder(TorchForward):
@@ -99,12 +103,18 @@ class FlatEncoder(TorchForward):
             if number == len(self._layers) - 1 and self._output != "mean":
                 x, given = x[first], given[first]
             mixed = attend(sent, layer.query(given), key, value)
-            x = layer.attention_norm(layer.attended(mixed) + x)
-            del given, key, value, mixed  # the feed-forward part is the peak of memory
-            x = layer.output_norm(layer.down(layer.up(x.to(self._format))) + x)
+            del given, key, value  # the feed-forward part is the peak of memory
+            at_once = ROWS if self.plan.device == "cpu" else len(x)
+            pieces = zip(mixed.split(at_once), x.split(at_once), strict=True)
+            x = torch.cat([self._feed_forward(layer, *piece) for piece in pieces])
         if self._output == "mean":
             return torch.stack([own.mean(dim=0) for own in torch.split(x.float(), lengths)])
         return x
+
+    def _feed_forward(self, layer: EncoderLayer, mixed: Tensor, x: Tensor) -> Tensor:
+        """A layer's output from its attention's output and its input."""
+        x = layer.attention_norm(layer.attended(mixed) + x)
+        return layer.output_norm(layer.down(layer.up(x.to(self._format))) + x)
 
     def _embed(self, sent: OnDevice) -> Tensor:
         x = F.embedding(sent["ids"], self._words).float()
