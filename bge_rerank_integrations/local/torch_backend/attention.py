@@ -182,8 +182,8 @@ def _blocks_are_faster(dtype: torch.dtype) -> bool:
     """
     if choose_gemm_path(torch.float32)[0] != "onednn":
         return False
-    read = getattr(torch.cpu, "get_capabilities", dict)  # earlier releases of torch lack it
-    return dtype == torch.float32 or not read().get("amx_bf16", True)
+    read = getattr(torch.cpu, "get_capabilities", None)  # earlier releases of torch lack it
+    return dtype == torch.float32 or (read is not None and not read().get("amx_bf16"))
 
 
 def _in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:

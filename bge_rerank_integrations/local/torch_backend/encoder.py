@@ -105,7 +105,7 @@ class FlatEncoder(TorchForward):
             mixed = attend(sent, layer.query(given), key, value)
             del given, key, value  # the feed-forward part is the peak of memory
             at_once = ROWS if self.plan.device == "cpu" else len(x)
-            pieces = zip(mixed.split(at_once), x.split(at_once), strict=True)
+            pieces = zip(torch.split(mixed, at_once), torch.split(x, at_once), strict=True)
             x = torch.cat([self._feed_forward(layer, *piece) for piece in pieces])
         if self._output == "mean":
             return torch.stack([own.mean(dim=0) for own in torch.split(x.float(), lengths)])
