@@ -121,7 +121,6 @@ def open_scorer(model: str | Path, options: ScorerOptions) -> LocalScorer | Remo
 
 def _open_local(model: str, options: LocalOptions) -> LocalScorer:
     backend, reason = _choose_backend(model, options.backend, options.file_name)
-    options.precision, options.use_fp16 = options.number_format, None
     try:
         extra = "offline" if model in OFFLINE_MODELS else EXTRAS[backend]
         with shortage_named(f"{model} was loaded"), missing_extra(extra):
@@ -167,9 +166,9 @@ def open_wrapped_scorer(
     """
     if wrappers.draft is None:
         return _wrapped(open_scorer(model, options), str(model), wrappers)
-    if options.number_format not in ("auto", "fp32"):
+    if options.precision not in ("auto", "fp32"):
         raise InvalidInputError(
-            f"precision is {options.number_format!r}, but with a draft the results have scores in "
+            f"precision is {options.precision!r}, but with a draft the results have scores in "
             "fp32: leave one of them out"
         )
     if options.base_url is not None or is_address(str(model)):
@@ -178,7 +177,7 @@ def open_wrapped_scorer(
             "out"
         )
     loaded = [
-        open_scorer(model, options.model_copy(update={"precision": precision, "use_fp16": None}))
+        open_scorer(model, options.model_copy(update={"precision": precision}))
         for precision in ("fp32", wrappers.draft)
     ]
     exact, draft = (_wrapped(scorer, str(model), wrappers) for scorer in loaded)

@@ -6,9 +6,9 @@ it needs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from bge_rerank_integrations.base.address import is_address, may_be_tag, read_address
 from bge_rerank_integrations.base.option_group import (
@@ -117,21 +117,6 @@ class DeviceOptions(Options):
     """Attention on CUDA; None: padded. The others have not been run on a GPU."""
     keep_alive: Annotated[RealNumber, Field(ge=0, allow_inf_nan=False)] = 30.0
     """Seconds a model stays loaded after its last scorer or adapter is gone; 0 unloads at once."""
-    use_fp16: bool | None = None
-    """FlagEmbedding's option: True means precision='fp16', False 'fp32'."""
-
-    @model_validator(mode="after")
-    def _bge_check_precision(self) -> Self:
-        if self.use_fp16 is not None and self.precision != "auto":
-            raise ValueError("give precision or use_fp16, not both: they set the same thing")
-        return self
-
-    @property
-    def number_format(self) -> Precision:
-        """The precision, from whichever option sets it."""
-        if self.use_fp16 is None:
-            return self.precision
-        return "fp16" if self.use_fp16 else "fp32"
 
 
 class HubOptions(Options):

@@ -10,7 +10,6 @@ SCORER_OPTIONS: dict[str, Any] = {
     "precision": "bf16",
     "attention": "varlen",
     "keep_alive": 5.0,
-    "use_fp16": True,
     "max_length": 256,
     "query_max_length": 64,
     "query_instruction": "Query: ",

@@ -33,7 +33,6 @@ GIVEN: dict[str, Any] = {
     "backend": "onnx",
     "device": "cuda",
     "precision": "bf16",
-    "use_fp16": True,
     "query_instruction": "Q: ",
     "passage_instruction": "P: ",
     "max_length": 77,

@@ -242,8 +242,11 @@ def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number} of {file}", row
-    except pa.ArrowException as error:
-        raise UnreadableInput(f"{file} is not readable as Parquet: {error}") from None
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        # the reader's own message may quote a value of the file
+        raise UnreadableInput(
+            f"{file} is not readable as Parquet ({type(error).__name__}): write it anew"
+        ) from None
 
 
 def _finite(number: str) -> float:

@@ -136,6 +136,7 @@ OTHER_NAMES = {
     "threshold": "score_threshold",
     "min_score": "score_threshold",
     "similarity_cutoff": "score_threshold",
+    "use_fp16": "precision",
     "use_bf16": "precision",
     "dtype": "precision",
     "torch_dtype": "precision",
@@ -279,10 +280,6 @@ class Options(BaseModel):
             for name, field in type(self).model_fields.items()
             if (value := getattr(self, name)) != field.default
         }
-
-    def values(self) -> tuple[Any, ...]:
-        """All values, in the order of their declaration, so that equal options compare equal."""
-        return tuple(getattr(self, name) for name in type(self).model_fields)
 
 
 def read_options(cls: type[Group], given: Mapping[str, Any], *, caller: str) -> Group:

@@ -24,7 +24,7 @@ ShowProgress = Annotated[
 Model = Annotated[str, typer.Option(help="Hub id, folder or 'offline'.")]
 
 # a secret on the command line would be visible in the list of processes
-NOT_FLAGS = SECRETS | {"show_progress", "use_fp16", "on_trace", "trace_texts"}
+NOT_FLAGS = SECRETS | {"show_progress", "on_trace", "trace_texts"}
 NAMES = {"score_threshold": "--threshold", "base_url": "--url"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "calibration": {"exists": True, "dir_okay": False},

@@ -20,10 +20,11 @@ from pydantic import Field
 class FlagEmbeddingReranker(BGERerank):
     """`llama_index.postprocessor.flag_embedding_reranker.FlagEmbeddingReranker` on this engine.
 
-    Scores are raw logits, by FlagEmbedding's rule for long texts; `use_fp16` is fp16 where the
-    device computes it and float32 on a CPU. A node's retrieval score, which the original class
-    loses, is in metadata["retrieval_score"] of a copy, hidden from embedder and LLM. LLM rerankers
-    are scored with their own prompt and head. Raises the errors of `BGERerank`.
+    Scores are raw logits, by FlagEmbedding's rule for long texts. `use_fp16` is fp16 where the
+    device computes it and float32 on a CPU; `precision` names any other format. A node's retrieval
+    score, which the original class loses, is in metadata["retrieval_score"] of a copy, hidden from
+    embedder and LLM. LLM rerankers are scored with their own prompt and head. Raises the errors of
+    `BGERerank`.
     """
 
     model: Annotated[ModelName, Field(frozen=True)] = "BAAI/bge-reranker-large"
@@ -35,8 +36,16 @@ class FlagEmbeddingReranker(BGERerank):
         use_fp16: bool = False,  # noqa: FBT001, FBT002 - the original's signature
         **options: Any,
     ) -> None:
-        own = {"normalize": False, "keep_retrieval_score": True}
-        super().__init__(top_n=top_n, model=model, use_fp16=use_fp16, **{**own, **options})
+        own = {
+            "normalize": False,
+            "keep_retrieval_score": True,
+            "precision": "fp16" if use_fp16 else "fp32",
+        }
+        if use_fp16 and options.get("precision", "fp16") != "fp16":
+            raise InvalidInputError(
+                f"use_fp16=True contradicts precision={options['precision']!r}: leave one out"
+            )
+        super().__init__(top_n=top_n, model=model, **{**own, **options})
         self.warm_up()
 
     @classmethod

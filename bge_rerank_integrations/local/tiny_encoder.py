@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
-from tokenizers.models import WordPiece
+from tokenizers import BertWordPieceTokenizer
 
-SIZE, INNER, LAYERS, HEADS, POSITIONS = 64, 128, 4, 4, 512
+from bge_rerank_integrations.local.checkpoint import Keys
+from bge_rerank_integrations.local.model_config import read_encoder_config
+from bge_rerank_integrations.local.torch_backend.encoder_weights import body_shapes
+
+SIZE, POSITIONS = 64, 512
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
@@ -21,16 +24,7 @@ def build_tiny_encoder(folder: Path) -> None:
     # one token per printable ASCII character; any other is unknown
     characters = [c for c in string.printable if not c.isspace()]
     pieces = [*SPECIAL, *characters, *(f"##{c}" for c in characters)]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=SPECIAL[1]))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer = BertWordPieceTokenizer({piece: number for number, piece in enumerate(pieces)})
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "architectures": ["BertForSequenceClassification"],
@@ -38,39 +32,25 @@ def build_tiny_encoder(folder: Path) -> None:
         "num_labels": 1,
         "vocab_size": len(pieces),
         "hidden_size": SIZE,
-        "intermediate_size": INNER,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
+        "intermediate_size": 2 * SIZE,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
         "max_position_embeddings": POSITIONS,
         "type_vocab_size": 2,
         "pad_token_id": 0,
         "layer_norm_eps": 1e-12,
     }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    body = body_shapes(read_encoder_config(Keys("config.json", config)))
+    shapes = {f"bert.{name}": shape for name, shape in body.items()}
+    shapes |= {"bert.pooler.dense.weight": (SIZE, SIZE), "bert.pooler.dense.bias": (SIZE,)}
+    shapes |= {"classifier.weight": (1, SIZE), "classifier.bias": (1,)}
     random = np.random.default_rng(0)
-    weights = {}
-
-    def add(name: str, *shape: int) -> None:
-        # wide: with the 0.02 of a fresh model all pairs would get almost the same score
-        for part, size in (("weight", shape), ("bias", shape[:1])):
-            weights[f"{name}.{part}"] = random.normal(scale=0.2, size=size).astype(np.float32)
-
-    def add_norm(name: str) -> None:
-        weights[f"{name}.LayerNorm.weight"] = np.ones(SIZE, np.float32)
-        weights[f"{name}.LayerNorm.bias"] = np.zeros(SIZE, np.float32)
-
-    for kind, rows in (("word", len(pieces)), ("position", POSITIONS), ("token_type", 2)):
-        add(f"bert.embeddings.{kind}_embeddings", rows, SIZE)
-        del weights[f"bert.embeddings.{kind}_embeddings.bias"]
-    add_norm("bert.embeddings")
-    for number in range(LAYERS):
-        layer = f"bert.encoder.layer.{number}"
-        for part in ("self.query", "self.key", "self.value", "output.dense"):
-            add(f"{layer}.attention.{part}", SIZE, SIZE)
-        add(f"{layer}.intermediate.dense", INNER, SIZE)
-        add(f"{layer}.output.dense", SIZE, INNER)
-        add_norm(f"{layer}.attention.output")
-        add_norm(f"{layer}.output")
-    add("bert.pooler.dense", SIZE, SIZE)
-    add("classifier", 1, SIZE)
+    # wide: with the 0.02 of a fresh model all pairs would get almost the same score
+    weights = {
+        name: np.full(shape, name.endswith("weight"), np.float32)
+        if "LayerNorm" in name
+        else random.normal(scale=0.2, size=shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
     save_file(weights, folder / "model.safetensors")

@@ -47,6 +47,23 @@ def test_parquet_gives_the_same_passages(tmp_path: Path) -> None:
         read(tmp_path, "fake.parquet", "text\n")
 
 
+def test_damaged_parquet_gives_its_rows_or_an_error_without_its_texts(tmp_path: Path) -> None:
+    secret = "a secret passage"
+    pq.write_table(pa.table({"text": [secret] * 50}), tmp_path / "rows.parquet")
+    content = (tmp_path / "rows.parquet").read_bytes()
+    refused = []
+    for place in range(4, len(content), 3):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        (tmp_path / "damaged.parquet").write_bytes(damaged)
+        try:
+            read_passages(tmp_path / "damaged.parquet")
+        except UnreadableInput as error:
+            refused.append(str(error))
+    assert len(refused) > 50
+    assert all("damaged.parquet" in said and "secret" not in said for said in refused)
+
+
 def test_judged_queries_come_from_parquet_as_from_json_lines(tmp_path: Path) -> None:
     row = {"query": "q", "positive": ["a"], "negative": ["b", "c"]}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "judged.parquet")

@@ -120,7 +120,7 @@ def test_options_of_llm_rerankers_reach_the_model_which_refuses_them(
 def test_every_option_of_load_reranker_is_there_but_the_secrets() -> None:
     offered = set(inspect.signature(rerank).parameters)
     # a secret on the command line would be visible in the list of processes
-    python_only = {"token", "api_key", "use_fp16", "on_trace", "trace_texts"}
+    python_only = {"token", "api_key", "on_trace", "trace_texts"}
     options = set(inspect.signature(load_reranker).parameters) - python_only
     ours = {"query", "passages", "file", "jsonl", "as_json", "text_field", "id_field"}
     assert {"max_length", "score_threshold", "base_url", "show_progress"} < options
@@ -132,7 +132,7 @@ def test_every_command_that_scores_has_every_option_of_load_scorer(
     command: Callable[..., None],
 ) -> None:
     options = set(inspect.signature(load_scorer).parameters)
-    python_only = {"token", "api_key", "use_fp16", "show_progress"}
+    python_only = {"token", "api_key", "show_progress"}
     assert options - python_only <= set(inspect.signature(command).parameters)
 
 

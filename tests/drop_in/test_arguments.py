@@ -305,6 +305,23 @@ async def test_any_cross_encoder_keeps_its_scores() -> None:
         CrossEncoderReranker(model="BAAI/bge-reranker-base")
 
 
+def test_flag_embedding_reranker_takes_a_precision_besides_use_fp16(reranker_base: Path) -> None:
+    model = str(reranker_base)
+    for options, precision in (
+        ({}, "fp32"),
+        ({"use_fp16": True}, "fp16"),
+        ({"precision": "bf16"}, "bf16"),
+        ({"use_fp16": True, "precision": "fp16"}, "fp16"),
+    ):
+        reranker = FlagEmbeddingReranker(2, model, **options)
+        assert reranker.precision == precision
+        assert FlagEmbeddingReranker.from_dict(reranker.to_dict()).precision == precision
+    with pytest.raises(InvalidInputError, match="use_fp16=True contradicts precision='bf16'"):
+        FlagEmbeddingReranker(2, model, use_fp16=True, precision="bf16")
+    with pytest.raises(InvalidInputError, match="did you mean precision"):
+        load_scorer(model, use_fp16=True)  # type: ignore[call-overload]
+
+
 @pytest.mark.parametrize("kind", [FlagEmbeddingReranker, SentenceTransformerRerank, "LangChain"])
 def test_texts_that_are_missing_are_said_once(
     kind: Any, reranker_base: Path, caplog: pytest.LogCaptureFixture

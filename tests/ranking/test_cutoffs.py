@@ -125,7 +125,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
         "token_budget": np.int32(9),
     }
     cutoff = CutoffOptions(**given)
-    assert cutoff.values() == (0.5, 0.9, 2, 9, False)
+    assert cutoff == CutoffOptions(min_probability=0.5, target_recall=0.9, min_n=2, token_budget=9)
     assert [type(getattr(cutoff, name)) for name in given] == [float, float, int, int]
 
 

@@ -96,7 +96,7 @@ def tensor_prefix(checkpoint: Checkpoint, config: EncoderConfig) -> str:
             f"{checkpoint.folder} has no tensor {body}.{words} and no {words}; it may be saved "
             "from a wrapper that put a name before each: save the model itself"
         )
-    expected = {prefix + name: shape for name, shape in _body_shapes(config).items()}
+    expected = {prefix + name: shape for name, shape in body_shapes(config).items()}
     roots = {body, "embeddings", "encoder", "pooler"}
     if checkpoint.config["architectures"][0].endswith("ForSequenceClassification"):
         labels, square = label_count(checkpoint.config), (config.hidden, config.hidden)
@@ -109,7 +109,7 @@ def tensor_prefix(checkpoint: Checkpoint, config: EncoderConfig) -> str:
     return prefix
 
 
-def _body_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+def body_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor of the encoder itself, with its shape."""
     hidden, inner = config.hidden, config.inner
     tables = {"word": config.vocabulary, "position": config.positions, "token_type": config.types}
