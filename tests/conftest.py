@@ -20,6 +20,7 @@ SLOW = (
     "serve/",
     "servers",  # real rerank servers
     "cli/test_eval_layers.py",  # a process for each test
+    "base/test_interrupt.py",  # interrupts at every line
     "ecosystem/test_processes.py",  # gunicorn
     "ecosystem/test_tracers.py",  # instruments a whole process, for good
     "examples/",  # whole programs, a browser, gradio
@@ -27,7 +28,9 @@ SLOW = (
     "local/test_keep_alive.py",  # waits for time to pass
     "test_mteb.py",
     "test_packaging.py",  # fresh environments
+    "test_platforms.py",  # a process for each test
     "test_processors.py",  # a process for each test
+    "tools/test_race.py",  # exports and times graphs
 )
 """Folders and files that `make test` leaves to `make test-all`."""
 

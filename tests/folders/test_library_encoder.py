@@ -248,6 +248,7 @@ def test_a_number_that_would_be_counted_up_to_for_hours_is_refused(
         scores(change_config(copy_of(folder_of(kind), tmp_path), **{key: 10**30}))
 
 
+@pytest.mark.slow
 def test_a_python_without_docstrings_is_named(folder_of: Callable[[str], Path]) -> None:
     program = (
         "import sys; from bge_rerank_integrations import load_scorer; load_scorer(sys.argv[1])"

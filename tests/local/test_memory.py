@@ -54,7 +54,7 @@ def test_the_model_of_memory_is_what_torch_allocates(tmp_path: Path, kind: str) 
         tmp_path, kind, hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=3
     )
     encoder = flat(folder, plan=dataclasses.replace(CPU, attention="padded"))
-    batch = random_sequences([60] * 100)
+    batch = random_sequences([50] * 20)  # a CPU widens so many tokens at once, as CUDA does all
     encoder.run(batch)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         encoder.run(batch)
@@ -63,5 +63,5 @@ def test_the_model_of_memory_is_what_torch_allocates(tmp_path: Path, kind: str) 
         if event.name() == "[memory]":
             alive += event.nbytes()
             most = max(most, alive)
-    modelled = 6000 * bytes_per_token(hidden, 4 * hidden, inner_copies=2, bytes_each=4)
+    modelled = 1000 * bytes_per_token(hidden, 4 * hidden, inner_copies=2, bytes_each=4)
     assert 0.8 < most / modelled <= 1.0

@@ -29,7 +29,6 @@ from bge_rerank_integrations.local.torch_backend.cuda_attention import (
     with_checked_attention,
 )
 from bge_rerank_integrations.local.torch_backend.encoder_weights import (
-    EncoderLayer,
     read_head,
     read_layer,
     read_norm,
@@ -49,7 +48,7 @@ from bge_rerank_integrations.local.torch_backend.weights import Weights
 from bge_rerank_integrations.types import FloatArray
 
 ROWS = 1024
-"""Tokens whose vectors, four times as wide between two products, are in memory at once on a CPU."""
+"""Tokens that a CPU widens at once: the results stay in its cache, and malloc keeps the memory."""
 
 
 class FlatEncoder(TorchForward):
@@ -105,16 +104,12 @@ class FlatEncoder(TorchForward):
             mixed = attend(sent, layer.query(given), key, value)
             del given, key, value  # the feed-forward part is the peak of memory
             at_once = ROWS if self.plan.device == "cpu" else len(x)
-            pieces = zip(torch.split(mixed, at_once), torch.split(x, at_once), strict=True)
-            x = torch.cat([self._feed_forward(layer, *piece) for piece in pieces])
+            for rows, own in zip(torch.split(x, at_once), torch.split(mixed, at_once), strict=True):
+                rows.copy_(layer.attention_norm(layer.attended(own) + rows))
+                rows.copy_(layer.output_norm(layer.down(layer.up(rows.to(self._format))) + rows))
         if self._output == "mean":
             return torch.stack([own.mean(dim=0) for own in torch.split(x.float(), lengths)])
         return x
-
-    def _feed_forward(self, layer: EncoderLayer, mixed: Tensor, x: Tensor) -> Tensor:
-        """A layer's output from its attention's output and its input."""
-        x = layer.attention_norm(layer.attended(mixed) + x)
-        return layer.output_norm(layer.down(layer.up(x.to(self._format))) + x)
 
     def _embed(self, sent: OnDevice) -> Tensor:
         x = F.embedding(sent["ids"], self._words).float()
