@@ -271,7 +271,10 @@ def _rope_theta(config: Keys) -> float:
             "different one: keep the one that the model was trained with",
             error=UnsupportedModel,
         )
-    return bases.pop() if bases else 10000.0
+    base = bases.pop() if bases else 10000.0
+    if base < 1:
+        config.refuse("rope_theta", "it must be at least 1: else angles overflow", value=base)
+    return base
 
 
 def _window(config: Keys, layers: int) -> int | None:

@@ -226,6 +226,15 @@ def test_the_rotary_base_is_read_where_either_transformers_writes_it(
         assert found[0] != pytest.approx(scores(folder_of("gemma")), abs=1e-3)
 
 
+@pytest.mark.parametrize("theta", [1e-45, 0.5])
+@pytest.mark.parametrize("model", LLMS)
+def test_a_rotary_base_whose_angles_overflow_is_refused(
+    folder_of: Callable[[str], Path], tmp_path: Path, model: str, theta: float
+) -> None:
+    with pytest.raises(CheckpointError, match=f"rope_theta={theta}: it must be at least 1"):
+        scores(change_config(copy_of(folder_of(model), tmp_path), rope_theta=theta))
+
+
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     *((model, {"rope_scaling": {"type": "linear", "factor": 2.0}}) for model in LLMS),
     *((model, {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}) for model in LLMS),

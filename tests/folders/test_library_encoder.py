@@ -248,6 +248,20 @@ def test_a_number_that_would_be_counted_up_to_for_hours_is_refused(
         scores(change_config(copy_of(folder_of(kind), tmp_path), **{key: 10**30}))
 
 
+def test_a_size_that_no_tensor_has_is_refused_before_memory_is_taken(
+    folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = copy_of(folder_of("distilbert"), tmp_path)
+    with pytest.raises(CheckpointError, match=f"hidden_dim={2**31}.*no tensor of the folder"):
+        scores(change_config(folder, hidden_dim=2**31))
+
+
+def test_null_token_types_are_none(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    right = scores(folder_of("distilbert"))
+    folder = change_config(copy_of(folder_of("distilbert"), tmp_path), type_vocab_size=None)
+    assert scores(folder) == right
+
+
 @pytest.mark.slow
 def test_a_python_without_docstrings_is_named(folder_of: Callable[[str], Path]) -> None:
     program = (

@@ -139,7 +139,7 @@ CLASSES = sorted(f"{name}Tokenizer" for name in tokenizer_config.KNOWN - tokeniz
 INPUTS = ["input_ids", "attention_mask"]
 NAMES = ["panda", "<mask>", "[SEP]", "</s>", {"content": "panda", "lstrip": True}]
 VALUES: dict[str, list[Any]] = {
-    "tokenizer_class": [*CLASSES, "PreTrainedTokenizerFast"],
+    "tokenizer_class": [*CLASSES, "PreTrainedTokenizerFast", ""],
     "model_input_names": [INPUTS, [*INPUTS, "token_type_ids"], INPUTS[:1]],
     "additional_special_tokens": [[], ["panda"]],
     "extra_special_tokens": [[], ["panda"], {"one_token": "panda"}],
@@ -217,6 +217,13 @@ def test_each_key_is_obeyed_or_refused(folders: Folders, kind: str) -> None:
             "direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0}),
          "truncation_side='left'"),
         ("gemma", lambda j: j["model"].update(dropout=0.5), "dropout=0.5"),
+        ("gemma", lambda j: j["model"].update(end_of_word_suffix="x"), "end_of_word_suffix='x'"),
+        ("gemma", lambda j: j["model"].update(byte_fallback=False), "byte_fallback=False"),
+        ("llama", lambda j: j["model"].update(fuse_unk=False), "fuse_unk=False"),
+        ("llama", lambda j: j["model"].pop("byte_fallback"), "byte_fallback=False"),
+        ("llama", lambda j: j["model"].update(ignore_merges=True), "ignore_merges=True"),
+        ("roberta", lambda j: j["model"].update(end_of_word_suffix="x"), "end_of_word_suffix='x'"),
+        ("roberta", lambda j: j["model"].update(byte_fallback=True), "byte_fallback=True"),
         ("gemma", lambda j: j.update(normalizer=None), "before its model"),
         ("gemma", lambda j: j["normalizer"].update(content="x"), "before its model"),
         ("gemma", lambda j: j["normalizer"].update(pattern={"String": "x"}), "before its model"),

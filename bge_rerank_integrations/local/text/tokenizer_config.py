@@ -35,7 +35,8 @@ BERT = {
 }  # fmt: skip
 PIECES = {"Albert", "BigBird", "Camembert", "DebertaV2", "XLMRoberta"}
 BYTE_LEVEL = {"Bart", "Deberta", "GPT2", "LED", "Longformer", "Mvp", "Roberta"}
-BPE = BYTE_LEVEL | {"Gemma", "Llama", "Qwen2"}
+BYTES_AS_PIECES = {"Gemma", "Llama"}
+BPE = BYTE_LEVEL | BYTES_AS_PIECES | {"Qwen2"}
 # Both generations take tokenizer.json as it is; PreTrained is PreTrainedTokenizerFast.
 PLAIN = {"PreTrained", "TokenizersBackend"}
 KNOWN = BERT | PIECES | BPE | PLAIN
@@ -122,8 +123,9 @@ class TokenizerConfig:
         kind = model.get("model_type")
         self._kind = CLASSES.get(str(kind), "PreTrained")
         self._class = f"{self._kind}Tokenizer, by model_type {kind!r}"
-        if named := keys.get("tokenizer_class") or model.get("tokenizer_class"):
-            self._class = str(named)
+        named = keys if keys.get("tokenizer_class") is not None else model
+        if named.get("tokenizer_class") is not None:
+            self._class = str(named["tokenizer_class"])
             self._kind = self._class.removesuffix("Fast").removesuffix("Tokenizer")
         self._plain = kind in PLAIN_MODELS or self._kind in PLAIN
         if kind == "qwen2" and self._kind != "Qwen2":
@@ -239,6 +241,15 @@ class TokenizerConfig:
         if self._kind not in kinds.get(type(model), BPE):
             name = type(model).__name__
             self._refuse_class(f"tokenizer.json has a {name}, which is the model of other classes")
+        if isinstance(model, models.BPE):
+            pieces = self._kind in BYTES_AS_PIECES
+            settings = {"byte_fallback": pieces, "fuse_unk": pieces, "ignore_merges": False}
+            for name, value in (settings | {"end_of_word_suffix": None}).items():
+                if (has := getattr(model, name)) != value and (has or value):
+                    why = (
+                        f"{self._class} of transformers 5 has {value}, and transformers 4 obeys it"
+                    )
+                    Keys("tokenizer.json", {name: has}).refuse(name, why)
         if self._kind == "XLMRoberta" and unknown != 3:
             self._refuse_class(f"its unknown token has id 3, and in tokenizer.json it is {unknown}")
         if self._kind == "DebertaV2" and self._keys.get("unk_id") not in (None, unknown):

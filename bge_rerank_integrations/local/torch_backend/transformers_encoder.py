@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from bge_rerank_integrations.errors import CheckpointError, UnsupportedModel
-from bge_rerank_integrations.local.checkpoint import COUNTS, Checkpoint
+from bge_rerank_integrations.local.checkpoint import COUNTS, Checkpoint, is_whole
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.memory import is_out_of_memory
 from bge_rerank_integrations.local.model_config import position_limit
@@ -32,6 +32,9 @@ from bge_rerank_integrations.local.torch_backend.runtime import (
 from bge_rerank_integrations.local.torch_backend.weights import lacks, quantized, refuse_left_over
 from bge_rerank_integrations.types import FloatArray
 
+# Ends of keys that say how large a tensor is. transformers allocates it before it reads a file; a
+# model may keep a few of the folder's tensors as one.
+SIZES, MOST_PARTS = ("_size", "dim", "d_model", "d_inner", "d_ff"), 8
 # The first letters of safetensors' names of formats that mean nothing without a scale.
 QUANTIZED = ("F8", "F6", "F4", "I8", "U8")
 
@@ -51,7 +54,7 @@ class LibraryEncoder(TorchForward):
         self._model = _load(checkpoint, plan, output).to(plan.device).eval()
         # FNet mixes all that it is given, and takes no mask
         self._inputs = inspect.signature(self._model.forward).parameters
-        self._segments = getattr(self._model.config, "type_vocab_size", 1) > 1
+        self._segments = (getattr(self._model.config, "type_vocab_size", None) or 1) > 1
         self._vocabulary = checkpoint.config.whole("vocab_size")
         pad = self._model.config.pad_token_id
         self._has_pad = isinstance(pad, int) and 0 <= pad < self._vocabulary
@@ -152,6 +155,7 @@ def _check_config(checkpoint: Checkpoint) -> None:
     for key in sorted(COUNTS):
         if config.get(key) is not None:
             config.whole(key, minimum=0)
+    _check_sizes(checkpoint)
     if config.get("model_type") == "big_bird" and config.get("attention_type") != "original_full":
         config.refuse(
             "attention_type",
@@ -171,6 +175,16 @@ def _check_config(checkpoint: Checkpoint) -> None:
     for tensor, stored in checkpoint.tensors.items():
         if stored.dtype.startswith(QUANTIZED):
             raise UnsupportedModel(quantized(checkpoint, tensor))
+
+
+def _check_sizes(checkpoint: Checkpoint) -> None:
+    config, shapes = checkpoint.config, [stored.shape for stored in checkpoint.tensors.values()]
+    largest = max((size for shape in shapes for size in shape), default=0)
+    hashed = {"vocab_size"} if config.get("model_type") == "canine" else set()
+    for key in sorted(config.keys() - hashed):
+        value = config[key]
+        if key.endswith(SIZES) and is_whole(value) and value > MOST_PARTS * largest:
+            config.refuse(key, f"no tensor of the folder has more than {largest} rows or columns")
 
 
 def _check_loaded(checkpoint: Checkpoint, model: Any, info: Mapping[str, Any], output: str) -> None:
