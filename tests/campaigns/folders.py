@@ -55,7 +55,7 @@ TOGETHER = 25
 TOLERANCE = 2e-5
 VALUES = [*HOSTILE, GONE, True, 10**400, 1e-45, "</s>", "../../x", [None] * 9, "x" * 100_000]
 # values that the places inside a tokenizer.json or a module list get: fewer, for there are many
-FEW: list[Any] = [GONE, None, -1, 10**30, "x", [], {"x": [1]}]
+FEW: list[Any] = [GONE, None, True, -1, 10**30, "x", [], {"x": [1]}]
 FORMATS = (torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int64, torch.bool)
 DEEP = "[" * 100_000
 CONTENTS: dict[str, bytes | None] = {

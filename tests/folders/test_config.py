@@ -231,7 +231,7 @@ def test_the_rotary_base_is_read_where_either_transformers_writes_it(
 def test_a_rotary_base_whose_angles_overflow_is_refused(
     folder_of: Callable[[str], Path], tmp_path: Path, model: str, theta: float
 ) -> None:
-    with pytest.raises(CheckpointError, match=f"rope_theta={theta}: it must be at least 1"):
+    with pytest.raises(CheckpointError, match=f"rope_theta={theta}; it must be at least 1"):
         scores(change_config(copy_of(folder_of(model), tmp_path), rope_theta=theta))
 
 
