@@ -67,9 +67,10 @@ def linear(
 @cache
 def choose_gemm_path(dtype: torch.dtype) -> tuple[GemmPath, str]:
     """The path for this CPU, and the reason: one numeric and one timing probe of a few ms."""
-    # each thread keeps the products of so many shapes; 1024, the default, take hundreds of MB
+    # each thread keeps the products of so many shapes; 1024, the default, take hundreds of MB, and
+    # a layer has less than 16
     for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
-        os.environ.setdefault(name, "64")
+        os.environ.setdefault(name, "16")
     # the caller's autocast would change both sides
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         return _probe(dtype)
