@@ -28,9 +28,8 @@ with missing_extra("ray"):
     from ray.exceptions import ActorDiedError
     from tqdm import tqdm
 
-    from bge_rerank_integrations.batch.attempts import Attempts
     from bge_rerank_integrations.batch.results import ResultFolder
-    from bge_rerank_integrations.batch.scoring import schemas, score_rows
+    from bge_rerank_integrations.batch.scoring import Attempts, schemas, score_rows
     from bge_rerank_integrations.batch.source import (
         Columns,
         Layout,

@@ -32,6 +32,7 @@ from bge_rerank_integrations.errors import (
 )
 from bge_rerank_integrations.local.device import DevicePlan
 from bge_rerank_integrations.local.gate import Gate
+from bge_rerank_integrations.local.memory import is_out_of_memory
 from bge_rerank_integrations.local.text.tokenizer import TextTokenizer, TokenSequence
 from bge_rerank_integrations.options import BatchOptions
 from bge_rerank_integrations.types import FloatArray
@@ -56,8 +57,6 @@ class Forward(Protocol):
     def run(self, batch: Sequence[TokenSequence], *, exact: bool = False) -> FloatArray:
         """One float32 row per sequence: [sequences, width]. `exact` computes in float32."""
         ...
-
-    def is_out_of_memory(self, error: Exception) -> bool: ...
 
     def release_memory(self) -> None:
         """Return cached, unused device memory."""
@@ -218,7 +217,7 @@ class Engine:
                 # a small batch may say little about a large one
                 self._speed = max(speed, 0.8 * self._speed)
             except Exception as error:  # each runtime has its own class for memory that ran out
-                if not self.forward.is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             finally:
                 self._gate.leave()

@@ -16,10 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bge_rerank_integrations.batch.attempts import DEATHS_OF_A_SHARD, Attempts
 from bge_rerank_integrations.batch.results import ResultFolder
 from bge_rerank_integrations.batch.run import worker_size
-from bge_rerank_integrations.batch.scoring import Record, schemas, score_rows
+from bge_rerank_integrations.batch.scoring import (
+    DEATHS_OF_A_SHARD,
+    Attempts,
+    Record,
+    schemas,
+    score_rows,
+)
 from bge_rerank_integrations.batch.source import (
     Columns,
     Layout,

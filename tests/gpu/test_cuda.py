@@ -16,6 +16,7 @@ import torch
 
 from bge_rerank_integrations import OutOfMemoryError, Reranker, RerankError, load_scorer
 from bge_rerank_integrations.local.device import plan_device, read_hardware
+from bge_rerank_integrations.local.memory import is_out_of_memory
 from bge_rerank_integrations.local.torch_backend.attention import AttentionShape
 from bge_rerank_integrations.local.torch_backend.cuda_attention import (
     ATTENTIONS,
@@ -125,7 +126,7 @@ def test_memory_that_runs_out_splits_batches_and_changes_no_score(tmp_path: Path
     try:
         with pytest.raises(torch.OutOfMemoryError) as failed:
             encoder.run(batch)
-        assert encoder.is_out_of_memory(failed.value)
+        assert is_out_of_memory(failed.value)
         del failed
         encoder.release_memory()
         halves = [encoder.run(batch[start : start + 10]) for start in range(0, 400, 10)]

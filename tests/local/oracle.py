@@ -27,7 +27,10 @@ EXACT_DIFFERS_BY = 0.25
 
 
 class DeviceFull(RuntimeError):
-    """What this device raises when its memory is full."""
+    """What this device raises when its memory is full, in torch's words."""
+
+    def __init__(self) -> None:
+        super().__init__("CUDA out of memory.")
 
 
 class OracleForward:
@@ -79,9 +82,6 @@ class OracleForward:
                 self.finished.update(keys)
                 self.batches.append(len(batch))
         return rows
-
-    def is_out_of_memory(self, error: Exception) -> bool:
-        return isinstance(error, DeviceFull)
 
     def release_memory(self) -> None:
         self.released += 1

@@ -165,9 +165,6 @@ class GraphEncoder:
         in_order[[index for part in parts for index in part]] = rows
         return in_order
 
-    def is_out_of_memory(self, error: Exception) -> bool:
-        return is_out_of_memory(error)
-
     def release_memory(self) -> None:
         """Nothing: a runtime keeps its memory for the next call, and gives it up with the graph."""
 
@@ -201,7 +198,7 @@ class GraphEncoder:
         try:
             alone = np.concatenate([self._rows([short]), self._rows([long])])
         except self._runtime.errors as error:
-            if self.is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             raise CheckpointError(
                 f"{self._file.path} cannot run one sequence of 3 tokens and one of {len(long.ids)} "
@@ -215,7 +212,7 @@ class GraphEncoder:
         try:
             together = self._rows([short, long])
         except refused as error:
-            if self.is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             return f"the graph takes no batch ({first_line(error)})"
         return padding_error(together, alone)

@@ -16,7 +16,6 @@ from bge_rerank_integrations.base.fork import cached_property
 from bge_rerank_integrations.errors import RerankError
 from bge_rerank_integrations.local.checkpoint import Checkpoint
 from bge_rerank_integrations.local.device import DevicePlan, bytes_per_token, token_budget
-from bge_rerank_integrations.local.memory import is_out_of_memory
 from bge_rerank_integrations.local.text.tokenizer import TokenSequence
 from bge_rerank_integrations.local.torch_backend.linear import GemmPath, Linear, choose_gemm_path
 from bge_rerank_integrations.types import FloatArray
@@ -54,9 +53,6 @@ class TorchForward(ABC):
         with torch.device("cpu"):  # the caller's default must not count
             found: TorchForward = twin(self._checkpoint, exact_plan(self.plan), self._use)
         return found
-
-    def is_out_of_memory(self, error: Exception) -> bool:
-        return is_out_of_memory(error)
 
     def release_memory(self) -> None:
         """Give memory that torch's cache holds unused back to the device; nothing on a CPU."""

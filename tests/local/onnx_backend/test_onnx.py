@@ -16,6 +16,7 @@ from onnx import TensorProto
 
 from bge_rerank_integrations import CheckpointError, OutOfMemoryError, UnsupportedModel
 from bge_rerank_integrations.local.engine import Engine
+from bge_rerank_integrations.local.memory import is_out_of_memory
 from bge_rerank_integrations.local.onnx_backend.encoder import (
     GraphEncoder,
     GraphUse,
@@ -196,7 +197,7 @@ def test_memory_that_runs_out_is_told_from_other_errors(
     assert engine.run([sequence(3, 4), sequence(5)], [0, 1], BatchOptions()).tolist() == [[12], [5]]
     with pytest.raises(Exception, match="ONNXRuntimeError") as caught:
         forward.run([sequence(-3)])
-    assert not forward.is_out_of_memory(caught.value)
+    assert not is_out_of_memory(caught.value)
 
 
 def truncated(path: Path) -> None:
