@@ -52,12 +52,15 @@ test: $(VENV)/ready
 	$(BIN)/pytest $(PARALLEL) -m "not slow and not servers" $(PYTEST)
 
 # and what takes minutes: Ray, a browser, fresh environments, a real server; these tests wait for other
-# processes most of the time, so the other versions run beside them
+# processes most of the time, so the longest run beside the others and the other versions
+LONGEST := tests/batch tests/campaigns tests/examples tests/serve tests/test_packaging.py
+
 test-all: test .venv-clients/ready .venv-servers/llama.cpp/ready
 	mkdir -p build
-	$(BIN)/pytest -m "slow and not servers" > build/slow.log 2>&1 & slow=$$!; \
+	$(BIN)/pytest -m "slow and not servers" $(LONGEST) > build/slow.log 2>&1 & slow=$$!; \
 	$(MAKE) --no-print-directory test-versions; versions=$$?; \
-	wait $$slow; slow=$$?; cat build/slow.log; exit $$((versions + slow))
+	$(BIN)/pytest -m "slow and not servers" $(LONGEST:%=--ignore=%); others=$$?; \
+	wait $$slow; slow=$$?; cat build/slow.log; exit $$((versions + others + slow))
 
 # older and newer releases of other libraries, other Pythons, and the stores of an example
 test-versions: .venv-transformers4/ready
