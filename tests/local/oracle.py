@@ -27,7 +27,7 @@ EXACT_DIFFERS_BY = 0.25
 
 
 class DeviceFull(RuntimeError):
-    """What this device raises when its memory is full, in torch's words."""
+    """The error of a device whose memory is full, in the words of torch."""
 
     def __init__(self) -> None:
         super().__init__("CUDA out of memory.")
