@@ -26,7 +26,10 @@ OnDevice = Mapping[str, Tensor]
 LONG = 1024
 """Tokens from which oneDNN's products are faster than torch's attention; at 512 it is a tie."""
 BLOCK = 2**20
-"""Products of queries and keys that are in memory at once: 4 MB, for malloc keeps a freed block."""
+"""Products of queries and keys that a thread computes at once, 4 MB of them.
+
+At most 16 MB are computed together, because malloc keeps a freed block of that size.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,7 @@ def _blocks_are_faster(dtype: torch.dtype) -> bool:
 def _in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
     """Attention of one head at a time, a block of its rows in two float32 products of oneDNN's."""
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    at_once = max(1, BLOCK // k.shape[2])
+    at_once = max(1, BLOCK * min(4, torch.get_num_threads()) // k.shape[2])
     mixed = torch.empty_like(q)  # with q's strides, so that the heads of a token stay side by side
     for i, head in product(range(q.shape[0]), range(q.shape[1])):
         keys, values = (x[i, head].float().contiguous() for x in (k, v))
