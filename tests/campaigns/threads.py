@@ -8,8 +8,8 @@ and then. At the same time 256 tasks do so and a quarter of them is cancelled, a
 KeyboardInterrupt in the main thread, and children are forked, spawned or come from a fork server.
 Passes if every ranking is complete, or ends in the error that its options allow; if each score is
 the one that its pair has alone; if the engines are idle at the end of each round; and if at the end
-the process has no more open files than it had at the start, and of threads and memory only what the
-pools and caches of one round take.
+the process has few more threads, open files and megabytes than at the start: those of pools and
+caches.
 """
 
 import asyncio
@@ -360,7 +360,7 @@ def campaign(size: int, seed: int) -> Counter[str]:
 
 
 def _held() -> dict[str, int]:
-    """What the process holds. Memory that is free but still malloc's is given back before."""
+    """Threads, open files and memory of this process, after malloc gave back its free memory."""
     gc.collect()
     give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if give_back is not None:

@@ -197,7 +197,7 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
     mixed = torch.empty_like(q)  # with q's strides, so that the heads of a token stay side by side
     for i, head in product(range(q.shape[0]), range(q.shape[1])):
         keys, values = (x[i, head].float().contiguous() for x in (k, v))
-        # torch transposes a dense matrix in tiles: a fifth of the time of a view's
+        # dense before the transpose, which torch then copies in tiles, in a fifth of the time
         compare, collect = (linear(x.contiguous(), None, "onednn") for x in (keys, values.t()))
         asked = q[i, head].float() * factor
         for rows in torch.split(asked, at_once):
